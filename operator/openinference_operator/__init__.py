@@ -1,0 +1,1 @@
+"""The control plane: InferenceServices in, StatefulSets, routes, scaling and status out."""
