@@ -1,0 +1,176 @@
+"""What the chart renders: each value reaches its field, and some things hold for all values."""
+
+import json
+
+import pytest
+
+DIGEST = "sha256:" + "ab" * 32
+
+VARIANTS = {
+    "defaults": {},
+    "one namespace": {"watchNamespace": "team-a"},
+    "one pod, others bring the CRD": {"operator": {"replicas": 1}, "crd": {"install": False}},
+    "as a dependency of another chart": {"global": {"region": "north"}},
+    "everything set": {
+        "watchNamespace": "team-a",
+        "image": {"registry": "mirror.example/cache/", "tag": "1.2.3"},
+        "operator": {
+            "replicas": 3,
+            "image": {"digest": DIGEST, "pullPolicy": "Always", "pullSecrets": ["pull"]},
+            "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+            "nodeSelector": {"role": "infra"},
+            "affinity": {"nodeAffinity": {}},
+            "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
+        },
+        "router": {"replicas": 5, "resources": {"requests": {"cpu": "2"}}},
+        "engine": {"image": {"repository": "team/engine", "tag": "cuda"}},
+        "prometheus": {"url": "http://prometheus.monitoring.svc:9090"},
+    },
+}
+CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def rendered(request, render):
+    """The objects of one variant of the values."""
+    return render(request.param)
+
+
+@pytest.fixture
+def deployment(render):
+    """Renders the operator's Deployment with some values."""
+
+    def of(values):
+        (found,) = [item for item in render(values) if item["kind"] == "Deployment"]
+        return found
+
+    return of
+
+
+@pytest.fixture
+def environment(deployment):
+    """Renders the environment of the operator's container with some values."""
+
+    def of(values):
+        (container,) = deployment(values)["spec"]["template"]["spec"]["containers"]
+        return {entry["name"]: entry.get("value") for entry in container["env"]}
+
+    return of
+
+
+@pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS.keys())
+def test_chart_lints_without_a_warning(helm, chart, values):
+    result = helm("lint", chart, "--strict", values=values)
+
+    assert result.returncode == 0, result.stdout
+    assert "[WARNING]" not in result.stdout
+
+
+def test_every_object_carries_the_release(rendered):
+    for item in rendered:
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "openinference"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+
+
+def test_every_namespaced_object_says_its_namespace(rendered):
+    for item in rendered:
+        has_namespace = "namespace" in item["metadata"]
+        assert has_namespace == (item["kind"] not in CLUSTER_SCOPED), item["metadata"]["name"]
+
+
+def test_every_container_meets_the_restricted_profile(rendered):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    for template in (item["spec"]["template"] for item in rendered if item["kind"] == "Deployment"):
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert all({"name", "emptyDir"} == volume.keys() for volume in pod["volumes"])
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert "privileged" not in context
+
+
+def test_probes_and_scrapes_ask_a_port_that_exists(rendered):
+    (template,) = [item["spec"]["template"] for item in rendered if item["kind"] == "Deployment"]
+    (container,) = template["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+
+    assert container["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    assert template["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(ports["http"]),
+        "prometheus.io/path": "/metrics",
+    }
+
+
+def test_deployment_and_budget_select_the_same_pods(render):
+    by_kind = {item["kind"]: item["spec"] for item in render({}) if "spec" in item}
+    labels = by_kind["Deployment"]["template"]["metadata"]["labels"]
+
+    assert by_kind["Deployment"]["selector"] == by_kind["PodDisruptionBudget"]["selector"]
+    assert by_kind["Deployment"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(1, 0), (2, 1), (3, 1)])
+def test_budget_exists_only_where_a_second_pod_does(render, replicas, budgets):
+    kinds = [item["kind"] for item in render({"operator": {"replicas": replicas}})]
+
+    assert kinds.count("PodDisruptionBudget") == budgets
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "expected"),
+    [
+        pytest.param({}, {}, "openinference/engine:0.1.0", id="the chart's appVersion"),
+        pytest.param({"tag": "dev"}, {}, "openinference/engine:dev", id="one tag for all"),
+        pytest.param(
+            {"tag": "dev"}, {"tag": "cuda"}, "openinference/engine:cuda", id="own tag wins"
+        ),
+        pytest.param(
+            {"registry": "mirror.example/cache"},
+            {},
+            "mirror.example/cache/openinference/engine:0.1.0",
+            id="mirror",
+        ),
+        pytest.param(
+            {"tag": "dev"}, {"digest": DIGEST}, f"openinference/engine:dev@{DIGEST}", id="digest"
+        ),
+    ],
+)
+def test_image_is_put_together(environment, common, own, expected):
+    values = {"image": common, "engine": {"image": own}}
+
+    assert environment(values)["OPENINFERENCE_OPERATOR_ENGINE_IMAGE"] == expected
+
+
+def test_values_reach_the_operator(environment):
+    found = environment(VARIANTS["everything set"])
+
+    assert found["OPENINFERENCE_OPERATOR_WATCH_NAMESPACE"] == "team-a"
+    assert found["OPENINFERENCE_OPERATOR_ENGINE_IMAGE"] == "mirror.example/cache/team/engine:cuda"
+    assert found["OPENINFERENCE_OPERATOR_ROUTER_REPLICAS"] == "5"
+    assert found["OPENINFERENCE_OPERATOR_PROMETHEUS_URL"] == "http://prometheus.monitoring.svc:9090"
+    resources = json.loads(found["OPENINFERENCE_OPERATOR_ROUTER_RESOURCES"])
+    assert resources["requests"]["cpu"] == "2"
+
+
+def test_values_reach_the_operators_pod(deployment):
+    spec = deployment(VARIANTS["everything set"])["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+
+    assert spec["replicas"] == 3
+    assert container["image"] == f"mirror.example/cache/openinference/operator:1.2.3@{DIGEST}"
+    assert container["imagePullPolicy"] == "Always"
+    assert container["resources"]["limits"] == {"cpu": 1, "memory": "1Gi"}
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["nodeSelector"] == {"role": "infra"}
+    assert pod["affinity"] == {"nodeAffinity": {}}
+    assert pod["tolerations"] == [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}]
