@@ -56,3 +56,9 @@ def mixed_asks(max_tokens: int, stream_share: float = 0.5, seed: int = 0) -> tup
 def long_streams(max_tokens: int) -> tuple[Ask, ...]:
     """A streamed chat for every prompt."""
     return tuple(Ask(prompt, max_tokens) for prompt in PROMPTS)
+
+
+# What end-to-end tests send. 48 tokens are some seconds of a busy CPU: long enough to be open
+# when something happens, short enough to wait for.
+SHORT_ASKS = mixed_asks(max_tokens=8)
+LONG_STREAMS = long_streams(max_tokens=48)

@@ -66,13 +66,13 @@ class Traffic:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
-        if error is not None:
-            for task in self._tasks:
-                task.cancel()
+        for task in self._tasks if error is not None else ():
+            task.cancel()
         try:
-            while self._tasks:
-                await asyncio.gather(*self._tasks, return_exceptions=error is not None)
+            await self.finish()
+        except asyncio.CancelledError:
+            if error is None:
+                raise
         finally:
             await self._session.close()
 
@@ -95,6 +95,13 @@ class Traffic:
     def stop(self) -> None:
         """Start nothing new; what is open goes on to its end."""
         self._is_stopped.set()
+
+    async def finish(self) -> Report:
+        """Start nothing new and wait for the end of what is open."""
+        self.stop()
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+        return self.report
 
     async def send(self, ask: Ask) -> Result:
         """Send one request, wait for its end, judge and record it."""

