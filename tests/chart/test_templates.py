@@ -1,8 +1,7 @@
 """What the chart renders: each value reaches its field, and some things hold for all values."""
 
-import json
-
 import pytest
+from openinference_operator.settings import Settings
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -150,15 +149,23 @@ def test_image_is_put_together(environment, common, own, expected):
     assert environment(values)["OPENINFERENCE_OPERATOR_ENGINE_IMAGE"] == expected
 
 
-def test_values_reach_the_operator(environment):
+def test_operator_reads_what_the_values_say(environment, monkeypatch):
+    """The environment is made of the names that the operator's settings have."""
     found = environment(VARIANTS["everything set"])
+    prefix = Settings.model_config["env_prefix"]
+    for name, value in found.items():
+        monkeypatch.setenv(name, value or "from-the-pod")
 
-    assert found["OPENINFERENCE_OPERATOR_WATCH_NAMESPACE"] == "team-a"
-    assert found["OPENINFERENCE_OPERATOR_ENGINE_IMAGE"] == "mirror.example/cache/team/engine:cuda"
-    assert found["OPENINFERENCE_OPERATOR_ROUTER_REPLICAS"] == "5"
-    assert found["OPENINFERENCE_OPERATOR_PROMETHEUS_URL"] == "http://prometheus.monitoring.svc:9090"
-    resources = json.loads(found["OPENINFERENCE_OPERATOR_ROUTER_RESOURCES"])
-    assert resources["requests"]["cpu"] == "2"
+    settings = Settings()
+
+    assert {name.removeprefix(prefix).lower() for name in found} <= Settings.model_fields.keys()
+    assert settings.watch_namespace == "team-a"
+    assert settings.engine_image == "mirror.example/cache/team/engine:cuda"
+    assert settings.router_image == "mirror.example/cache/openinference/operator:1.2.3"
+    assert settings.router_replicas == 5
+    assert settings.router_resources["requests"]["cpu"] == "2"
+    assert settings.router_cluster_role == "openinference-router"
+    assert settings.prometheus_url == "http://prometheus.monitoring.svc:9090"
 
 
 def test_values_reach_the_operators_pod(deployment):
