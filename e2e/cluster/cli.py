@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from e2e.cluster import kubectl, packages, places, preflight
+from e2e.cluster import kubectl, locking, packages, places, preflight
 from e2e.cluster.embedded import EmbeddedProvider
 from e2e.cluster.errors import ClusterError, UnsupportedMachine
 from e2e.cluster.kind import KindProvider
@@ -39,30 +39,26 @@ def up(
     provider: Annotated[ProviderName, typer.Option(help="Who makes it.")] = ProviderName.AUTO,
 ) -> None:
     """Start the cluster, or mend it; a moment if it is up."""
-    recorded = _recorded_provider()
-    if recorded and provider not in (ProviderName.AUTO, recorded):
-        raise ClusterError(
-            f"A cluster of {recorded} is up; run `down` before changing to {provider}."
-        )
-    machine = preflight.observe()
-    chosen = recorded or preflight.choose(provider, machine)
-    preflight.check(chosen, machine)
-    if chosen is ProviderName.EMBEDDED and machine.missing_packages:
-        packages.install(machine.missing_packages)
-    places.provider_record().parent.mkdir(parents=True, exist_ok=True)
-    places.provider_record().write_text(chosen)
-    _provider_of(chosen).up(nodes)
+    with locking.exclusive(places.lock()):
+        machine = preflight.observe()
+        chosen = _chosen(provider, machine)
+        preflight.check(chosen, machine)
+        if chosen is ProviderName.EMBEDDED and machine.missing_packages:
+            packages.install(machine.missing_packages)
+        places.provider_record().write_text(chosen)
+        _provider_of(chosen).up(nodes)
 
 
 @app.command()
 def down() -> None:
     """Remove the cluster and all that it made on this machine, except compiled programs."""
-    chosen = _recorded_provider()
-    if chosen is None:
-        console.print("No cluster is up.")
-        return
-    _provider_of(chosen).down()
-    places.provider_record().unlink()
+    with locking.exclusive(places.lock()):
+        chosen = _recorded_provider()
+        if chosen is None:
+            console.print("No cluster is up.")
+            return
+        _provider_of(chosen).down()
+        places.provider_record().unlink()
 
 
 @app.command()
@@ -98,13 +94,15 @@ def load(
     tag: Annotated[list[str] | None, typer.Option(help="An image tag; may be repeated.")] = None,
 ) -> None:
     """Make the current code available to pods, also under other image tags."""
-    _current().load(tag or ["dev"])
+    with locking.exclusive(places.lock()):
+        _current().load(tag or ["dev"])
 
 
 @app.command()
 def add_node() -> None:
     """Add one node and print its name."""
-    typer.echo(_current().add_node())
+    with locking.exclusive(places.lock()):
+        typer.echo(_current().add_node())
 
 
 def main() -> None:
@@ -117,6 +115,16 @@ def main() -> None:
     except ClusterError as error:
         console.print(f"[red]✗[/] {escape(str(error))}")
         sys.exit(1)
+
+
+def _chosen(wished: ProviderName, machine: preflight.Machine) -> ProviderName:
+    """The provider of the cluster that is up, else the one that suits wish and machine."""
+    recorded = _recorded_provider()
+    if recorded is None:
+        return preflight.choose(wished, machine)
+    if wished not in (ProviderName.AUTO, recorded):
+        raise ClusterError(f"A cluster of {recorded} is up; run `down`, then `up` with {wished}.")
+    return recorded
 
 
 def _provider_of(name: ProviderName) -> Provider:

@@ -73,6 +73,7 @@ def controller_manager(program: Path, plan: AddressPlan) -> Daemon:
     """All controllers. Pod ranges are given to nodes by us, so none are allocated here."""
     access = _access("system:kube-controller-manager", plan)
     flags = {
+        "flex-volume-plugin-dir": namespaces.home(1) / "volume-plugins",
         "kubeconfig": next(iter(access)),
         "leader-elect": "false",
         "root-ca-file": AUTHORITY.certificate,

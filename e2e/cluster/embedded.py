@@ -161,9 +161,10 @@ def _part(name: str) -> Part:
 def _remove_everything() -> None:
     """Leave the machine as it was: processes, namespaces, links, control groups, files."""
     cgroups.kill()
+    # Before the namespaces: with them the link would go too, at a moment the kernel chooses.
+    links.remove_host_link()
     for home in places.STATE.glob("node-*"):
         namespaces.remove(int(home.name.removeprefix("node-")))
-    links.remove_host_link()
     cgroups.remove()
     namespaces.remove_mount_points()
     rmtree(places.STATE, ignore_errors=True)

@@ -30,14 +30,14 @@ def ensure_host_link(plan: AddressPlan) -> None:
 def ensure_node_link(plan: AddressPlan, node: int) -> None:
     """Link a further node with node 1, and route its pods there."""
     name, address = f"node-{node}", str(plan.node(node))
-    if not succeeds(*namespaces.inside(1, "ip", "link", "show", name)):
-        run(*namespaces.inside(1, *_new_pair(name, node)))
+    if not succeeds(*namespaces.in_network(1, "ip", "link", "show", name)):
+        run(*namespaces.in_network(1, *_new_pair(name, node)))
     for command in (
         ("ip", "address", "replace", str(plan.node(1)), "peer", address, "dev", name),
         ("ip", "link", "set", name, "up"),
         ("ip", "route", "replace", str(plan.pods_of(node)), "via", address, "dev", name),
     ):
-        run(*namespaces.inside(1, *command))
+        run(*namespaces.in_network(1, *command))
     _ensure_uplink(plan, node, peer=str(plan.node(1)))
 
 
@@ -58,4 +58,4 @@ def _ensure_uplink(plan: AddressPlan, node: int, peer: str) -> None:
         ("ip", "link", "set", _UPLINK, "up"),
         ("ip", "route", "replace", "default", "via", peer, "dev", _UPLINK),
     ):
-        run(*namespaces.inside(node, *command))
+        run(*namespaces.in_network(node, *command))

@@ -12,8 +12,8 @@ from pathlib import Path
 from e2e.cluster import places
 from e2e.cluster.shell import run
 
-# kubelet and containerd's shims use these whatever they are told; another cluster may too.
-_PRIVATE_PATHS = ("/var/lib/kubelet", "/var/log/containers", "/run/containerd")
+# kubelet, CNI and containerd's shims use these whatever they are told; another cluster may too.
+_PRIVATE_PATHS = ("/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 
 
 def home(node: int) -> Path:
@@ -31,10 +31,16 @@ def inside(node: int, *command: str) -> tuple[str, ...]:
     return ("nsenter", f"--net={network_file(node)}", f"--mount={mount}", "--", *command)
 
 
+def in_network(node: int, *command: str) -> tuple[str, ...]:
+    """The command line that runs a command in a node's network, with the host's files."""
+    return ("nsenter", f"--net={network_file(node)}", "--", *command)
+
+
 def exist(node: int) -> bool:
-    """Say whether both namespaces are there and can be entered."""
+    """Say whether both namespaces are there, and were set up to the end."""
     mounted = Path("/proc/self/mountinfo").read_text()
-    return all(f" {_folder(node) / name} " in mounted for name in ("network", "mount"))
+    are_pinned = all(f" {_folder(node) / name} " in mounted for name in ("network", "mount"))
+    return are_pinned and _completion_mark(node).exists()
 
 
 def create(node: int) -> None:
@@ -55,10 +61,11 @@ def create(node: int) -> None:
     )
     for path in _PRIVATE_PATHS:
         _bind_private(node, path)
-    run(*inside(node, "ip", "link", "set", "lo", "up"))
+    run(*in_network(node, "ip", "link", "set", "lo", "up"))
     # Pods on one bridge reach each other through a service only if bridged packets pass iptables.
     for switch in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
-        run(*inside(node, "sysctl", "--quiet", "--write", switch))
+        run(*in_network(node, "sysctl", "--quiet", "--write", switch))
+    _completion_mark(node).touch()
 
 
 def remove(node: int) -> None:
@@ -79,6 +86,10 @@ def remove_mount_points() -> None:
 
 def _folder(node: int) -> Path:
     return home(node) / "namespaces"
+
+
+def _completion_mark(node: int) -> Path:
+    return _folder(node) / "complete"
 
 
 def _bind_private(node: int, path: str) -> None:

@@ -35,6 +35,11 @@ def provider_record() -> Path:
     return cache() / "cluster" / "provider"
 
 
+def lock() -> Path:
+    """Held by whichever command changes the cluster."""
+    return cache() / "cluster" / "lock"
+
+
 def tools() -> Path:
     """A folder for PATH with kubectl and helm."""
     return cache() / "cluster" / "bin"

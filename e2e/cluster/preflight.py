@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from e2e.cluster import packages, places, programs
 from e2e.cluster.errors import UnsupportedMachine
@@ -59,9 +58,7 @@ def observe() -> Machine:
     )
 
 
-def choose(
-    wished: ProviderName, machine: Machine
-) -> Literal[ProviderName.EMBEDDED, ProviderName.KIND]:
+def choose(wished: ProviderName, machine: Machine) -> ProviderName:
     """Decide for a provider: as wished, else kind where Docker answers, else embedded."""
     if wished is not ProviderName.AUTO:
         return wished
