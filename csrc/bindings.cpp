@@ -1,0 +1,53 @@
+// The Python module: tensors come in as any object with torch's attributes, ops go out as functions.
+#include <pybind11/pybind11.h>
+
+#include "ops.h"
+
+namespace py = pybind11;
+using openinference::Stream;
+using openinference::Tensor;
+
+namespace pybind11::detail {
+
+template <> struct type_caster<Tensor> {
+    PYBIND11_TYPE_CASTER(Tensor, const_name("torch.Tensor"));
+
+    bool load(handle source, bool) {
+        if (!hasattr(source, "data_ptr")) return false;
+        value.data = reinterpret_cast<void*>(source.attr("data_ptr")().cast<uintptr_t>());
+        value.dtype = str(source.attr("dtype")).cast<std::string>();
+        value.dtype.erase(0, value.dtype.rfind('.') + 1);  // "torch.bfloat16"
+        value.shape.clear();
+        for (handle length : source.attr("shape")) value.shape.push_back(length.cast<int64_t>());
+        value.is_contiguous = source.attr("is_contiguous")().cast<bool>();
+        return true;
+    }
+};
+
+}  // namespace pybind11::detail
+
+PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
+    using namespace py::literals;
+    module.doc() = "Kernels of the decode step; csrc/ops.h says what each op reads and writes.";
+    py::register_exception<openinference::KernelError>(module, "KernelError", PyExc_ValueError);
+    py::class_<Stream>(module, "Stream")
+        .def(py::init<uintptr_t, bool>(), "handle"_a, "overlaps"_a)
+        .def_readonly("handle", &Stream::handle)
+        .def_readonly("overlaps", &Stream::overlaps);
+
+    module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
+               "sum_squares"_a, "stream"_a);
+    module.def("project_qkv", &openinference::project_qkv, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
+               "rotary"_a, "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a,
+               "stream"_a);
+    module.def("attend", &openinference::attend, "query"_a, "key_cache"_a, "value_cache"_a, "positions"_a,
+               "block_table"_a, "scale"_a, "splits"_a, "workspace"_a, "counters"_a, "out"_a, "stream"_a);
+    module.def("project_residual", &openinference::project_residual, "input"_a, "weights"_a,
+               "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
+    module.def("project_gate_up", &openinference::project_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a,
+               "weights"_a, "out"_a, "stream"_a);
+    module.def("choose_token", &openinference::choose_token, "x"_a, "sum_squares"_a, "epsilon"_a,
+               "weights"_a, "logits"_a, "tokens"_a, "positions"_a, "best"_a, "counter"_a, "stream"_a);
+    module.def("multiprocessor_count", &openinference::multiprocessor_count,
+               "Streaming multiprocessors of the current device.");
+}

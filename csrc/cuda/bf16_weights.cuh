@@ -1,0 +1,66 @@
+// Weight format bf16: the checkpoint's row-major matrix as it is, shared with prefill.
+//
+// A unit is 16 rows × 128 columns, held by one warp. Inside a chunk of 32 columns the order of k is
+// free as long as weights and activations agree, so lane t owns the 8 consecutive columns 8t..8t+7:
+// one 16-byte load per row, two tensor-core products per chunk, no shuffle and no repacking.
+#pragma once
+
+#include "device.cuh"
+
+namespace openinference {
+
+struct Bf16Weights {
+    using Element = bf16;
+    static constexpr int kUnitColumns = 128;
+    static constexpr int kColumnMultiple = 32;
+
+    const bf16* rows;
+    int columns;
+
+    struct Unit {
+        static constexpr int kChunks = kUnitColumns / 32;
+        uint4 lower[kChunks], upper[kChunks];  // rows g and g+8 of the tile
+
+        // lower_row, upper_row: the first of the eight rows in each half of the tile.
+        __device__ __forceinline__ void load(const Bf16Weights& weights, int lower_row, int upper_row,
+                                             int column) {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            const bf16* low = weights.rows + static_cast<size_t>(lower_row + g) * weights.columns;
+            const bf16* high = weights.rows + static_cast<size_t>(upper_row + g) * weights.columns;
+#pragma unroll
+            for (int chunk = 0; chunk < kChunks; ++chunk) {
+                const int k = column + chunk * 32;
+                if (k < weights.columns) {
+                    lower[chunk] = load_weights(low + k + t * 8);
+                    upper[chunk] = load_weights(high + k + t * 8);
+                }
+            }
+        }
+
+        // sums += W·xᵀ over this unit's columns; x: (tokens, columns) of the whole row.
+        template <int kGroups>
+        __device__ __forceinline__ void multiply(const Bf16Weights& weights, const bf16* x, int tokens,
+                                                 int column, float (&sums)[kGroups][4]) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+            for (int chunk = 0; chunk < kChunks; ++chunk) {
+                const int k = column + chunk * 32;
+                if (k >= weights.columns) break;
+                const uint4 low = lower[chunk], high = upper[chunk];
+                const uint32_t first[4] = {low.x, high.x, low.y, high.y};
+                const uint32_t second[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+                for (int group = 0; group < kGroups; ++group) {
+                    // Columns past the last token repeat it: their sums are never stored.
+                    const int token = min(group * 8 + g, tokens - 1);
+                    const uint4 activations = *reinterpret_cast<const uint4*>(
+                        x + static_cast<size_t>(token) * weights.columns + k + t * 8);
+                    multiply_add(sums[group], first, {activations.x, activations.y});
+                    multiply_add(sums[group], second, {activations.z, activations.w});
+                }
+            }
+        }
+    };
+};
+
+}  // namespace openinference

@@ -1,0 +1,123 @@
+// LM head with greedy choice: logits are written, the best of each block is kept on the way, and the
+// last block to finish compares the blocks and moves every sequence one position on.
+#include "bf16_weights.cuh"
+#include "ops.h"
+#include "rms_scale.cuh"
+#include "skinny_gemm.cuh"
+
+namespace openinference {
+namespace {
+
+struct Candidate {
+    float logit;
+    int id;
+};
+
+constexpr int kNoToken = -1;
+
+// The larger logit wins, then the lower id; NaN never wins.
+__device__ __forceinline__ Candidate better(Candidate a, Candidate b) {
+    if (b.id == kNoToken) return a;
+    if (a.id == kNoToken) return b;
+    const bool takes_b = b.logit > a.logit || (b.logit == a.logit && b.id < a.id);
+    return takes_b ? b : a;
+}
+
+__device__ __forceinline__ Candidate candidate(float logit, int id) {
+    return {logit, logit == logit ? id : kNoToken};
+}
+
+template <int kLanes> __device__ __forceinline__ Candidate best_of_lanes(Candidate mine) {
+#pragma unroll
+    for (int mask = kLanes / 2; mask > 0; mask /= 2)
+        mine = better(mine, {shuffle_xor(mine.logit, mask), shuffle_xor(mine.id, mask)});
+    return mine;
+}
+
+struct TokenEpilogue {
+    struct Scratch {
+        float scale[kMaxTokens];
+        Candidate best[kMaxTokens];
+        bool is_last;
+    };
+
+    RmsScale norm;
+    int vocabulary;
+    float* logits;
+    int* tokens;
+    int* positions;
+    Candidate* block_best;  // (blocks, tokens)
+    int* finished_blocks;
+
+    __host__ __device__ int tiles() const { return vocabulary / 16; }
+    __device__ int lower_row(int tile) const { return tile * 16; }
+    __device__ int upper_row(int tile) const { return tile * 16 + 8; }
+
+    __device__ void begin(Scratch& scratch, int count) const {
+        norm.compute(scratch.scale, count);
+        if (threadIdx.x < kMaxTokens) scratch.best[threadIdx.x] = {0, kNoToken};
+    }
+
+    __device__ __forceinline__ void store(Scratch& scratch, int tile, int pair, int token, bool is_live,
+                                          float lower, float upper) const {
+        Candidate mine{0, kNoToken};
+        if (is_live) {
+            const int id = lower_row(tile) + pair;
+            float* row = logits + static_cast<size_t>(token) * vocabulary;
+            row[id] = lower *= scratch.scale[token];
+            row[id + 8] = upper *= scratch.scale[token];
+            mine = better(candidate(lower, id), candidate(upper, id + 8));
+        }
+        mine = best_of_lanes<8>(mine);
+        if (is_live && pair == 0) scratch.best[token] = better(scratch.best[token], mine);
+    }
+
+    __device__ void end(Scratch& scratch, int count) const {
+        block_barrier();
+        const int thread = threadIdx.x;
+        if (thread < count) block_best[blockIdx.x * count + thread] = scratch.best[thread];
+        block_barrier();
+        if (thread == 0) scratch.is_last = count_arrival(finished_blocks) == static_cast<int>(gridDim.x) - 1;
+        block_barrier();
+        if (!scratch.is_last) return;
+        for (int token = thread / 32; token < count; token += kGemmWarps) advance(token, count);
+        if (thread == 0) *finished_blocks = 0;
+    }
+
+    __device__ void advance(int token, int count) const {
+        Candidate mine{0, kNoToken};
+        for (unsigned block = threadIdx.x % 32; block < gridDim.x; block += 32)
+            mine = better(mine, block_best[block * count + token]);
+        mine = best_of_lanes<32>(mine);
+        if (threadIdx.x % 32 != 0) return;
+        const bool is_running = positions[token] >= 0 && mine.id != kNoToken;
+        tokens[token] = is_running ? mine.id : kNoToken;
+        positions[token] = is_running ? positions[token] + 1 : -1;
+    }
+};
+
+}  // namespace
+
+int multiprocessor_count() { return multiprocessors(); }
+
+void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                  const Tensor& logits, const Tensor& tokens, const Tensor& positions,
+                  const Tensor& best, const Tensor& counter, Stream stream) {
+    const int64_t T = x.length("x", 0), H = x.length("x", 1), V = weights.length("weights", 0);
+    require(V % 16 == 0, "weights: " + std::to_string(V) + " rows, need a multiple of 16 (pad the vocabulary)");
+    const int64_t scratch = 2 * T * multiprocessors();
+    require(best.length("best", 0) >= scratch,
+            "best: " + std::to_string(best.length("best", 0)) + " elements, need " + std::to_string(scratch));
+    const Bf16Weights matrix{weights.as<bf16>("weights", {V, H}), static_cast<int>(H)};
+    const auto* input = x.as<bf16>("x", {T, H});
+    const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
+                        static_cast<int>(H / kSquareColumns), epsilon};
+    const TokenEpilogue epilogue{norm, static_cast<int>(V), logits.as<float>("logits", {T, V}),
+                                 tokens.as<int32_t>("tokens", {T}),
+                                 positions.as<int32_t>("positions", {T}),
+                                 reinterpret_cast<Candidate*>(best.as<float>("best", {-1})),
+                                 counter.as<int32_t>("counter", {1})};
+    multiply_few_tokens("choose_token", matrix, input, static_cast<int>(T), epilogue, stream);
+}
+
+}  // namespace openinference

@@ -1,0 +1,144 @@
+// y[m][n] = Σk W[n][k]·x[m][k] for few tokens m ≤ 8·kGroups: the matrix product of decoding.
+//
+// It is bound by reading W once, so everything serves that: persistent blocks, one per
+// multiprocessor, walk over tiles of 16 rows; the 16 warps split k, each with kDepth units of W in
+// flight in registers and a unit reloaded as soon as it is used, across tile borders. The first
+// units are requested before the predecessor has ended (weights do not depend on it). Tensor cores
+// do the arithmetic even for one token: the other columns then cost nothing.
+//
+// A tile's 16 rows are two runs of eight that the epilogue chooses, because some outputs need
+// pairs of rows far apart (RoPE: i and i + head_dim/2; SwiGLU: gate and up). After a tile the warps
+// leave their partial sums in shared memory (double-buffered: one barrier per tile) and a few
+// rotating warps add them in a fixed order and hand each pair to the epilogue.
+//
+// An epilogue is a struct with
+//   int tiles() const; int2-like rows: lower_row(tile), upper_row(tile)
+//   begin(Scratch&, tokens)                  once, after the predecessor's results are visible
+//   store(Scratch&, tile, pair, token, is_live, lower, upper)
+//        all lanes of a warp; the 8 pairs of a token are 8 consecutive lanes
+//   end(Scratch&, tokens)                    once, after the block's last tile
+// and a type Scratch in shared memory.
+#pragma once
+
+#include "device.cuh"
+#include "launch.cuh"
+
+namespace openinference {
+
+constexpr int kGemmWarps = 16;
+constexpr int kGemmThreads = kGemmWarps * 32;
+constexpr int kDepth = 2;  // units in flight per warp: 16 loads of 16 bytes per lane in bf16
+
+// One warp's way through its units: every kGemmWarps-th unit of each of the block's tiles.
+struct Walk {
+    int tile, unit, first_unit, units;
+
+    __device__ __forceinline__ bool ends_tile() const { return unit + kGemmWarps >= units; }
+    __device__ __forceinline__ void advance() {
+        if (ends_tile()) {
+            tile += gridDim.x;
+            unit = first_unit;
+        } else {
+            unit += kGemmWarps;
+        }
+    }
+};
+
+template <class Epilogue, int kGroups> struct GemmShared {
+    float2 partial[2][kGemmWarps][kGroups * 64];  // [token][pair]: lower and upper row
+    typename Epilogue::Scratch scratch;
+};
+
+// Adds up the warps' partial sums of one tile and stores them.
+template <class Epilogue, int kGroups>
+__device__ __forceinline__ void finish_tile(const Epilogue& epilogue, GemmShared<Epilogue, kGroups>& shared,
+                                            const float (&sums)[kGroups][4], int tile, int turn, int tokens) {
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    auto& partial = shared.partial[turn % 2];
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+        float2* columns = partial[warp] + group * 64 + 2 * t * 8 + g;
+        columns[0] = make_float2(sums[group][0], sums[group][2]);
+        columns[8] = make_float2(sums[group][1], sums[group][3]);
+    }
+    block_barrier();
+    const int item = (threadIdx.x - turn * 32) % kGemmThreads;  // unsigned: rotates over the warps
+    if (item >= kGroups * 64) return;
+    float lower = 0, upper = 0;
+#pragma unroll
+    for (int source = 0; source < kGemmWarps; ++source) {
+        const float2 part = partial[source][item];
+        lower += part.x;
+        upper += part.y;
+    }
+    epilogue.store(shared.scratch, tile, item % 8, item / 8, item / 8 < tokens, lower, upper);
+}
+
+template <class Weights, class Epilogue, int kGroups>
+__global__ void __launch_bounds__(kGemmThreads, 1)
+    skinny_gemm(Weights weights, const bf16* x, int tokens, Epilogue epilogue) {
+    auto& shared = shared_memory<GemmShared<Epilogue, kGroups>>();
+    const int warp = threadIdx.x / 32, tiles = epilogue.tiles();
+    const int units = (weights.columns + Weights::kUnitColumns - 1) / Weights::kUnitColumns;
+    Walk now{static_cast<int>(blockIdx.x), warp, warp, units};
+    Walk ahead = now;
+    typename Weights::Unit held[kDepth];
+
+    const auto request = [&](typename Weights::Unit& unit) {
+        if (ahead.tile < tiles && ahead.unit < units)
+            unit.load(weights, epilogue.lower_row(ahead.tile), epilogue.upper_row(ahead.tile),
+                      ahead.unit * Weights::kUnitColumns);
+        ahead.advance();
+    };
+#pragma unroll
+    for (int slot = 0; slot < kDepth; ++slot) request(held[slot]);
+
+    release_successor();
+    wait_for_predecessor();
+    epilogue.begin(shared.scratch, tokens);
+
+    float sums[kGroups][4] = {};
+    for (int turn = 0; now.tile < tiles;) {
+#pragma unroll
+        for (int slot = 0; slot < kDepth; ++slot) {
+            if (now.tile >= tiles) break;
+            if (now.unit < units)
+                held[slot].multiply(weights, x, tokens, now.unit * Weights::kUnitColumns, sums);
+            request(held[slot]);
+            if (now.ends_tile()) {
+                finish_tile<Epilogue, kGroups>(epilogue, shared, sums, now.tile, turn++, tokens);
+#pragma unroll
+                for (int group = 0; group < kGroups; ++group)
+                    for (float& sum : sums[group]) sum = 0;
+            }
+            now.advance();
+        }
+    }
+    epilogue.end(shared.scratch, tokens);
+}
+
+template <int kGroups, class Weights, class Epilogue>
+void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, int tokens,
+                        const Epilogue& epilogue, Stream stream) {
+    const int blocks = std::min(epilogue.tiles(), multiprocessors());
+    launch(op, skinny_gemm<Weights, Epilogue, kGroups>, dim3(blocks), kGemmThreads,
+           sizeof(GemmShared<Epilogue, kGroups>), stream, weights, x, tokens, epilogue);
+}
+
+constexpr int kMaxTokens = 32;
+
+template <class Weights, class Epilogue>
+void multiply_few_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
+                         const Epilogue& epilogue, Stream stream) {
+    require(tokens <= kMaxTokens, std::string(op) + ": " + std::to_string(tokens) +
+                                      " tokens, at most " + std::to_string(kMaxTokens) + " are supported");
+    require(weights.columns % Weights::kColumnMultiple == 0,
+            std::string(op) + ": " + std::to_string(weights.columns) + " weight columns, need a multiple of " +
+                std::to_string(Weights::kColumnMultiple));
+    if (tokens == 0) return;
+    if (tokens <= 8) return launch_skinny_gemm<1>(op, weights, x, tokens, epilogue, stream);
+    if (tokens <= 16) return launch_skinny_gemm<2>(op, weights, x, tokens, epilogue, stream);
+    launch_skinny_gemm<4>(op, weights, x, tokens, epilogue, stream);
+}
+
+}  // namespace openinference

@@ -1,0 +1,92 @@
+// gpu/device.cuh for a CPU: the same names, carried out by the fibers of simt.h.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "simt.h"
+#include "tensor.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+struct alignas(8) uint2 {
+    uint32_t x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+using std::max;
+using std::min;
+
+namespace openinference {
+
+template <class To, class From> To bits_as(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To result;
+    std::memcpy(&result, &value, sizeof(To));
+    return result;
+}
+
+inline uint4 load_weights(const void* address) { return *static_cast<const uint4*>(address); }
+
+inline float lower_half(uint32_t pair) { return bits_as<float>(pair << 16); }
+inline float upper_half(uint32_t pair) { return bits_as<float>(pair & 0xffff0000u); }
+
+inline uint32_t round_to_bf16(float value) {
+    const uint32_t bits = bits_as<uint32_t>(value);
+    if (value != value) return 0x7fff;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+inline uint32_t pack_bf16(float lower, float upper) {
+    return round_to_bf16(lower) | round_to_bf16(upper) << 16;
+}
+
+inline bf16 to_bf16(float value) { return {static_cast<uint16_t>(round_to_bf16(value))}; }
+inline float to_float(bf16 value) { return lower_half(value.bits); }
+
+inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    const simt::Mail* warp = simt::Block::current().exchange({{a[0], a[1], a[2], a[3], b[0], b[1]}});
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    for (int i = 0; i < 4; ++i) {
+        const int upper_rows = i / 2, column = 2 * t + i % 2;
+        for (int k = 0; k < 16; k += 2) {
+            const uint32_t left = warp[g * 4 + k % 8 / 2].words[upper_rows + k / 8 * 2];
+            const uint32_t right = warp[column * 4 + k % 8 / 2].words[4 + k / 8];
+            d[i] += lower_half(left) * lower_half(right) + upper_half(left) * upper_half(right);
+        }
+    }
+}
+
+inline float exp2_fast(float x) { return std::exp2(x); }
+
+template <class T> T shuffle_xor(T value, int lane_mask) {
+    const simt::Mail* warp = simt::Block::current().exchange({{bits_as<uint32_t>(value)}});
+    return bits_as<T>(warp[(threadIdx.x % 32) ^ lane_mask].words[0]);
+}
+
+inline void block_barrier() { simt::Block::current().wait(simt::State::at_block_barrier); }
+
+inline int count_arrival(int* counter) { return (*counter)++; }
+
+inline void release_successor() {}
+inline void wait_for_predecessor() {}
+
+template <class T> T& shared_memory() { return *static_cast<T*>(simt::Block::current().shared()); }
+
+}  // namespace openinference

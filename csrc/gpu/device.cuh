@@ -1,0 +1,90 @@
+// The instructions that kernels use, and nothing else: what differs between a GPU and the
+// emulation (emulation/device.cuh has the same names). Kernels hold no inline assembly.
+//
+// bf16 travels as pairs in a uint32: the lower 16 bits are the element of the lower index.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "tensor.h"
+
+namespace openinference {
+
+// Weights are read once: no L1 line is kept. The read-only path lets the compiler move the load
+// above wait_for_predecessor(), which is wanted here and forbidden for anything a kernel wrote.
+__device__ __forceinline__ uint4 load_weights(const void* address) {
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(address));
+    return v;
+}
+
+// Tensor-core product of one 16×16 by 16×8 tile, D += A·B, fp32 sums (PTX mma.m16n8k16).
+// With g = lane / 4, t = lane % 4: a = rows (g, g+8, g, g+8) at k (2t, 2t, 2t+8, 2t+8);
+// b = column g at k (2t, 2t+8); d = (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
+__device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float lower, float upper) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    return pair;
+}
+
+__device__ __forceinline__ float lower_half(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float upper_half(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+__device__ __forceinline__ bf16 to_bf16(float value) {
+    return {static_cast<uint16_t>(pack_bf16(value, 0))};
+}
+__device__ __forceinline__ float to_float(bf16 value) { return lower_half(value.bits); }
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+template <class T> __device__ __forceinline__ T shuffle_xor(T value, int lane_mask) {
+    return __shfl_xor_sync(0xffffffffu, value, lane_mask);
+}
+
+__device__ __forceinline__ void block_barrier() { __syncthreads(); }
+
+// Device-wide, release then acquire: what this block wrote before is visible to the block that
+// sees the count, and it sees what all blocks counted before it wrote.
+__device__ __forceinline__ int count_arrival(int* counter) {
+    __threadfence();
+    const int before = atomicAdd(counter, 1);
+    __threadfence();
+    return before;
+}
+
+// Programmatic dependent launch. Every kernel calls both: an order that one kernel does not wait
+// for is lost for all that follow it.
+__device__ __forceinline__ void release_successor() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The block's dynamic shared memory, sized at launch.
+template <class T> __device__ __forceinline__ T& shared_memory() {
+    extern __shared__ uint4 arena[];
+    return *reinterpret_cast<T*>(arena);
+}
+
+}  // namespace openinference

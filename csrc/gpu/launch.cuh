@@ -1,0 +1,61 @@
+// Queues a kernel and turns CUDA's error codes into sentences that name the op.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "tensor.h"
+
+namespace openinference {
+
+inline void check(cudaError_t error, const char* what) {
+    if (error != cudaSuccess)
+        throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+struct Device {
+    int multiprocessors;
+    bool can_overlap;  // programmatic dependent launch exists from compute capability 9.0 on
+};
+
+inline const Device& current_device() {
+    static thread_local int known = -1;
+    static thread_local Device device;
+    int index;
+    check(cudaGetDevice(&index), "current device");
+    if (index == known) return device;
+    int major;
+    check(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index),
+          "multiprocessor count");
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
+    device.can_overlap = major >= 9;
+    known = index;
+    return device;
+}
+
+inline int multiprocessors() { return current_device().multiprocessors; }
+
+// shared_bytes: dynamic shared memory of a block; above 48 KiB the kernel is asked to allow it.
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+            Stream stream, Arguments... arguments) {
+    if (shared_bytes > 48 * 1024)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared_bytes)),
+              op);
+    cudaLaunchAttribute overlap{};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = reinterpret_cast<cudaStream_t>(stream.handle);
+    config.attrs = &overlap;
+    config.numAttrs = stream.overlaps && current_device().can_overlap;
+    check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), op);
+}
+
+}  // namespace openinference

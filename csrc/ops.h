@@ -1,0 +1,53 @@
+// The decode step's ops, one declaration each. All outputs are written in place; arguments are
+// checked (KernelError) and queued on the stream. Sizes used below:
+//   T tokens (one per sequence, at most 32) · H hidden · I intermediate · V vocabulary · D head_dim
+//   Q query heads · KV key-value heads · B cache blocks of 16 tokens · P pages per sequence
+// A row whose position is negative is padding: it writes no cache, and its outputs mean nothing.
+//
+// Between ops a hidden state travels as three tensors: `hidden` (T, H) float32, the residual;
+// `x` (T, H) bf16 = γ∘hidden, γ being the next norm's weight; `sum_squares` (T, H/16) float32, the
+// sums of hidden² over 16 columns each, from which the reader makes the norm's scalar.
+#pragma once
+
+#include "tensor.h"
+
+namespace openinference {
+
+// hidden, x, sum_squares ← the rows of table (V, H) bf16 at tokens (T) int32; ids outside → zeros.
+void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight, const Tensor& hidden,
+           const Tensor& x, const Tensor& sum_squares, Stream stream);
+
+// query (T, Q, D) bf16 and the caches (B, KV, 16, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
+// ((Q + 2·KV)·D, H) stacked q, k, v. rotary (positions, D/2, 2) float32: cos, sin. The new key and
+// value go to page block_table[token][position / 16] (T, P) int32 of positions (T) int32.
+void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                 const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
+                 const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream);
+
+// out (T, Q, D) bf16 ← softmax(scale·query·keysᵀ)·values over positions 0..position. Each sequence is
+// read by `splits` blocks per group of heads; workspace (≥ T·Q·splits·(D + 2)) float32 and counters
+// (≥ T·Q) int32, zero before the first call and again after each, carry their partial results.
+void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
+            const Tensor& positions, const Tensor& block_table, float scale, int splits,
+            const Tensor& workspace, const Tensor& counters, const Tensor& out, Stream stream);
+
+// hidden += input·Wᵀ, weights (H, K), input (T, K) bf16; then x and sum_squares of the new hidden.
+void project_residual(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
+                      const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
+
+// out (T, I) bf16 ← silu(norm(x)·Wgᵀ) ∘ norm(x)·Wuᵀ, weights (2·I, H) stacked gate, up.
+void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                     const Tensor& out, Stream stream);
+
+// tokens (T) int32 ← argmax of logits (T, V) float32 ← norm(x)·Wᵀ, weights (V, H); the lowest id wins
+// a tie; a row without a comparable logit (NaN) gets -1. Then positions += 1 (a -1 token stops its
+// row: position ← -1). best (≥ 2·T·multiprocessors) float32 and counter (1) int32, zero before the
+// first call, are scratch.
+void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                  const Tensor& logits, const Tensor& tokens, const Tensor& positions,
+                  const Tensor& best, const Tensor& counter, Stream stream);
+
+// Streaming multiprocessors of the current device; scratch sizes depend on it.
+int multiprocessor_count();
+
+}  // namespace openinference

@@ -1,0 +1,144 @@
+"""What each decode kernel computes, in plain torch: the oracle of csrc/cuda.
+
+Names and arguments are those of csrc/ops.h, so a test can be given either. Outputs are written in
+place. Nothing here is fast; products run in float32 over the bf16 inputs that the kernels read, so
+the two differ by the order of sums and one rounding of each bf16 output.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+PAGE_TOKENS = 16
+SQUARE_COLUMNS = 16
+
+
+def embed(
+    tokens: Tensor,
+    table: Tensor,
+    norm_weight: Tensor,
+    hidden: Tensor,
+    x: Tensor,
+    sum_squares: Tensor,
+    stream: Any = None,
+) -> None:
+    is_known = (tokens >= 0) & (tokens < len(table))
+    rows = table[tokens.clamp(0, len(table) - 1).long()].float()
+    hidden.copy_(torch.where(is_known[:, None], rows, 0.0))
+    write_norm_inputs(hidden, norm_weight, x, sum_squares)
+
+
+def project_qkv(
+    x: Tensor,
+    sum_squares: Tensor,
+    epsilon: float,
+    weights: Tensor,
+    rotary: Tensor,
+    positions: Tensor,
+    block_table: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    stream: Any = None,
+) -> None:
+    tokens, query_heads, head_dim = query.shape
+    kv_heads = key_cache.shape[1]
+    heads = _project_normed(x, sum_squares, epsilon, weights).view(tokens, -1, head_dim)
+    q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
+    for token, position in enumerate(positions.tolist()):
+        if position < 0:
+            continue
+        block = block_table[token, position // PAGE_TOKENS]
+        query[token] = _rotate(q[token], rotary[position])
+        key_cache[block, :, position % PAGE_TOKENS] = _rotate(k[token], rotary[position]).bfloat16()
+        value_cache[block, :, position % PAGE_TOKENS] = v[token].bfloat16()
+
+
+def attend(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    positions: Tensor,
+    block_table: Tensor,
+    scale: float,
+    splits: int,
+    workspace: Tensor,
+    counters: Tensor,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    group = query.shape[1] // key_cache.shape[1]
+    for token, position in enumerate(positions.tolist()):
+        if position < 0:
+            out[token] = 0
+            continue
+        blocks = block_table[token, : position // PAGE_TOKENS + 1].long()
+        keys, values = (
+            cache[blocks].transpose(0, 1).flatten(1, 2)[:, : position + 1].float()
+            for cache in (key_cache, value_cache)
+        )  # (kv_heads, position + 1, head_dim)
+        queries = query[token].float().reshape(-1, group, query.shape[2])
+        weights = torch.softmax(queries @ keys.transpose(1, 2) * scale, dim=-1)
+        out[token] = (weights @ values).flatten(0, 1)
+
+
+def project_residual(
+    input: Tensor,
+    weights: Tensor,
+    norm_weight: Tensor,
+    hidden: Tensor,
+    x: Tensor,
+    sum_squares: Tensor,
+    stream: Any = None,
+) -> None:
+    hidden += input.float() @ weights.float().T
+    write_norm_inputs(hidden, norm_weight, x, sum_squares)
+
+
+def project_gate_up(
+    x: Tensor,
+    sum_squares: Tensor,
+    epsilon: float,
+    weights: Tensor,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    gate, up = _project_normed(x, sum_squares, epsilon, weights).chunk(2, dim=-1)
+    out.copy_(functional.silu(gate) * up)
+
+
+def choose_token(
+    x: Tensor,
+    sum_squares: Tensor,
+    epsilon: float,
+    weights: Tensor,
+    logits: Tensor,
+    tokens: Tensor,
+    positions: Tensor,
+    best: Tensor,
+    counter: Tensor,
+    stream: Any = None,
+) -> None:
+    logits.copy_(_project_normed(x, sum_squares, epsilon, weights))
+    is_running = (positions >= 0) & ~logits.isnan().all(dim=-1)
+    chosen = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
+    tokens.copy_(torch.where(is_running, chosen, -1))
+    positions.copy_(torch.where(is_running, positions + 1, -1))
+
+
+def write_norm_inputs(hidden: Tensor, norm_weight: Tensor, x: Tensor, sum_squares: Tensor) -> None:
+    x.copy_(hidden * norm_weight.float())
+    sum_squares.copy_(hidden.square().view(*sum_squares.shape, SQUARE_COLUMNS).sum(-1))
+
+
+def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, weights: Tensor) -> Tensor:
+    mean_square = sum_squares.sum(-1, keepdim=True) / x.shape[-1]
+    return torch.rsqrt(mean_square + epsilon) * (x.float() @ weights.float().T)
+
+
+def _rotate(heads: Tensor, rotary: Tensor) -> Tensor:
+    cos, sin = rotary.unbind(-1)
+    lower, upper = heads.chunk(2, dim=-1)
+    return torch.cat([lower * cos - upper * sin, upper * cos + lower * sin], dim=-1)

@@ -1,0 +1,76 @@
+"""Two places where kernels run: a CUDA device, or their own sources emulated on this CPU.
+
+The emulated module is compiled once per change of its sources (seconds, g++ alone) and kept in the
+temporary directory. A place that this machine lacks skips with the reason.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SOURCES = Path(__file__).parents[2] / "csrc"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where ops run: their module, the device of their tensors and the stream to pass."""
+
+    ops: ModuleType
+    device: torch.device
+    stream: object
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)], scope="session")
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "emulated":
+        ops = _load_emulated()
+        return Place(ops, torch.device("cpu"), ops.Stream(0, overlaps=False))
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device; the same kernels run emulated beside this test")
+    ops = importlib.import_module("openinference_engine._C")
+    handle = torch.cuda.current_stream().cuda_stream
+    return Place(ops, torch.device("cuda"), ops.Stream(handle, overlaps=True))
+
+
+def _load_emulated() -> ModuleType:
+    if shutil.which("g++") is None or shutil.which("cmake") is None:
+        pytest.skip(
+            "no g++ or cmake to compile the emulated kernels; on Debian: apt-get install g++ cmake"
+        )
+    pybind11 = pytest.importorskip(
+        "pybind11", reason="pybind11 compiles the emulated kernels' module"
+    )
+    library = _build_emulated(pybind11.get_cmake_dir())
+    specification = importlib.util.spec_from_file_location("_C_emulated", library)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def _build_emulated(pybind11_cmake: str) -> Path:
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(
+        p for p in SOURCES.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh", ".txt"}
+    ):
+        digest.update(path.read_bytes())
+    folder = (
+        Path(tempfile.gettempdir())
+        / f"openinference-kernels-{os.getuid()}-{digest.hexdigest()[:16]}"
+    )
+    if not list(folder.glob("_C_emulated*.so")):
+        configure = ["cmake", "-S", SOURCES, "-B", folder, "-DOPENINFERENCE_NATIVE=emulated"]
+        configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11_cmake}"]
+        for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
+            result = subprocess.run(command, capture_output=True, text=True)
+            assert result.returncode == 0, result.stdout + result.stderr
+    return next(folder.glob("_C_emulated*.so"))

@@ -1,0 +1,253 @@
+"""Every decode kernel against its plain-torch reference, at odd sizes.
+
+Inputs are seeded random; outputs start as NaN, so an element nobody wrote fails. Bounds: sums in
+another order cost about 1e-6, a bf16 output one rounding more (2^-8 of the value at most).
+"""
+
+import math
+
+import pytest
+import torch
+from openinference_engine.ops import cuda_reference as reference
+
+BF16 = {"rtol": 2**-7, "atol": 2**-7}
+FP32 = {"rtol": 1e-4, "atol": 1e-4}
+EPSILON = 1e-5
+TOKEN_COUNTS = [1, 3, 8, 9, 17, 32]
+
+
+class Inputs:
+    """Seeded tensors on one device, and NaN for what an op must write."""
+
+    def __init__(self, place):
+        self.device = place.device
+        self.random = torch.Generator().manual_seed(7)
+
+    def normal(self, *shape, scale=1.0, dtype=torch.bfloat16):
+        values = torch.randn(*shape, generator=self.random) * scale
+        return values.to(dtype).to(self.device)
+
+    def integers(self, low, high, *shape):
+        return torch.randint(low, high, shape, generator=self.random, dtype=torch.int32).to(
+            self.device
+        )
+
+    def unwritten(self, *shape, dtype=torch.bfloat16):
+        return torch.full(shape, math.nan, dtype=dtype, device=self.device)
+
+    def zeros(self, *shape, dtype=torch.int32):
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def normed(self, tokens, hidden):
+        """x and sum_squares as a producer would leave them."""
+        state = self.normal(tokens, hidden, dtype=torch.float32)
+        x, squares = (
+            self.unwritten(tokens, hidden),
+            self.unwritten(tokens, hidden // 16, dtype=torch.float32),
+        )
+        reference.write_norm_inputs(state, self.normal(hidden), x, squares)
+        return x, squares
+
+    def pages(self, tokens, per_sequence, spare=3):
+        """A block table whose pages are scattered over the cache, and the number of its blocks."""
+        blocks = tokens * per_sequence + spare
+        order = torch.randperm(blocks, generator=self.random, dtype=torch.int32)
+        return order[: tokens * per_sequence].view(tokens, per_sequence).to(self.device), blocks
+
+
+@pytest.fixture
+def inputs(place):
+    return Inputs(place)
+
+
+def check(place, op, arguments, outputs):
+    """Run kernel and reference on equal copies; compare the named outputs."""
+    mine = {
+        name: value.clone() if torch.is_tensor(value) else value
+        for name, value in arguments.items()
+    }
+    theirs = {
+        name: value.clone() if torch.is_tensor(value) else value
+        for name, value in arguments.items()
+    }
+    getattr(place.ops, op)(**mine, stream=place.stream)
+    getattr(reference, op)(**theirs)
+    for name in outputs:
+        bound = BF16 if mine[name].dtype == torch.bfloat16 else FP32
+        torch.testing.assert_close(
+            mine[name], theirs[name], equal_nan=True, **bound, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    return mine
+
+
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+def test_embed_writes_rows_and_norm_inputs(place, inputs, tokens):
+    ids = inputs.integers(-1, 52, tokens)  # -1, 50 and 51 are no tokens of a vocabulary of 50
+    arguments = {
+        "tokens": ids,
+        "table": inputs.normal(50, 144),
+        "norm_weight": inputs.normal(144),
+        "hidden": inputs.unwritten(tokens, 144, dtype=torch.float32),
+        "x": inputs.unwritten(tokens, 144),
+        "sum_squares": inputs.unwritten(tokens, 9, dtype=torch.float32),
+    }
+    check(place, "embed", arguments, ["hidden", "x", "sum_squares"])
+
+
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (80, 576), (128, 2208)])
+def test_project_residual_adds_to_hidden(place, inputs, tokens, rows, columns):
+    arguments = {
+        "input": inputs.normal(tokens, columns),
+        "weights": inputs.normal(rows, columns, scale=columns**-0.5),
+        "norm_weight": inputs.normal(rows),
+        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
+        "x": inputs.unwritten(tokens, rows),
+        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+    }
+    check(place, "project_residual", arguments, ["hidden", "x", "sum_squares"])
+
+
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize(("hidden", "intermediate"), [(32, 8), (576, 88), (2208, 40)])
+def test_project_gate_up_applies_swiglu(place, inputs, tokens, hidden, intermediate):
+    x, squares = inputs.normed(tokens, hidden)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": inputs.normal(2 * intermediate, hidden, scale=hidden**-0.5),
+        "out": inputs.unwritten(tokens, intermediate),
+    }
+    check(place, "project_gate_up", arguments, ["out"])
+
+
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
+def test_project_qkv_rotates_and_appends(place, inputs, tokens, query_heads, kv_heads, head_dim):
+    x, squares = inputs.normed(tokens, 192)
+    table, blocks = inputs.pages(tokens, per_sequence=3)
+    cache = (blocks, kv_heads, 16, head_dim)
+    rows = (query_heads + 2 * kv_heads) * head_dim
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": inputs.normal(rows, 192, scale=192**-0.5),
+        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": table,
+        "query": inputs.unwritten(tokens, query_heads, head_dim),
+        "key_cache": inputs.unwritten(*cache),
+        "value_cache": inputs.unwritten(*cache),
+    }
+    check(place, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 7])
+def test_attend_equals_softmax_over_the_pages(place, inputs, splits, head_dim, group):
+    tokens, kv_heads = 6, 2
+    query_heads = group * kv_heads
+    table, blocks = inputs.pages(tokens, per_sequence=20)
+    keys, values = (inputs.normal(blocks, kv_heads, 16, head_dim) for _ in range(2))
+    positions = torch.tensor([-1, 0, 15, 16, 150, 319], dtype=torch.int32, device=place.device)
+    for token, position in enumerate(positions.tolist()):  # what no token wrote may hold anything
+        keys[table[token, position // 16].long(), :, position % 16 + 1 :] = math.nan
+        values[table[token, position // 16].long(), :, position % 16 + 1 :] = math.nan
+    arguments = {
+        "query": inputs.normal(tokens, query_heads, head_dim),
+        "key_cache": keys,
+        "value_cache": values,
+        "positions": positions,
+        "block_table": table,
+        "scale": head_dim**-0.5,
+        "splits": splits,
+        "workspace": inputs.unwritten(
+            tokens * query_heads * splits * (head_dim + 2), dtype=torch.float32
+        ),
+        "counters": inputs.zeros(tokens * query_heads),
+        "out": inputs.unwritten(tokens, query_heads, head_dim),
+    }
+    after = check(place, "attend", arguments, ["out"])
+    assert not after["counters"].any()  # ready for the next layer
+
+
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize("vocabulary", [16, 80, 1040])
+def test_choose_token_takes_the_largest_logit_and_moves_on(place, inputs, tokens, vocabulary):
+    arguments = _choice(place, inputs, tokens, inputs.normal(vocabulary, 96, scale=96**-0.5))
+    arguments["positions"] = inputs.integers(-1, 9, tokens)
+    after = check(place, "choose_token", arguments, ["logits", "positions"])
+    chosen = torch.where(arguments["positions"] < 0, -1, after["logits"].argmax(-1))
+    assert after["tokens"].tolist() == chosen.tolist()
+    assert not after["counter"].any()
+
+
+def test_choose_token_breaks_ties_by_the_lowest_id(place, inputs):
+    weights = inputs.normal(1, 96).repeat(64, 1)
+    arguments = _choice(place, inputs, 3, weights)
+    after = check(place, "choose_token", arguments, ["logits"])
+    assert after["tokens"].tolist() == [0, 0, 0]
+
+
+def test_choose_token_stops_a_row_without_logits(place, inputs):
+    """NaN must not become a token id: the next embed would read outside its table."""
+    arguments = _choice(place, inputs, 2, inputs.normal(64, 96))
+    arguments["x"][0] = math.nan
+    after = check(place, "choose_token", arguments, ["tokens", "positions"])
+    assert after["tokens"][0] == -1
+    assert after["positions"].tolist() == [-1, 1]
+
+
+def _choice(place, inputs, tokens, weights):
+    x, squares = inputs.normed(tokens, weights.shape[1])
+    return {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": weights,
+        "logits": inputs.unwritten(tokens, len(weights), dtype=torch.float32),
+        "tokens": inputs.zeros(tokens),
+        "positions": inputs.zeros(tokens),
+        "best": inputs.unwritten(
+            2 * tokens * place.ops.multiprocessor_count(), dtype=torch.float32
+        ),
+        "counter": inputs.zeros(1),
+    }
+
+
+def test_empty_batch_is_a_step_that_does_nothing(place, inputs):
+    x, squares = inputs.normed(0, 64)
+    weights, out = inputs.normal(16, 64), inputs.unwritten(0, 8)
+    place.ops.project_gate_up(x, squares, EPSILON, weights, out, place.stream)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"x": torch.zeros(2, 64)}, "x: dtype float32, expected bfloat16"),
+        ({"out": torch.zeros(3, 8).bfloat16()}, r"out: shape \(3, 8\), expected \(2, 8\)"),
+        ({"weights": torch.zeros(64, 16).bfloat16().T}, "weights: not contiguous"),
+        (
+            {"weights": torch.zeros(1025).bfloat16()[1:].view(16, 64)},
+            "weights: address is not a mult",
+        ),
+        ({"out": torch.zeros(2, 7).bfloat16()}, "out: 7 columns, need a multiple of 8"),
+    ],
+)
+def test_launcher_refuses_and_names_what_is_wrong(place, inputs, spoil, message):
+    x, squares = inputs.normed(2, 64)
+    arguments = {"x": x, "sum_squares": squares, "epsilon": EPSILON}
+    arguments |= {"weights": inputs.normal(16, 64), "out": inputs.unwritten(2, 8)}
+    arguments |= {name: value.to(place.device) for name, value in spoil.items()}
+    with pytest.raises(place.ops.KernelError, match=message):
+        place.ops.project_gate_up(**arguments, stream=place.stream)
+
+
+def test_more_tokens_than_a_step_holds_are_refused(place, inputs):
+    x, squares = inputs.normed(33, 64)
+    weights, out = inputs.normal(16, 64), inputs.unwritten(33, 8)
+    with pytest.raises(place.ops.KernelError, match="33 tokens, at most 32"):
+        place.ops.project_gate_up(x, squares, EPSILON, weights, out, place.stream)
