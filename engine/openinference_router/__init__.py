@@ -1,1 +1,1 @@
-"""The front door of a namespace: admit, queue, choose and retry; one Deployment for all services."""
+"""The front door of a namespace: admit, queue, choose, retry and resume, for all its services."""

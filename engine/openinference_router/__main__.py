@@ -1,0 +1,33 @@
+"""`python3 -m openinference_router`: read the settings, serve until told to stop."""
+
+import asyncio
+import sys
+
+from kubernetes.aio.config import ConfigException
+from pydantic import ValidationError
+
+from openinference_router import logs
+from openinference_router.server import serve
+from openinference_router.settings import Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for flaw in error.errors():
+            name = "_".join(str(part) for part in flaw["loc"]).upper()
+            print(f"OPENINFERENCE_ROUTER_{name}: {flaw['msg']}", file=sys.stderr)
+        return 2
+    logs.set_up()
+    code = 0
+    try:
+        asyncio.run(serve(settings))
+    except* (OSError, ConfigException) as errors:
+        print(f"the router cannot start: {errors.exceptions[0]}", file=sys.stderr)
+        code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

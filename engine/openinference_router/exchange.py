@@ -1,0 +1,63 @@
+"""A client's request as the router needs it: three fields read, the rest carried as it came.
+
+Only the top level of the JSON is parsed; values stay raw bytes, so a long prompt costs nothing
+and reaches the engine unchanged.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+import msgspec
+
+from openinference_router.errors import Refusal
+
+Fields = dict[str, msgspec.Raw]
+
+GENERATING = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Paths whose answer is drawn with a seed and may be a stream."""
+
+INTERNAL_FIELD = "openinference"
+
+_decode_fields = msgspec.json.Decoder(Fields).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class _Read(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+    seed: int | None = None
+
+
+_decode_read = msgspec.json.Decoder(_Read).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request; `fields` has a seed whenever the answer is drawn."""
+
+    path: str
+    model: str | None
+    is_stream: bool
+    fields: Fields
+
+    def body(self, internal: object | None = None) -> bytes:
+        """The request to an engine, with the internal field when one is given."""
+        if internal is None:
+            return _encode(self.fields)
+        return _encode(self.fields | {INTERNAL_FIELD: msgspec.Raw(_encode(internal))})
+
+
+def parse(path: str, body: bytes) -> Exchange:
+    """Raises Refusal 400 when `body` is not a JSON object with sane routing fields."""
+    try:
+        fields = _decode_fields(body)
+        read = _decode_read(body)
+    except msgspec.ValidationError as error:
+        raise Refusal(400, f"the request is malformed: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Refusal(400, f"the body is not JSON: {error}") from error
+    if INTERNAL_FIELD in fields:
+        raise Refusal(400, "the field is internal", parameter=INTERNAL_FIELD)
+    if path in GENERATING and read.seed is None:
+        fields["seed"] = msgspec.Raw(str(secrets.randbits(31)).encode())
+    return Exchange(path, read.model, bool(read.stream) and path in GENERATING, fields)

@@ -1,0 +1,93 @@
+"""Listening to one engine's `/load`: its heartbeat, its load and its notice of draining in one.
+
+A closed stream is opened again at once, then with growing pauses; meanwhile the group is not
+chosen. A group unheard for three seconds is dead, whatever its connections look like.
+"""
+
+import asyncio
+import logging
+
+import aiohttp
+import msgspec
+
+from openinference_router import sse
+from openinference_router.group import Group
+from openinference_router.service import Service
+from openinference_router.wire import LoadReport
+
+SILENT_SECONDS = 3.0
+MIN_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 1.0
+
+_REMEDIES = {
+    401: "refused the token: router and engine must have the same Secret openinference-token",
+    404: "has no /load: it is not an engine of this project",
+}
+
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+_decode = msgspec.json.Decoder(LoadReport).decode
+_log = logging.getLogger(__name__)
+
+
+class LoadWatch:
+    """Tells `service` what `group` reports, as long as `run` runs."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        service: Service,
+        group: Group,
+        headers: dict[str, str],
+    ) -> None:
+        self._session = session
+        self._service = service
+        self._group = group
+        self._headers = headers
+        self._pause_seconds = MIN_PAUSE_SECONDS
+        self._death: asyncio.TimerHandle | None = None
+        self._trouble = ""
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await self._listen()
+                self._service.disconnected(self._group)
+                await asyncio.sleep(self._pause_seconds)
+                self._pause_seconds = min(MAX_PAUSE_SECONDS, self._pause_seconds * 2)
+        finally:
+            if self._death is not None:
+                self._death.cancel()
+
+    async def _listen(self) -> None:
+        """Follow one connection to its end, whatever that is."""
+        url = f"{self._group.routed.address}/load"
+        try:
+            async with self._session.get(url, headers=self._headers, timeout=_TIMEOUT) as response:
+                response.raise_for_status()
+                self._group.connected()
+                splitter = sse.Splitter()
+                async for chunk in response.content.iter_any():
+                    for data in splitter.feed(chunk):
+                        self._heard(_decode(data))
+            self._note("closed")
+        except aiohttp.ClientResponseError as error:
+            self._note(_REMEDIES.get(error.status, f"answered {error.status}"))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._note(str(error) or type(error).__name__)
+
+    def _heard(self, report: LoadReport) -> None:
+        if self._death is not None:
+            self._death.cancel()
+        loop = asyncio.get_running_loop()
+        self._death = loop.call_later(SILENT_SECONDS, self._service.died, self._group)
+        self._pause_seconds = MIN_PAUSE_SECONDS
+        if self._trouble or self._group.load is None:
+            _log.info("group heard", extra={"group": self._group.id, "ready": report.ready})
+            self._trouble = ""
+        self._service.report(self._group, report)
+
+    def _note(self, trouble: str) -> None:
+        """Log a change of mind, not each attempt."""
+        if trouble != self._trouble:
+            _log.warning("group unheard", extra={"group": self._group.id, "reason": trouble})
+            self._trouble = trouble

@@ -1,0 +1,83 @@
+"""What Prometheus may ask. Labels are bounded: services come from the operator, codes from HTTP.
+
+Gauges are read from the live services at each scrape, so a deleted service leaves no series.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from openinference_router.service import Service
+from openinference_router.trace import Trace
+
+_ADDED_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+_HELD_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
+_LABELS = ("inference_namespace", "inference_service", "component")
+
+
+class Metrics:
+    """One registry per router."""
+
+    def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Gauges(namespace, services))
+        self._requests = Counter(
+            "openinference_router_requests",
+            "Requests ended, by service and status (499: the client went away)",
+            ("inference_service", "code"),
+            registry=self.registry,
+        )
+        self._retries = Counter(
+            "openinference_router_retries",
+            "Attempts that failed and were made again elsewhere or later",
+            ("inference_service",),
+            registry=self.registry,
+        )
+        self._added = Histogram(
+            "openinference_router_added_seconds",
+            "Time that the router itself adds to the first byte of an answer",
+            buckets=_ADDED_BUCKETS,
+            registry=self.registry,
+        )
+        self._held = Histogram(
+            "openinference_router_held_seconds",
+            "Time that requests waited here for a seat",
+            ("inference_service",),
+            buckets=_HELD_BUCKETS,
+            registry=self.registry,
+        )
+
+    def ended(self, trace: Trace) -> None:
+        self._requests.labels(trace.service, str(trace.code)).inc()
+        if trace.service:
+            self._held.labels(trace.service).observe(trace.held_seconds)
+        if trace.failures:
+            self._retries.labels(trace.service).inc(len(trace.failures))
+        elif trace.added_seconds is not None:
+            self._added.observe(trace.added_seconds)
+
+
+class _Gauges(Collector):
+    def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
+        self._namespace = namespace
+        self._services = services
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        waiting = GaugeMetricFamily(
+            "openinference_requests_waiting",
+            "Requests that wait in this process and nowhere else",
+            labels=_LABELS,
+        )
+        in_flight = GaugeMetricFamily(
+            "openinference_router_in_flight",
+            "Requests of this router inside engines",
+            labels=_LABELS,
+        )
+        for service in self._services():
+            labels = (self._namespace, service.name, "router")
+            waiting.add_metric(labels, service.held)
+            in_flight.add_metric(labels, sum(g.in_flight for g in service.groups.values()))
+        yield waiting
+        yield in_flight

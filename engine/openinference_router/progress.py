@@ -1,0 +1,111 @@
+"""How far one stream has come: what the client has seen, so that another replica can go on.
+
+A fold over the engine's events, pure. A retry is a resume of which nothing was said yet: the
+first event is kept back until tokens follow it, so a stream that dies before its first token
+starts afresh anywhere. After that the token ids said so far go to a group with an equal resume
+key, which folds them silently and goes on with the same id and time of creation.
+"""
+
+import msgspec
+
+from openinference_router import sse
+from openinference_router.errors import UNAVAILABLE, AttemptFailed
+from openinference_router.exchange import INTERNAL_FIELD
+
+MAX_KEPT_BACK_BYTES = 4096
+
+
+class _Internal(msgspec.Struct):
+    token_ids: dict[str, list[int]] = {}
+
+
+class _Identity(msgspec.Struct):
+    id: str
+    created: int
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    type: str | None = None
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_internal = msgspec.json.Decoder(_Internal).decode
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+_decode_error = msgspec.json.Decoder(_Error).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Progress:
+    """The state of one stream over all its attempts; `tracks_tokens` when it may be resumed."""
+
+    def __init__(self, *, tracks_tokens: bool) -> None:
+        self._tracks_tokens = tracks_tokens
+        self._identity: _Identity | None = None
+        self._token_ids: dict[str, list[int]] = {}
+        self._kept_back = b""
+        self.has_begun = False
+        """The client has seen a part of the answer."""
+        self.is_complete = False
+
+    def internal(self) -> object | None:
+        """The internal field of the next attempt's request."""
+        if not self._tracks_tokens:
+            return None
+        if self._identity is None or not self.has_begun:
+            return {"stream_token_ids": True}
+        resume = {
+            "id": self._identity.id,
+            "created": self._identity.created,
+            "token_ids": self._token_ids,
+        }
+        return {"stream_token_ids": True, "resume": resume}
+
+    def restart(self) -> None:
+        """Forget what a failed attempt said that the client has not seen."""
+        self._kept_back = b""
+        if not self.has_begun:
+            self._identity = None
+
+    def absorb(self, data: bytes) -> bytes:
+        """Fold one event's data; returns the events for the client, perhaps none.
+
+        Raises AttemptFailed when the event says or shows that this attempt is over.
+        """
+        if data == sse.DONE:
+            self.is_complete = True
+            return self._release(sse.event(data))
+        try:
+            return self._absorb_chunk(data)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise AttemptFailed(f"sent an event that is not a chunk: {error}") from error
+
+    def _absorb_chunk(self, data: bytes) -> bytes:
+        fields = _decode_fields(data)
+        if "error" in fields:
+            return self._absorb_error(fields["error"], data)
+        internal = fields.pop(INTERNAL_FIELD, None)
+        if not self._tracks_tokens:
+            return self._release(sse.event(data if internal is None else _encode(fields)))
+        if self._identity is None:
+            self._identity = _decode_identity(data)
+        said = _decode_internal(internal).token_ids if internal is not None else {}
+        for choice, ids in said.items():
+            self._token_ids.setdefault(choice, []).extend(ids)
+        event = sse.event(_encode(fields))
+        if self.has_begun or any(said.values()) or len(self._kept_back) > MAX_KEPT_BACK_BYTES:
+            return self._release(event)
+        self._kept_back += event
+        return b""
+
+    def _absorb_error(self, raw: msgspec.Raw, data: bytes) -> bytes:
+        error = _decode_error(raw)
+        if error.type == UNAVAILABLE:
+            raise AttemptFailed(f"ended the stream: {error.message}", is_broken=False)
+        self.is_complete = True
+        return self._release(sse.event(data))
+
+    def _release(self, event: bytes) -> bytes:
+        self.has_begun = True
+        released, self._kept_back = self._kept_back + event, b""
+        return released

@@ -1,0 +1,193 @@
+"""One client request from its first byte to its last: parse, wait for a seat, attempt, repeat.
+
+A request fails only when its budgets are spent: waiting (service), retries (service), failures of
+its own. A retry and a resume are one loop here; what was already said decides (`progress`) where
+the next attempt may run. Cancelled when the client goes away, which frees place, seat and engine.
+"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import aiohttp
+from aiohttp import web
+
+from openinference_router import exchange
+from openinference_router.budgets import Spent
+from openinference_router.choice import Wish
+from openinference_router.errors import AttemptFailed, Refusal, unavailable
+from openinference_router.exchange import Exchange
+from openinference_router.group import Group
+from openinference_router.progress import Progress
+from openinference_router.reply import Reply
+from openinference_router.service import Service
+from openinference_router.trace import REQUEST_ID_HEADER, TRACE, Trace
+from openinference_router.upstream import Upstream, open_upstream
+from openinference_router.waiting import Rank, Ticket
+from openinference_router.wire import TOKEN_HEADER
+
+MAX_BROKEN_ATTEMPTS = 5
+"""A request that saw so many groups break may be what breaks them."""
+
+RESUME_HEADER = "x-openinference-resume"
+"""`off`: a client that prefers a cut stream, and the control runs of our own tests."""
+
+GROUP_HEADER = "x-openinference-group"
+REVISION_HEADER = "x-openinference-revision"
+
+
+@dataclass(slots=True)
+class Call:
+    """One request under way: what it is, how far it came, what befell it."""
+
+    exchange: Exchange
+    service: Service
+    progress: Progress
+    reply: Reply
+    trace: Trace
+    rank: Rank
+    wish: Wish
+    waited: Spent | None = None
+    broken: int = 0
+
+
+class Proxy:
+    """Serves the generating endpoints; `select` finds the service of a Host and a model."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        select: Callable[[str, str | None], Service],
+        token: str | None,
+        *,
+        keep_alive_seconds: float,
+        stall_timeout_seconds: float,
+    ) -> None:
+        self._session = session
+        self._select = select
+        self._token_header = {TOKEN_HEADER: token} if token else {}
+        self._keep_alive_seconds = keep_alive_seconds
+        self._stall_timeout_seconds = stall_timeout_seconds
+        self._arrivals = itertools.count()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        trace = request[TRACE]
+        reply = Reply(request, {REQUEST_ID_HEADER: trace.request_id})
+        try:
+            await self._serve(await self._begin(request, reply, trace))
+        except Refusal as refusal:
+            trace.code = refusal.status
+            await reply.refuse(refusal)
+        return reply.response
+
+    async def _begin(self, request: web.Request, reply: Reply, trace: Trace) -> Call:
+        asked = exchange.parse(request.path, await request.read())
+        service = self._select(request.host, asked.model)
+        trace.service, trace.model = service.name, service.routing.model
+        trace.is_stream = asked.is_stream
+        may_resume = self._token_header and request.headers.get(RESUME_HEADER) != "off"
+        return Call(
+            exchange=asked,
+            service=service,
+            progress=Progress(tracks_tokens=asked.is_stream and bool(may_resume)),
+            reply=reply,
+            trace=trace,
+            rank=(0, next(self._arrivals)),
+            wish=Wish(draw=random.random()),  # noqa: S311  spreads load, guards nothing
+        )
+
+    async def _serve(self, call: Call) -> None:
+        """Attempt until the answer is whole. Raises Refusal when a budget is spent."""
+        with call.service.open_request():
+            while (failure := await self._try_once(call)) is not None:
+                call.trace.failures.append(failure.reason)
+                self._allow_another(call, failure)
+
+    async def _try_once(self, call: Call) -> AttemptFailed | None:
+        """Wait for a seat and attempt there; None when the answer is whole."""
+        ticket = call.service.enter(call.rank, call.wish, call.waited)
+        try:
+            group = await self._seat(call, ticket)
+            return await self._attempt(call, group)
+        finally:
+            call.service.leave(ticket)
+
+    async def _seat(self, call: Call, ticket: Ticket) -> Group:
+        started_at = time.monotonic()
+        while (group := await call.service.wait(ticket, self._keep_alive_seconds)) is None:
+            if call.exchange.is_stream:
+                await call.reply.keep_alive()
+        call.waited = call.service.waited(ticket)
+        call.trace.held_seconds += time.monotonic() - started_at
+        return group
+
+    async def _attempt(self, call: Call, group: Group) -> AttemptFailed | None:
+        call.trace.groups.append(group.id)
+        call.reply.headers[GROUP_HEADER] = group.id
+        call.reply.headers[REVISION_HEADER] = group.routed.revision
+        try:
+            async with group.attempt() as life:
+                await self._relay(call, group, life)
+        except AttemptFailed as failure:
+            call.service.attempt_failed(group, is_broken=failure.is_broken)
+            if call.progress.is_complete:
+                return None
+            call.progress.restart()
+            call.wish = replace(
+                call.wish,
+                avoid=call.wish.avoid | {group.id},
+                resume_key=group.resume_key if call.progress.has_begun else None,
+            )
+            return failure
+        group.succeeded()
+        return None
+
+    async def _relay(self, call: Call, group: Group, life: asyncio.Timeout) -> None:
+        asked_at = time.monotonic()
+        upstream = await open_upstream(
+            self._session,
+            group.routed.address + call.exchange.path,
+            call.trace.headers | self._token_header,
+            call.exchange.body(call.progress.internal()),
+        )
+        try:
+            if upstream.is_stream:
+                await self._relay_stream(call, upstream, life, asked_at)
+            else:
+                answer = await upstream.answer()
+                call.trace.answered(answer.status, engine_seconds=time.monotonic() - asked_at)
+                await call.reply.whole(answer.status, answer.headers, answer.body)
+        finally:
+            upstream.close()
+
+    async def _relay_stream(
+        self, call: Call, upstream: Upstream, life: asyncio.Timeout, asked_at: float
+    ) -> None:
+        """Pass events on as they come. What is absorbed is written before the next is looked at."""
+        while (batch := await upstream.events()) is not None:
+            now = time.monotonic()
+            life.reschedule(now + self._stall_timeout_seconds)
+            for data in batch:
+                events = call.progress.absorb(data)
+                if events:
+                    call.trace.answered(200, engine_seconds=now - asked_at)
+                    await call.reply.write(events)
+            if call.progress.is_complete:
+                await call.reply.end()
+        if not call.progress.is_complete:
+            raise AttemptFailed("closed its stream before the end")
+
+    def _allow_another(self, call: Call, failure: AttemptFailed) -> None:
+        """Raises Refusal unless the request may be attempted once more."""
+        call.broken += failure.is_broken
+        if call.progress.has_begun and not call.wish.resume_key:
+            raise unavailable("the replica was lost and the stream cannot resume", code="cut")
+        if call.broken >= MAX_BROKEN_ATTEMPTS:
+            raise unavailable(
+                f"{call.broken} replicas failed; the last one {failure.reason}", code="gave_up"
+            )
+        if not call.service.may_retry():
+            raise unavailable("too many requests are being retried", code="retry_budget")

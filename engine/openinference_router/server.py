@@ -1,0 +1,110 @@
+"""The router process: start both listeners, follow the routing, and leave without cutting anybody.
+
+Start and stop are one function each way (`async with`), so what was opened is closed in order.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+
+from openinference_router.app import client_app, internal_app
+from openinference_router.configmaps import RoutingWatch, cluster_api
+from openinference_router.metrics import Metrics
+from openinference_router.proxy import Proxy
+from openinference_router.router import Router
+from openinference_router.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then drain."""
+    token = settings.token()
+    async with _engine_session() as session:
+        router = Router(session, name=settings.pod_name, namespace=settings.namespace, token=token)
+        proxy = Proxy(
+            session,
+            router.select,
+            token,
+            keep_alive_seconds=settings.keep_alive_seconds,
+            stall_timeout_seconds=settings.stall_timeout_seconds,
+        )
+        metrics = Metrics(settings.namespace, router.services)
+        clients = client_app(router, proxy, metrics, settings.max_body_bytes)
+        internal = internal_app(router, metrics, token)
+        async with (
+            _listening(internal, settings.host, settings.internal_port, farewell_seconds=0.1),
+            _listening(clients, settings.host, settings.client_port, farewell_seconds=5) as site,
+            _following(router, settings.namespace),
+        ):
+            _log.info("router started", extra={"namespace": settings.namespace})
+            await _termination()
+            await _drain(router, site, settings)
+            await router.close()
+    _log.info("router ended")
+
+
+async def _drain(router: Router, site: web.TCPSite, settings: Settings) -> None:
+    """Say so, wait until nobody comes any more, close the door, let those inside finish."""
+    _log.info("router drains", extra={"open": router.open_requests})
+    router.drain()
+    await asyncio.sleep(settings.endpoint_pause_seconds)
+    await site.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settings.drain_timeout_seconds):
+            await router.idle()
+    _log.info("router drained", extra={"cut": router.open_requests})
+
+
+def _engine_session() -> aiohttp.ClientSession:
+    """Connections to engines: as many as there are requests, kept a little, never through a proxy.
+
+    Names are looked up again after a second: a replica that restarts has a new address.
+    """
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=1, keepalive_timeout=30)
+    return aiohttp.ClientSession(connector=connector, auto_decompress=False)
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    app: web.Application, host: str, port: int, *, farewell_seconds: float
+) -> AsyncIterator[web.TCPSite]:
+    """Accept connections; at the end, handlers get `farewell_seconds` to write their last bytes."""
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=farewell_seconds
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield site
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _following(router: Router, namespace: str) -> AsyncIterator[None]:
+    async def follow() -> None:
+        async with cluster_api() as api:
+            async for routings in RoutingWatch(api, namespace).snapshots():
+                router.apply(routings)
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(follow(), name="routing")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def _termination() -> None:
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()

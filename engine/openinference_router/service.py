@@ -1,0 +1,194 @@
+"""One InferenceService at this router: its groups, its line, and the seats it hands out.
+
+Synchronous but for `wait`: every change (a request, a freed seat, a report, new routing) ends in
+`_dispatch`, which gives seats to the first in line while there is room. Knows nothing of HTTP.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudget, Spent
+from openinference_router.choice import Wish, choose
+from openinference_router.errors import overloaded, unavailable
+from openinference_router.group import Group
+from openinference_router.waiting import Rank, Ticket, WaitingLine
+from openinference_router.wire import LoadReport, Routing, ServiceState
+
+TIMER_SLACK_SECONDS = 0.001  # a timer may fire this early
+
+
+class Service:
+    """Owned by the router; `changed` is called after each change that `/state` shows."""
+
+    def __init__(
+        self, routing: Routing, clock: Callable[[], float], changed: Callable[[], None]
+    ) -> None:
+        self.routing = routing
+        self.groups: dict[str, Group] = {}
+        self.open_requests = 0
+        self._retries = RetryBudget(clock())
+        self._is_removed = False
+        self._clock = clock
+        self._changed = changed
+        self._line = WaitingLine()
+        self._capacity = CapacityClock(clock())
+        self.route(routing)
+
+    @property
+    def name(self) -> str:
+        return self.routing.service
+
+    @property
+    def held(self) -> int:
+        """Requests that wait here."""
+        return len(self._line)
+
+    def state(self) -> ServiceState:
+        return ServiceState(
+            generation=self.routing.generation,
+            held=self.held,
+            groups={group.id: group.state() for group in self.groups.values()},
+        )
+
+    # What the operator and the engines say.
+
+    def route(self, routing: Routing) -> None:
+        """Take over new routing; a group keeps what is known of it while its address stays."""
+        before, self.groups = self.groups, {}
+        for routed in routing.groups:
+            group = before.get(routed.id)
+            if group is None or group.routed.address != routed.address:
+                group = Group(routed)
+            group.routed = routed
+            self.groups[routed.id] = group
+        self.routing = routing
+        self._dispatch()
+
+    def remove(self) -> None:
+        """The service is gone: whoever waits is refused, what runs may finish."""
+        self._is_removed = True
+        for ticket in self._line:
+            ticket.granted.set()
+
+    def report(self, group: Group, load: LoadReport) -> None:
+        group.report(load, self._clock())
+        self._dispatch()
+
+    def disconnected(self, group: Group) -> None:
+        group.disconnected()
+        self._dispatch()
+
+    def died(self, group: Group) -> None:
+        group.died()
+        self._dispatch()
+
+    def attempt_failed(self, group: Group, *, is_broken: bool) -> None:
+        """Eject a group that broke; one that declined is asked again after its next report."""
+        if is_broken:
+            group.failed(self._clock())
+        else:
+            group.disconnected()
+        self._dispatch()
+
+    # What requests ask.
+
+    @contextlib.contextmanager
+    def open_request(self) -> Iterator[None]:
+        """A request from its arrival to its end; pays into the retry budget."""
+        self._retries.earn()
+        self.open_requests += 1
+        try:
+            yield
+        finally:
+            self.open_requests -= 1
+            self._changed()
+
+    def may_retry(self) -> bool:
+        """Take one retry out of the budget; False when it is spent."""
+        return self._retries.spend(self.open_requests, self._clock())
+
+    def enter(self, rank: Rank, wish: Wish, waited: Spent | None = None) -> Ticket:
+        """A seat if there is room and nobody waits, else a place in line; `leave` gives back both.
+
+        Raises Refusal 429 when the line is full. Whoever returns after a failed attempt says how
+        long it has `waited` so far: it was admitted before and always gets in.
+        """
+        reading = self._capacity.read(self._clock())
+        ticket = Ticket(rank, wish, reading.since(waited or NOTHING_SPENT))
+        self._line.enter(ticket)
+        self._dispatch()
+        limit = self.routing.queue.max_requests
+        if ticket.is_in_line and len(self._line) > limit and waited is None:
+            self.leave(ticket)
+            raise overloaded(f"{limit} requests wait for '{self.name}' already", code="queue_full")
+        return ticket
+
+    async def wait(self, ticket: Ticket, beat_seconds: float) -> Group | None:
+        """The group that has a seat for `ticket`; None when a beat passed without.
+
+        Raises Refusal when a waiting budget is spent (429 behind others, 503 without capacity).
+        """
+        if ticket.group is not None:
+            return ticket.group
+        patience_seconds = self._patience_seconds(ticket)
+        try:
+            async with asyncio.timeout(min(beat_seconds, patience_seconds)):
+                await ticket.granted.wait()
+        except TimeoutError:
+            self._patience_seconds(ticket)  # raises when it was not just the beat
+            return None
+        if self._is_removed:
+            raise unavailable(f"service '{self.name}' was deleted", code="service_deleted")
+        return ticket.group
+
+    def waited(self, ticket: Ticket) -> Spent:
+        """How long `ticket` has waited, if it got its seat now."""
+        return self._capacity.read(self._clock()).since(ticket.waiting_since)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give back the seat or the place in line, whichever `ticket` holds."""
+        if ticket.is_in_line:
+            self._line.leave(ticket)
+        ticket.release()
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        self._capacity.set(any(g.is_admitted for g in self.groups.values()), self._clock())
+        for ticket in self._line:
+            group = choose(self.groups.values(), ticket.wish)
+            if group is not None:
+                self._line.leave(ticket)
+                ticket.grant(group)
+            elif ticket.wish.resume_key is None:
+                break  # no room for anybody; one that needs a special group lets others pass
+        self._changed()
+
+    def _patience_seconds(self, ticket: Ticket) -> float:
+        """How much longer `ticket` may wait, as things are now. Raises Refusal when not at all."""
+        spent = self.waited(ticket)
+        queue = self.routing.queue
+        if ticket.wish.resume_key is not None:
+            left = queue.cold_start_timeout_seconds - spent.cold - spent.contended
+            refusal = unavailable("no replica is left that could go on with this stream")
+            if self._is_hopeless(ticket.wish):
+                raise refusal
+        elif self._capacity.has_capacity:
+            left = queue.contended_timeout_seconds - spent.contended
+            refusal = overloaded(
+                f"no replica of '{self.name}' had room in {queue.contended_timeout_seconds:g} s",
+                code="queue_timeout",
+            )
+        else:
+            left = queue.cold_start_timeout_seconds - spent.cold
+            refusal = unavailable(
+                f"no replica of '{self.name}' was ready in {queue.cold_start_timeout_seconds:g} s"
+            )
+        if left < TIMER_SLACK_SECONDS:
+            raise refusal
+        return left
+
+    def _is_hopeless(self, wish: Wish) -> bool:
+        """Every group has told its resume key, and none is the wanted one."""
+        groups = self.groups.values()
+        return bool(groups) and all(g.resume_key not in ("", wish.resume_key) for g in groups)

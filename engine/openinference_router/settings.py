@@ -1,0 +1,42 @@
+"""What the router is told from outside: environment variables `OPENINFERENCE_ROUTER_*`.
+
+Read once in `__main__`, immutable after. Everything about services and engines comes from the
+routing ConfigMaps instead, so that a change there needs no restart.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One router pod. Durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="OPENINFERENCE_ROUTER_", frozen=True)
+
+    namespace: str = Field(default="default", min_length=1)
+    """The namespace whose routing ConfigMaps are served."""
+    pod_name: str = Field(default="router", min_length=1)
+    """How this router signs its `/state`."""
+    token_file: Path | None = None
+    """Holds the namespace token. Without it engines must be open and a cut stream cannot resume."""
+
+    host: str = "0.0.0.0"  # noqa: S104  a pod listens to its network; NetworkPolicies say who may
+    client_port: int = 8080
+    internal_port: int = 8081
+
+    max_body_bytes: int = Field(default=16 * 2**20, gt=0)
+    """A larger request body is refused with 413."""
+    keep_alive_seconds: float = Field(default=5.0, gt=0)
+    """A stream that waits this long for a seat gets a comment, again and again."""
+    stall_timeout_seconds: float = Field(default=60.0, gt=0)
+    """A begun stream that says nothing for so long counts as cut; a resume follows."""
+    endpoint_pause_seconds: float = Field(default=5.0, ge=0)
+    """After SIGTERM connections are accepted this long: endpoints change with a delay."""
+    drain_timeout_seconds: float = Field(default=600.0, ge=0)
+    """After the pause, open requests get this long to finish."""
+
+    def token(self) -> str | None:
+        """The namespace token, None without a file. Raises OSError when it cannot be read."""
+        return self.token_file.read_text().strip() if self.token_file else None

@@ -1,0 +1,86 @@
+"""What befell one request: the line of the access log and the source of the request metrics.
+
+Prompts, answers and credentials are never here. `request_id` and `traceparent` come from the
+client where they are well-formed, else they are made here, and go on to the engine.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+REQUEST_ID_HEADER = "x-request-id"
+
+_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(slots=True)
+class Trace:
+    """Times in seconds of the monotonic clock."""
+
+    path: str
+    request_id: str
+    traceparent: str
+    service: str = ""
+    model: str = ""
+    is_stream: bool = False
+    code: int = 0
+    groups: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    held_seconds: float = 0.0
+    added_seconds: float | None = None
+    """Spent in the router itself until the first byte: neither held nor waiting for an engine."""
+    arrived_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What engines are told of it."""
+        return {
+            "Content-Type": "application/json",
+            REQUEST_ID_HEADER: self.request_id,
+            "traceparent": self.traceparent,
+        }
+
+    def answered(self, code: int, engine_seconds: float) -> None:
+        """The first byte of an answer is there, `engine_seconds` after it was asked for."""
+        if self.added_seconds is None:
+            self.code = code
+            passed = time.monotonic() - self.arrived_at
+            self.added_seconds = passed - self.held_seconds - engine_seconds
+
+    def line(self) -> dict[str, object]:
+        """Fields of the access log."""
+        return {
+            "requestId": self.request_id,
+            "traceparent": self.traceparent,
+            "path": self.path,
+            "service": self.service,
+            "model": self.model,
+            "stream": self.is_stream,
+            "code": self.code,
+            "groups": self.groups,
+            "failures": self.failures,
+            "heldSeconds": round(self.held_seconds, 4),
+            "durationSeconds": round(time.monotonic() - self.arrived_at, 4),
+        }
+
+
+TRACE = web.RequestKey("trace", Trace)
+
+
+def start_trace(path: str, headers: Mapping[str, str]) -> Trace:
+    request_id = headers.get(REQUEST_ID_HEADER, "")
+    traceparent = headers.get("traceparent", "")
+    return Trace(
+        path=path,
+        request_id=request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
+        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else _new_traceparent(),
+    )
+
+
+def _new_traceparent() -> str:
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
