@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo demo-down test e2e lint format cluster-up cluster-down clean
+.PHONY: help install demo demo-down test e2e lint format build-cuda cluster-up cluster-down clean
 
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ lint: install  ## ruff, mypy --strict, import contracts
 format: install  ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+build-cuda: install  ## Compile the CUDA kernels; needs no GPU (nvcc comes from PyPI)
+	$(UV) pip install --python $(BIN)/python -c constraints.txt --group cuda
+	OPENINFERENCE_NATIVE=cuda $(UV) pip install --python $(BIN)/python --no-deps \
+		--no-build-isolation --reinstall-package openinferencev2 -e .
 
 cluster-up: install  ## Start or repair the local Kubernetes
 	$(BIN)/python -m e2e.cluster up
