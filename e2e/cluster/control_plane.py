@@ -1,7 +1,8 @@
 """The command lines of the control plane: etcd, API server, controllers, scheduler.
 
-Pure: from addresses and certificates to `Daemon`s. All of it runs in the first node's network
-namespace, so the usual ports are free whatever the host runs.
+From addresses to `Daemon`s; nothing is started here, only certificates are made where they are
+first asked for. All of it runs in the first node's network namespace, so the usual ports are
+free whatever the host runs.
 """
 
 from collections.abc import Iterator

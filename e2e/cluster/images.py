@@ -42,7 +42,7 @@ def load(node: int, names: Sequence[str]) -> None:
     """Import the empty tree under each of the names into a node."""
     layer = _tar(_tree())
     for reference in names:
-        _import(node, reference, layer, _settings(reference))
+        _import(node, reference, layer, settings(reference))
 
 
 def archive(reference: str, layer: bytes, settings: dict[str, object]) -> bytes:
@@ -63,7 +63,7 @@ def archive(reference: str, layer: bytes, settings: dict[str, object]) -> bytes:
     )
 
 
-def _settings(reference: str) -> dict[str, object]:
+def settings(reference: str) -> dict[str, object]:
     path = f"{places.interpreter()}/bin:/usr/local/bin:/usr/bin:/bin"
     return {
         "User": str(USER_ID),

@@ -41,9 +41,8 @@ class KindProvider:
         _require_nodes(nodes)
         self.load(["dev"])
         with step("Prometheus"):
-            first = f"{CLUSTER}-control-plane"
-            engine = "openinference/engine:dev"
-            manifests.apply(manifests.prometheus(_PROMETHEUS, engine, first_node=first))
+            home, python = home_node(_node_names()), "openinference/engine:dev"
+            manifests.apply(manifests.prometheus(_PROMETHEUS, python, first_node=home))
             kubectl.wait_for_rollout("monitoring", "prometheus", timeout_seconds=300)
 
     def load(self, tags: Sequence[str]) -> None:
@@ -63,8 +62,7 @@ class KindProvider:
         )
 
     def parts(self) -> list[Part]:
-        names = run(*_kind("get", "nodes"), environment=_path()).split()
-        return [_part(name) for name in names]
+        return [_part(name) for name in _node_names()]
 
     def down(self) -> None:
         with step("Removing the cluster"):
@@ -88,6 +86,16 @@ class KindProvider:
                 environment=_path(),
                 timeout_seconds=900,
             )
+
+
+def home_node(names: Sequence[str]) -> str:
+    """The node for what must outlive a drain: with workers, kind lets none of it on the first."""
+    workers = sorted(name for name in names if "worker" in name)
+    return workers[0] if workers else names[0]
+
+
+def _node_names() -> list[str]:
+    return run(*_kind("get", "nodes"), environment=_path()).split()
 
 
 def _kind(*words: str) -> tuple[str, ...]:
@@ -128,7 +136,7 @@ def _build(part: str, references: Sequence[str]) -> None:
 
 
 def _require_nodes(nodes: int) -> None:
-    present = len(run(*_kind("get", "nodes"), environment=_path()).split())
+    present = len(_node_names())
     if present < nodes:
         raise ClusterError(
             f"The kind cluster has {present} nodes and cannot grow to {nodes}; run `down` first."

@@ -1,7 +1,7 @@
 """The command lines and configuration of a node's daemons: containerd, kubelet, kube-proxy.
 
-Pure, like `control_plane`. Each node has its own copy of all three below its own folder, and a
-settings file is written in JSON, which is YAML to its reader.
+Like `control_plane`, it describes and starts nothing. Each node has its own copy of all three
+below its own folder; settings files are written in JSON, which is YAML to their readers.
 """
 
 import json

@@ -1,0 +1,86 @@
+"""What a user hears before anything is started."""
+
+from dataclasses import replace
+
+import pytest
+
+from e2e.cluster.errors import UnsupportedMachine
+from e2e.cluster.preflight import BUILD_BYTES, RUN_BYTES, Machine, check, choose, obstacles
+from e2e.cluster.provider import ProviderName
+
+CAPABLE = Machine(
+    is_linux=True,
+    is_root=True,
+    docker_answers=False,
+    can_make_namespaces=True,
+    has_bridge_filter=True,
+    has_apt=True,
+    missing_packages=(),
+    free_bytes=100 * 2**30,
+    is_built=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (CAPABLE, ProviderName.EMBEDDED),
+        (replace(CAPABLE, docker_answers=True), ProviderName.KIND),
+        (replace(CAPABLE, docker_answers=True, is_root=False), ProviderName.KIND),
+        (replace(CAPABLE, docker_answers=True, is_linux=False), ProviderName.KIND),
+    ],
+    ids=["root", "root with Docker", "a user with Docker", "a Mac with Docker"],
+)
+def test_docker_is_preferred_and_root_on_linux_is_the_other_way(machine, expected):
+    assert choose(ProviderName.AUTO, machine) is expected
+
+
+def test_a_wish_is_respected():
+    machine = replace(CAPABLE, docker_answers=True)
+
+    assert choose(ProviderName.EMBEDDED, machine) is ProviderName.EMBEDDED
+
+
+@pytest.mark.parametrize("change", [{"is_root": False}, {"is_linux": False}])
+def test_without_docker_and_root_the_message_names_both_remedies(change):
+    with pytest.raises(UnsupportedMachine, match="start Docker, or run the command as root"):
+        choose(ProviderName.AUTO, replace(CAPABLE, **change))
+
+
+def test_a_capable_machine_has_no_obstacles():
+    check(ProviderName.EMBEDDED, CAPABLE)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"is_linux": False}, "start Docker to use kind"),
+        ({"is_root": False}, "run the command as root"),
+        ({"can_make_namespaces": False}, "--privileged"),
+        ({"has_bridge_filter": False}, "modprobe br_netfilter"),
+        ({"missing_packages": ("runc",), "has_apt": False}, "packages are missing: runc"),
+        ({"free_bytes": 2 * 2**30}, "needs 7 GiB .* there are 2.0"),
+    ],
+)
+def test_each_obstacle_is_one_sentence_with_its_remedy(change, remedy):
+    with pytest.raises(UnsupportedMachine, match=remedy) as caught:
+        check(ProviderName.EMBEDDED, replace(CAPABLE, **change))
+
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_packages_are_no_obstacle_where_apt_can_install_them():
+    machine = replace(CAPABLE, missing_packages=("runc",))
+
+    assert list(obstacles(ProviderName.EMBEDDED, machine)) == []
+
+
+def test_a_built_cluster_needs_less_disk():
+    assert replace(CAPABLE, is_built=True).needed_bytes == RUN_BYTES
+    assert CAPABLE.needed_bytes == RUN_BYTES + BUILD_BYTES
+
+
+def test_kind_without_docker_says_what_to_do():
+    with pytest.raises(UnsupportedMachine, match="start Docker"):
+        check(ProviderName.KIND, CAPABLE)
