@@ -1,0 +1,209 @@
+"""The only module that talks to the API server: one call per function, errors as our own.
+
+Objects are plain dicts. Writes go through server-side apply with one field manager, except the
+creation of what is written once. `force` is only for objects that are known to be ours: there it
+repairs what somebody edited; over an object of somebody else it would be theft.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from openinference_operator import names
+from openinference_operator.errors import AlreadyExists, ApiError, Conflict, NotFound
+from openinference_operator.metrics import API_CALLS
+from openinference_operator.operations import Reference
+from openinference_operator.store import Object
+
+TIMEOUT_SECONDS = 15.0
+PAGE_SIZE = 500
+APPLY_PATCH = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where a kind of object lives in the API."""
+
+    api_version: str
+    plural: str
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """The path of a collection or of one object."""
+        root = "/api" if "/" not in self.api_version else "/apis"
+        parts = [root, self.api_version]
+        if namespace:
+            parts += ["namespaces", namespace]
+        return "/".join([*parts, self.plural, name] if name else [*parts, self.plural])
+
+
+RESOURCES: Mapping[str, Resource] = {
+    names.KIND: Resource(f"{names.API_GROUP}/{names.API_VERSION}", names.PLURAL),
+    "StatefulSet": Resource("apps/v1", "statefulsets"),
+    "ControllerRevision": Resource("apps/v1", "controllerrevisions"),
+    "Deployment": Resource("apps/v1", "deployments"),
+    "Service": Resource("v1", "services"),
+    "ConfigMap": Resource("v1", "configmaps"),
+    "ServiceAccount": Resource("v1", "serviceaccounts"),
+    "Secret": Resource("v1", "secrets"),
+    "Pod": Resource("v1", "pods"),
+    "Event": Resource("v1", "events"),
+    "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
+    "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "Lease": Resource("coordination.k8s.io/v1", "leases"),
+}
+
+
+class Cluster:
+    """A connection to the API server."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @staticmethod
+    async def connect() -> "Cluster":
+        """Connect as the pod's ServiceAccount, or as KUBECONFIG says outside of a cluster."""
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        except config.ConfigException:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration
+            )
+        return Cluster(client.ApiClient(configuration))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object:
+        """Read one object. Raises NotFound."""
+        return await self._call("GET", kind, namespace, name)
+
+    async def list_all(
+        self, kind: str, namespace: str, label_selector: str
+    ) -> AsyncIterator[Object]:
+        """All objects of a kind, page by page; an empty namespace means every one."""
+        query = {"limit": str(PAGE_SIZE), "labelSelector": label_selector}
+        while True:
+            page = await self._call("GET", kind, namespace, query=query)
+            for item in page["items"]:
+                yield {"kind": kind, **item}
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return
+
+    async def create(self, manifest: Mapping[str, Any]) -> Object:
+        """Create an object. Raises AlreadyExists."""
+        kind, namespace = manifest["kind"], manifest["metadata"]["namespace"]
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._call("POST", kind, namespace, query=query, body=manifest)
+
+    async def replace(self, manifest: Mapping[str, Any]) -> Object:
+        """Replace an object in the version that the manifest names. Raises Conflict."""
+        metadata = manifest["metadata"]
+        return await self._call(
+            "PUT", manifest["kind"], metadata["namespace"], metadata["name"], body=manifest
+        )
+
+    async def apply(
+        self, manifest: Mapping[str, Any], *, force: bool, subresource: str = ""
+    ) -> Object:
+        """Server-side apply. Without `force`, raises Conflict over a field of somebody else."""
+        metadata = manifest["metadata"]
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true" if force else "false"}
+        return await self._call(
+            "PATCH",
+            manifest["kind"],
+            metadata["namespace"],
+            metadata["name"],
+            subresource=subresource,
+            query=query,
+            body=manifest,
+            content_type=APPLY_PATCH,
+        )
+
+    async def annotate(self, reference: Reference, annotations: Mapping[str, str]) -> Object:
+        """Set annotations of exactly this version of an object. Raises Conflict."""
+        metadata = {
+            "uid": reference.uid,
+            "resourceVersion": reference.resource_version,
+            "annotations": dict(annotations),
+        }
+        return await self._call(
+            "PATCH",
+            reference.kind,
+            reference.namespace,
+            reference.name,
+            query={"fieldManager": names.FIELD_MANAGER},
+            body={"metadata": metadata},
+            content_type=MERGE_PATCH,
+        )
+
+    async def delete(self, reference: Reference) -> Object:
+        """Delete exactly this version of an object, after what it owns. Raises Conflict."""
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Foreground",
+            "preconditions": {
+                "uid": reference.uid,
+                "resourceVersion": reference.resource_version,
+            },
+        }
+        return await self._call(
+            "DELETE", reference.kind, reference.namespace, reference.name, body=options
+        )
+
+    async def _call(
+        self,
+        method: str,
+        kind: str,
+        namespace: str,
+        name: str = "",
+        *,
+        subresource: str = "",
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        path = RESOURCES[kind].path(namespace, name)
+        request = await self._api.param_serialize(
+            method,
+            f"{path}/{subresource}" if subresource else path,
+            query_params=list((query or {}).items()),
+            header_params={"Content-Type": content_type, "Accept": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        status, payload = await self._exchange(request)
+        API_CALLS.labels(verb=method, kind=kind, code=str(status)).inc()
+        if 200 <= status < 300:
+            return payload
+        raise _error(status, payload, f"{method} {kind} {namespace}/{name}")
+
+    async def _exchange(self, request: tuple[Any, ...]) -> tuple[int, dict[str, Any]]:
+        method, url, headers, body, _ = request
+        try:
+            response = await self._api.call_api(
+                method, url, headers, body, _request_timeout=TIMEOUT_SECONDS
+            )
+            payload: dict[str, Any] = json.loads(await response.response.read())
+            return response.status, payload
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return 0, {"message": f"the API server does not answer: {error!r}"}
+
+
+def _error(status: int, payload: Mapping[str, Any], call: str) -> ApiError:
+    message = f"{call}: {payload.get('message', payload)}"
+    if status == 404:
+        return NotFound(status, message)
+    if status == 409 and payload.get("reason") == "AlreadyExists":
+        return AlreadyExists(status, message)
+    if status == 409:
+        return Conflict(status, message)
+    return ApiError(status, message)

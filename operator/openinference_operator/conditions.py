@@ -1,0 +1,293 @@
+"""The conditions of an InferenceService: each a short list of rules, the first that applies speaks.
+
+A rule is a function of the facts to a `Condition` or None. Conditions have positive polarity; a
+False one names the number or the object behind it. The reasons form a closed list: the enum below,
+plus what `pods` says about a pod in trouble (`pods.TROUBLE_REASONS`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from openinference_operator.observe import Observed
+from openinference_operator.plan import Plan
+from openinference_operator.pods import Concern, Trouble
+from openinference_operator.rollout import LIVE, GroupState, Phase
+from openinference_operator.scaling import Decision
+from openinference_operator.spec import InferenceService
+
+Truth: TypeAlias = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition, without the times that the status adds."""
+
+    type: str
+    status: Truth
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that conditions are made from. `decision` is None without autoscaling."""
+
+    service: InferenceService
+    observed: Observed
+    plan: Plan
+    decision: Decision | None
+
+    @property
+    def routable(self) -> int:
+        """Replicas that every router sends requests to, draining ones not counted."""
+        return sum(state.phase is Phase.ROUTABLE for state in self.plan.states)
+
+    @property
+    def old(self) -> list[GroupState]:
+        """Groups of another revision that are still there."""
+        return [state for state in self.plan.states if state.revision != self.plan.revision]
+
+    @property
+    def updated(self) -> list[GroupState]:
+        """Groups of the wanted revision that do not go."""
+        return [
+            state
+            for state in self.plan.states
+            if state.revision == self.plan.revision and state.phase in LIVE
+        ]
+
+    @property
+    def needed(self) -> int:
+        """Routable replicas for which the service counts as ready.
+
+        What the autoscaler adds above its minimum is not missed while it starts.
+        """
+        if self.service.suspend:
+            return 0
+        if self.service.autoscaling:
+            return min(self.service.autoscaling.min_replicas, self.plan.desired)
+        return self.plan.desired
+
+    def trouble(self, concern: Concern) -> Trouble | None:
+        """What is wrong with the first pod in trouble of that kind."""
+        pods = (group.pod for group in self.observed.groups if not group.is_being_deleted)
+        troubles = (pod.trouble for pod in pods if pod is not None and pod.trouble is not None)
+        return next((trouble for trouble in troubles if trouble.concern is concern), None)
+
+
+Rule: TypeAlias = Callable[[Facts], Condition | None]
+
+
+def judge(facts: Facts) -> list[Condition]:
+    """All conditions, Ready first."""
+    others = [_first(rules, facts) for rules in CHAINS]
+    if facts.decision is not None:
+        others += [_first(rules, facts) for rules in SCALING_CHAINS]
+    return [_ready(facts, others), *others]
+
+
+def refused(reason: str, message: str) -> list[Condition]:
+    """The conditions of a service that cannot be reconciled as it is; what runs goes on."""
+    return [
+        Condition("Ready", "False", reason, message),
+        Condition("Progressing", "False", reason, message),
+    ]
+
+
+def _first(rules: Sequence[Rule], facts: Facts) -> Condition:
+    return next(condition for rule in rules if (condition := rule(facts)))
+
+
+# Ready: the sum of the others.
+
+
+def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
+    if facts.service.suspend:
+        return Condition("Ready", "False", "Suspended", "spec.suspend is true: no replica runs")
+    by_type = {condition.type: condition for condition in others}
+    available, progressing = by_type["Available"], by_type["Progressing"]
+    complete = facts.routable >= facts.needed and not facts.old
+    if available.status == "True" and complete:
+        return Condition("Ready", "True", "Serving", available.message)
+    blockers = (by_type[name] for name in ("Scheduled", "GroupsHealthy", "RouterReady"))
+    cause = next((condition for condition in blockers if condition.status != "True"), progressing)
+    is_unknown = available.status == "Unknown"
+    return Condition("Ready", "Unknown" if is_unknown else "False", cause.reason, cause.message)
+
+
+# Available: somebody answers.
+
+
+def _nobody_can_tell(facts: Facts) -> Condition | None:
+    silent = facts.observed.silent_routers
+    if not silent or len(silent) < len(facts.observed.ready_routers):
+        return None
+    message = f"no router pod tells its state: {', '.join(silent)}"
+    return Condition("Available", "Unknown", "RouterStateUnknown", message)
+
+
+def _somebody_answers(facts: Facts) -> Condition | None:
+    if not facts.routable:
+        return None
+    message = f"{facts.routable} of {facts.plan.desired} replicas are routable"
+    return Condition("Available", "True", "ReplicasRoutable", message)
+
+
+def _nobody_answers(facts: Facts) -> Condition:
+    message = f"0 of {facts.plan.desired} replicas are routable"
+    return Condition("Available", "False", "NoRoutableReplica", message)
+
+
+# Progressing: the way to the wanted revision and number.
+
+
+def _suspended(facts: Facts) -> Condition | None:
+    if not facts.service.suspend:
+        return None
+    left = len(facts.plan.states)
+    message = f"spec.suspend is true: {left} replicas left to drain and delete"
+    return Condition("Progressing", "True", "Suspended", message)
+
+
+def _rolling_out(facts: Facts) -> Condition | None:
+    if not facts.old:
+        return None
+    draining = [state.name for state in facts.plan.states if state.phase is Phase.DRAINING]
+    message = (
+        f"revision {facts.plan.revision}: {_routable(facts.updated)} of {facts.plan.desired}"
+        f" replicas are updated and routable, {len(facts.old)} of older revisions are left"
+    )
+    if draining:
+        message += f"; draining {', '.join(draining)}"
+    return Condition("Progressing", "True", "RollingOut", message)
+
+
+def _changing_replicas(facts: Facts) -> Condition | None:
+    count, desired = len(facts.plan.states), facts.plan.desired
+    if count == desired == facts.routable:
+        return None
+    reason = "Starting" if len(facts.updated) <= desired else "ScalingDown"
+    message = (
+        f"revision {facts.plan.revision}: {facts.routable} of {desired} replicas are routable,"
+        f" {count} exist"
+    )
+    return Condition("Progressing", "True", reason, message)
+
+
+def _complete(facts: Facts) -> Condition:
+    message = f"all {facts.plan.desired} replicas are of revision {facts.plan.revision}"
+    return Condition("Progressing", "True", "Complete", message)
+
+
+# Scheduled and GroupsHealthy: pods in trouble.
+
+
+def _pod_trouble(concern: Concern) -> Rule:
+    def rule(facts: Facts) -> Condition | None:
+        trouble = facts.trouble(concern)
+        if trouble is None:
+            return None
+        return Condition(concern.value, "False", trouble.reason, trouble.message)
+
+    return rule
+
+
+def _all_scheduled(facts: Facts) -> Condition:
+    message = f"every pod of {len(facts.plan.states)} replicas has a node or awaits one shortly"
+    return Condition("Scheduled", "True", "Scheduled", message)
+
+
+def _all_healthy(facts: Facts) -> Condition:
+    message = f"no pod of {len(facts.plan.states)} replicas is in trouble"
+    return Condition("GroupsHealthy", "True", "Healthy", message)
+
+
+# RouterReady.
+
+
+def _no_router(facts: Facts) -> Condition | None:
+    if facts.observed.ready_routers:
+        return None
+    count = len(facts.observed.routers)
+    message = f"0 of {count} router pods of the namespace are Ready; nothing that serves is drained"
+    return Condition("RouterReady", "False", "RouterNotReady", message)
+
+
+def _silent_router(facts: Facts) -> Condition | None:
+    silent = facts.observed.silent_routers
+    if not silent:
+        return None
+    message = f"router pods do not tell their state, so nothing is drained: {', '.join(silent)}"
+    return Condition("RouterReady", "Unknown", "RouterStateUnknown", message)
+
+
+def _routers_ready(facts: Facts) -> Condition:
+    ready = len(facts.observed.ready_routers)
+    return Condition("RouterReady", "True", "RoutersReady", f"{ready} router pods are Ready")
+
+
+# AbleToScale, ScalingActive, ScalingLimited: as HorizontalPodAutoscaler names them.
+
+
+def _scaling_stabilized(facts: Facts) -> Condition | None:
+    if facts.decision is None or not facts.decision.is_stabilized:
+        return None
+    message = f"earlier recommendations hold the number; {facts.decision.message}"
+    return Condition("AbleToScale", "True", "Stabilized", message)
+
+
+def _able_to_scale(facts: Facts) -> Condition:
+    return Condition("AbleToScale", "True", "ReadyForNewScale", "the number may change now")
+
+
+def _scaling_disabled(facts: Facts) -> Condition | None:
+    if not facts.service.suspend:
+        return None
+    return Condition("ScalingActive", "False", "ScalingDisabled", "spec.suspend is true")
+
+
+def _metrics_lost(facts: Facts) -> Condition | None:
+    if facts.decision is None or facts.decision.is_active:
+        return None
+    return Condition("ScalingActive", "False", "MetricsUnavailable", facts.decision.message)
+
+
+def _fallback(facts: Facts) -> Condition | None:
+    if facts.decision is None or not facts.decision.uses_fallback:
+        return None
+    message = f"Prometheus has no value, the routers tell; {facts.decision.message}"
+    return Condition("ScalingActive", "True", "FallbackDemand", message)
+
+
+def _metric_found(facts: Facts) -> Condition:
+    return Condition("ScalingActive", "True", "ValidMetricFound", "every metric has a value")
+
+
+def _scaling_limited(facts: Facts) -> Condition | None:
+    if facts.decision is None or facts.decision.limited_by is None:
+        return None
+    return Condition("ScalingLimited", "True", facts.decision.limited_by, facts.decision.message)
+
+
+def _scaling_unlimited(facts: Facts) -> Condition:
+    message = f"{facts.plan.desired} replicas are within bounds and policies"
+    return Condition("ScalingLimited", "False", "DesiredWithinRange", message)
+
+
+CHAINS: tuple[tuple[Rule, ...], ...] = (
+    (_nobody_can_tell, _somebody_answers, _nobody_answers),
+    (_suspended, _rolling_out, _changing_replicas, _complete),
+    (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
+    (_pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
+    (_no_router, _silent_router, _routers_ready),
+)
+SCALING_CHAINS: tuple[tuple[Rule, ...], ...] = (
+    (_scaling_stabilized, _able_to_scale),
+    (_scaling_disabled, _metrics_lost, _fallback, _metric_found),
+    (_scaling_limited, _scaling_unlimited),
+)
+
+
+def _routable(states: Sequence[GroupState]) -> int:
+    return sum(state.phase is Phase.ROUTABLE for state in states)

@@ -1,0 +1,310 @@
+"""The workers: parse → observe → plan → apply → status, per key.
+
+A key is an InferenceService, or the router of a namespace. All state is in the objects; what is
+held here (the windows of the autoscaler, and when it evaluated last) may be lost at any time and
+only makes the next scale-down wait.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from time import monotonic, time
+
+from openinference_operator import names
+from openinference_operator.conditions import Facts, refused
+from openinference_operator.errors import LeaseLost, NameConflict, OperatorError, SpecError
+from openinference_operator.events import Note, Recorder, notes_on
+from openinference_operator.lease import Lease
+from openinference_operator.manifests.engine import seats
+from openinference_operator.metrics import RECONCILE_SECONDS
+from openinference_operator.observe import (
+    Observed,
+    Router,
+    demand_from_routers,
+    long_ready,
+    observe,
+    observe_routers,
+    router_endpoint,
+)
+from openinference_operator.plan import plan_router, plan_service
+from openinference_operator.scaling import Capacity, Decision, Demand, Lost, Memory, decide
+from openinference_operator.settings import Settings
+from openinference_operator.signals.prometheus import Expected, Prometheus
+from openinference_operator.signals.router_state import Endpoint, RouterStates
+from openinference_operator.spec import Autoscaling, InferenceService, parse
+from openinference_operator.status import (
+    build_refusal,
+    build_status,
+    recorded_desired,
+    within_bounds,
+)
+from openinference_operator.store import Object, Store, service_of
+from openinference_operator.tokens import Tokens
+from openinference_operator.workqueue import WorkQueue
+from openinference_operator.writer import Writer
+
+log = logging.getLogger(__name__)
+
+MINIMAL_DELAY_SECONDS = 0.1
+CONNECTING_SECONDS = 0.2  # how soon to look again while a router has not said anything yet
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is reconciled: an InferenceService, or the router of a namespace (no service)."""
+
+    namespace: str
+    service: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service or 'router'}"
+
+
+@dataclass(slots=True)
+class Scaler:
+    """What the autoscaler of one service remembers between evaluations."""
+
+    memory: Memory
+    evaluated_at: float = 0.0
+    decision: Decision | None = None
+
+
+ROUTER_KINDS = (
+    "ServiceAccount",
+    "RoleBinding",
+    "Service",
+    "PodDisruptionBudget",
+    "Deployment",
+)
+
+
+class Controller:
+    """Reconciles keys; everything it needs is handed in."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        lease: Lease,
+        writer: Writer,
+        recorder: Recorder,
+        tokens: Tokens,
+        states: RouterStates,
+        prometheus: Prometheus,
+        queue: WorkQueue[Key],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._lease = lease
+        self._writer = writer
+        self._recorder = recorder
+        self._tokens = tokens
+        self._states = states
+        self._prometheus = prometheus
+        self._queue = queue
+        self._scalers: dict[Key, Scaler] = {}
+        self._specs: dict[Key, tuple[object, ...]] = {}
+        self._synced = asyncio.Event()
+
+    def start(self) -> None:
+        """Let the workers begin: every object that exists has been seen."""
+        self._synced.set()
+
+    def changed(self, obj: Object) -> None:
+        """Reconcile what an object that was created, changed or deleted belongs to."""
+        namespace, service = obj["metadata"]["namespace"], service_of(obj)
+        if service:
+            self._queue.add(Key(namespace, service))
+        else:
+            self._queue.add(Key(namespace, ""))
+        if obj["kind"] == names.KIND and self._is_new_spec(obj):
+            self._queue.add(Key(namespace, ""))
+        if obj["kind"] == "Pod" and not service:
+            self._follow_routers(namespace)
+
+    def states_changed(self, namespace: str, services: Iterable[str]) -> None:
+        """Reconcile services about which a router said something new."""
+        for service in services:
+            self._queue.add(Key(namespace, service))
+
+    async def work(self) -> None:
+        """Reconcile keys for ever, while this replica leads."""
+        await self._synced.wait()
+        while True:
+            await self._lease.wait_until_held()
+            key = await self._queue.get()
+            started, result = monotonic(), "error"
+            try:
+                await self._reconcile(key)
+                result = "ok"
+            except LeaseLost as error:
+                log.info("left to the leader: key=%s reason=%s", key, error)
+                self._scalers.clear()
+            except OperatorError as error:
+                log.warning("will retry: key=%s error=%s", key, error)
+            except Exception:
+                log.exception("will retry: key=%s", key)
+            finally:
+                self._queue.done(key, succeeded=result == "ok")
+            kind = "service" if key.service else "router"
+            RECONCILE_SECONDS.labels(key=kind, result=result).observe(monotonic() - started)
+
+    async def _reconcile(self, key: Key) -> None:
+        if not key.service:
+            await self._reconcile_router(key.namespace)
+            return
+        raw = self._store.get(names.KIND, key.namespace, key.service, key.service)
+        if raw is None or "deletionTimestamp" in raw["metadata"]:
+            self._scalers.pop(key, None)
+            return
+        if self._routers_are_connecting(key.namespace):
+            self._queue.add_after(key, CONNECTING_SECONDS)
+            return
+        try:
+            await self._reconcile_service(key, raw, parse(raw))
+        except SpecError as error:
+            await self._refuse(raw, "InvalidSpec", str(error))
+        except NameConflict as error:
+            await self._refuse(raw, "NameConflict", str(error))
+            raise
+
+    async def _reconcile_service(self, key: Key, raw: Object, service: InferenceService) -> None:
+        now = time()
+        observed = observe(self._store, service, self._routers(key.namespace))
+        recorded = recorded_desired(service, observed.status)
+        decision = await self._scale(key, service, observed, recorded, now)
+        desired = within_bounds(service, decision.desired) if decision else recorded
+        plan = plan_service(service, observed, desired, self._settings.engine_image, now)
+        status = build_status(Facts(service, observed, plan, decision), now)
+        # The scaler's record is written before its consequences, so that a new leader goes on
+        # from it; the status of the operations themselves follows with the next run.
+        await self._writer.write_status(raw, status)
+        await self._writer.perform(plan.operations)
+        for note in [*_scaling_notes(recorded, decision), *notes_on(plan.operations)]:
+            await self._recorder.record(raw, note)
+        for note in _trouble_notes(observed):
+            await self._recorder.record(raw, note)
+        if plan.operations:
+            self._queue.add(key)
+        if plan.drains_end_at is not None:
+            self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.drains_end_at - now))
+
+    async def _scale(
+        self,
+        key: Key,
+        service: InferenceService,
+        observed: Observed,
+        recorded: int,
+        now: float,
+    ) -> Decision | None:
+        """Evaluate the autoscaler when it is due; between evaluations its decision stands."""
+        if service.autoscaling is None or service.suspend:
+            self._scalers.pop(key, None)
+            return None
+        scaler = self._scalers.setdefault(key, Scaler(Memory.begin(recorded, now)))
+        due_in = scaler.evaluated_at + service.autoscaling.interval_seconds - now
+        if due_in > 0:
+            self._queue.add_after(key, due_in)
+            return scaler.decision
+        demands = await self._demands(service, service.autoscaling, observed, now)
+        routable = sum(
+            group.is_routable and group.draining_since is None for group in observed.groups
+        )
+        capacity = Capacity(recorded, routable, seats(service))
+        scaler.decision, scaler.memory = decide(
+            service.autoscaling, demands, capacity, scaler.memory, now
+        )
+        scaler.evaluated_at = now
+        self._queue.add_after(key, service.autoscaling.interval_seconds)
+        return scaler.decision
+
+    async def _demands(
+        self,
+        service: InferenceService,
+        autoscaling: Autoscaling,
+        observed: Observed,
+        now: float,
+    ) -> dict[str, Demand | Lost]:
+        """Ask Prometheus, and the routers where it has no answer."""
+        pods = [group.pod for group in observed.groups if group.pod and group.pod.is_ready]
+        expected = Expected(
+            routers=sum(long_ready(router.ready_since, now) for router in observed.ready_routers),
+            engines=sum(long_ready(pod.ready_since, now) for pod in pods),
+        )
+        queue = await self._prometheus.queue(service.namespace, service.name, expected)
+        if isinstance(queue, Lost):
+            fallback = demand_from_routers(observed, service.name)
+            queue = (
+                Lost(f"{queue.reason}; {fallback.reason}")
+                if isinstance(fallback, Lost)
+                else fallback
+            )
+        return {metric.type: queue for metric in autoscaling.metrics}
+
+    async def _reconcile_router(self, namespace: str) -> None:
+        raws = self._store.services(namespace)
+        owners = [
+            service
+            for raw in raws
+            if "deletionTimestamp" not in raw["metadata"] and (service := _parsed(raw)) is not None
+        ]
+        if not owners:
+            return
+        self._lease.check()
+        await self._tokens.ensure(owners)
+        live = {
+            (kind, obj["metadata"]["name"]): obj
+            for kind in ROUTER_KINDS
+            for obj in self._store.select(kind, namespace, "")
+        }
+        await self._writer.perform(plan_router(owners, live, self._settings.router))
+
+    async def _refuse(self, raw: Object, reason: str, message: str) -> None:
+        generation, before = raw["metadata"]["generation"], raw.get("status") or {}
+        status = build_refusal(refused(reason, message), before, generation, time())
+        await self._writer.write_status(raw, status)
+        await self._recorder.record(raw, Note(reason, message, "Warning"))
+
+    def _is_new_spec(self, raw: Object) -> bool:
+        """Whether a custom resource is another one than the routers' owners were rendered from."""
+        metadata = raw["metadata"]
+        spec = (metadata["uid"], metadata["generation"], metadata.get("deletionTimestamp"))
+        key = Key(metadata["namespace"], metadata["name"])
+        if self._specs.get(key) == spec:
+            return False
+        self._specs[key] = spec
+        return True
+
+    def _routers(self, namespace: str) -> list[Router]:
+        return observe_routers(self._store, namespace, self._states.report)
+
+    def _endpoints(self, namespace: str) -> list[Endpoint]:
+        pods = self._store.select("Pod", namespace, "")
+        return [endpoint for pod in pods if (endpoint := router_endpoint(pod)) is not None]
+
+    def _follow_routers(self, namespace: str) -> None:
+        self._states.follow(namespace, self._endpoints(namespace))
+        for raw in self._store.services(namespace):
+            self._queue.add(Key(namespace, raw["metadata"]["name"]))
+
+    def _routers_are_connecting(self, namespace: str) -> bool:
+        return any(map(self._states.is_connecting, self._endpoints(namespace)))
+
+
+def _parsed(raw: Object) -> InferenceService | None:
+    try:
+        return parse(raw)
+    except SpecError:
+        return None  # its own key says so in its status
+
+
+def _scaling_notes(recorded: int, decision: Decision | None) -> Iterator[Note]:
+    if decision is not None and decision.desired != recorded:
+        yield Note("Scaled", decision.message)
+
+
+def _trouble_notes(observed: Observed) -> Iterator[Note]:
+    pods = (group.pod for group in observed.groups if group.pod is not None)
+    for trouble in (pod.trouble for pod in pods if pod.trouble is not None):
+        yield Note(trouble.reason, trouble.message, "Warning")

@@ -1,0 +1,99 @@
+"""Kubernetes Events: one per decision, with the number behind it, deduplicated.
+
+An event's name is the hash of what it says, so the same words about the same object are one event
+with a count. What is said again within ten minutes is not sent at all.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Literal
+
+from openinference_operator import names, timestamps
+from openinference_operator.cluster import Cluster
+from openinference_operator.errors import ApiError
+from openinference_operator.operations import Annotate, Create, Delete, Operation
+from openinference_operator.store import Object
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 600.0
+REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth telling about an InferenceService."""
+
+    reason: str
+    message: str
+    type: Literal["Normal", "Warning"] = "Normal"
+
+
+def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
+    """What the operations of a plan mean to its reader."""
+    for operation in operations:
+        match operation:
+            case Create({"kind": "ControllerRevision", "metadata": {"name": name}}):
+                yield Note("RevisionCreated", f"kept the spec as {name}")
+            case Create({"kind": "StatefulSet", "metadata": {"name": name}}):
+                yield Note("GroupCreated", f"started {name}")
+            case Annotate(reference, annotations):
+                if names.ANNOTATION_DRAINING_SINCE in annotations:
+                    yield Note("GroupDraining", f"{reference.name} gets no new request")
+                elif names.ANNOTATION_SUCCEEDED_AT in annotations:
+                    yield Note("RolloutComplete", f"all replicas are of {reference.name}")
+            case Delete(reference) if reference.kind == "StatefulSet":
+                yield Note("GroupDeleted", f"{reference.name} has drained or was lost")
+            case _:
+                pass
+
+
+class Recorder:
+    """Sends notes as Events."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._sent: dict[str, tuple[float, int]] = {}
+
+    async def record(self, about: Object, note: Note) -> None:
+        """Send a note unless it was sent lately; an event that fails is only logged."""
+        metadata = about["metadata"]
+        said = "\n".join((metadata["uid"], note.type, note.reason, note.message))
+        digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+        last, count = self._sent.pop(digest, (-QUIET_SECONDS, 0))
+        is_quiet = monotonic() - last < QUIET_SECONDS and count > 0
+        self._sent[digest] = (last, count) if is_quiet else (monotonic(), count + 1)
+        if len(self._sent) > REMEMBERED:
+            self._sent.pop(next(iter(self._sent)))
+        if is_quiet:
+            return
+        try:
+            await self._cluster.apply(_event(about, note, digest, count + 1), force=True)
+        except ApiError as error:
+            log.info("event not sent: reason=%s error=%s", note.reason, error)
+
+
+def _event(about: Object, note: Note, digest: str, count: int) -> Object:
+    metadata, now = about["metadata"], timestamps.to_text(time())
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{digest}", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+            "kind": names.KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+        "type": note.type,
+        "reason": note.reason,
+        "message": note.message,
+        "count": count,
+        "lastTimestamp": now,
+        "source": {"component": names.FIELD_MANAGER},
+        "reportingComponent": names.FIELD_MANAGER,
+    }

@@ -1,0 +1,198 @@
+"""The engine's pods: the template of a revision, and the StatefulSet of one group.
+
+The template is rendered once, kept in the ControllerRevision and never changed: the defaults of
+fields inside the revision, the default image among them, are filled in here. A StatefulSet is the
+template plus the name of its group.
+"""
+
+from typing import Any
+
+from openinference_operator import names
+from openinference_operator.manifests.common import (
+    CONTAINER_SECURITY,
+    POD_SECURITY,
+    TOKEN_MOUNT,
+    TOKEN_VOLUME,
+    Manifest,
+    child,
+    disruption_budget,
+    scrape_annotations,
+    service_labels,
+)
+from openinference_operator.spec import InferenceService
+
+COMPONENT = "engine"
+
+DEFAULT_MAX_SEQUENCES = 8
+DEFAULT_MAX_WAITING = 64
+DEFAULT_DTYPE = "auto"
+
+MODELS_DIRECTORY = "/models"
+START_SECONDS = 3600  # weights of hundreds of gigabytes load in this time or never
+SHUTDOWN_MARGIN_SECONDS = 30  # after the drain: closing streams, freeing memory
+UNREACHABLE_SECONDS = 30  # Kubernetes' own default of 300 s is too long for a lost replica
+
+
+def seats(service: InferenceService) -> int:
+    """How many requests one replica of the wanted revision runs at once."""
+    return service.engine.max_sequences or DEFAULT_MAX_SEQUENCES
+
+
+def build_controller_revision(
+    service: InferenceService,
+    revision: str,
+    number: int,
+    fields: dict[str, Any],
+    template: Manifest,
+) -> Manifest:
+    """Keep what the user set (`fields`) and what it was rendered to (`template`)."""
+    name = names.controller_revision(service.name, revision)
+    manifest = child(service, COMPONENT, "apps/v1", "ControllerRevision", name)
+    manifest["metadata"]["labels"][names.LABEL_REVISION] = revision
+    return manifest | {"revision": number, "data": {"fields": fields, "template": template}}
+
+
+def build_statefulset(
+    service: InferenceService, revision: str, group: str, template: Manifest
+) -> Manifest:
+    """One group. OnDelete and Parallel: the operator alone decides when pods are replaced."""
+    manifest = child(service, COMPONENT, "apps/v1", "StatefulSet", group)
+    group_labels = {names.LABEL_REVISION: revision, names.LABEL_GROUP: group}
+    manifest["metadata"]["labels"] |= group_labels
+    metadata = template["metadata"]
+    return manifest | {
+        "spec": {
+            "replicas": 1,
+            "serviceName": names.groups_service(service.name),
+            "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "OnDelete"},
+            "selector": {"matchLabels": {names.LABEL_GROUP: group}},
+            "template": template
+            | {"metadata": metadata | {"labels": metadata["labels"] | group_labels}},
+        }
+    }
+
+
+def build_engine_disruption_budget(service: InferenceService) -> Manifest:
+    """At most one group at a time is evicted."""
+    manifest = child(service, COMPONENT, "policy/v1", "PodDisruptionBudget", service.name)
+    return disruption_budget(manifest, selector(service.name))
+
+
+def selector(service: str) -> dict[str, str]:
+    """Labels of all engine pods of an InferenceService."""
+    return {names.LABEL_SERVICE: service, names.LABEL_COMPONENT: COMPONENT}
+
+
+def build_pod_template(service: InferenceService, default_image: str) -> Manifest:
+    """Render a revision to the template of its pods."""
+    uri, model_volumes, model_mounts = _model_source(service)
+    container = {
+        "name": COMPONENT,
+        "image": service.engine.image or default_image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-m", "openinference_engine", "serve", uri],
+        "args": _flags(service),
+        "env": _environment(service),
+        "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}],
+        "resources": _resources(service),
+        "securityContext": dict(CONTAINER_SECURITY),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (the container's own)
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            dict(TOKEN_MOUNT),
+            *model_mounts,
+        ],
+        **_probes(),
+    }
+    return {
+        "metadata": {
+            "labels": service_labels(service.name, COMPONENT) | {names.LABEL_ROLE: "leader"},
+            "annotations": scrape_annotations(names.ENGINE_PORT),
+        },
+        "spec": {
+            "containers": [container],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {}},
+                {"name": "shm", "emptyDir": {"medium": "Memory"}},
+                dict(TOKEN_VOLUME),
+                *model_volumes,
+            ],
+            "securityContext": dict(POD_SECURITY),
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": service.rollout.drain_timeout_seconds
+            + SHUTDOWN_MARGIN_SECONDS,
+            "nodeSelector": dict(service.pod_template.node_selector),
+            "tolerations": _tolerations(service),
+        },
+    }
+
+
+def _model_source(service: InferenceService) -> tuple[str, list[Manifest], list[Manifest]]:
+    """The URI as the engine sees it, and the volumes and mounts it needs."""
+    scheme, _, rest = service.model.uri.partition("://")
+    if scheme != "pvc":
+        return service.model.uri, [], []
+    claim, _, path = rest.partition("/")
+    volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+    mount = {"name": "model", "mountPath": MODELS_DIRECTORY, "readOnly": True}
+    return f"file://{MODELS_DIRECTORY}/{path}", [volume], [mount]
+
+
+def _flags(service: InferenceService) -> list[str]:
+    engine = service.engine
+    max_waiting = DEFAULT_MAX_WAITING if engine.max_waiting is None else engine.max_waiting
+    flags = [
+        f"--port={names.ENGINE_PORT}",
+        f"--served-model-name={service.model.name}",
+        f"--max-sequences={seats(service)}",
+        f"--max-waiting={max_waiting}",
+        f"--dtype={engine.dtype or DEFAULT_DTYPE}",
+        f"--drain-timeout-seconds={service.rollout.drain_timeout_seconds}",
+        f"--token-file={names.TOKEN_DIRECTORY}/{names.TOKEN_KEY}",
+    ]
+    if engine.max_model_len is not None:
+        flags.append(f"--max-model-len={engine.max_model_len}")
+    return flags
+
+
+def _environment(service: InferenceService) -> list[Manifest]:
+    group_label = f"metadata.labels['{names.LABEL_GROUP}']"
+    return [
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108
+        {"name": "OPENINFERENCE_NAMESPACE", "value": service.namespace},
+        {"name": "OPENINFERENCE_SERVICE", "value": service.name},
+        {"name": "OPENINFERENCE_GROUP", "valueFrom": {"fieldRef": {"fieldPath": group_label}}},
+        *({"name": name, "value": value} for name, value in service.pod_template.env),
+    ]
+
+
+def _resources(service: InferenceService) -> Manifest:
+    resources = {"requests": dict(service.requests), "limits": dict(service.limits)}
+    return {name: amounts for name, amounts in resources.items() if amounts}
+
+
+def _probes() -> Manifest:
+    """Starting and serving are judged by /ready, being alive by /health."""
+    ready = {"httpGet": {"path": "/ready", "port": "http"}, "timeoutSeconds": 2}
+    alive = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 5}
+    return {
+        "startupProbe": ready | {"periodSeconds": 1, "failureThreshold": START_SECONDS},
+        "readinessProbe": ready | {"periodSeconds": 2, "failureThreshold": 2},
+        "livenessProbe": alive | {"periodSeconds": 5, "failureThreshold": 6},
+    }
+
+
+def _tolerations(service: InferenceService) -> list[Manifest]:
+    lost_node = [
+        {
+            "key": f"node.kubernetes.io/{condition}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": UNREACHABLE_SECONDS,
+        }
+        for condition in ("not-ready", "unreachable")
+    ]
+    return [*lost_node, *(dict(toleration) for toleration in service.pod_template.tolerations)]

@@ -1,0 +1,206 @@
+"""From what is wanted and what is, to what to do now: pure.
+
+    (InferenceService, Observed, desired replicas, default image, now) -> Plan
+
+A plan is the smallest set of operations that is right for this moment; when it is empty, the
+service is at rest. Operations are ordered so that the operator may die between any two of them:
+a drain is written on the group before the routers hear of it, routers hear of a group before it
+goes, and a revision is kept before a group is made from it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from openinference_operator import names, timestamps
+from openinference_operator.drift import differs
+from openinference_operator.manifests import engine, routing, services
+from openinference_operator.manifests.common import Manifest, signed
+from openinference_operator.manifests.router import build_router
+from openinference_operator.observe import Group, Live, Observed, Revision, group_state
+from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
+from openinference_operator.revision import revised_fields, revision_of
+from openinference_operator.rollout import GroupState, Phase, Step, bounds, next_step
+from openinference_operator.settings import RouterSettings
+from openinference_operator.spec import InferenceService
+
+KEPT_REVISIONS = 10  # besides those in use; as many as a Deployment keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, and what the status says about it.
+
+    `is_complete`: all groups are of `revision`, as many as wanted, and routable.
+    `drains_end_at`: when the first running drain is over at the latest; None without one.
+    """
+
+    revision: str
+    desired: int
+    states: tuple[GroupState, ...]
+    step: Step
+    operations: tuple[Operation, ...]
+    is_complete: bool
+    drains_end_at: float | None
+
+
+def plan_service(
+    service: InferenceService, observed: Observed, desired: int, default_image: str, now: float
+) -> Plan:
+    """Plan one InferenceService."""
+    revision = revision_of(service)
+    timeout = service.rollout.drain_timeout_seconds
+    states = tuple(group_state(group, timeout, now) for group in observed.groups)
+    step = next_step(
+        states,
+        revision,
+        bounds(service.rollout, desired),
+        routers_settled=observed.routers_settled,
+    )
+    complete = _is_complete(states, revision, desired)
+    kept = observed.revisions.get(revision)
+    template = kept.template if kept else engine.build_pod_template(service, default_image)
+    operations = [
+        *_keep_revision(service, observed, revision, dict(template)),
+        *_changed(_fixed_objects(service), observed.live),
+        *_drains(service, observed, step, now),
+        *_changed([_routing(service, observed, step)], observed.live),
+        *_creations(service, observed, revision, step, dict(template)),
+        *_deletions(service, observed, step),
+        *_mark_success(service, observed, revision, complete, now),
+        *_forget_revisions(service, observed, revision),
+    ]
+    draining = [group.draining_since for group in observed.groups if group.draining_since]
+    return Plan(
+        revision=revision,
+        desired=desired,
+        states=states,
+        step=step,
+        operations=tuple(operations),
+        is_complete=complete,
+        drains_end_at=min(draining) + timeout if draining else None,
+    )
+
+
+def plan_router(
+    owners: Sequence[InferenceService], live: Live, settings: RouterSettings
+) -> tuple[Operation, ...]:
+    """Plan the router of a namespace, apart from the token Secret."""
+    manifests = build_router(
+        owners, settings.image, settings.replicas, settings.resources, settings.cluster_role
+    )
+    return tuple(_changed(manifests, live))
+
+
+def _is_complete(states: tuple[GroupState, ...], revision: str, desired: int) -> bool:
+    serving = [group for group in states if group.phase is Phase.ROUTABLE]
+    return (
+        len(states) == len(serving) == desired
+        and desired > 0
+        and all(group.revision == revision for group in serving)
+    )
+
+
+def _fixed_objects(service: InferenceService) -> list[Manifest]:
+    """What an InferenceService has whatever its state."""
+    return [
+        services.build_groups_service(service),
+        services.build_client_service(service),
+        engine.build_engine_disruption_budget(service),
+    ]
+
+
+def _changed(manifests: Iterable[Manifest], live: Live) -> Iterator[Operation]:
+    """Apply what is missing or differs from what is rendered."""
+    for manifest in map(signed, manifests):
+        present = live.get((manifest["kind"], manifest["metadata"]["name"]))
+        if present is None or differs(present, manifest):
+            yield Apply(manifest, exists=present is not None)
+
+
+def _keep_revision(
+    service: InferenceService, observed: Observed, revision: str, template: Manifest
+) -> Iterator[Operation]:
+    if revision in observed.revisions:
+        return
+    number = 1 + max((kept.number for kept in observed.revisions.values()), default=0)
+    fields = revised_fields(service)
+    yield Create(engine.build_controller_revision(service, revision, number, fields, template))
+
+
+def _drains(
+    service: InferenceService, observed: Observed, step: Step, now: float
+) -> Iterator[Operation]:
+    since = {names.ANNOTATION_DRAINING_SINCE: timestamps.to_text(now)}
+    for group in _named(observed.groups, step.drain):
+        yield Annotate(_reference(service, group), since)
+
+
+def _routing(service: InferenceService, observed: Observed, step: Step) -> Manifest:
+    routes = [
+        _route(group, group.name in step.drain)
+        for group in observed.groups
+        if group.pod is not None and not group.pod.is_lost
+    ]
+    live = observed.live.get(("ConfigMap", names.routing_configmap(service.name)))
+    return routing.build_routing_configmap(service, routes, live)
+
+
+def _route(group: Group, drains_now: bool) -> routing.Route:
+    is_going = (
+        drains_now
+        or group.draining_since is not None
+        or group.is_being_deleted
+        or (group.pod is not None and group.pod.is_terminating)
+    )
+    return routing.Route(group.name, group.revision, "Draining" if is_going else "Active")
+
+
+def _creations(
+    service: InferenceService, observed: Observed, revision: str, step: Step, template: Manifest
+) -> Iterator[Operation]:
+    taken = {group.name for group in observed.groups}
+    candidates = (names.group(service.name, revision, number) for number in count())
+    free = (name for name in candidates if name not in taken)
+    for _, name in zip(range(step.create), free, strict=False):
+        yield Create(engine.build_statefulset(service, revision, name, template))
+
+
+def _deletions(service: InferenceService, observed: Observed, step: Step) -> Iterator[Operation]:
+    for group in _named(observed.groups, step.delete):
+        yield Delete(_reference(service, group))
+
+
+def _mark_success(
+    service: InferenceService, observed: Observed, revision: str, complete: bool, now: float
+) -> Iterator[Operation]:
+    """Note on a revision that its rollout was completed; the newest note is the current one."""
+    kept = observed.revisions.get(revision)
+    if complete and kept is not None and observed.current_revision != revision:
+        done = {names.ANNOTATION_SUCCEEDED_AT: timestamps.to_text(now)}
+        yield Annotate(_revision_reference(service, kept), done)
+
+
+def _forget_revisions(
+    service: InferenceService, observed: Observed, revision: str
+) -> Iterator[Operation]:
+    in_use = {revision, observed.current_revision, *(group.revision for group in observed.groups)}
+    unused = [kept for kept in observed.revisions.values() if kept.name not in in_use]
+    newest_first = sorted(unused, key=lambda kept: kept.number, reverse=True)
+    for kept in newest_first[KEPT_REVISIONS:]:
+        yield Delete(_revision_reference(service, kept))
+
+
+def _named(groups: Iterable[Group], wanted: tuple[str, ...]) -> Iterator[Group]:
+    return (group for group in groups if group.name in wanted)
+
+
+def _reference(service: InferenceService, group: Group) -> Reference:
+    return Reference(
+        "StatefulSet", service.namespace, group.name, group.uid, group.resource_version
+    )
+
+
+def _revision_reference(service: InferenceService, kept: Revision) -> Reference:
+    name = names.controller_revision(service.name, kept.name)
+    return Reference("ControllerRevision", service.namespace, name, kept.uid, kept.resource_version)

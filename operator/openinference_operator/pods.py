@@ -1,0 +1,160 @@
+"""What an engine pod is doing, and what is wrong with it.
+
+The rules about trouble are a list of small functions; the first that applies wins. Each names the
+object or number behind it, because these words end up in the conditions of the InferenceService.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeAlias
+
+RawPod: TypeAlias = Mapping[str, Any]
+
+
+class Concern(Enum):
+    """Which condition a trouble belongs to."""
+
+    SCHEDULED = "Scheduled"
+    GROUPS_HEALTHY = "GroupsHealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod cannot serve and will not by waiting."""
+
+    concern: Concern
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The facts about an engine pod.
+
+    `has_started`: its container has passed the startup probe since its last start.
+    `is_lost`: Kubernetes gave up on its node; it will neither answer nor confirm its end.
+    """
+
+    name: str
+    is_ready: bool
+    ready_since: str
+    has_started: bool
+    is_terminating: bool
+    is_lost: bool
+    trouble: Trouble | None
+
+
+IMAGE_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+CONTAINER_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+
+def read_pod(raw: RawPod) -> Pod:
+    """Reduce a pod to what the operator decides by."""
+    ready = condition(raw, "Ready")
+    disruption = condition(raw, "DisruptionTarget")
+    is_terminating = "deletionTimestamp" in raw["metadata"]
+    is_lost = is_terminating and disruption.get("reason") == "DeletionByTaintManager"
+    return Pod(
+        name=raw["metadata"]["name"],
+        is_ready=ready.get("status") == "True",
+        ready_since=ready.get("lastTransitionTime", ""),
+        has_started=bool(_container(raw).get("started")),
+        is_terminating=is_terminating,
+        is_lost=is_lost,
+        trouble=None if is_terminating and not is_lost else _trouble(raw, is_lost),
+    )
+
+
+def condition(raw: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """A condition of an object by its type; empty when it is missing."""
+    conditions = raw.get("status", {}).get("conditions") or []
+    found: Mapping[str, Any] = next((entry for entry in conditions if entry["type"] == kind), {})
+    return found
+
+
+def _trouble(raw: RawPod, is_lost: bool) -> Trouble | None:
+    if is_lost:
+        return _node_lost(raw)
+    return next((trouble for rule in TROUBLE_RULES if (trouble := rule(raw))), None)
+
+
+def _node_lost(raw: RawPod) -> Trouble:
+    node = raw["spec"].get("nodeName", "?")
+    message = f"pod {raw['metadata']['name']} is on node {node}, which does not answer"
+    return Trouble(Concern.GROUPS_HEALTHY, "NodeLost", message)
+
+
+def _unschedulable(raw: RawPod) -> Trouble | None:
+    scheduled = condition(raw, "PodScheduled")
+    if scheduled.get("status") != "False":
+        return None
+    told = scheduled.get("message", "the scheduler gives no reason")
+    message = f"pod {raw['metadata']['name']}: {told}"
+    return Trouble(Concern.SCHEDULED, _shortage(told), message)
+
+
+def _shortage(told: str) -> str:
+    if "Insufficient" not in told:
+        return "Unschedulable"
+    return "InsufficientGPU" if "gpu" in told else "InsufficientResources"
+
+
+def _image(raw: RawPod) -> Trouble | None:
+    return _waiting(raw, IMAGE_PROBLEMS, "ImagePullFailed")
+
+
+def _configuration(raw: RawPod) -> Trouble | None:
+    return _waiting(raw, CONTAINER_PROBLEMS, "ContainerConfigError")
+
+
+def _waiting(raw: RawPod, problems: tuple[str, ...], reason: str) -> Trouble | None:
+    container = _container(raw)
+    waiting = container.get("state", {}).get("waiting", {})
+    if waiting.get("reason") not in problems:
+        return None
+    image = container.get("image", "")
+    told = waiting.get("message") or waiting["reason"]
+    message = f"pod {raw['metadata']['name']}, image {image}: {told}"
+    return Trouble(Concern.GROUPS_HEALTHY, reason, message)
+
+
+def _crashing(raw: RawPod) -> Trouble | None:
+    """The container ended and has not passed its startup probe since."""
+    container = _container(raw)
+    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get(
+        "terminated"
+    )
+    if not ended or container.get("started"):
+        return None
+    reason = "OutOfMemory" if ended.get("reason") == "OOMKilled" else "CrashLoop"
+    said = (ended.get("message") or "").strip().splitlines()
+    message = (
+        f"pod {raw['metadata']['name']} exited with {ended.get('exitCode')}"
+        f" ({container.get('restartCount', 0)} restarts)"
+    )
+    return Trouble(Concern.GROUPS_HEALTHY, reason, f"{message}: {said[-1]}" if said else message)
+
+
+def _failed(raw: RawPod) -> Trouble | None:
+    status = raw.get("status", {})
+    if status.get("phase") != "Failed":
+        return None
+    told = status.get("message") or status.get("reason") or "no reason given"
+    message = f"pod {raw['metadata']['name']} failed: {told}"
+    return Trouble(Concern.GROUPS_HEALTHY, "PodFailed", message)
+
+
+TROUBLE_RULES: tuple[Callable[[RawPod], Trouble | None], ...] = (
+    _unschedulable,
+    _image,
+    _configuration,
+    _crashing,
+    _failed,
+)
+
+
+def _container(raw: RawPod) -> Mapping[str, Any]:
+    statuses = raw.get("status", {}).get("containerStatuses") or [{}]
+    first: Mapping[str, Any] = statuses[0]
+    return first

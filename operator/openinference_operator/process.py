@@ -1,0 +1,84 @@
+"""The operator as a process: everything is made, wired, started and stopped here."""
+
+import asyncio
+import contextlib
+import logging
+
+import aiohttp
+import kopf
+
+from openinference_operator import logs
+from openinference_operator.cluster import Cluster
+from openinference_operator.controller import Controller, Key
+from openinference_operator.endpoints import serve
+from openinference_operator.events import Recorder
+from openinference_operator.lease import Lease
+from openinference_operator.metrics import measure_loop_lag
+from openinference_operator.settings import Settings
+from openinference_operator.signals.prometheus import Prometheus
+from openinference_operator.signals.router_state import RouterStates
+from openinference_operator.store import Store
+from openinference_operator.tokens import Tokens
+from openinference_operator.watches import build_kopf_settings, build_registry, relist
+from openinference_operator.workqueue import WorkQueue
+from openinference_operator.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then release the lease."""
+    logs.configure(settings.log_format)
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = await Cluster.connect()
+        stack.push_async_callback(cluster.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        store, queue = Store(), WorkQueue[Key]()
+        lease = Lease(cluster, settings.namespace, settings.pod_name)
+        tokens = Tokens(cluster)
+        states = RouterStates(
+            session, tokens.token_of, lambda *changed: controller.states_changed(*changed)
+        )
+        stack.push_async_callback(states.close)
+        controller = Controller(
+            settings=settings,
+            store=store,
+            lease=lease,
+            writer=Writer(cluster, lease, store),
+            recorder=Recorder(cluster),
+            tokens=tokens,
+            states=states,
+            prometheus=Prometheus(session, settings.prometheus_url),
+            queue=queue,
+        )
+        watching = asyncio.Event()
+        runner = await serve(settings.port, watching.is_set)
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(lease.release)
+        background = [
+            asyncio.create_task(lease.keep(), name="lease"),
+            asyncio.create_task(measure_loop_lag(), name="loop lag"),
+            asyncio.create_task(
+                relist(cluster, store, controller, settings.watch_namespace), name="relist"
+            ),
+            *(
+                asyncio.create_task(controller.work(), name=f"worker {number}")
+                for number in range(settings.workers)
+            ),
+        ]
+        stack.push_async_callback(_stop, background)
+        log.info("operator started: identity=%s", settings.pod_name)
+        await kopf.operator(
+            registry=build_registry(store, controller),
+            settings=build_kopf_settings(),
+            standalone=True,
+            clusterwide=not settings.watch_namespace,
+            namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
+            ready_flag=watching,
+        )
+
+
+async def _stop(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,132 @@
+"""The next step of a rollout or of a change of replicas: pure, from what is observed.
+
+With R replicas wanted, S = maxSurge, U = maxUnavailable, per step:
+
+    existing = groups that are not lost            (draining and deleted ones count until gone)
+    fresh    = live groups of the target revision
+    create   = max(0, min(R - fresh, R + S - existing))
+    floor    = R - U                               (routable groups that must remain)
+    budget   = routable - floor                    (routable groups that may go now)
+
+To go are all live groups of other revisions, and the fresh ones beyond R. Of these, groups that
+never served (starting, or broken) go at once: nobody would miss them. Groups that serve go as far
+as the budget reaches, least loaded first. Groups that served and are not routable just now may
+come back, so they go only while the floor holds without them. Nothing that may serve is drained
+while `routers_settled` is false, that is while some router's view is unknown or late.
+
+A group goes in two steps, drained and then deleted. No step depends on how the state came about,
+so a spec that changes midway, or an operator that dies, simply goes on from what is observed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from openinference_operator.spec import Rollout
+
+
+class Phase(Enum):
+    """Where a group is in its life."""
+
+    STARTING = auto()  # has not passed its startup probe yet
+    BROKEN = auto()  # will not start by waiting
+    ROUTABLE = auto()  # every router sends requests to it
+    UNROUTABLE = auto()  # served before, does not now
+    DRAINING = auto()  # gets no new request
+    DRAINED = auto()  # has nothing left to do, or no time left to do it
+    DELETED = auto()  # its pods are ending
+    LOST = auto()  # on a node that does not answer
+
+
+LIVE = frozenset({Phase.STARTING, Phase.BROKEN, Phase.ROUTABLE, Phase.UNROUTABLE})
+GOING_ORDER = (Phase.BROKEN, Phase.STARTING, Phase.UNROUTABLE, Phase.ROUTABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A group as the rollout sees it. `load`: requests inside it."""
+
+    name: str
+    revision: str
+    phase: Phase
+    load: int = 0
+    is_being_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The numbers of the rollout, resolved for so many replicas."""
+
+    replicas: int
+    max_surge: int
+    max_unavailable: int
+
+    @property
+    def floor(self) -> int:
+        """Routable groups that a planned drain leaves."""
+        return max(0, self.replicas - self.max_unavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do now: how many groups to create, which to drain, which to delete."""
+
+    create: int
+    drain: tuple[str, ...]
+    delete: tuple[str, ...]
+
+
+def bounds(rollout: Rollout, replicas: int) -> Bounds:
+    """Resolve percentages. Both rounded to zero would never move, so one may then be missing."""
+    surge = rollout.max_surge.of(replicas, round_up=True)
+    unavailable = rollout.max_unavailable.of(replicas, round_up=False)
+    return Bounds(replicas, surge, 1 if surge == 0 and unavailable == 0 else unavailable)
+
+
+def next_step(
+    groups: Sequence[GroupState], target: str, limits: Bounds, *, routers_settled: bool
+) -> Step:
+    """Decide the next step towards `limits.replicas` groups of revision `target`."""
+    live = [group for group in groups if group.phase in LIVE]
+    fresh = [group for group in live if group.revision == target]
+    old = [group for group in live if group.revision != target]
+    existing = sum(group.phase is not Phase.LOST for group in groups)
+    room = limits.replicas + limits.max_surge - existing
+    surplus = _in_going_order(fresh)[: max(0, len(fresh) - limits.replicas)]
+    return Step(
+        create=max(0, min(limits.replicas - len(fresh), room)),
+        drain=_to_drain([*_in_going_order(old), *surplus], live, limits, routers_settled),
+        delete=tuple(
+            group.name
+            for group in groups
+            if group.phase in (Phase.DRAINED, Phase.LOST) and not group.is_being_deleted
+        ),
+    )
+
+
+def _to_drain(
+    candidates: Iterable[GroupState],
+    live: Sequence[GroupState],
+    limits: Bounds,
+    routers_settled: bool,
+) -> tuple[str, ...]:
+    budget = sum(group.phase is Phase.ROUTABLE for group in live) - limits.floor
+    chosen: list[str] = []
+    for group in candidates:
+        if group.phase in (Phase.STARTING, Phase.BROKEN):
+            chosen.append(group.name)
+        elif not routers_settled:
+            continue
+        elif group.phase is Phase.UNROUTABLE and budget >= 0:
+            chosen.append(group.name)
+        elif group.phase is Phase.ROUTABLE and budget > 0:
+            chosen.append(group.name)
+            budget -= 1
+    return tuple(chosen)
+
+
+def _in_going_order(groups: Iterable[GroupState]) -> list[GroupState]:
+    """Those that serve least come first; names break ties, so that a repeated plan is equal."""
+    return sorted(
+        groups, key=lambda group: (GOING_ORDER.index(group.phase), group.load, group.name)
+    )

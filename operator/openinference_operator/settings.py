@@ -1,0 +1,71 @@
+"""The operator's own configuration, from `OPENINFERENCE_OPERATOR_*` (docs/wire.md)."""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """How the router of every namespace is run."""
+
+    image: str
+    replicas: int
+    resources: Mapping[str, Any]
+    cluster_role: str
+
+
+class Settings(BaseSettings):
+    """Read once at the start, never changed."""
+
+    model_config = SettingsConfigDict(env_prefix="OPENINFERENCE_OPERATOR_", frozen=True)
+
+    namespace: str = "default"
+    """Where the operator itself runs, and its Lease is."""
+
+    pod_name: str = Field(default_factory=socket.gethostname)
+    """Its identity as a leader."""
+
+    watch_namespace: str = ""
+    """The only namespace to serve; empty serves all."""
+
+    engine_image: str = "openinference/engine:dev"
+    """Image of engines whose InferenceService names none; resolved once per revision."""
+
+    router_image: str = ""
+    """Image of routers; empty takes the engine's, which holds both."""
+
+    router_replicas: int = Field(default=2, ge=1)
+    """Router pods per namespace."""
+
+    router_resources: dict[str, Any] = {}
+    """`resources` of a router container, as JSON."""
+
+    router_cluster_role: str = "openinference-router"
+    """ClusterRole that the operator binds to each namespace's router."""
+
+    prometheus_url: str = ""
+    """Where PromQL is asked; empty means that demand is learned from the routers alone."""
+
+    port: int = Field(default=8080, ge=0, lt=65536)
+    """Port of /metrics, /health and /ready; 0 takes a free one."""
+
+    workers: int = Field(default=8, ge=1)
+    """How many InferenceServices are reconciled at once."""
+
+    log_format: Literal["json", "text"] = "json"
+    """JSON lines, or text for people."""
+
+    @property
+    def router(self) -> RouterSettings:
+        """The part that the plan of a router needs."""
+        return RouterSettings(
+            image=self.router_image or self.engine_image,
+            replicas=self.router_replicas,
+            resources=self.router_resources,
+            cluster_role=self.router_cluster_role,
+        )

@@ -1,0 +1,1 @@
+"""Where demand is measured: the routers' own state, and Prometheus."""

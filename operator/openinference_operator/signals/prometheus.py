@@ -1,0 +1,113 @@
+"""Demand as Prometheus knows it, by instant queries.
+
+An answer counts only when it is whole: every series a number, none of them stale, and no fewer
+series than there are routers and engines that must have one. Everything else is `Lost`, which
+names what is missing; it is never zero.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+import aiohttp
+
+from openinference_operator.scaling import Demand, Lost
+
+TIMEOUT_SECONDS = 5.0
+STALE_SECONDS = 60.0  # four scrapes at the usual 15 s; a vanished target ends sooner by itself
+WAITING = "openinference_requests_waiting"
+RUNNING = "openinference_requests_running"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series of an instant vector."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How many processes must have a series: those that have been Ready for some scrapes."""
+
+    routers: int
+    engines: int
+
+
+class Prometheus:
+    """One Prometheus server. An empty URL is allowed: then everything is lost."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+
+    async def queue(self, namespace: str, service: str, expected: Expected) -> Demand | Lost:
+        """Requests that wait for and run in an InferenceService, over all its processes."""
+        if not self._url:
+            return Lost("no Prometheus is configured")
+        selector = (
+            f'{{__name__=~"{WAITING}|{RUNNING}",'
+            f'inference_namespace="{namespace}",inference_service="{service}"}}'
+        )
+        samples = await self._query(selector)
+        if isinstance(samples, Lost):
+            return samples
+        times = await self._query(f"timestamp({selector})")
+        if isinstance(times, Lost):
+            return times
+        return read_queue(samples, times, expected, time())
+
+    async def _query(self, expression: str) -> list[Sample] | Lost:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        try:
+            async with self._session.get(
+                f"{self._url}/api/v1/query", params={"query": expression}, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    return Lost(f"Prometheus answered {response.status}")
+                return read_vector(await response.json())
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return Lost(
+                f"Prometheus at {self._url} does not answer: {error or type(error).__name__}"
+            )
+
+
+def read_vector(payload: Any) -> list[Sample] | Lost:
+    """Read the answer to an instant query; Lost unless it is a vector of numbers."""
+    try:
+        if payload["status"] != "success" or payload["data"]["resultType"] != "vector":
+            return Lost(f"Prometheus answered no vector but {str(payload)[:200]}")
+        samples = [
+            Sample(entry["metric"], float(entry["value"][1])) for entry in payload["data"]["result"]
+        ]
+    except (KeyError, TypeError, ValueError, IndexError):
+        return Lost(f"Prometheus answered what is no query result: {str(payload)[:200]}")
+    broken = next((sample for sample in samples if not math.isfinite(sample.value)), None)
+    if broken is not None:
+        return Lost(f"a series is {broken.value}: {dict(broken.labels)}")
+    return samples
+
+
+def read_queue(
+    samples: Sequence[Sample], times: Sequence[Sample], expected: Expected, now: float
+) -> Demand | Lost:
+    """Sum up the queue, if the series are complete and fresh."""
+    waiting = [sample for sample in samples if sample.labels.get("__name__") == WAITING]
+    running = [sample for sample in samples if sample.labels.get("__name__") == RUNNING]
+    for component, wanted in (("router", max(1, expected.routers)), ("engine", expected.engines)):
+        found = sum(sample.labels.get("component") == component for sample in waiting)
+        if found < wanted:
+            return Lost(f"Prometheus has {found} of {wanted} {component} series of {WAITING}")
+    if len(running) < expected.engines:
+        return Lost(f"Prometheus has {len(running)} of {expected.engines} series of {RUNNING}")
+    age = now - min((sample.value for sample in times), default=0.0)
+    if age > STALE_SECONDS:
+        return Lost(f"the oldest series of {WAITING} is {age:.0f} s old")
+    return Demand(
+        waiting=sum(sample.value for sample in waiting),
+        running=sum(sample.value for sample in running),
+        source="Prometheus",
+    )

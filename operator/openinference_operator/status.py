@@ -1,0 +1,127 @@
+"""The status of an InferenceService as it is written: numbers, record of the scaler, conditions.
+
+`lastTransitionTime` changes only with a condition's status, and a status that says nothing new is
+not written; both are decided here, from the status that is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from openinference_operator import timestamps
+from openinference_operator.conditions import Condition, Facts, judge
+from openinference_operator.manifests.engine import selector
+from openinference_operator.manifests.services import client_url
+from openinference_operator.scaling import Demand, Input, describe
+from openinference_operator.spec import InferenceService
+
+Status: TypeAlias = dict[str, Any]
+
+
+def build_status(facts: Facts, now: float) -> Status:
+    """Render the whole status."""
+    service, plan, observed = facts.service, facts.plan, facts.observed
+    pods = [group.pod for group in observed.groups]
+    labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
+    status: Status = {
+        "observedGeneration": service.generation,
+        "modelName": service.model.name,
+        "url": client_url(service),
+        "replicas": len(plan.states),
+        "readyReplicas": sum(pod is not None and pod.is_ready for pod in pods),
+        "routableReplicas": facts.routable,
+        "updatedReplicas": len(facts.updated),
+        "replicasSummary": f"{facts.routable}/{plan.desired}",
+        "selector": labels,
+        "updateRevision": plan.revision,
+        "conditions": build_conditions(judge(facts), observed.status, service, now),
+    }
+    if observed.current_revision:
+        status["currentRevision"] = observed.current_revision
+    if service.autoscaling is not None:
+        status["scaling"] = _scaling(facts, now)
+    return status
+
+
+def build_refusal(
+    conditions: Sequence[Condition], before: Mapping[str, Any], generation: int, now: float
+) -> Status:
+    """The status of a service that cannot be reconciled: what was said stays, but for these."""
+    replaced = {condition.type for condition in conditions}
+    kept = [entry for entry in before.get("conditions") or [] if entry["type"] not in replaced]
+    rendered = [_render(condition, before, generation, now) for condition in conditions]
+    return {**before, "observedGeneration": generation, "conditions": [*rendered, *kept]}
+
+
+def build_conditions(
+    conditions: Sequence[Condition],
+    before: Mapping[str, Any],
+    service: InferenceService,
+    now: float,
+) -> list[dict[str, Any]]:
+    """Render conditions; their times go on from the status before."""
+    return [_render(condition, before, service.generation, now) for condition in conditions]
+
+
+def recorded_desired(service: InferenceService, status: Mapping[str, Any]) -> int:
+    """The number of replicas asked for so far: the record, within the bounds of the spec."""
+    if service.suspend:
+        return 0
+    if service.autoscaling is None:
+        return service.replicas
+    recorded = (status.get("scaling") or {}).get("desired", service.replicas)
+    return within_bounds(service, int(recorded))
+
+
+def within_bounds(service: InferenceService, replicas: int) -> int:
+    """A number of replicas, within the present bounds of the autoscaler if there is one."""
+    if service.autoscaling is None:
+        return replicas
+    bounded = max(replicas, service.autoscaling.min_replicas)
+    return min(bounded, service.autoscaling.max_replicas)
+
+
+def _render(
+    condition: Condition, before: Mapping[str, Any], generation: int, now: float
+) -> dict[str, Any]:
+    entries = before.get("conditions") or []
+    previous: Mapping[str, Any] = next(
+        (entry for entry in entries if entry["type"] == condition.type), {}
+    )
+    unchanged = previous.get("status") == condition.status
+    return {
+        "type": condition.type,
+        "status": condition.status,
+        "observedGeneration": generation,
+        "lastTransitionTime": previous["lastTransitionTime"]
+        if unchanged
+        else timestamps.to_text(now),
+        "reason": condition.reason,
+        "message": condition.message,
+    }
+
+
+def _scaling(facts: Facts, now: float) -> dict[str, Any]:
+    """The record of the scaler; without a new evaluation the last one stays."""
+    before = facts.observed.status.get("scaling") or {}
+    if facts.decision is None:
+        return {**before, "desired": before.get("desired", facts.plan.desired)}
+    scaling: dict[str, Any] = {
+        "desired": facts.plan.desired,
+        "reason": facts.decision.reason,
+        "message": facts.decision.message,
+        "inputs": [_input(entry) for entry in facts.decision.inputs],
+    }
+    changed = before.get("desired") not in (None, facts.plan.desired)
+    last = timestamps.to_text(now) if changed else before.get("lastScaleTime")
+    return scaling | ({"lastScaleTime": last} if last else {})
+
+
+def _input(entry: Input) -> dict[str, Any]:
+    source = entry.demand.source if isinstance(entry.demand, Demand) else "Lost"
+    known: dict[str, Any] = {
+        "type": entry.metric.type,
+        "source": source,
+        "value": describe(entry),
+        "target": f"{entry.metric.average_value.normalize():f}",
+    }
+    return known if entry.proposal is None else known | {"proposal": entry.proposal}

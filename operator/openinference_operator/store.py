@@ -1,0 +1,113 @@
+"""The newest version of every object of ours that this operator has seen.
+
+Watches fill the store, and so does each answer to an own write: a worker that plans again right
+after it wrote sees its write, even when the watch is late. The higher resourceVersion wins, and
+an object that is gone does not come back through a late answer.
+
+The store knows nothing of what the objects mean.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from openinference_operator import names
+
+Object: TypeAlias = Mapping[str, Any]
+
+REMEMBERED_DELETIONS = 10_000  # late answers come within seconds; this many deletions do not
+
+
+class Store:
+    """Objects by kind, namespace and the InferenceService they belong to."""
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[str, str, str], dict[str, Object]] = {}
+        self._deleted_uids: dict[str, None] = {}
+
+    def put(self, obj: Object) -> bool:
+        """Keep an object unless it is known already, in this or a newer version, or deleted.
+
+        Returns whether it was news.
+        """
+        metadata = obj["metadata"]
+        bucket = self._objects.setdefault(_bucket(obj), {})
+        present = bucket.get(metadata["name"])
+        is_old = present is not None and _version(present) >= _version(obj)
+        if is_old or metadata["uid"] in self._deleted_uids:
+            return False
+        slim = {key: value for key, value in metadata.items() if key != "managedFields"}
+        bucket[metadata["name"]] = {**obj, "metadata": slim}
+        return True
+
+    def remove(self, obj: Object) -> None:
+        """Forget an object that was deleted, unless its name is taken by a new one."""
+        metadata = obj["metadata"]
+        self._deleted_uids[metadata["uid"]] = None
+        if len(self._deleted_uids) > REMEMBERED_DELETIONS:
+            self._deleted_uids.pop(next(iter(self._deleted_uids)))
+        bucket = self._objects.get(_bucket(obj), {})
+        present = bucket.get(metadata["name"])
+        if present and present["metadata"]["uid"] == metadata["uid"]:
+            del bucket[metadata["name"]]
+        if not bucket:
+            self._objects.pop(_bucket(obj), None)
+
+    def get(self, kind: str, namespace: str, service: str, name: str) -> Object | None:
+        """One object of an InferenceService; `service` is empty for objects of the router."""
+        return self._objects.get((kind, namespace, service), {}).get(name)
+
+    def select(self, kind: str, namespace: str, service: str) -> list[Object]:
+        """All objects of a kind of one InferenceService, ordered by name."""
+        bucket = self._objects.get((kind, namespace, service), {})
+        return [bucket[name] for name in sorted(bucket)]
+
+    def services(self, namespace: str | None = None) -> list[Object]:
+        """All InferenceServices, of one namespace or of all."""
+        return [
+            obj
+            for (kind, where, _), bucket in sorted(self._objects.items())
+            if kind == names.KIND and namespace in (None, where)
+            for obj in bucket.values()
+        ]
+
+    def uids(self, kind: str) -> frozenset[str]:
+        """The identities of all objects of a kind."""
+        return frozenset(obj["metadata"]["uid"] for obj in self._of_kind(kind))
+
+    def forget_missing(
+        self, kind: str, before: frozenset[str], listed: Iterable[Object]
+    ) -> list[Object]:
+        """Remove what was known before a complete list but is not in it; return what it was.
+
+        A watch that had to list again reports no deletion for what vanished meanwhile.
+        """
+        gone = before - {obj["metadata"]["uid"] for obj in listed}
+        missing = [obj for obj in self._of_kind(kind) if obj["metadata"]["uid"] in gone]
+        for obj in missing:
+            self.remove(obj)
+        return missing
+
+    def _of_kind(self, kind: str) -> list[Object]:
+        return [
+            obj
+            for (held_kind, _, _), bucket in self._objects.items()
+            if held_kind == kind
+            for obj in bucket.values()
+        ]
+
+
+def service_of(obj: Object) -> str:
+    """The InferenceService that an object is or belongs to; empty for objects of the router."""
+    if obj["kind"] == names.KIND:
+        return str(obj["metadata"]["name"])
+    return str((obj["metadata"].get("labels") or {}).get(names.LABEL_SERVICE, ""))
+
+
+def _bucket(obj: Object) -> tuple[str, str, str]:
+    return obj["kind"], obj["metadata"]["namespace"], service_of(obj)
+
+
+def _version(obj: Object) -> int:
+    # Versions of one kind of object may be compared as numbers since Kubernetes 1.35 (KEP-5504),
+    # and always could be with etcd behind the API server.
+    return int(obj["metadata"]["resourceVersion"])

@@ -1,0 +1,90 @@
+"""Every write for an InferenceService goes through here: only under the lease, never over an
+object that is not ours, and remembered in the store at once.
+
+An object is ours when it carries our label and belongs to the same InferenceService. An object of
+that name that the store does not hold is looked up before it is touched.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from openinference_operator import names
+from openinference_operator.cluster import Cluster
+from openinference_operator.errors import AlreadyExists, Conflict, NameConflict, NotFound
+from openinference_operator.lease import Lease
+from openinference_operator.observe import is_owned_by
+from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation
+from openinference_operator.store import Object, Store, service_of
+
+
+class Writer:
+    """Performs operations one by one; the first that fails ends the plan."""
+
+    def __init__(self, cluster: Cluster, lease: Lease, store: Store) -> None:
+        self._cluster = cluster
+        self._lease = lease
+        self._store = store
+
+    async def perform(self, operations: Iterable[Operation]) -> None:
+        """Perform a plan in order. Raises NameConflict, LeaseLost or ApiError."""
+        for operation in operations:
+            self._lease.check()
+            await self._perform(operation)
+
+    async def write_status(self, raw: Object, status: Mapping[str, Any]) -> None:
+        """Write the status of an InferenceService unless it says so already."""
+        if (raw.get("status") or {}) == status:
+            return
+        self._lease.check()
+        metadata = {key: raw["metadata"][key] for key in ("name", "namespace")}
+        api_version = f"{names.API_GROUP}/{names.API_VERSION}"
+        manifest = {"apiVersion": api_version, "kind": names.KIND, "metadata": metadata}
+        answer = await self._cluster.apply(
+            {**manifest, "status": dict(status)}, force=True, subresource="status"
+        )
+        self._store.put(answer)
+
+    async def _perform(self, operation: Operation) -> None:
+        match operation:
+            case Create(manifest):
+                await self._create(manifest)
+            case Apply(manifest, exists):
+                ours = exists or await self._find_ours(manifest)
+                self._store.put(await self._cluster.apply(manifest, force=ours))
+            case Annotate(reference, annotations):
+                self._store.put(await self._cluster.annotate(reference, annotations))
+            case Delete(reference):
+                answer = await self._cluster.delete(reference)
+                if answer.get("kind") == reference.kind:
+                    self._store.put(answer)
+
+    async def _create(self, manifest: Mapping[str, Any]) -> None:
+        try:
+            self._store.put(await self._cluster.create(manifest))
+        except AlreadyExists as error:
+            present = await self._look_up(manifest)
+            if present is None or not is_owned_by(present, _owner_uid(manifest)):
+                raise Conflict(
+                    error.status, "it belongs to an InferenceService that is gone"
+                ) from error
+
+    async def _find_ours(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether an object of that name is there, and ours. Raises NameConflict if not ours."""
+        return await self._look_up(manifest) is not None
+
+    async def _look_up(self, manifest: Mapping[str, Any]) -> Object | None:
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        try:
+            present = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+        except NotFound:
+            return None
+        labels = present["metadata"].get("labels") or {}
+        is_ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
+        if not is_ours or service_of(present) != service_of(manifest):
+            raise NameConflict(kind, metadata["name"])
+        self._store.put(present)
+        return present
+
+
+def _owner_uid(manifest: Mapping[str, Any]) -> str:
+    return str(manifest["metadata"]["ownerReferences"][0]["uid"])
