@@ -1,0 +1,112 @@
+"""`python -m openinference_engine serve <uri> …`: flags and environment → configs → the server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from openinference_engine.config import EngineConfig, ServerConfig
+from openinference_engine.errors import StartError
+from openinference_engine.log import configure_logging
+
+EXIT_CANNOT_START = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    configure_logging()
+    # The core starts at once: what the API process imports from here on overlaps with torch.
+    from openinference_engine.server.serve import serve
+
+    try:
+        return asyncio.run(serve(server_config(options, os.environ), engine_config(options)))
+    except StartError as error:
+        print(f"openinference: {error}", file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+def build_parser() -> argparse.ArgumentParser:
+    engine, server = EngineConfig(""), ServerConfig()
+    parser = argparse.ArgumentParser(prog="openinference_engine")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve one model over the OpenAI API")
+    add = serve.add_argument
+    add("uri", help="package://module/file.gguf, file:///path.gguf or file:///folder")
+    add("--host", default=server.host)
+    add("--port", type=int, default=server.port)
+    add("--served-model-name", help="default: the file name of the model")
+    add("--token-file", type=Path, help="answer only requests that carry this token")
+    add("--max-waiting", type=_count, default=server.max_waiting, help="more are refused with 429")
+    add("--drain-timeout-seconds", type=float, default=server.drain_timeout_seconds)
+    add("--max-body-bytes", type=_positive, default=server.max_body_bytes)
+    add("--max-model-len", type=_positive, help="default: what the model was trained for")
+    add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
+    add("--dtype", choices=("float32", "bfloat16"), default=engine.dtype)
+    add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
+    add("--block-size", type=_positive, default=engine.block_size, help="tokens per cache block")
+    add("--max-step-tokens", type=_positive, default=engine.max_step_tokens)
+    add("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    return parser
+
+
+def engine_config(options: argparse.Namespace) -> EngineConfig:
+    return EngineConfig(
+        model_uri=options.uri,
+        max_model_len=options.max_model_len,
+        max_sequences=options.max_sequences,
+        dtype=options.dtype,
+        kv_cache_bytes=options.kv_cache_bytes,
+        block_size=options.block_size,
+        max_step_tokens=options.max_step_tokens,
+        prefix_caching=options.prefix_caching,
+    )
+
+
+def server_config(options: argparse.Namespace, environment: Mapping[str, str]) -> ServerConfig:
+    """Raises StartError if the token file cannot be read."""
+    return ServerConfig(
+        host=options.host,
+        port=options.port,
+        served_model_name=options.served_model_name,
+        token=_read_token(options.token_file),
+        max_waiting=options.max_waiting,
+        drain_timeout_seconds=options.drain_timeout_seconds,
+        max_body_bytes=options.max_body_bytes,
+        namespace=environment.get("OPENINFERENCE_NAMESPACE", ""),
+        service=environment.get("OPENINFERENCE_SERVICE", ""),
+        group=environment.get("OPENINFERENCE_GROUP", ""),
+    )
+
+
+def _read_token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise StartError(f"--token-file {path}: {error.strerror}; mount the token") from error
+    if not token:
+        raise StartError(f"--token-file {path} is empty; write the token into it")
+    return token
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not allowed; use 1 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is not allowed; use 0 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Settings of the engine, parsed once at the edge and immutable after.
+
+One struct per concern. They are msgspec structs because `EngineConfig` travels from the API process
+to the core process. Nothing below `__main__` reads flags or the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+DataType = Literal["float32", "bfloat16"]
+
+
+class RopeScaling(msgspec.Struct, frozen=True):
+    """How rotary frequencies stretch beyond the trained length.
+
+    `linear` divides every frequency by `factor`; `llama3` divides only the long waves
+    (https://arxiv.org/abs/2407.21783, as published with Llama 3.1).
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+class ModelConfig(msgspec.Struct, frozen=True):
+    """The shape of a decoder-only transformer, whatever file it came from."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    rms_norm_epsilon: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None = None
+    ties_embeddings: bool = False
+
+    def kv_bytes_per_token(self, element_bytes: int) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+
+
+class EngineConfig(msgspec.Struct, frozen=True):
+    """What the core process needs to load a model and run steps."""
+
+    model_uri: str
+    max_model_len: int | None = None  # None: what the model was trained for
+    max_sequences: int = 16
+    dtype: DataType = "float32"
+    kv_cache_bytes: int | None = None  # None: every seat full, at most a tenth of the memory
+    block_size: int = 16
+    max_step_tokens: int = 512
+    step_seconds: float = 0.25  # the token budget follows the measured speed to keep this
+    prefix_caching: bool = True
+
+
+class ServerConfig(msgspec.Struct, frozen=True):
+    """What the API process needs to listen and to say who it is."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a pod is reached by its address
+    port: int = 8000
+    served_model_name: str | None = None  # None: the file name of the model
+    token: str | None = None  # None: open, and internal fields are refused
+    max_waiting: int = 256
+    drain_timeout_seconds: float = 30.0
+    max_body_bytes: int = 4 << 20
+    namespace: str = ""
+    service: str = ""
+    group: str = ""

@@ -1,0 +1,39 @@
+"""Entry of the core process: threads are set before torch is imported, then the loop runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from openinference_engine.config import EngineConfig
+from openinference_engine.errors import StartError
+from openinference_engine.limits import processor_limit
+from openinference_engine.log import configure_logging
+
+EXIT_CANNOT_START = 2
+
+
+def main() -> None:
+    started = time.monotonic()
+    configure_logging()
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
+    os.environ.setdefault("OMP_NUM_THREADS", str(processor_limit()))
+    # Threads sleep at a barrier instead of spinning: on a shared machine, spinning for a thread
+    # that was descheduled made steps more than twice as slow (measured with two busy neighbours).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from openinference_engine.core import process
+
+    process.exit_with_stdin()
+    try:
+        process.run(Path(sys.argv[1]), config, started)
+    except StartError as error:
+        print(f"openinference: {error}", file=sys.stderr)
+        # os._exit: the thread that reads stdin would hold an ordinary exit back.
+        os._exit(EXIT_CANNOT_START)
+
+
+main()

@@ -1,0 +1,125 @@
+"""The API process's side of the core: starts it, talks to it, notices when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from openinference_engine.config import EngineConfig
+from openinference_engine.core.heartbeat import Heartbeat
+from openinference_engine.core.messages import (
+    Abort,
+    FromCore,
+    Loaded,
+    Progress,
+    Status,
+    Submit,
+    ToCore,
+    Token,
+)
+from openinference_engine.errors import Unavailable
+
+log = logging.getLogger("openinference.engine")
+OnProgress = Callable[[Progress], None]
+_Queue = asyncio.Queue[Token | None]  # None: the core has ended
+
+
+class CoreClient:
+    """One core process and the sequences inside it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.loaded: Loaded | None = None
+        self.status = Status()
+        self.has_ended = False
+        self._config = config
+        self._folder = Path(tempfile.mkdtemp(prefix="openinference-"))
+        self.heartbeat = Heartbeat(self._folder / "heartbeat")
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._queues: dict[str, _Queue] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self, on_progress: OnProgress) -> int:
+        """Runs the core until it ends; returns its exit code. Cancelling kills it."""
+        self._socket.bind(f"ipc://{self._folder}/core.ipc")
+        command = (sys.executable, "-m", "openinference_engine.core", str(self._folder))
+        self._process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE
+        )
+        receiving = asyncio.create_task(self._receive(on_progress), name="core-receive")
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.write(msgspec.json.encode(self._config) + b"\n")
+            return await self._process.wait()
+        finally:
+            await self._end(receiving)
+
+    async def stream(self, submits: list[Submit]) -> AsyncIterator[Token]:
+        """The tokens of some sequences as they come. Leaving early ends the sequences.
+
+        Raises Unavailable if the core ends meanwhile.
+        """
+        queue: _Queue = asyncio.Queue()
+        pending = {submit.request_id for submit in submits}
+        self._queues.update(dict.fromkeys(pending, queue))
+        try:
+            for submit in submits:
+                self._send(submit)
+            while pending:
+                token = await queue.get()
+                if token is None:
+                    raise Unavailable("the engine core has ended; send the request again")
+                if token.finish_reason is not None:
+                    pending.discard(token.request_id)
+                    self._queues.pop(token.request_id, None)
+                yield token
+                pending &= self._queues.keys()
+        finally:
+            self.abort(pending)
+
+    def abort(self, request_ids: set[str]) -> None:
+        """Ends sequences before their time; a stream no longer waits for them."""
+        alive = [request_id for request_id in request_ids if self._queues.pop(request_id, None)]
+        if alive:
+            self._send(Abort(alive))
+
+    def _send(self, message: ToCore) -> None:
+        if self.has_ended:
+            raise Unavailable("the engine core has ended; send the request again")
+        # The pipe is bounded by the admission of requests, so the future is done at once.
+        self._socket.send(self._encoder.encode(message))
+
+    async def _receive(self, on_progress: OnProgress) -> None:
+        decoder = msgspec.msgpack.Decoder(FromCore)
+        while True:
+            match decoder.decode(await self._socket.recv()):
+                case Loaded() as loaded:
+                    self.loaded = loaded
+                    log.info("model loaded", extra={"fields": msgspec.to_builtins(loaded)})
+                case Progress() as progress:
+                    self.status = progress.status
+                    on_progress(progress)
+                    for token in progress.tokens:
+                        if queue := self._queues.get(token.request_id):
+                            queue.put_nowait(token)
+
+    async def _end(self, receiving: asyncio.Task[None]) -> None:
+        self.has_ended = True
+        receiving.cancel()
+        for queue in set(self._queues.values()):
+            queue.put_nowait(None)
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""What the API process and the core process say to each other, as msgpack over one socket pair."""
+
+from __future__ import annotations
+
+import msgspec
+
+from openinference_engine.request import FinishReason, SamplingParams
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Start a sequence; `output_ids` were generated elsewhere already."""
+
+    request_id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    output_ids: list[int] = []
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """End sequences that nobody waits for any more."""
+
+    request_ids: list[str]
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    request_id: str
+    token_id: int
+    finish_reason: FinishReason | None
+    num_cached_tokens: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The engine as of the last step."""
+
+    running: int = 0
+    waiting: int = 0
+    queued_tokens: int = 0
+    kv_usage: float = 0.0
+    prefill_tokens_per_second: float = 0.0
+    decode_tokens_per_second: float = 0.0
+    preemptions: int = 0
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is ready; sent once."""
+
+    max_model_len: int
+    num_blocks: int
+    kernel_path: str
+    seconds: dict[str, float]  # start-up stage → how long it took
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """Tokens drawn by a step, and the state behind it."""
+
+    tokens: list[Token]
+    status: Status
+    num_step_tokens: int = 0
+
+
+ToCore = Submit | Abort
+FromCore = Loaded | Progress

@@ -1,0 +1,136 @@
+"""The core process: receives requests, runs steps, sends tokens. One thread, one socket.
+
+Started by `core/client.py` as `python -m openinference_engine.core <folder>`; the settings are the
+first line of stdin, and the end of stdin means that the API process is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from openinference_engine.config import EngineConfig
+from openinference_engine.core.heartbeat import Heartbeat
+from openinference_engine.core.messages import (
+    Abort,
+    FromCore,
+    Loaded,
+    Progress,
+    Status,
+    Submit,
+    ToCore,
+    Token,
+)
+from openinference_engine.engine import Engine
+from openinference_engine.ops import KERNEL_PATH
+from openinference_engine.request import Request
+from openinference_engine.scheduler import Drawn
+from openinference_engine.weights.checkpoint import open_checkpoint
+from openinference_engine.weights.uri import resolve
+
+_PROBE_SECONDS = 2.0
+log = logging.getLogger("openinference.core")
+
+
+def run(folder: Path, config: EngineConfig, started: float) -> None:
+    """Loads the model and serves until stdin ends. Raises StartError if it cannot load."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+    socket.connect(f"ipc://{folder}/core.ipc")
+    imported = time.monotonic()
+    engine = Engine(open_checkpoint(resolve(config.model_uri)), config)
+    loaded = time.monotonic()
+    core = Core(engine, socket, Heartbeat(folder / "heartbeat"))
+    core.probe()
+    seconds = {
+        "import": imported - started,
+        "load": loaded - imported,
+        "probe": time.monotonic() - loaded,
+    }
+    core.send(
+        Loaded(engine.capacity.max_model_len, engine.capacity.num_blocks, KERNEL_PATH, seconds)
+    )
+    while True:
+        core.turn()
+
+
+def exit_with_stdin() -> None:
+    """Ends this process at once when the API process closes the other end of stdin."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
+
+
+class Core:
+    def __init__(self, engine: Engine, socket: zmq.Socket[bytes], heartbeat: Heartbeat) -> None:
+        self._engine = engine
+        self._socket = socket
+        self._heartbeat = heartbeat
+        self._decoder = msgspec.msgpack.Decoder(ToCore)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def turn(self) -> None:
+        """Takes what arrived, then one step; while idle, sleeps until something arrives."""
+        self._receive(0 if self._engine.has_work else _PROBE_SECONDS)
+        if self._engine.has_work:
+            self._step()
+        elif self._heartbeat.age_seconds >= _PROBE_SECONDS:
+            self.probe()
+
+    def probe(self) -> None:
+        self._engine.probe()
+        self._heartbeat.beat(self._engine.num_steps)
+
+    def send(self, message: FromCore) -> None:
+        self._socket.send(self._encoder.encode(message))
+
+    def _receive(self, wait_seconds: float) -> None:
+        if not self._socket.poll(int(wait_seconds * 1000)):
+            return
+        while self._socket.poll(0):
+            self._handle(self._decoder.decode(self._socket.recv()))
+        self.send(Progress([], self._status()))
+
+    def _handle(self, message: ToCore) -> None:
+        match message:
+            case Submit(request_id, prompt_ids, params, output_ids):
+                self._engine.add(Request(request_id, prompt_ids, params, output_ids))
+            case Abort(request_ids):
+                for request_id in request_ids:
+                    self._engine.abort(request_id)
+
+    def _step(self) -> None:
+        engine = self._engine
+        step = engine.schedule()
+        self._heartbeat.expect(engine.speed.predict_seconds(step.num_tokens, step.num_decodes))
+        drawn = engine.execute(step)
+        self._heartbeat.beat(engine.num_steps)
+        tokens = [_token(one) for one in drawn]
+        self.send(Progress(tokens, self._status(), step.num_tokens))
+
+    def _status(self) -> Status:
+        scheduler, speed = self._engine.scheduler, self._engine.speed
+        return Status(
+            running=scheduler.num_running,
+            waiting=scheduler.num_waiting,
+            queued_tokens=scheduler.num_queued_tokens,
+            kv_usage=scheduler.pool.usage,
+            prefill_tokens_per_second=speed.prefill_tokens_per_second,
+            decode_tokens_per_second=speed.decode_tokens_per_second,
+            preemptions=scheduler.num_preemptions,
+        )
+
+
+def _token(drawn: Drawn) -> Token:
+    return Token(
+        drawn.request.id, drawn.token_id, drawn.finish_reason, drawn.request.num_cached or 0
+    )

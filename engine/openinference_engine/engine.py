@@ -1,0 +1,109 @@
+"""The engine of one replica: the loop `schedule → run → commit`, its speeds and its size in memory.
+
+Runs in the core process, or inside a test. Not thread-safe: one caller adds, aborts and steps.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from openinference_engine.blocks import BlockPool
+from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.errors import StartError
+from openinference_engine.limits import memory_limit_bytes
+from openinference_engine.models.registry import build_model
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.runner import TORCH_DTYPES, Runner
+from openinference_engine.scheduler import Chunk, Draw, Drawn, Scheduler, Step
+from openinference_engine.speed import SpeedMeter
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.loader import Weights
+
+_FIRST_STEP_TOKENS = 128  # before any speed is known; a third of a second on two CPU cores
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    max_model_len: int
+    num_blocks: int
+
+
+class Engine:
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        """Loads the model. Raises StartError if it does not fit or a tensor is missing."""
+        self.config = config
+        self.capacity = plan_capacity(checkpoint.config, config)
+        self.speed = SpeedMeter()
+        self.num_steps = 0
+        pool = BlockPool(self.capacity.num_blocks, config.block_size)
+        self.scheduler = Scheduler(pool, config.max_sequences, config.prefix_caching)
+        weights = Weights(checkpoint, TORCH_DTYPES[config.dtype])
+        model = build_model(weights, checkpoint.config, self.capacity.max_model_len)
+        self._runner = Runner(
+            model, checkpoint.config, pool.num_blocks, config.block_size, config.dtype
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.scheduler.num_running or self.scheduler.num_waiting)
+
+    def add(self, request: Request) -> None:
+        self.scheduler.add(request)
+
+    def abort(self, request_id: str) -> None:
+        self.scheduler.abort(request_id)
+
+    def schedule(self) -> Step:
+        """What the next step computes; its size follows the measured speed."""
+        budget = self.speed.token_budget(
+            self.config.step_seconds,
+            first=_FIRST_STEP_TOKENS,
+            lowest=self.config.max_sequences + self.config.block_size,
+            highest=self.config.max_step_tokens,
+        )
+        return self.scheduler.schedule(budget)
+
+    def execute(self, step: Step) -> list[Drawn]:
+        """Runs the step and takes its results."""
+        started = time.monotonic()
+        token_ids = self._runner.run(step)
+        self.speed.observe(step.num_tokens, step.num_decodes, time.monotonic() - started)
+        self.num_steps += 1
+        return self.scheduler.commit(step, token_ids)
+
+    def step(self) -> list[Drawn]:
+        return self.execute(self.schedule())
+
+    def probe(self) -> None:
+        """Proves progress while idle: one real forward pass over one token in a free block."""
+        block_ids = self.scheduler.pool.allocate(1) or []
+        draw = Draw(SamplingParams(seed=0, max_tokens=1, temperature=0), 1, [0])
+        self._runner.run(Step([Chunk("probe", [0], 0, block_ids, draw)]))
+        self.scheduler.pool.release(block_ids)
+        self.num_steps += 1
+
+
+def plan_capacity(model: ModelConfig, config: EngineConfig) -> Capacity:
+    """Context length and number of cache blocks. Raises StartError if one sequence cannot fit."""
+    max_model_len = config.max_model_len or model.max_positions
+    if not 1 <= max_model_len <= model.max_positions:
+        raise StartError(
+            f"--max-model-len {max_model_len} is outside what the model was trained for; "
+            f"use 1 to {model.max_positions}"
+        )
+    blocks_per_sequence = -(-max_model_len // config.block_size)
+    element_bytes = TORCH_DTYPES[config.dtype].itemsize
+    block_bytes = model.kv_bytes_per_token(element_bytes) * config.block_size
+    wanted = blocks_per_sequence * config.max_sequences
+    if config.kv_cache_bytes is None:
+        affordable = max(memory_limit_bytes() // 10 // block_bytes, blocks_per_sequence)
+    else:
+        affordable = config.kv_cache_bytes // block_bytes
+    if affordable < blocks_per_sequence:
+        raise StartError(
+            f"--kv-cache-bytes {config.kv_cache_bytes} holds {affordable * config.block_size} "
+            f"tokens; lower --max-model-len {max_model_len} or give "
+            f"{blocks_per_sequence * block_bytes} bytes"
+        )
+    return Capacity(max_model_len, min(wanted, affordable))

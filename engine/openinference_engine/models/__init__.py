@@ -1,0 +1,1 @@
+"""Model structures, by the architecture name a checkpoint states."""

@@ -1,0 +1,59 @@
+"""The Llama family (Llama 2 and 3, SmolLM2): pre-norm blocks of attention and gated MLP."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from openinference_engine import ops
+from openinference_engine.batch import Batch
+from openinference_engine.config import ModelConfig
+from openinference_engine.layers.attention import Attention, KVCache
+from openinference_engine.layers.mlp import GatedMLP
+from openinference_engine.layers.norm import RMSNorm
+from openinference_engine.layers.rotary import Rotary
+from openinference_engine.weights.loader import Weights
+
+
+class Llama:
+    """Names are those of the checkpoint; `num_positions` bounds the context length."""
+
+    def __init__(self, weights: Weights, config: ModelConfig, num_positions: int) -> None:
+        model = weights.at("model")
+        size = (config.vocab_size, config.hidden_size)
+        self._embedding = model.tensor("embed_tokens.weight", size)
+        self._rotary = Rotary(model, config, num_positions)
+        self._layers = [
+            LlamaLayer(model.at(f"layers.{layer}"), config, layer)
+            for layer in range(config.num_layers)
+        ]
+        self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.rms_norm_epsilon)
+        self._head = (
+            self._embedding if config.ties_embeddings else weights.tensor("lm_head.weight", size)
+        )
+
+    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Logits of the rows that draw a token: (S, vocab)."""
+        hidden = ops.embedding(batch.token_ids, self._embedding)  # (T, hidden)
+        rotary = self._rotary.at(batch.positions)
+        for layer in self._layers:
+            hidden = layer(hidden, rotary, cache, batch.attention)
+        return ops.linear(self._norm(hidden[batch.drawing_rows]), self._head)
+
+
+class LlamaLayer:
+    def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
+        size, epsilon = config.hidden_size, config.rms_norm_epsilon
+        self._attention_norm = RMSNorm(weights.at("input_layernorm"), size, epsilon)
+        self._attention = Attention(weights.at("self_attn"), config, layer)
+        self._mlp_norm = RMSNorm(weights.at("post_attention_layernorm"), size, epsilon)
+        self._mlp = GatedMLP(weights.at("mlp"), config)
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        cache: KVCache,
+        plan: ops.AttentionPlan,
+    ) -> Tensor:
+        hidden = hidden + self._attention(self._attention_norm(hidden), rotary, cache, plan)
+        return hidden + self._mlp(self._mlp_norm(hidden))

@@ -1,0 +1,95 @@
+"""A request on its way through the engine: its token ids, how far they are computed, its blocks.
+
+Knows nothing of torch, text or HTTP. One pair of numbers says everything about progress:
+`num_computed` of `num_tokens` tokens have their keys and values in the cache. Prefill, chunks,
+prefix hits, preemption and a resumed request differ only in where the first number stands.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """How the next token is drawn, and when drawing ends. Neutral values switch a rule off."""
+
+    seed: int
+    max_tokens: int
+    choice: int = 0  # which of several answers to one prompt this is
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    temperature: float = 1.0  # 0: the most likely token
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+
+    def finish_reason_after(self, token_id: int, num_outputs: int) -> FinishReason | None:
+        """Why the output ends with `token_id` as its `num_outputs`-th token, or None."""
+        if token_id in self.stop_token_ids and num_outputs > self.min_tokens:
+            return "stop"
+        return "length" if num_outputs >= self.max_tokens else None
+
+
+class Request:
+    """One sequence. The scheduler owns it; only the named transitions change it."""
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        output_ids: list[int] | None = None,
+        salt: bytes = b"",
+    ) -> None:
+        """`output_ids`: what was generated elsewhere already; drawing goes on behind them."""
+        self.id = request_id
+        self.params = params
+        self.salt = salt
+        self.token_ids = prompt_ids + (output_ids or [])
+        self.num_prompt = len(prompt_ids)
+        self.num_computed = 0
+        self.num_cached: int | None = None  # prompt tokens that the prefix cache saved at first
+        self.block_ids: list[int] = []
+        self.block_hashes: list[bytes] = []  # of full blocks, grown on demand
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens to compute before the next one can be drawn; at least one while alive."""
+        return len(self.token_ids) - self.num_computed
+
+    def admit(self, cached_block_ids: list[int], num_cached: int) -> None:
+        """Starts behind the prefix that the cache holds."""
+        self.block_ids = cached_block_ids
+        self.num_computed = num_cached
+        if self.num_cached is None:
+            self.num_cached = min(num_cached, self.num_prompt)
+
+    def preempt(self) -> list[int]:
+        """Gives all blocks back; everything is computed again later. Tokens stay."""
+        block_ids, self.block_ids = self.block_ids, []
+        self.num_computed = 0
+        return block_ids
+
+    def advance(self, num_tokens: int) -> None:
+        self.num_computed += num_tokens
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Takes a drawn token; returns why the request ends with it, or None."""
+        self.token_ids.append(token_id)
+        return self.params.finish_reason_after(token_id, self.num_outputs)

@@ -1,0 +1,91 @@
+"""Draws tokens: a pure function of (seed, choice, output position, logits) for each sequence.
+
+No generator state exists: the uniform number behind a draw is a hash of its key. So the same
+request gets the same tokens in any batch, after preemption, and resumed on another replica.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import torch
+from torch import Tensor
+
+from openinference_engine.request import SamplingParams
+from openinference_engine.scheduler import Draw
+
+
+def sample(logits: Tensor, draws: list[Draw]) -> list[int]:
+    """logits: (S, vocab), one row per draw → the token of each."""
+    if all(_is_plain_greedy(draw.params) for draw in draws):
+        return logits.argmax(dim=-1).tolist()
+    return [_sample_one(row, draw) for row, draw in zip(logits.float(), draws, strict=True)]
+
+
+def uniform(seed: int, choice: int, position: int) -> float:
+    """A number in [0, 1) that depends on its key alone."""
+    key = struct.pack("<QII", seed % 2**64, choice, position)
+    word = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+    return (word >> 11) * 2.0**-53
+
+
+def _is_plain_greedy(params: SamplingParams) -> bool:
+    return (
+        params.temperature == 0
+        and params.repetition_penalty == 1
+        and not (params.presence_penalty or params.frequency_penalty)
+        and not (params.logit_bias or params.min_tokens)
+    )
+
+
+def _sample_one(logits: Tensor, draw: Draw) -> int:
+    """logits: (vocab,) float32 → token."""
+    params, position = draw.params, len(draw.history) - draw.num_prompt
+    logits = _penalise(logits.clone(), draw)
+    if position < params.min_tokens and params.stop_token_ids:
+        logits[sorted(params.stop_token_ids)] = -torch.inf
+    if params.temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits / params.temperature, dim=-1)
+    number = uniform(params.seed, params.choice, position)
+    if params.top_k or params.top_p < 1 or params.min_p:
+        return _draw_from_head(probabilities, params, number)
+    return _draw(probabilities, number)
+
+
+def _penalise(logits: Tensor, draw: Draw) -> Tensor:
+    """Presence and frequency as OpenAI defines them, over outputs; repetition over everything
+    seen (CTRL, arXiv:1909.05858)."""
+    params = draw.params
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(draw.history)))
+        scores, factor = logits[seen], params.repetition_penalty
+        logits[seen] = torch.where(scores > 0, scores / factor, scores * factor)
+    if params.presence_penalty or params.frequency_penalty:
+        outputs = torch.tensor(draw.history[draw.num_prompt :], dtype=torch.int64)
+        counts = torch.bincount(outputs, minlength=len(logits))
+        logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+    for token_id, bias in params.logit_bias.items():
+        logits[token_id] += bias
+    return logits
+
+
+def _draw_from_head(probabilities: Tensor, params: SamplingParams, number: float) -> int:
+    """Draws among the likeliest tokens that top_k, top_p and min_p leave, which all start there."""
+    ordered, token_ids = probabilities.sort(descending=True, stable=True)
+    size = min(params.top_k or len(ordered), len(ordered))
+    if params.top_p < 1:
+        before = ordered.double().cumsum(0) - ordered  # mass of the likelier tokens
+        size = min(size, int((before < params.top_p).sum()))
+    if params.min_p:
+        size = min(size, int((ordered >= params.min_p * ordered[0]).sum()))
+    size = max(size, 1)
+    return int(token_ids[_draw(ordered[:size], number)])
+
+
+def _draw(weights: Tensor, number: float) -> int:
+    """The index at which the running sum of weights passes `number` of their total."""
+    sums = weights.double().cumsum(0)
+    index = int(torch.searchsorted(sums, number * sums[-1], right=True))
+    return min(index, len(weights) - 1)

@@ -1,0 +1,206 @@
+"""Decides what each step computes. Plain Python over requests and blocks, no torch, no clock.
+
+One rule: a step gives each request some of the tokens it still misses (`num_computed` →
+`num_tokens`), within a token budget. Running requests come first, those that miss one token
+(decode) before those that miss many (prefill), so a long prompt never holds up a stream; then
+waiting requests are admitted in order of arrival while seats and blocks last. When blocks run out,
+the latest running request gives its blocks back and is computed again later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from openinference_engine.blocks import BlockPool, extend_hashes
+from openinference_engine.errors import BookkeepingError
+from openinference_engine.request import FinishReason, Request, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What drawing the next token of a sequence depends on, apart from its logits."""
+
+    params: SamplingParams
+    num_prompt: int
+    history: list[int]  # prompt and outputs so far
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some consecutive tokens of one request to compute in this step."""
+
+    request_id: str
+    token_ids: list[int]
+    start: int  # position of the first of them
+    block_ids: list[int]  # hold all positions up to the last of them
+    draw: Draw | None  # None: more of the prompt follows in a later step
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    chunks: list[Chunk]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+    @property
+    def num_decodes(self) -> int:
+        return sum(len(chunk.token_ids) == 1 for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A request's new token, and why it ended with it."""
+
+    request: Request
+    token_id: int
+    finish_reason: FinishReason | None
+
+
+class Scheduler:
+    def __init__(self, pool: BlockPool, max_sequences: int, caches_prefixes: bool = True) -> None:
+        self.pool = pool
+        self.max_sequences = max_sequences
+        self.num_preemptions = 0
+        self._caches_prefixes = caches_prefixes
+        self._requests: dict[str, Request] = {}
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []  # in order of admission
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Tokens to compute before every request has drawn its next token."""
+        return sum(request.num_missing for request in self._requests.values())
+
+    def add(self, request: Request) -> None:
+        self._requests[request.id] = request
+        self._waiting.append(request)
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request wherever it is; unknown ids are ignored (it may just have finished)."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return
+        if request in self._running:
+            self._running.remove(request)
+            self.pool.release(request.preempt())
+        else:
+            self._waiting.remove(request)
+
+    def schedule(self, token_budget: int) -> Step:
+        """The next step: at most `token_budget` tokens, each request at most once."""
+        self._reserve_running()
+        lengths: dict[Request, int] = {}
+        for request in sorted(self._running, key=lambda request: request.num_missing > 1):
+            if token_budget == 0:
+                break
+            lengths[request] = min(request.num_missing, token_budget)
+            token_budget -= lengths[request]
+        while token_budget > 0 and (admitted := self._admit_next()):
+            lengths[admitted] = min(admitted.num_missing, token_budget)
+            token_budget -= lengths[admitted]
+        return Step([_chunk(request, length) for request, length in lengths.items()])
+
+    def commit(self, step: Step, token_ids: list[int]) -> list[Drawn]:
+        """Takes the results of a step: one token for each chunk that draws, in order."""
+        results = iter(token_ids)
+        drawn: list[Drawn] = []
+        for chunk in step.chunks:
+            request = self._requests[chunk.request_id]
+            self._advance(request, len(chunk.token_ids))
+            if chunk.draw is not None:
+                token_id = next(results)
+                reason = request.append(token_id)
+                drawn.append(Drawn(request, token_id, reason))
+                if reason is not None:
+                    self.abort(request.id)
+        return drawn
+
+    def check_integrity(self) -> None:
+        """Raises BookkeepingError unless every held block belongs to a running request."""
+        self.pool.check_integrity()
+        held = {block_id for request in self._running for block_id in request.block_ids}
+        if len(held) != self.pool.num_blocks - self.pool.num_free:
+            raise BookkeepingError("a block is held by no running request")
+        if any(request.block_ids for request in self._waiting):
+            raise BookkeepingError("a waiting request holds blocks")
+        if len(self._requests) != self.num_running + self.num_waiting:
+            raise BookkeepingError("a request is neither waiting nor running")
+
+    def _reserve_running(self) -> None:
+        """Gives every running request blocks for all its tokens, the oldest first.
+
+        The latest ones pay: they go back to the head of the queue, in their order.
+        """
+        index = 0
+        while index < len(self._running):
+            if self._reserve(self._running[index]):
+                index += 1
+                continue
+            victim = self._running.pop()
+            self.pool.release(victim.preempt())
+            self._waiting.appendleft(victim)
+            self.num_preemptions += 1
+
+    def _reserve(self, request: Request) -> bool:
+        missing = self.pool.blocks_for(request.num_tokens) - len(request.block_ids)
+        if missing > 0:
+            block_ids = self.pool.allocate(missing)
+            if block_ids is None:
+                return False
+            request.block_ids.extend(block_ids)
+        return True
+
+    def _admit_next(self) -> Request | None:
+        """Seats the head of the queue behind its cached prefix; None if it has to wait."""
+        if not self._waiting or len(self._running) >= self.max_sequences:
+            return None
+        request = self._waiting[0]
+        prefix = self._cached_prefix(request)
+        request.admit(prefix, len(prefix) * self.pool.block_size)
+        if not self._reserve(request):
+            self.pool.release(request.preempt())
+            return None
+        self._waiting.popleft()
+        self._running.append(request)
+        return request
+
+    def _cached_prefix(self, request: Request) -> list[int]:
+        """Held blocks of the known prefix; the last token is always computed, for its logits."""
+        if not self._caches_prefixes:
+            return []
+        size = self.pool.block_size
+        return self.pool.take_prefix(extend_hashes(request, size, (request.num_tokens - 1) // size))
+
+    def _advance(self, request: Request, num_tokens: int) -> None:
+        """Counts computed tokens and makes the blocks they filled known to others."""
+        size = self.pool.block_size
+        first_full = request.num_computed // size
+        request.advance(num_tokens)
+        num_full = request.num_computed // size
+        if self._caches_prefixes and num_full > first_full:
+            hashes = extend_hashes(request, size, num_full)
+            for index in range(first_full, num_full):
+                self.pool.seal(request.block_ids[index], hashes[index])
+
+
+def _chunk(request: Request, length: int) -> Chunk:
+    start = request.num_computed
+    draws = start + length == request.num_tokens
+    return Chunk(
+        request_id=request.id,
+        token_ids=request.token_ids[start : start + length],
+        start=start,
+        block_ids=request.block_ids,
+        draw=Draw(request.params, request.num_prompt, request.token_ids) if draws else None,
+    )

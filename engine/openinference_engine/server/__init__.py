@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP server: one aiohttp application, no torch."""

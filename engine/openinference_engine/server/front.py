@@ -1,0 +1,34 @@
+"""What the API process loads of a model: its tokenizer, its vocabulary and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from openinference_engine.config import DataType
+from openinference_engine.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from openinference_engine.version import NUMERICS_VERSION
+from openinference_engine.weights.checkpoint import open_checkpoint
+from openinference_engine.weights.uri import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    tokenizer: Tokenizer
+    vocab_size: int
+    fingerprint: str  # of weights, tokenizer and chat template
+
+    def resume_key(self, dtype: DataType, kernel_path: str) -> str:
+        """Hash of everything that the next token depends on."""
+        parts = (self.fingerprint, dtype, kernel_path, f"numerics-{NUMERICS_VERSION}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def load_front(model_uri: str) -> Front:
+    """Raises StartError if the model is missing, damaged or has no tokenizer that we know."""
+    path = resolve(model_uri)
+    checkpoint = open_checkpoint(path)
+    tokenizer = load_tokenizer(checkpoint, path)
+    digest = hashlib.sha256(checkpoint.fingerprint.encode())
+    digest.update(tokenizer.fingerprint_text.encode())
+    return Front(tokenizer, checkpoint.config.vocab_size, digest.hexdigest())

@@ -1,0 +1,191 @@
+"""The request bodies of the OpenAI API that this engine answers, and their validation.
+
+A field is here when its behaviour exists. Others that clients know are accepted at the value that
+switches them off and refused otherwise; nothing is ignored silently. Every refusal names the
+field, its value and the remedy.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from openinference_engine.errors import RequestError
+
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+Stop = Annotated[str, Meta(min_length=1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Go on with an answer that began elsewhere: the ids consumed so far, by choice."""
+
+    id: str
+    created: int
+    token_ids: dict[str, list[int]]
+
+
+class Internal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What only the router may ask (docs/wire.md)."""
+
+    stream_token_ids: bool = False
+    resume: Resume | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that chat and plain completions share."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] = 1
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    min_tokens: Count = 0
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Meta(ge=-1)] = 0
+    min_p: Probability = 0.0
+    seed: Seed | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=16)] = []
+    stop_token_ids: list[Count] = []
+    ignore_eos: bool = False
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
+    user: str = ""  # names the end user to the operator of the service; changes no answer
+    openinference: Internal | None = None
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    role: str
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """Templates of text models want one string."""
+        parts = self.content if isinstance(self.content, str) else [p.text for p in self.content]
+        return {"role": self.role, "content": "".join(parts)}
+
+
+class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+
+class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
+    prompt: str | list[Count]
+
+
+# Fields of the OpenAI API and its common extensions that this engine does not act on yet, each with
+# the values that ask for nothing.
+_OFF_VALUES: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "cache_salt": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "guided_json": (),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logprobs": (False,),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "priority": (0,),
+    "prompt_logprobs": (),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "skip_special_tokens": (True,),
+    "store": (False,),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+}
+
+RequestType = TypeVar("RequestType", ChatRequest, CompletionRequest)
+
+
+def parse(body: bytes, kind: type[RequestType]) -> RequestType:
+    """A validated request. Raises RequestError naming field, value and remedy."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise RequestError(f"the body is a JSON {type(fields).__name__}; send an object")
+    given = {name: value for name, value in fields.items() if value is not None}
+    known = kind.__struct_fields__
+    for name in given.keys() - set(known):
+        _refuse_unless_off(name, given[name])
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(error, given) from error
+
+
+def _refuse_unless_off(name: str, value: Any) -> None:
+    if name not in _OFF_VALUES:
+        raise RequestError(f"{name}: this field is unknown; remove it", name)
+    if value not in _OFF_VALUES[name]:
+        raise RequestError(
+            f"{name}: {msgspec.json.encode(value).decode()[:100]} is not supported yet; "
+            "remove the field",
+            name,
+        )
+
+
+def _explain(error: msgspec.ValidationError, fields: dict[str, Any]) -> RequestError:
+    """`Expected int <= 2 - at $.n` → `n: 3 is not allowed; expected int <= 2`."""
+    reason, _, place = str(error).partition(" - at `$")
+    path = place.strip(".`")
+    if not path:
+        return RequestError(f"{reason[0].lower()}{reason[1:]}", _missing_field(reason))
+    value = _value_at(fields, path)
+    shown = msgspec.json.encode(value).decode()[:100]
+    return RequestError(f"{path}: {shown} is not allowed; {reason[0].lower()}{reason[1:]}", path)
+
+
+def _missing_field(reason: str) -> str | None:
+    """The field in `Object missing required field \\`model\\``."""
+    parts = reason.split("`")
+    return parts[1] if len(parts) > 1 else None
+
+
+def _value_at(value: Any, path: str) -> Any:
+    """Follows `messages[0].role`; where the path says `[...]` (any key), the whole is shown."""
+    for step in path.replace("[", ".[").split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.strip("[]").isdigit():
+            value = value[int(step.strip("[]"))]
+    return value

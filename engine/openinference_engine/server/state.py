@@ -1,0 +1,98 @@
+"""What the handlers of one server share, and the two questions asked of it: ready? admitted?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from openinference_engine.config import EngineConfig, ServerConfig
+from openinference_engine.core.client import CoreClient
+from openinference_engine.core.messages import Progress
+from openinference_engine.errors import QueueFull, Unavailable
+from openinference_engine.server.front import Front
+from openinference_engine.server.metrics import Metrics
+
+
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+@dataclass(slots=True)
+class ServerState:
+    server: ServerConfig
+    engine: EngineConfig
+    model_name: str
+    core: CoreClient
+    metrics: Metrics
+    started_at: int
+    front: Front | None = None  # None: still loading
+    is_draining: bool = False
+    is_closing: bool = False  # nothing is open but event streams, which end now
+    num_in_flight: int = 0  # sequences inside the engine, waiting or running
+    is_empty: asyncio.Event = field(default_factory=_set_event)
+
+    @property
+    def loaded_front(self) -> Front:
+        """Raises Unavailable while it loads."""
+        if self.front is None:
+            raise Unavailable("the model is loading; try again later")
+        return self.front
+
+    @property
+    def resume_key(self) -> str:
+        """Equal on two servers that would draw the same next token; empty while loading."""
+        if self.front is None or self.core.loaded is None:
+            return ""
+        return self.front.resume_key(self.engine.dtype, self.core.loaded.kernel_path)
+
+    @property
+    def max_model_len(self) -> int:
+        """Raises Unavailable while the core loads."""
+        if self.core.loaded is None:
+            raise Unavailable("the model is loading; try again later")
+        return self.core.loaded.max_model_len
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no request can be answered now, or None."""
+        if self.core.has_ended:
+            return "the engine core has ended"
+        if self.core.loaded is None or self.front is None:
+            return "the model is loading"
+        if self.is_draining:
+            return "the server is shutting down"
+        if self.core.heartbeat.is_stuck:
+            return f"no step finished for {self.core.heartbeat.age_seconds:.0f} s"
+        return None
+
+    def on_progress(self, progress: Progress) -> None:
+        self.metrics.progress(progress, self.engine.max_sequences)
+
+    @contextmanager
+    def admit(self, num_sequences: int) -> Iterator[None]:
+        """Counts sequences in and out. Raises Unavailable or QueueFull."""
+        if reason := self.unready_reason:
+            raise Unavailable(f"{reason}; try again later")
+        limit = self.engine.max_sequences + self.server.max_waiting
+        if self.num_in_flight + num_sequences > limit:
+            raise QueueFull(
+                f"{self.num_in_flight} sequences are running or waiting and {num_sequences} more "
+                f"would pass the limit of {limit}; try again later"
+            )
+        self.num_in_flight += num_sequences
+        self.is_empty.clear()
+        try:
+            yield
+        finally:
+            self.num_in_flight -= num_sequences
+            if not self.num_in_flight:
+                self.is_empty.set()
+
+
+STATE = web.AppKey("state", ServerState)

@@ -1,0 +1,89 @@
+"""A model's tokenizer: text → ids, ids → text piece by piece, messages → prompt.
+
+Wraps a `tokenizers.Tokenizer` built from the checkpoint's own files. Not thread-safe only in
+`Detokenizer`, which belongs to one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from openinference_engine.tokenizer.chat import ChatTemplate
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    backend: Backend
+    template: ChatTemplate | None
+    end_token_ids: frozenset[int]  # each ends an answer
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt, with the special tokens that the model wants around it."""
+        return list(self.backend.encode(text).ids)
+
+    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Ids of a conversation, up to where the assistant speaks. Raises RequestError."""
+        if self.template is None:
+            return self.encode("\n".join(str(message["content"]) for message in messages))
+        text = self.template.render(messages)
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self.backend.decode(list(token_ids), skip_special_tokens=True)
+
+    @property
+    def fingerprint_text(self) -> str:
+        """Everything that encoding and templates depend on."""
+        return self.backend.to_str() + (self.template.source if self.template else "")
+
+
+class Detokenizer:
+    """Turns ids into text one at a time; a character cut between tokens waits for its rest.
+
+    Text is decoded from the last place where it was whole, because a token's text may depend on
+    the one before (a leading space) but not on those further back.
+    """
+
+    _CUT = "\ufffd"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._shown: list[int] = []  # ids whose text was given out last: context of the next
+        self._held: list[int] = []
+
+    def feed(self, token_id: int) -> str:
+        self._held.append(token_id)
+        text = self._new_text()
+        if text.endswith(self._CUT):
+            return ""
+        if text:
+            self._shown, self._held = self._held, []
+        return text
+
+    def flush(self) -> str:
+        """The rest, with a replacement sign where a character never became whole."""
+        text = self._new_text()
+        self._held = []
+        return text
+
+    def _new_text(self) -> str:
+        before = self._tokenizer.decode(self._shown)
+        return self._tokenizer.decode(self._shown + self._held)[len(before) :]
+
+
+def load_tokenizer(checkpoint: Checkpoint, path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint. Raises StartError if it has none that we can build."""
+    if isinstance(checkpoint, GGUFCheckpoint):
+        from openinference_engine.tokenizer.gguf_tokenizer import tokenizer_from_metadata
+
+        return tokenizer_from_metadata(checkpoint.file.metadata)
+    from openinference_engine.tokenizer.tokenizer_files import tokenizer_from_folder
+
+    return tokenizer_from_folder(path)

@@ -1,0 +1,1 @@
+"""Where weights come from: a URI becomes a checkpoint, a checkpoint gives named tensors."""

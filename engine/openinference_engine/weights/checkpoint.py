@@ -1,0 +1,46 @@
+"""A checkpoint: the shape of a model, its named tensors and what identifies it.
+
+Two containers are read, GGUF and safetensors; both answer with the same tensor names (those of the
+safetensors files of the Llama family) and plain numpy arrays, so that nothing behind this module
+knows which one it was. Never pickle, never code from a checkpoint. Torch is not imported here: the
+API process opens checkpoints too, for the tokenizer and the fingerprint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.errors import StartError
+
+
+class Checkpoint(Protocol):
+    """What a container must answer."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights: hex digest over all headers and the start of every tensor."""
+
+    def names(self) -> frozenset[str]: ...
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The tensor `name`: float32, float16, or the bits of bfloat16 as uint16."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a .gguf file, or a directory of safetensors files with their config.json."""
+    if path.is_dir():
+        from openinference_engine.weights.safetensors_checkpoint import SafetensorsCheckpoint
+
+        return SafetensorsCheckpoint(path)
+    if path.suffix == ".gguf":
+        from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
+
+        return GGUFCheckpoint(path)
+    raise StartError(f"{path} is neither a .gguf file nor a directory with safetensors files")

@@ -1,0 +1,118 @@
+"""A GGUF file as a checkpoint: names and layouts turned into those of the Llama family."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.errors import StartError
+from openinference_engine.weights.gguf import GGUFFile
+
+FINGERPRINT_BYTES_PER_TENSOR = 64 << 10
+
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "rope_freqs": "model.rotary_factors",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+
+
+class GGUFCheckpoint:
+    """Raises StartError if the file is damaged or lacks what its architecture needs."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = GGUFFile(path)
+        self._stored_names = {_standard_name(name): name for name in self.file.tensors}
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        hidden_size, num_heads = self._number("embedding_length"), self._number(_HEADS)
+        head_dim = int(self._optional("attention.key_length", hidden_size // num_heads))
+        return ModelConfig(
+            architecture=self._architecture,
+            vocab_size=self.file.tensors["token_embd.weight"].shape[0],
+            hidden_size=hidden_size,
+            intermediate_size=self._number("feed_forward_length"),
+            num_layers=self._number("block_count"),
+            num_heads=num_heads,
+            num_kv_heads=int(self._optional("attention.head_count_kv", num_heads)),
+            head_dim=head_dim,
+            max_positions=self._number("context_length"),
+            rms_norm_epsilon=self._optional("attention.layer_norm_rms_epsilon", 1e-5),
+            rope_theta=self._optional("rope.freq_base", 10_000.0),
+            ties_embeddings="output.weight" not in self.file.tensors,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.file.header)
+        for name in sorted(self.file.tensors):
+            digest.update(self.file.bytes_of(name)[:FINGERPRINT_BYTES_PER_TENSOR].data)
+        return digest.hexdigest()
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._stored_names)
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        stored_name = self._stored_names[name]
+        array = self.file.array(stored_name)
+        if self._architecture == "llama" and "attn_q." in stored_name:
+            return _halves_from_pairs(array, self.config.num_heads)
+        if self._architecture == "llama" and "attn_k." in stored_name:
+            return _halves_from_pairs(array, self.config.num_kv_heads)
+        return array
+
+    @property
+    def _architecture(self) -> str:
+        return str(self.file.metadata.get("general.architecture", "unknown"))
+
+    def _number(self, key: str) -> int:
+        value = self._optional(key, None)
+        if value is None:
+            raise StartError(f"{self.file.path} lacks {self._architecture}.{key}; convert it again")
+        return int(value)
+
+    def _optional(self, key: str, default: Any) -> Any:
+        return self.file.metadata.get(f"{self._architecture}.{key}", default)
+
+
+_HEADS = "attention.head_count"
+
+
+def _standard_name(name: str) -> str:
+    if match := _LAYER.fullmatch(name):
+        layer, part, kind = match.groups()
+        return f"model.layers.{layer}.{_LAYER_NAMES.get(part, part)}.{kind}"
+    part, _, kind = name.rpartition(".")
+    return f"{_NAMES.get(part, part)}.{kind}"
+
+
+def _halves_from_pairs(rows: npt.NDArray[Any], num_heads: int) -> npt.NDArray[Any]:
+    """Undoes the row order of GGUF's llama family.
+
+    There the two rows that rotate together lie side by side; our rotary embedding, like the
+    safetensors files, wants the first of all pairs, then the second.
+    """
+    pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

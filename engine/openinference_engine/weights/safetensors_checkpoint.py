@@ -1,0 +1,144 @@
+"""A directory of safetensors files with config.json as a checkpoint.
+
+The container is a JSON header and raw bytes (https://github.com/huggingface/safetensors#format), so
+it is read here directly: numpy has no bfloat16, which the package's numpy reader therefore refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from openinference_engine.config import ModelConfig, RopeScaling
+from openinference_engine.errors import StartError
+from openinference_engine.weights.gguf_checkpoint import FINGERPRINT_BYTES_PER_TENSOR
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # its bits: numpy has no name for it
+}
+_ARCHITECTURES = {"LlamaForCausalLM": "llama"}
+
+
+class SafetensorsCheckpoint:
+    """Raises StartError if a file is missing, damaged or of an unknown type."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = [_SafetensorsFile(path) for path in sorted(folder.glob("*.safetensors"))]
+        if not self._files:
+            raise StartError(f"{folder} holds no .safetensors file")
+        self._file_of = {name: file for file in self._files for name in file.entries}
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        values = self._read_config()
+        num_heads = values["num_attention_heads"]
+        head_dim = values.get("head_dim") or values["hidden_size"] // num_heads
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        return ModelConfig(
+            architecture=self._architecture(values),
+            vocab_size=values["vocab_size"],
+            hidden_size=values["hidden_size"],
+            intermediate_size=values["intermediate_size"],
+            num_layers=values["num_hidden_layers"],
+            num_heads=num_heads,
+            num_kv_heads=values.get("num_key_value_heads") or num_heads,
+            head_dim=head_dim,
+            max_positions=values["max_position_embeddings"],
+            rms_norm_epsilon=values["rms_norm_eps"],
+            rope_theta=values.get("rope_theta") or rope.get("rope_theta", 10_000.0),
+            rope_scaling=self._rope_scaling(rope),
+            ties_embeddings=values.get("tie_word_embeddings", False),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for file in self._files:
+            digest.update(file.header)
+            for name in sorted(file.entries):
+                digest.update(file.bytes_of(name)[:FINGERPRINT_BYTES_PER_TENSOR].data)
+        return digest.hexdigest()
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._file_of)
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        return self._file_of[name].array(name)
+
+    def _read_config(self) -> dict[str, Any]:
+        path = self.folder / "config.json"
+        try:
+            values: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        except FileNotFoundError as error:
+            raise StartError(f"{self.folder} lacks config.json") from error
+        except msgspec.DecodeError as error:
+            raise StartError(f"{path} is not JSON: {error}") from error
+        return values
+
+    def _architecture(self, values: dict[str, Any]) -> str:
+        name = str((values.get("architectures") or ["unknown"])[0])
+        return _ARCHITECTURES.get(name, name)
+
+    def _rope_scaling(self, rope: dict[str, Any]) -> RopeScaling | None:
+        match rope.get("rope_type", rope.get("type", "default")):
+            case "default":
+                return None
+            case "linear":
+                return RopeScaling("linear", rope["factor"])
+            case "llama3":
+                return RopeScaling(
+                    "llama3",
+                    rope["factor"],
+                    rope["low_freq_factor"],
+                    rope["high_freq_factor"],
+                    rope["original_max_position_embeddings"],
+                )
+            case other:
+                raise StartError(
+                    f"{self.folder}/config.json: rope type {other!r} is unknown; "
+                    "known are default, linear, llama3"
+                )
+
+
+class _SafetensorsFile:
+    """One mapped file: a length, a JSON header, then the bytes of all tensors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._data_start = 8 + int.from_bytes(self._map[:8], "little")
+        self.header = self._map[8 : self._data_start]
+        try:
+            self.entries: dict[str, dict[str, Any]] = msgspec.json.decode(self.header)
+        except msgspec.DecodeError as error:
+            raise StartError(f"{path} has a damaged header; fetch it again") from error
+        self.entries.pop("__metadata__", None)
+        for name, entry in self.entries.items():
+            self._check(name, entry)
+
+    def _check(self, name: str, entry: dict[str, Any]) -> None:
+        if entry["dtype"] not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise StartError(f"{self.path}: {name} is {entry['dtype']}; known are {known}")
+        if self._data_start + entry["data_offsets"][1] > len(self._map):
+            raise StartError(f"{self.path} is cut short in tensor {name}; fetch it again")
+
+    def bytes_of(self, name: str) -> npt.NDArray[np.uint8]:
+        start, end = self.entries[name]["data_offsets"]
+        return np.frombuffer(self._map, np.uint8, end - start, self._data_start + start)
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        entry = self.entries[name]
+        values: npt.NDArray[Any] = self.bytes_of(name).view(_DTYPES[entry["dtype"]])
+        return values.reshape(entry["shape"])
