@@ -45,12 +45,12 @@ def test_operator_hands_out_the_routers_role_only(cluster_wide):
     }
 
 
-def test_operator_reads_no_secret_but_its_token(cluster_wide):
+def test_operator_touches_no_secret_but_its_token(cluster_wide):
     granted = rules_of(cluster_wide, "ClusterRole", "openinference-operator")
 
     assert {key: verbs for key, verbs in granted.items() if key[1] == "secrets"} == {
         ("", "secrets", None): {"create"},
-        ("", "secrets", "openinference-token"): {"get"},
+        ("", "secrets", "openinference-token"): {"get", "patch"},
     }
 
 
