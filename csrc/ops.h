@@ -1,7 +1,7 @@
 // The decode step's ops, one declaration each. All outputs are written in place; arguments are
 // checked (KernelError) and queued on the stream. Sizes used below:
 //   T tokens (one per sequence, at most 32) · H hidden · I intermediate · V vocabulary · D head_dim
-//   Q query heads · KV key-value heads · B cache blocks of 16 tokens · P pages per sequence
+//   Q query heads · KV key-value heads · S cache slots, 16 to a page · P pages per sequence
 // A row whose position is negative is padding: it writes no cache, and its outputs mean nothing.
 //
 // Between ops a hidden state travels as three tensors: `hidden` (T, H) float32, the residual;
@@ -17,7 +17,7 @@ namespace openinference {
 void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight, const Tensor& hidden,
            const Tensor& x, const Tensor& sum_squares, Stream stream);
 
-// query (T, Q, D) bf16 and the caches (B, KV, 16, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
+// query (T, Q, D) bf16 and the caches (S, KV, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
 // ((Q + 2·KV)·D, H) stacked q, k, v. rotary (positions, D/2, 2) float32: cos, sin. The new key and
 // value go to page block_table[token][position / 16] (T, P) int32 of positions (T) int32.
 void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
@@ -39,8 +39,8 @@ void project_residual(const Tensor& input, const Tensor& weights, const Tensor& 
 void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                      const Tensor& out, Stream stream);
 
-// tokens (T) int32 ← argmax of logits (T, V) float32 ← norm(x)·Wᵀ, weights (V, H); the lowest id wins
-// a tie; a row without a comparable logit (NaN) gets -1. Then positions += 1 (a -1 token stops its
+// tokens (T) int32 ← argmax of logits (T, V) float32 ← norm(x)·Wᵀ, weights (≥ V, H) padded to a
+// multiple of 16 rows; the lowest id wins a tie; a row without a comparable logit (NaN) gets -1. Then positions += 1 (a -1 token stops its
 // row: position ← -1). best (≥ 2·T·multiprocessors) float32 and counter (1) int32, zero before the
 // first call, are scratch.
 void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,

@@ -72,7 +72,7 @@ __device__ __forceinline__ void read_pages(const Attention& job, int token, int 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int position = job.cache.positions[token];
     const int row = lane / kRowLanes, column = lane % kRowLanes * 8;
-    const int stride = gridDim.x * kWarps;
+    const int stride = gridDim.x * kWarps, slot_elements = job.cache.slot_elements();
     for (int index = blockIdx.x * kWarps + warp; index * kPageTokens <= position; index += stride) {
         const size_t page = job.cache.page(token, index, kv_head);
         uint4 keys[kLoads], values[kLoads];
@@ -82,8 +82,9 @@ __device__ __forceinline__ void read_pages(const Attention& job, int token, int 
             const int offset = i * kRows + row;
             keys[i] = values[i] = make_uint4(0, 0, 0, 0);
             if (index * kPageTokens + offset <= position) {
-                keys[i] = *reinterpret_cast<const uint4*>(job.cache.keys + page + offset * kDim + column);
-                values[i] = *reinterpret_cast<const uint4*>(job.cache.values + page + offset * kDim + column);
+                const size_t at = page + offset * slot_elements + column;
+                keys[i] = *reinterpret_cast<const uint4*>(job.cache.keys + at);
+                values[i] = *reinterpret_cast<const uint4*>(job.cache.values + at);
             }
         }
 #pragma unroll

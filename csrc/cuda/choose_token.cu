@@ -23,10 +23,6 @@ __device__ __forceinline__ Candidate better(Candidate a, Candidate b) {
     return takes_b ? b : a;
 }
 
-__device__ __forceinline__ Candidate candidate(float logit, int id) {
-    return {logit, logit == logit ? id : kNoToken};
-}
-
 template <int kLanes> __device__ __forceinline__ Candidate best_of_lanes(Candidate mine) {
 #pragma unroll
     for (int mask = kLanes / 2; mask > 0; mask /= 2)
@@ -49,7 +45,7 @@ struct TokenEpilogue {
     Candidate* block_best;  // (blocks, tokens)
     int* finished_blocks;
 
-    __host__ __device__ int tiles() const { return vocabulary / 16; }
+    __host__ __device__ int tiles() const { return (vocabulary + 15) / 16; }
     __device__ int lower_row(int tile) const { return tile * 16; }
     __device__ int upper_row(int tile) const { return tile * 16 + 8; }
 
@@ -64,12 +60,18 @@ struct TokenEpilogue {
         if (is_live) {
             const int id = lower_row(tile) + pair;
             float* row = logits + static_cast<size_t>(token) * vocabulary;
-            row[id] = lower *= scratch.scale[token];
-            row[id + 8] = upper *= scratch.scale[token];
-            mine = better(candidate(lower, id), candidate(upper, id + 8));
+            mine = better(write(row, id, lower * scratch.scale[token]),
+                          write(row, id + 8, upper * scratch.scale[token]));
         }
         mine = best_of_lanes<8>(mine);
         if (is_live && pair == 0) scratch.best[token] = better(scratch.best[token], mine);
+    }
+
+    // A row that pads the vocabulary is no candidate.
+    __device__ __forceinline__ Candidate write(float* row, int id, float logit) const {
+        if (id >= vocabulary) return {0, kNoToken};
+        row[id] = logit;
+        return {logit, logit == logit ? id : kNoToken};
     }
 
     __device__ void end(Scratch& scratch, int count) const {
@@ -103,12 +105,12 @@ int multiprocessor_count() { return multiprocessors(); }
 void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                   const Tensor& logits, const Tensor& tokens, const Tensor& positions,
                   const Tensor& best, const Tensor& counter, Stream stream) {
-    const int64_t T = x.length("x", 0), H = x.length("x", 1), V = weights.length("weights", 0);
-    require(V % 16 == 0, "weights: " + std::to_string(V) + " rows, need a multiple of 16 (pad the vocabulary)");
+    const int64_t T = x.length("x", 0), H = x.length("x", 1), V = logits.length("logits", 1);
+    const int64_t rows = (V + 15) / 16 * 16;
     const int64_t scratch = 2 * T * multiprocessors();
     require(best.length("best", 0) >= scratch,
             "best: " + std::to_string(best.length("best", 0)) + " elements, need " + std::to_string(scratch));
-    const Bf16Weights matrix{weights.as<bf16>("weights", {V, H}), static_cast<int>(H)};
+    const Bf16Weights matrix{weights.as<bf16>("weights", {rows, H}), static_cast<int>(H)};
     const auto* input = x.as<bf16>("x", {T, H});
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};

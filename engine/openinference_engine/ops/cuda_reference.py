@@ -52,8 +52,9 @@ def project_qkv(
             continue
         block = block_table[token, position // PAGE_TOKENS]
         query[token] = _rotate(q[token], rotary[position])
-        key_cache[block, :, position % PAGE_TOKENS] = _rotate(k[token], rotary[position]).bfloat16()
-        value_cache[block, :, position % PAGE_TOKENS] = v[token].bfloat16()
+        slot = block * PAGE_TOKENS + position % PAGE_TOKENS
+        key_cache[slot] = _rotate(k[token], rotary[position])
+        value_cache[slot] = v[token]
 
 
 def attend(
@@ -74,10 +75,9 @@ def attend(
         if position < 0:
             out[token] = 0
             continue
-        blocks = block_table[token, : position // PAGE_TOKENS + 1].long()
+        slots = slots_of(block_table[token])[: position + 1]
         keys, values = (
-            cache[blocks].transpose(0, 1).flatten(1, 2)[:, : position + 1].float()
-            for cache in (key_cache, value_cache)
+            cache[slots].transpose(0, 1).float() for cache in (key_cache, value_cache)
         )  # (kv_heads, position + 1, head_dim)
         queries = query[token].float().reshape(-1, group, query.shape[2])
         weights = torch.softmax(queries @ keys.transpose(1, 2) * scale, dim=-1)
@@ -121,7 +121,7 @@ def choose_token(
     counter: Tensor,
     stream: Any = None,
 ) -> None:
-    logits.copy_(_project_normed(x, sum_squares, epsilon, weights))
+    logits.copy_(_project_normed(x, sum_squares, epsilon, weights)[:, : logits.shape[1]])
     is_running = (positions >= 0) & ~logits.isnan().all(dim=-1)
     chosen = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
     tokens.copy_(torch.where(is_running, chosen, -1))
@@ -131,6 +131,12 @@ def choose_token(
 def write_norm_inputs(hidden: Tensor, norm_weight: Tensor, x: Tensor, sum_squares: Tensor) -> None:
     x.copy_(hidden * norm_weight.float())
     sum_squares.copy_(hidden.square().view(*sum_squares.shape, SQUARE_COLUMNS).sum(-1))
+
+
+def slots_of(pages: Tensor) -> Tensor:
+    """pages: (P,) of one sequence → (P × 16,) int64, the cache slots of its positions."""
+    places = torch.arange(PAGE_TOKENS, device=pages.device)
+    return (pages.long()[:, None] * PAGE_TOKENS + places).flatten()
 
 
 def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, weights: Tensor) -> Tensor:
