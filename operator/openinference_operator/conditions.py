@@ -146,7 +146,7 @@ def _suspended(facts: Facts) -> Condition | None:
     if not facts.service.suspend:
         return None
     left = len(facts.plan.states)
-    message = f"spec.suspend is true: {left} replicas left to drain and delete"
+    message = f"spec.suspend is true: {_count(left, 'replica')} left to drain and delete"
     return Condition("Progressing", "True", "Suspended", message)
 
 
@@ -156,7 +156,7 @@ def _rolling_out(facts: Facts) -> Condition | None:
     draining = [state.name for state in facts.plan.states if state.phase is Phase.DRAINING]
     message = (
         f"revision {facts.plan.revision}: {_routable(facts.updated)} of {facts.plan.desired}"
-        f" replicas are updated and routable, {len(facts.old)} of older revisions are left"
+        f" updated replicas are routable, {len(facts.old)} of older revisions left"
     )
     if draining:
         message += f"; draining {', '.join(draining)}"
@@ -176,7 +176,7 @@ def _changing_replicas(facts: Facts) -> Condition | None:
 
 
 def _complete(facts: Facts) -> Condition:
-    message = f"all {facts.plan.desired} replicas are of revision {facts.plan.revision}"
+    message = f"{_count(facts.plan.desired, 'replica')} of revision {facts.plan.revision}"
     return Condition("Progressing", "True", "Complete", message)
 
 
@@ -194,12 +194,12 @@ def _pod_trouble(concern: Concern) -> Rule:
 
 
 def _all_scheduled(facts: Facts) -> Condition:
-    message = f"every pod of {len(facts.plan.states)} replicas has a node or awaits one shortly"
+    message = f"no pod of {_count(len(facts.plan.states), 'replica')} lacks a node"
     return Condition("Scheduled", "True", "Scheduled", message)
 
 
 def _all_healthy(facts: Facts) -> Condition:
-    message = f"no pod of {len(facts.plan.states)} replicas is in trouble"
+    message = f"no pod of {_count(len(facts.plan.states), 'replica')} is in trouble"
     return Condition("GroupsHealthy", "True", "Healthy", message)
 
 
@@ -209,8 +209,8 @@ def _all_healthy(facts: Facts) -> Condition:
 def _no_router(facts: Facts) -> Condition | None:
     if facts.observed.ready_routers:
         return None
-    count = len(facts.observed.routers)
-    message = f"0 of {count} router pods of the namespace are Ready; nothing that serves is drained"
+    pods = _count(len(facts.observed.routers), "router pod")
+    message = f"none of {pods} in the namespace is Ready; nothing that serves is drained"
     return Condition("RouterReady", "False", "RouterNotReady", message)
 
 
@@ -224,7 +224,7 @@ def _silent_router(facts: Facts) -> Condition | None:
 
 def _routers_ready(facts: Facts) -> Condition:
     ready = len(facts.observed.ready_routers)
-    return Condition("RouterReady", "True", "RoutersReady", f"{ready} router pods are Ready")
+    return Condition("RouterReady", "True", "RoutersReady", f"{_count(ready, 'router pod')} Ready")
 
 
 # AbleToScale, ScalingActive, ScalingLimited: as HorizontalPodAutoscaler names them.
@@ -271,7 +271,7 @@ def _scaling_limited(facts: Facts) -> Condition | None:
 
 
 def _scaling_unlimited(facts: Facts) -> Condition:
-    message = f"{facts.plan.desired} replicas are within bounds and policies"
+    message = f"{_count(facts.plan.desired, 'replica')}, within bounds and policies"
     return Condition("ScalingLimited", "False", "DesiredWithinRange", message)
 
 
@@ -287,6 +287,10 @@ SCALING_CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_scaling_disabled, _metrics_lost, _fallback, _metric_found),
     (_scaling_limited, _scaling_unlimited),
 )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _routable(states: Sequence[GroupState]) -> int:

@@ -251,8 +251,8 @@ def _reason(inputs: Iterable[Input], desired: int, current: int) -> str:
 
 def _message(inputs: Iterable[Input], desired: int, current: int, wanted: int) -> str:
     seen = "; ".join(describe(entry) for entry in inputs)
-    change = f"{current} replicas" if desired == current else f"{current} -> {desired} replicas"
-    return f"{change}, metrics ask for {wanted} ({seen})"
+    change = f"{current}" if desired == current else f"{current} -> {desired}"
+    return f"replicas: {change}, metrics ask for {wanted} ({seen})"
 
 
 def describe(entry: Input) -> str:
