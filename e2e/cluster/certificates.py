@@ -38,7 +38,9 @@ def ensure_authority() -> None:
         _request(AUTHORITY, "/CN=openinference-cluster")
     if not SERVICE_ACCOUNT_KEY.exists():
         # RSA: of a private elliptic key, the API server cannot derive the public one.
-        run("openssl", "genpkey", "-algorithm", "RSA", "-out", str(SERVICE_ACCOUNT_KEY))
+        draft = _draft_of(SERVICE_ACCOUNT_KEY)
+        run("openssl", "genpkey", "-algorithm", "RSA", "-out", str(draft))
+        draft.replace(SERVICE_ACCOUNT_KEY)
 
 
 def api_server(plan: AddressPlan) -> Certificate:
@@ -96,11 +98,18 @@ def kubeconfig(api_url: str, client: Certificate) -> str:
 
 
 def _request(made: Certificate, subject: str, *options: str) -> None:
+    draft = _draft_of(made.certificate)
     run(
         *("openssl", "req", "-x509", "-noenc", "-days", _DAYS),
         *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", str(made.key)),
-        *("-subj", subject, "-out", str(made.certificate), *options),
+        *("-subj", subject, "-out", str(draft), *options),
     )
+    draft.replace(made.certificate)
+
+
+def _draft_of(path: Path) -> Path:
+    """Where a file is written before it is renamed, so that a crash leaves none that is cut."""
+    return path.with_suffix(".draft")
 
 
 def _encoded(path: Path) -> str:

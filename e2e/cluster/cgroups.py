@@ -112,5 +112,5 @@ def _fill_cpuset(path: Path) -> None:
     """On cgroup v1 a new cpuset is empty and takes no process until it names CPUs and memory."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         own, inherited = path / name, path.parent / name
-        if own.exists() and not own.read_text().strip() and inherited.exists():
+        if own.exists() and inherited.exists() and not own.read_text().strip():
             own.write_text(inherited.read_text())

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from e2e.cluster import kubectl, locking, packages, places, preflight
+from e2e.cluster.addresses import MAX_NODES
 from e2e.cluster.embedded import EmbeddedProvider
 from e2e.cluster.errors import ClusterError, UnsupportedMachine
 from e2e.cluster.kind import KindProvider
@@ -35,7 +36,7 @@ _PROVIDERS: dict[ProviderName, Callable[[], Provider]] = {
 
 @app.command()
 def up(
-    nodes: Annotated[int, typer.Option(min=1, help="At least that many nodes.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, max=MAX_NODES, help="At least that many.")] = 1,
     provider: Annotated[ProviderName, typer.Option(help="Who makes it.")] = ProviderName.AUTO,
 ) -> None:
     """Start the cluster, or mend it; a moment if it is up."""

@@ -54,7 +54,7 @@ class EmbeddedProvider:
     def load(self, tags: Sequence[str]) -> None:
         cluster = _running_cluster()
         names = images.references(tags)
-        with step(f"Images {', '.join(names)}"):
+        with step(f"Images under {', '.join(tags)}"):
             for node in range(1, cluster.nodes + 1):
                 images.load(node, names)
 
@@ -127,10 +127,9 @@ def _ensure_node_exists(cluster: ClusterState, node: int) -> None:
 def _start_node(built: Path, cluster: ClusterState, node: int) -> None:
     """Start containerd first and fill it, so that the kubelet finds its images."""
     runtime_daemon, *agents = node_agents.daemons(built / "cluster", cluster.plan, node)
-    if processes.ensure_running(runtime_daemon):
-        runtime.wait_until_serving(node)
-        images.load_pause(node, built)
-        images.load(node, [*images.SERVICES, *images.references(["dev"])])
+    was_started = processes.ensure_running(runtime_daemon)
+    runtime.wait_until_serving(node)
+    images.ensure_loaded(node, built, fresh=was_started)
     for agent in agents:
         processes.ensure_running(agent)
 
@@ -167,7 +166,8 @@ def _remove_everything() -> None:
         namespaces.remove(int(home.name.removeprefix("node-")))
     cgroups.remove()
     namespaces.remove_mount_points()
-    rmtree(places.STATE, ignore_errors=True)
+    if places.STATE.exists():
+        rmtree(places.STATE)
     places.kubeconfig().unlink(missing_ok=True)
 
 
@@ -175,4 +175,5 @@ def _remove_node(node: int) -> None:
     """End one node that has lost its namespaces, so that it can be made anew."""
     cgroups.kill(cgroups.node_root(node).lstrip("/"))
     namespaces.remove(node)
-    rmtree(namespaces.home(node), ignore_errors=True)
+    if namespaces.home(node).exists():
+        rmtree(namespaces.home(node))

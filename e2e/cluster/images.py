@@ -32,10 +32,17 @@ def references(tags: Sequence[str]) -> list[str]:
     return [f"openinference/{part}:{tag}" for part in PARTS for tag in tags]
 
 
-def load_pause(node: int, programs: Path) -> None:
-    """Import the image that holds the namespaces of each pod."""
-    layer = _tar([_file("pause", (programs / "pause").read_bytes(), mode=0o755)])
-    _import(node, runtime.SANDBOX_IMAGE, layer, {"Entrypoint": ["/pause"]})
+def ensure_loaded(node: int, programs: Path, fresh: bool) -> None:
+    """Import what every node starts with: all of it, or only what is missing.
+
+    `fresh` says that the runtime was just started, perhaps for an interpreter elsewhere, whose
+    path is in every image.
+    """
+    present = () if fresh else runtime.image_names(node)
+    if runtime.SANDBOX_IMAGE not in present:
+        _load_pause(node, programs)
+    wanted = [*SERVICES, *references(["dev"])]
+    load(node, [name for name in wanted if name not in present])
 
 
 def load(node: int, names: Sequence[str]) -> None:
@@ -71,6 +78,11 @@ def settings(reference: str) -> dict[str, object]:
         # Makes the digests of two tags differ, as those of two builds would.
         "Labels": {"openinference.dev/reference": reference},
     }
+
+
+def _load_pause(node: int, programs: Path) -> None:
+    layer = _tar([_file("pause", (programs / "pause").read_bytes(), mode=0o755)])
+    _import(node, runtime.SANDBOX_IMAGE, layer, {"Entrypoint": ["/pause"]})
 
 
 _Entry = tuple[tarfile.TarInfo, bytes]

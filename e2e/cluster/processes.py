@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def ensure_running(daemon: Daemon) -> bool:
     running = _running(daemon.name)
     if running and running.fingerprint == daemon.fingerprint():
         return False
-    if running:
-        _end(running.pid)
+    for pid in [running.pid] if running else _unrecorded(daemon):
+        _end(pid)
     start(daemon)
     return True
 
@@ -113,6 +114,17 @@ def _running(name: str) -> _Record | None:
     return record if alive else None
 
 
+def _unrecorded(daemon: Daemon) -> list[int]:
+    """The daemon started by a call that was killed before it could write the record."""
+    line = "\0".join((*daemon.command, "")).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if path.read_bytes() == line:
+                found.append(int(path.parent.name))
+    return found
+
+
 def _start_ticks(pid: int) -> int | None:
     """When the process started; None if there is none or only its zombie is left."""
     try:
@@ -126,10 +138,11 @@ def _start_ticks(pid: int) -> int | None:
 
 def _end(pid: int) -> None:
     """Ask a process to stop, and kill it if it has not within five seconds."""
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 5
     while _start_ticks(pid) is not None:
         if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            deadline += 60
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)

@@ -38,7 +38,8 @@ def ensure_built() -> Path:
 def are_built() -> bool:
     """Say whether any build is cached, so that little disk and time is needed."""
     folder = places.cache() / "programs"
-    return folder.is_dir() and any(folder.iterdir())
+    # A name with a suffix is the draft of a build that was broken off.
+    return folder.is_dir() and any(not each.suffix for each in folder.iterdir())
 
 
 def _fingerprint(go: Path) -> str:

@@ -58,6 +58,13 @@ def wait_until_serving(node: int, timeout_seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
+def image_names(node: int) -> set[str]:
+    """The images of a node, by the names that pods use."""
+    listed = run(*client(node, "images", "list", "--quiet")).split()
+    # containerd puts the default registry in front of names without one.
+    return {"/".join(name.split("/")[-2:]) for name in listed}
+
+
 def mounted_paths(paths: Iterable[Path]) -> list[Path]:
     """The fewest folders that hold all given paths and, where they are links, their targets."""
     wanted = sorted({path for given in paths for path in (given, given.resolve())})
