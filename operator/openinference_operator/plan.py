@@ -177,7 +177,8 @@ def _mark_success(
     """Note on a revision that its rollout was completed; the newest note is the current one."""
     kept = observed.revisions.get(revision)
     if complete and kept is not None and observed.current_revision != revision:
-        done = {names.ANNOTATION_SUCCEEDED_AT: timestamps.to_text(now)}
+        newest = max(other.succeeded_at for other in observed.revisions.values())
+        done = {names.ANNOTATION_SUCCEEDED_AT: timestamps.to_text(max(now, newest + 1))}
         yield Annotate(_revision_reference(service, kept), done)
 
 

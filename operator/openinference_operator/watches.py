@@ -43,7 +43,7 @@ def build_registry(store: Store, controller: Controller) -> kopf.OperatorRegistr
     """The handlers of all kinds of objects that the operator watches."""
     registry = kopf.OperatorRegistry()
 
-    def seen(body: kopf.Body, **_: Any) -> None:
+    async def seen(body: kopf.Body, **_: Any) -> None:  # kopf would run a plain one in a thread
         obj = _plain(body)
         if store.put(obj):
             controller.changed(obj)

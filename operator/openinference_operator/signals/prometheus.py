@@ -48,14 +48,11 @@ class Prometheus:
         """Requests that wait for and run in an InferenceService, over all its processes."""
         if not self._url:
             return Lost("no Prometheus is configured")
-        selector = (
-            f'{{__name__=~"{WAITING}|{RUNNING}",'
-            f'inference_namespace="{namespace}",inference_service="{service}"}}'
-        )
-        samples = await self._query(selector)
+        labels = f'inference_namespace="{namespace}",inference_service="{service}"'
+        samples = await self._query(f'{{__name__=~"{WAITING}|{RUNNING}",{labels}}}')
         if isinstance(samples, Lost):
             return samples
-        times = await self._query(f"timestamp({selector})")
+        times = await self._query(f"timestamp({WAITING}{{{labels}}})")
         if isinstance(times, Lost):
             return times
         return read_queue(samples, times, expected, time())
@@ -67,7 +64,7 @@ class Prometheus:
                 f"{self._url}/api/v1/query", params={"query": expression}, timeout=timeout
             ) as response:
                 if response.status != 200:
-                    return Lost(f"Prometheus answered {response.status}")
+                    return Lost(f"Prometheus answered {response.status} to {expression}")
                 return read_vector(await response.json())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return Lost(

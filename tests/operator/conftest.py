@@ -1,0 +1,306 @@
+"""Builders of InferenceServices, and a model of a cluster on plain dicts.
+
+`World` holds objects with identities and versions as the API server does, and plays the parts
+around the operator: it makes pods for StatefulSets, lets them start and end, and has routers that
+read the routing, admit groups and carry requests. Nothing of the operator is replaced.
+"""
+
+import copy
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+from openinference_operator import names, timestamps
+from openinference_operator.manifests.routing import read_routing
+from openinference_operator.observe import Router, observe
+from openinference_operator.operations import Annotate, Apply, Create, Delete
+from openinference_operator.plan import plan_service
+from openinference_operator.signals.router_state import GroupReport, RouterReport, ServiceReport
+from openinference_operator.spec import parse
+from openinference_operator.store import Store
+
+NAMESPACE = "team-a"
+IMAGE = "engine:1"
+
+
+def build_service(name="demo", annotations=None, generation=1, **spec):
+    """A raw InferenceService; keyword arguments are fields of its spec."""
+    return {
+        "apiVersion": "openinference.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "uid": f"uid-of-{name}",
+            "generation": generation,
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": annotations or {},
+        },
+        "spec": {"model": {"uri": "package://models/tiny.gguf"}, **spec},
+    }
+
+
+@pytest.fixture
+def raw_service():
+    return build_service
+
+
+class ApiConflict(Exception):
+    """409 of the model API server."""
+
+
+@dataclass
+class RouterPod:
+    """A router of the model: what it has seen of the routing, and its requests by group."""
+
+    name: str
+    is_ready: bool = True
+    routing: dict = field(default_factory=dict)
+    in_flight: dict = field(default_factory=dict)
+
+
+class World:
+    """One InferenceService in a cluster. Time stands still unless `now` is moved."""
+
+    def __init__(self, service, routers=2):
+        self.service = service
+        self.objects = {}
+        self.ready = set()
+        self.broken = set()
+        self.routers = [RouterPod(f"router-{number}") for number in range(routers)]
+        self.now = timestamps.from_text("2026-01-01T00:00:00Z")
+        self.desired = None
+        self._versions = itertools.count(1)
+        self._uids = itertools.count(1)
+
+    # What the operator does.
+
+    def observe(self):
+        store = Store()
+        store.put(self.service)
+        for obj in [*self.objects.values(), *self._pods()]:
+            store.put(copy.deepcopy(obj))
+        return observe(store, self.parsed, self._router_facts())
+
+    def plan(self):
+        return plan_service(self.parsed, self.observe(), self.replicas, IMAGE, self.now)
+
+    def perform(self, operation):
+        """Apply one operation as the API server would. Raises ApiConflict."""
+        match operation:
+            case Create(manifest):
+                key = (manifest["kind"], manifest["metadata"]["name"])
+                if key in self.objects:
+                    raise ApiConflict(key)
+                self._write(manifest, f"uid-{next(self._uids)}")
+            case Apply(manifest, _):
+                present = self.objects.get((manifest["kind"], manifest["metadata"]["name"]))
+                uid = present["metadata"]["uid"] if present else f"uid-{next(self._uids)}"
+                self._write(manifest, uid)
+            case Annotate(reference, annotations):
+                obj = self._exact(reference)
+                obj["metadata"].setdefault("annotations", {}).update(annotations)
+                obj["metadata"]["resourceVersion"] = str(next(self._versions))
+            case Delete(reference):
+                obj = self._exact(reference)
+                if reference.kind == "StatefulSet":
+                    obj["metadata"]["deletionTimestamp"] = timestamps.to_text(self.now)
+                    obj["metadata"]["resourceVersion"] = str(next(self._versions))
+                else:
+                    del self.objects[reference.kind, reference.name]
+
+    def reconcile(self, crash_after=None):
+        """Run one plan; a crash leaves the rest of its operations undone."""
+        plan = self.plan()
+        for operation in plan.operations[:crash_after]:
+            self.perform(operation)
+        return plan
+
+    # What the others do.
+
+    def start_pods(self, groups=None):
+        """Let pods pass their startup probe, all or those of some groups."""
+        self.ready |= set(groups or self.groups) - self.broken
+
+    def end_pods(self):
+        """Let deleted StatefulSets and their pods go."""
+        for group, obj in list(self.groups.items()):
+            if "deletionTimestamp" in obj["metadata"]:
+                del self.objects["StatefulSet", group]
+                self.ready.discard(group)
+
+    def routers_read(self, routers=None):
+        """Let routers see the present routing."""
+        config = self.objects.get(("ConfigMap", f"{self.name}-routing"))
+        for router in routers or self.routers:
+            router.routing = read_routing(config)
+
+    def finish_requests(self):
+        for router in self.routers:
+            router.in_flight.clear()
+
+    def send_requests(self, count=1):
+        """Let every router send requests to the groups it has admitted."""
+        for router in self.routers:
+            for route in router.routing.get("groups", []):
+                if self._admits(router, route["id"]):
+                    held = router.in_flight.get(route["id"], 0)
+                    router.in_flight[route["id"]] = held + count
+
+    def everybody_acts(self):
+        self.start_pods()
+        self.end_pods()
+        self.routers_read()
+        self.finish_requests()
+
+    def settle(self, rounds=100):
+        """Let everybody act in turn until the operator has nothing to do."""
+        for _ in range(rounds):
+            self.everybody_acts()
+            if not self.reconcile().operations:
+                self.everybody_acts()
+                if not self.plan().operations:
+                    return
+        raise AssertionError(f"no rest after {rounds} rounds: {self.plan().operations}")
+
+    # What there is.
+
+    @property
+    def parsed(self):
+        return parse(self.service)
+
+    @property
+    def name(self):
+        return self.service["metadata"]["name"]
+
+    @property
+    def replicas(self):
+        return self.parsed.replicas if self.desired is None else self.desired
+
+    @property
+    def groups(self):
+        return {name: obj for (kind, name), obj in self.objects.items() if kind == "StatefulSet"}
+
+    @property
+    def draining(self):
+        return {
+            name
+            for name, obj in self.groups.items()
+            if names.ANNOTATION_DRAINING_SINCE in obj["metadata"].get("annotations", {})
+        }
+
+    @property
+    def routable(self):
+        """Groups that take new requests: not draining, and admitted by every router."""
+        return {
+            name
+            for name in self.groups.keys() - self.draining
+            if all(self._admits(router, name) for router in self.routers if router.is_ready)
+        }
+
+    def revision_of(self, group):
+        return self.objects["StatefulSet", group]["metadata"]["labels"][names.LABEL_REVISION]
+
+    def change(self, **spec):
+        """Change fields of the spec, as `kubectl apply` does."""
+        self.service["spec"].update(spec)
+        self.service["metadata"]["generation"] += 1
+
+    def _admits(self, router, group):
+        routes = router.routing.get("groups", [])
+        is_active = any(route["id"] == group and route["state"] == "Active" for route in routes)
+        return is_active and group in self.ready
+
+    def _router_facts(self):
+        return [
+            Router(
+                pod=router.name,
+                is_ready=router.is_ready,
+                may_carry=True,
+                ready_since="2026-01-01T00:00:00Z",
+                report=self._report(router),
+            )
+            for router in self.routers
+        ]
+
+    def _report(self, router):
+        groups = {
+            route["id"]: GroupReport(
+                admitted=self._admits(router, route["id"]),
+                in_flight=router.in_flight.get(route["id"], 0),
+                waiting=0,
+                running=0,
+            )
+            for route in router.routing.get("groups", [])
+        }
+        generation = router.routing.get("generation", 0)
+        service = ServiceReport(generation=generation, held=0, groups=groups)
+        return RouterReport(router=router.name, draining=False, services={self.name: service})
+
+    def _pods(self):
+        return [
+            build_pod(
+                group,
+                is_ready=group in self.ready,
+                is_ending="deletionTimestamp" in obj["metadata"],
+                is_broken=group in self.broken,
+            )
+            for group, obj in self.groups.items()
+        ]
+
+    def _write(self, manifest, uid):
+        obj = copy.deepcopy(manifest)
+        present = self.objects.get((obj["kind"], obj["metadata"]["name"]))
+        version = next(self._versions)
+        obj["metadata"] |= {"uid": uid, "resourceVersion": str(version)}
+        if present:
+            kept = present["metadata"].get("annotations", {})
+            annotations = kept | obj["metadata"].get("annotations", {})
+            obj["metadata"]["annotations"] = annotations
+        self.objects[obj["kind"], obj["metadata"]["name"]] = obj
+
+    def _exact(self, reference):
+        obj = self.objects.get((reference.kind, reference.name))
+        expected = (reference.uid, reference.resource_version)
+        found = obj and (obj["metadata"]["uid"], obj["metadata"]["resourceVersion"])
+        if found != expected:
+            raise ApiConflict(reference)
+        return obj
+
+
+def build_pod(group, is_ready=True, is_ending=False, is_broken=False, **status):
+    """A raw engine pod of a group."""
+    container = {"name": "engine", "started": is_ready, "restartCount": 0, "state": {}}
+    if is_broken:
+        container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
+        container["lastState"] = {"terminated": {"exitCode": 1}}
+    metadata = {
+        "name": f"{group}-0",
+        "namespace": NAMESPACE,
+        "uid": f"pod-of-{group}",
+        "resourceVersion": "1",
+        "labels": {names.LABEL_SERVICE: group.rsplit("-", 2)[0]},
+    }
+    if is_ending:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    ready = {"type": "Ready", "status": "True" if is_ready else "False"}
+    return {
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"nodeName": "node-a"},
+        "status": {"conditions": [ready], "containerStatuses": [container], **status},
+    }
+
+
+@pytest.fixture
+def raw_pod():
+    return build_pod
+
+
+@pytest.fixture
+def make_world():
+    def make(routers=2, **spec):
+        return World(build_service(**spec), routers)
+
+    return make
