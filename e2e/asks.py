@@ -32,6 +32,7 @@ class Ask:
     max_tokens: int
     api: Api = "chat/completions"
     is_streamed: bool = True
+    ignores_end: bool = False  # answers with max_tokens tokens, whatever the model wants
 
     def body(self, model: str) -> Json:
         body: Json = {"model": model, "max_tokens": self.max_tokens, "temperature": 0}
@@ -39,6 +40,8 @@ class Ask:
             body["prompt"] = self.prompt
         else:
             body["messages"] = [{"role": "user", "content": self.prompt}]
+        if self.ignores_end:
+            body["ignore_eos"] = True
         if self.is_streamed:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
@@ -53,9 +56,9 @@ def mixed_asks(max_tokens: int, stream_share: float = 0.5, seed: int = 0) -> tup
     )
 
 
-def long_streams(max_tokens: int) -> tuple[Ask, ...]:
-    """A streamed chat for every prompt."""
-    return tuple(Ask(prompt, max_tokens) for prompt in PROMPTS)
+def long_streams(max_tokens: int, prompts: int = 4) -> tuple[Ask, ...]:
+    """Streamed chats that go on for `max_tokens` tokens."""
+    return tuple(Ask(prompt, max_tokens, ignores_end=True) for prompt in PROMPTS[:prompts])
 
 
 # What end-to-end tests send. 48 tokens are some seconds of a busy CPU: long enough to be open
