@@ -110,12 +110,12 @@ def main() -> None:
     """Run the command line; failures are one sentence, not a traceback."""
     try:
         app()
-    except UnsupportedMachine as error:
-        console.print(f"[red]✗[/] {escape(str(error))}")
-        sys.exit(2)
     except ClusterError as error:
-        console.print(f"[red]✗[/] {escape(str(error))}")
+        console.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+    except UnsupportedMachine as error:
+        console.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
 
 
 def _chosen(wished: ProviderName, machine: preflight.Machine) -> ProviderName:
