@@ -14,7 +14,7 @@ from typing import Literal
 from openinference_operator import names, timestamps
 from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
-from openinference_operator.operations import Annotate, Create, Delete, Operation
+from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation
 from openinference_operator.store import Object
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
     """What the operations of a plan mean to its reader."""
     for operation in operations:
         match operation:
-            case Create({"kind": "ControllerRevision", "metadata": {"name": name}}):
+            case Apply({"kind": "ControllerRevision", "metadata": {"name": name}}):
                 yield Note("RevisionCreated", f"kept the spec as {name}")
             case Create({"kind": "StatefulSet", "metadata": {"name": name}}):
                 yield Note("GroupCreated", f"started {name}")

@@ -1,7 +1,7 @@
 """What a plan may do to the cluster, as data.
 
-`Create` is for what is written once (groups, revisions); `Apply` is server-side apply of an object
-that is kept as rendered; `Annotate` records progress on an object; `Delete` carries the identity
+`Create` is for groups, which are written once; `Apply` is server-side apply of an object that is
+kept as rendered; `Annotate` records progress on an object; `Delete` carries the identity
 and version that the plan saw, so that nothing newer is deleted by an old thought.
 """
 

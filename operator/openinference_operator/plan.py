@@ -125,7 +125,10 @@ def _keep_revision(
         return
     number = 1 + max((kept.number for kept in observed.revisions.values()), default=0)
     fields = revised_fields(service)
-    yield Create(engine.build_controller_revision(service, revision, number, fields, template))
+    # Applied, not created: the data of a ControllerRevision is immutable byte for byte, and only
+    # apply stores it in the form that a later annotation leaves as it is.
+    manifest = engine.build_controller_revision(service, revision, number, fields, template)
+    yield Apply(manifest, exists=False)
 
 
 def _drains(
