@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from openinference_operator import names
+from openinference_operator.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,14 @@ class RouterStates:
             try:
                 async for report in self._stream(endpoint):
                     self._set_report(endpoint, report)
-            except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:
-                log.info("router state lost: pod=%s error=%r", endpoint.pod, error)
+            except (
+                aiohttp.ClientError,
+                TimeoutError,
+                OperatorError,
+                msgspec.MsgspecError,
+            ) as error:
+                if endpoint in self._reports:  # one that was heard; others may just be starting
+                    log.info("router state lost: pod=%s error=%s", endpoint.pod, error)
             self._set_report(endpoint, None)
             await asyncio.sleep(RECONNECT_SECONDS)
 
