@@ -112,10 +112,7 @@ def main() -> None:
         app()
     except ClusterError as error:
         console.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
-    except UnsupportedMachine as error:
-        console.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UnsupportedMachine) else 1)
 
 
 def _chosen(wished: ProviderName, machine: preflight.Machine) -> ProviderName:
