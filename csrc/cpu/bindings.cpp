@@ -1,0 +1,99 @@
+// The Python module `_cpu`. Tensors come as addresses and sizes: ops/native_cpu.py checks them.
+#include <pybind11/pybind11.h>
+
+#include "ops.h"
+
+namespace py = pybind11;
+using namespace openinference::cpu;
+
+namespace {
+
+using Address = uintptr_t;
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+template <class T> T* at(Address address) { return reinterpret_cast<T*>(address); }
+
+std::unique_ptr<Packed> pack(const std::string& format, Address stored, int64_t outputs, int64_t inputs) {
+    return std::make_unique<Packed>(find_format(format), at<const uint8_t>(stored), outputs, inputs);
+}
+
+void linear(Operations& operations, const Packed& weight, Address x, int64_t x_stride, int64_t rows, Address bias,
+            bool accumulates, Address out) {
+    operations.linear(weight, {at<const float>(x), x_stride}, rows,
+                      {{at<float>(out), weight.outputs()}, at<const float>(bias), accumulates});
+}
+
+void embedding(Operations& operations, const Packed& weight, Address ids, int64_t count, Address out) {
+    operations.embedding(weight, at<const int64_t>(ids), count, at<float>(out));
+}
+
+void rms_norm(Operations& operations, Address x, int64_t x_stride, Address weight, float epsilon, int64_t rows,
+              int64_t n, Address out) {
+    operations.rms_norm({at<const float>(x), x_stride}, at<const float>(weight), epsilon, rows, n, at<float>(out));
+}
+
+void silu_mul(Operations& operations, Address gate_up, int64_t stride, int64_t rows, int64_t n, Address out) {
+    operations.silu_mul({at<const float>(gate_up), stride}, rows, n, at<float>(out));
+}
+
+void rotate(Operations& operations, Address x, int64_t stride, Address cosine, Address sine, int64_t rows,
+            int64_t heads, int64_t head_dim) {
+    operations.rotate({at<float>(x), stride}, at<const float>(cosine), at<const float>(sine), rows, heads, head_dim);
+}
+
+Cache cache_at(Address keys, Address values, int64_t kv_heads, int64_t head_dim, int64_t block_size) {
+    return {at<float>(keys), at<float>(values), kv_heads, head_dim, block_size};
+}
+
+void append_kv(Operations& operations, Address key, int64_t key_stride, Address value, int64_t value_stride,
+               const Cache& cache, Address slots, int64_t rows) {
+    operations.append_kv({at<const float>(key), key_stride}, {at<const float>(value), value_stride}, cache,
+                         at<const int64_t>(slots), rows);
+}
+
+void paged_attention(Operations& operations, Address query, int64_t query_stride, const Cache& cache, int64_t count,
+                     Address starts, Address lengths, Address blocks, int64_t blocks_stride, int64_t heads,
+                     float scale, Address out) {
+    const Sequences sequences{count, at<const int32_t>(starts), at<const int32_t>(lengths),
+                              at<const int32_t>(blocks), blocks_stride};
+    operations.paged_attention({at<const float>(query), query_stride}, cache, sequences, heads, scale,
+                               {at<float>(out), heads * cache.head_dim});
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, module) {
+    using namespace py::literals;
+    module.doc() = "CPU kernels over raw addresses; csrc/cpu/ops.h says what each operation does.";
+
+    py::class_<Packed>(module, "Packed")
+        .def(py::init(&pack), "format"_a, "stored"_a, "outputs"_a, "inputs"_a, Unlocked())
+        .def_property_readonly("format", [](const Packed& weight) { return weight.format().name; })
+        .def_property_readonly("outputs", &Packed::outputs)
+        .def_property_readonly("inputs", &Packed::inputs)
+        .def_property_readonly("num_bytes", &Packed::bytes);
+
+    py::class_<Cache>(module, "Cache")
+        .def(py::init(&cache_at), "keys"_a, "values"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a);
+
+    py::class_<Operations>(module, "Operations")
+        .def(py::init([](int threads, const std::string& isa) {
+                 return std::make_unique<Operations>(threads, isa.empty() ? best_kernels()
+                                                                          : find_kernels(isa.c_str()));
+             }),
+             "threads"_a, "isa"_a = "")
+        .def_property_readonly("threads", &Operations::threads)
+        .def_property_readonly("isa", &Operations::isa)
+        .def("linear", &linear, "weight"_a, "x"_a, "x_stride"_a, "rows"_a, "bias"_a, "accumulates"_a, "out"_a,
+             Unlocked())
+        .def("embedding", &embedding, "weight"_a, "ids"_a, "count"_a, "out"_a, Unlocked())
+        .def("rms_norm", &rms_norm, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a, "n"_a, "out"_a,
+             Unlocked())
+        .def("silu_mul", &silu_mul, "gate_up"_a, "stride"_a, "rows"_a, "n"_a, "out"_a, Unlocked())
+        .def("rotate", &rotate, "x"_a, "stride"_a, "cosine"_a, "sine"_a, "rows"_a, "heads"_a, "head_dim"_a,
+             Unlocked())
+        .def("append_kv", &append_kv, "key"_a, "key_stride"_a, "value"_a, "value_stride"_a, "cache"_a, "slots"_a,
+             "rows"_a, Unlocked())
+        .def("paged_attention", &paged_attention, "query"_a, "query_stride"_a, "cache"_a, "count"_a, "starts"_a,
+             "lengths"_a, "blocks"_a, "blocks_stride"_a, "heads"_a, "scale"_a, "out"_a, Unlocked());
+}

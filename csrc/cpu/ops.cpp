@@ -1,0 +1,118 @@
+#include "ops.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace openinference::cpu {
+namespace {
+
+constexpr int64_t kPiecesPerThread = 4;          // even shares in spite of uneven threads
+constexpr int64_t kElementsWorthSharing = 16384;  // about the cost of waking a thread
+
+}  // namespace
+
+Operations::Operations(int threads, const Kernels& kernels)
+    : pool_(threads), kernels_(kernels), scratch_(threads) {}
+
+template <class Work> void Operations::share_rows(int64_t rows, int64_t elements, Work work) {
+    const int64_t worthwhile = kElementsWorthSharing / std::max<int64_t>(elements, 1) + 1;
+    const int64_t even = rows / (kPiecesPerThread * threads()) + 1;
+    pool_.share(rows, std::max(worthwhile, even), [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) work(row);
+    });
+}
+
+void Operations::linear(const Packed& weight, Rows<const float> x, int64_t rows, const LinearOutput& output) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    const int64_t piece = weight.panels() / (kPiecesPerThread * threads());
+    if (weight.format().is_float()) {
+        pool_.share(weight.panels(), piece, [&](int64_t begin, int64_t end, int) {
+            for (int64_t panel = begin; panel < end; ++panel)
+                kernels_.linear_floats(weight, panel, x, rows, output);
+        });
+        return;
+    }
+    inputs_.resize(std::max<size_t>(inputs_.size(), rows * weight.groups()));
+    share_rows(rows, weight.inputs(), [&](int64_t row) {
+        kernels_.quantise(x[row], weight.inputs(), inputs_.data() + row * weight.groups());
+    });
+    pool_.share(weight.panels(), piece, [&](int64_t begin, int64_t end, int) {
+        for (int64_t panel = begin; panel < end; ++panel)
+            kernels_.linear_codes(weight, panel, inputs_.data(), rows, output);
+    });
+}
+
+void Operations::embedding(const Packed& weight, const int64_t* ids, int64_t count, float* out) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    share_rows(count, weight.inputs(), [&](int64_t row) { weight.expand(ids[row], out + row * weight.inputs()); });
+}
+
+void Operations::rms_norm(Rows<const float> x, const float* weight, float epsilon, int64_t rows, int64_t n,
+                          float* out) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    share_rows(rows, n, [&](int64_t row) { kernels_.rms_norm(x[row], weight, epsilon, n, out + row * n); });
+}
+
+void Operations::silu_mul(Rows<const float> gate_up, int64_t rows, int64_t n, float* out) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    share_rows(rows, n, [&](int64_t row) {
+        kernels_.silu_mul(gate_up[row], gate_up[row] + n, n, out + row * n);
+    });
+}
+
+void Operations::rotate(Rows<float> x, const float* cosine, const float* sine, int64_t rows, int64_t heads,
+                        int64_t head_dim) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    const int64_t angles = head_dim / 2;
+    share_rows(rows, heads * head_dim, [&](int64_t row) {
+        for (int64_t head = 0; head < heads; ++head)
+            kernels_.rotate(x[row] + head * head_dim, cosine + row * angles, sine + row * angles, head_dim);
+    });
+}
+
+void Operations::append_kv(Rows<const float> key, Rows<const float> value, const Cache& cache,
+                           const int64_t* slots, int64_t rows) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    share_rows(rows, 4 * cache.kv_heads * cache.head_dim, [&](int64_t row) {
+        const int64_t block = slots[row] / cache.block_size, place = slots[row] % cache.block_size;
+        for (int64_t head = 0; head < cache.kv_heads; ++head) {
+            const float* const new_key = key[row] + head * cache.head_dim;
+            float* const keys = cache.key_block(block, head) + place;
+            for (int64_t i = 0; i < cache.head_dim; ++i) keys[i * cache.block_size] = new_key[i];
+            std::memcpy(cache.value_block(block, head) + place * cache.head_dim,
+                        value[row] + head * cache.head_dim, cache.head_dim * sizeof(float));
+        }
+    });
+}
+
+void Operations::paged_attention(Rows<const float> query, const Cache& cache, const Sequences& sequences,
+                                 int64_t heads, float scale, Rows<float> out) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    const int64_t group = heads / cache.kv_heads;
+    int64_t longest = 0;
+    tiles_.clear();
+    for (int64_t sequence = 0; sequence < sequences.count; ++sequence) {
+        const int64_t start = sequences.starts[sequence], tokens = sequences.starts[sequence + 1] - start;
+        const int64_t length = sequences.lengths[sequence];
+        longest = std::max(longest, length);
+        for (int64_t head = 0; head < cache.kv_heads; ++head) {
+            const int64_t column = head * group * cache.head_dim;
+            for (int64_t row = 0; row < tokens * group; row += kernels_.tile_rows) {
+                const int rows = static_cast<int>(std::min<int64_t>(kernels_.tile_rows, tokens * group - row));
+                tiles_.push_back({{query[start] + column, query.stride},
+                                  {out[start] + column, out.stride},
+                                  sequences.blocks + sequence * sequences.blocks_stride,
+                                  head, group, length - tokens, row, rows, scale});
+            }
+        }
+    }
+    const int64_t padded = (longest + cache.block_size - 1) / cache.block_size * cache.block_size;
+    const size_t scratch = kernels_.tile_rows * (padded + cache.head_dim);
+    for (std::vector<float>& floats : scratch_) floats.resize(std::max(floats.size(), scratch));
+    pool_.share(tiles_.size(), 1, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t tile = begin; tile < end; ++tile)
+            kernels_.attend(tiles_[tile], cache, scratch_[thread].data());
+    });
+}
+
+}  // namespace openinference::cpu
