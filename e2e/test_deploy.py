@@ -1,7 +1,7 @@
 """Apply an InferenceService, get answers, make mistakes, delete it: nothing surprises."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import openai
 import pytest
@@ -15,8 +15,9 @@ PROMPT = "What is the capital of France?"
 
 
 @pytest.fixture
-def client(url: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 async def test_the_official_client_gets_an_answer(client: openai.AsyncOpenAI) -> None:
