@@ -68,9 +68,11 @@ class World:
         self.objects = {}
         self.ready = set()
         self.broken = set()
+        self.lost = set()
         self.routers = [RouterPod(f"router-{number}") for number in range(routers)]
         self.now = timestamps.from_text("2026-01-01T00:00:00Z")
         self.desired = None
+        self.image = IMAGE
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
 
@@ -84,7 +86,7 @@ class World:
         return observe(store, self.parsed, self._router_facts())
 
     def plan(self):
-        return plan_service(self.parsed, self.observe(), self.replicas, IMAGE, self.now)
+        return plan_service(self.parsed, self.observe(), self.replicas, self.image, self.now)
 
     def perform(self, operation):
         """Apply one operation as the API server would. Raises ApiConflict."""
@@ -121,19 +123,24 @@ class World:
 
     def start_pods(self, groups=None):
         """Let pods pass their startup probe, all or those of some groups."""
-        self.ready |= set(groups or self.groups) - self.broken
+        self.ready |= set(self.groups if groups is None else groups) - self.broken - self.lost
 
     def end_pods(self):
         """Let deleted StatefulSets and their pods go."""
         for group, obj in list(self.groups.items()):
-            if "deletionTimestamp" in obj["metadata"]:
+            if "deletionTimestamp" in obj["metadata"] and group not in self.lost:
                 del self.objects["StatefulSet", group]
                 self.ready.discard(group)
+
+    def lose_nodes(self, groups):
+        """Let the nodes of groups fall silent; their pods neither answer nor end."""
+        self.lost |= set(groups)
+        self.ready -= self.lost
 
     def routers_read(self, routers=None):
         """Let routers see the present routing."""
         config = self.objects.get(("ConfigMap", f"{self.name}-routing"))
-        for router in routers or self.routers:
+        for router in self.routers if routers is None else routers:
             router.routing = read_routing(config)
 
     def finish_requests(self):
@@ -245,6 +252,7 @@ class World:
                 is_ready=group in self.ready,
                 is_ending="deletionTimestamp" in obj["metadata"],
                 is_broken=group in self.broken,
+                is_lost=group in self.lost,
             )
             for group, obj in self.groups.items()
         ]
@@ -269,7 +277,7 @@ class World:
         return obj
 
 
-def build_pod(group, is_ready=True, is_ending=False, is_broken=False, **status):
+def build_pod(group, is_ready=True, is_ending=False, is_broken=False, is_lost=False, **status):
     """A raw engine pod of a group."""
     container = {"name": "engine", "started": is_ready, "restartCount": 0, "state": {}}
     if is_broken:
@@ -282,14 +290,16 @@ def build_pod(group, is_ready=True, is_ending=False, is_broken=False, **status):
         "resourceVersion": "1",
         "labels": {names.LABEL_SERVICE: group.rsplit("-", 2)[0]},
     }
-    if is_ending:
+    if is_ending or is_lost:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    ready = {"type": "Ready", "status": "True" if is_ready else "False"}
+    conditions = [{"type": "Ready", "status": "True" if is_ready else "False"}]
+    if is_lost:
+        conditions.append({"type": "DisruptionTarget", "reason": "DeletionByTaintManager"})
     return {
         "kind": "Pod",
         "metadata": metadata,
         "spec": {"nodeName": "node-a"},
-        "status": {"conditions": [ready], "containerStatuses": [container], **status},
+        "status": {"conditions": conditions, "containerStatuses": [container], **status},
     }
 
 

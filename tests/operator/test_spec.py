@@ -1,0 +1,180 @@
+"""Reading InferenceServices: everything that may be set, and errors that name field and remedy."""
+
+from decimal import Decimal
+
+import pytest
+from openinference_operator.errors import SpecError
+from openinference_operator.fields import Share, parse_quantity
+from openinference_operator.revision import revised_fields, revision_of
+from openinference_operator.spec import Metric, Policy, Queue, Rollout, parse
+
+FULL = {
+    "suspend": True,
+    "model": {"uri": "pvc://weights/llama/model.gguf", "name": "llama"},
+    "engine": {
+        "image": "engine:7",
+        "maxModelLen": 4096,
+        "maxSequences": 16,
+        "maxWaiting": 5,
+        "dtype": "bfloat16",
+    },
+    "resources": {"requests": {"cpu": 1, "memory": "2Gi"}, "limits": {"cpu": "2"}},
+    "replicas": 3,
+    "autoscaling": {
+        "minReplicas": 2,
+        "maxReplicas": 6,
+        "interval": "1m30s",
+        "metrics": [{"type": "Queue", "target": {"averageValue": "2500m"}}],
+        "behavior": {
+            "scaleUp": {"stabilizationWindowSeconds": 30, "selectPolicy": "Min"},
+            "scaleDown": {
+                "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
+                "tolerance": "0.2",
+            },
+        },
+    },
+    "rollout": {"maxSurge": "25%", "maxUnavailable": 1, "drainTimeout": "1h"},
+    "router": {
+        "queue": {"maxRequests": 9, "contendedTimeout": "0s", "coldStartTimeout": "2m"},
+    },
+    "podTemplate": {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "env": [{"name": "LOG", "value": "debug"}],
+    },
+}
+
+
+def test_every_field_is_read(raw_service):
+    service = parse(raw_service(annotations={"openinference.dev/restartedAt": "today"}, **FULL))
+    assert service.suspend
+    assert (service.model.uri, service.model.name) == ("pvc://weights/llama/model.gguf", "llama")
+    assert (service.engine.image, service.engine.dtype) == ("engine:7", "bfloat16")
+    assert (service.engine.max_model_len, service.engine.max_sequences) == (4096, 16)
+    assert service.engine.max_waiting == 5
+    assert (service.requests, service.limits) == ({"cpu": "1", "memory": "2Gi"}, {"cpu": "2"})
+    assert service.replicas == 3
+    assert service.rollout == Rollout(Share(25, True), Share(1, False), 3600)
+    assert service.queue == Queue(9, 0, 120)
+    assert service.pod_template.node_selector == {"gpu": "h100"}
+    assert service.pod_template.tolerations == ({"key": "gpu", "operator": "Exists"},)
+    assert service.pod_template.env == (("LOG", "debug"),)
+    assert service.restarted_at == "today"
+
+
+def test_autoscaling_is_read(raw_service):
+    autoscaling = parse(raw_service(**FULL)).autoscaling
+    assert (autoscaling.min_replicas, autoscaling.max_replicas) == (2, 6)
+    assert autoscaling.interval_seconds == 90
+    assert autoscaling.metrics == (Metric("Queue", Decimal("2.5")),)
+    assert autoscaling.scale_up.stabilization_window_seconds == 30
+    assert autoscaling.scale_up.select_policy == "Min"
+    assert autoscaling.scale_down.policies == (Policy("Pods", 1, 60),)
+    assert autoscaling.scale_down.tolerance == Decimal("0.2")
+    assert autoscaling.scale_down.stabilization_window_seconds == 300
+
+
+def test_only_the_model_is_required(raw_service):
+    service = parse(raw_service())
+    assert (service.model.name, service.replicas, service.autoscaling) == ("demo", 1, None)
+    assert service.rollout == Rollout(Share(1, False), Share(0, False), 600)
+    assert service.queue == Queue(1000, 60, 600)
+
+
+BAD = {
+    "spec.model.uri: is required": {"model": {}},
+    "spec.model.uri: is 'ftp://x'; use one of the schemes": {"model": {"uri": "ftp://x"}},
+    "name a file: pvc://<name>/<path>": {"model": {"uri": "pvc://claim"}},
+    "spec.model: expected an object": {"model": "llama"},
+    "spec.engine.maxSequences: is 0; use a whole number from 1": {"engine": {"maxSequences": 0}},
+    "spec.engine.maxModelLen: expected a whole number": {"engine": {"maxModelLen": "long"}},
+    "spec.engine.dtype: is 'int3'; use one of float32": {"engine": {"dtype": "int3"}},
+    "spec.replicas: is -1": {"replicas": -1},
+    "spec.replicas: is True": {"replicas": True},
+    "spec.rollout.maxSurge: is 0, and so is maxUnavailable": {
+        "rollout": {"maxSurge": 0, "maxUnavailable": "0%"}
+    },
+    "spec.rollout.maxSurge: is 'many'": {"rollout": {"maxSurge": "many"}},
+    "spec.rollout.drainTimeout: is '5 minutes'": {"rollout": {"drainTimeout": "5 minutes"}},
+    "spec.autoscaling.maxReplicas: is required": {"autoscaling": {"metrics": []}},
+    "spec.autoscaling.minReplicas: is 5, above maxReplicas = 2": {
+        "autoscaling": {"minReplicas": 5, "maxReplicas": 2}
+    },
+    "spec.autoscaling.metrics: is empty": {"autoscaling": {"maxReplicas": 2}},
+    "spec.autoscaling.metrics[0].target.averageValue: is 'four'": {
+        "autoscaling": {
+            "maxReplicas": 2,
+            "metrics": [{"type": "Queue", "target": {"averageValue": "four"}}],
+        }
+    },
+    "spec.autoscaling.metrics[0]: expected an object": {
+        "autoscaling": {"maxReplicas": 2, "metrics": ["Queue"]}
+    },
+}
+
+
+@pytest.mark.parametrize(("message", "spec"), BAD.items(), ids=BAD.keys())
+def test_an_error_names_the_field_and_the_remedy(raw_service, message, spec):
+    with pytest.raises(SpecError) as caught:
+        parse(raw_service(**spec))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4", "4"),
+        ("500m", "0.5"),
+        ("1.5Gi", "1610612736"),
+        ("2k", "2000"),
+        ("3E", "3e18"),
+        ("2e3", "2000"),
+        ("100n", "0.0000001"),
+    ],
+)
+def test_quantities(text, value):
+    assert parse_quantity(text) == Decimal(value)
+
+
+@pytest.mark.parametrize("text", ["", "four", "-1", "1 Gi", "NaN", "1KiB"])
+def test_what_is_no_quantity_is_none(text):
+    assert parse_quantity(text) is None
+
+
+SAME_REVISION = {
+    "replicas": {"replicas": 5},
+    "autoscaling": {"autoscaling": FULL["autoscaling"]},
+    "rollout": {"rollout": {"drainTimeout": "1s"}},
+    "router": {"router": FULL["router"]},
+    "suspend": {"suspend": True},
+    "empty objects": {"engine": {}, "resources": {"requests": {}}, "podTemplate": {"env": []}},
+}
+
+
+@pytest.mark.parametrize("spec", SAME_REVISION.values(), ids=SAME_REVISION.keys())
+def test_what_needs_no_new_pods_makes_no_revision(raw_service, spec):
+    assert revision_of(parse(raw_service(**spec))) == revision_of(parse(raw_service()))
+
+
+NEW_REVISION = {
+    "model": {"model": {"uri": "package://models/other.gguf"}},
+    "name": {"model": {"uri": "package://models/tiny.gguf", "name": "other"}},
+    "engine": {"engine": {"maxSequences": 3}},
+    "resources": {"resources": {"limits": {"cpu": "1"}}},
+    "podTemplate": {"podTemplate": {"nodeSelector": {"a": "b"}}},
+    "restartedAt": {"annotations": {"openinference.dev/restartedAt": "now"}},
+}
+
+
+@pytest.mark.parametrize("spec", NEW_REVISION.values(), ids=NEW_REVISION.keys())
+def test_what_needs_new_pods_makes_a_revision(raw_service, spec):
+    assert revision_of(parse(raw_service(**spec))) != revision_of(parse(raw_service()))
+
+
+def test_a_revision_is_eight_lower_case_hex_digits_and_stable(raw_service):
+    """The value is part of the contract: another one would roll every fleet at an upgrade."""
+    assert revision_of(parse(raw_service())) == "4affb034"
+
+
+def test_a_revision_holds_no_defaults(raw_service):
+    assert revised_fields(parse(raw_service())) == {"model": {"uri": "package://models/tiny.gguf"}}
