@@ -26,6 +26,8 @@ STATE_MIN_SECONDS = 0.1
 STATE_MAX_SECONDS = 1.0
 CLIENT_GONE = 499
 
+ROUTER = web.AppKey("router", Router)
+
 _access_log = logging.getLogger("access")
 _log = logging.getLogger(__name__)
 
@@ -37,8 +39,9 @@ def client_app(
     app = web.Application(client_max_size=max_body_bytes, middlewares=[_observing(router, metrics)])
     for path in sorted(GENERATING):
         app.router.add_post(path, proxy.handle)
-    app.router.add_get("/v1/models", lambda request: _models(router))
-    app.router.add_get("/v1/models/{model:.+}", lambda request: _model(router, request))
+    app[ROUTER] = router
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/v1/models/{model:.+}", model)
     return app
 
 
@@ -84,14 +87,15 @@ async def _stream_state(router: Router, request: web.Request) -> web.StreamRespo
         await router.change(seen, STATE_MAX_SECONDS - STATE_MIN_SECONDS)
 
 
-async def _models(router: Router) -> web.Response:
-    cards = [_model_card(routing) for routing in router.models()]
+async def models(request: web.Request) -> web.Response:
+    """Every model of the namespace, whatever Host was asked."""
+    cards = [_model_card(routing) for routing in request.app[ROUTER].models()]
     return _json({"object": "list", "data": cards})
 
 
-async def _model(router: Router, request: web.Request) -> web.Response:
+async def model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
-    for routing in router.models():
+    for routing in request.app[ROUTER].models():
         if routing.model == name:
             return _json(_model_card(routing))
     raise Refusal(404, f"model '{name}' does not exist", code="model_not_found", parameter="model")

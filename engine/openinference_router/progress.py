@@ -37,10 +37,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Progress:
-    """The state of one stream over all its attempts; `tracks_tokens` when it may be resumed."""
+    """The state of one stream over all its attempts; only one that `tracks_tokens` can resume."""
 
     def __init__(self, *, tracks_tokens: bool) -> None:
-        self._tracks_tokens = tracks_tokens
+        self.tracks_tokens = tracks_tokens
         self._identity: _Identity | None = None
         self._token_ids: dict[str, list[int]] = {}
         self._kept_back = b""
@@ -50,7 +50,7 @@ class Progress:
 
     def internal(self) -> object | None:
         """The internal field of the next attempt's request."""
-        if not self._tracks_tokens:
+        if not self.tracks_tokens:
             return None
         if self._identity is None or not self.has_begun:
             return {"stream_token_ids": True}
@@ -85,7 +85,7 @@ class Progress:
         if "error" in fields:
             return self._absorb_error(fields["error"], data)
         internal = fields.pop(INTERNAL_FIELD, None)
-        if not self._tracks_tokens:
+        if not self.tracks_tokens:
             return self._release(sse.event(data if internal is None else _encode(fields)))
         if self._identity is None:
             self._identity = _decode_identity(data)

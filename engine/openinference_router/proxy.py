@@ -183,7 +183,8 @@ class Proxy:
     def _allow_another(self, call: Call, failure: AttemptFailed) -> None:
         """Raises Refusal unless the request may be attempted once more."""
         call.broken += failure.is_broken
-        if call.progress.has_begun and not call.wish.resume_key:
+        can_resume = call.progress.tracks_tokens and call.wish.resume_key
+        if call.progress.has_begun and not can_resume:
             raise unavailable("the replica was lost and the stream cannot resume", code="cut")
         if call.broken >= MAX_BROKEN_ATTEMPTS:
             raise unavailable(

