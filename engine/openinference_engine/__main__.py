@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ EXIT_CANNOT_START = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    # As PID 1 of a container we would ignore SIGTERM until the server's own handler is there.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     options = build_parser().parse_args(arguments)
     configure_logging()
     # The core starts at once: what the API process imports from here on overlaps with torch.

@@ -1,17 +1,21 @@
 """`python3 -m openinference_router`: read the settings, serve until told to stop."""
 
 import asyncio
+import signal
 import sys
-
-from kubernetes.aio.config import ConfigException
-from pydantic import ValidationError
-
-from openinference_router import logs
-from openinference_router.server import serve
-from openinference_router.settings import Settings
 
 
 def main() -> int:
+    # As PID 1 of a container we would ignore SIGTERM until somebody handles it, and be waited for
+    # the whole grace; the server's own handler comes after a second of imports.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from kubernetes.aio.config import ConfigException
+    from pydantic import ValidationError
+
+    from openinference_router import logs
+    from openinference_router.server import serve
+    from openinference_router.settings import Settings
+
     try:
         settings = Settings()
     except ValidationError as error:
