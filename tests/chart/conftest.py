@@ -4,6 +4,7 @@ Helm is taken from PATH or from where the local cluster keeps it (`make cluster-
 tests that need it are skipped, the others run.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -55,13 +56,18 @@ def helm() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def render(helm: Callable[..., subprocess.CompletedProcess[str]], chart: Path) -> Render:
-    """Renders the chart with some values, as `helm install` in openinference-system would."""
+    """Renders the chart with some values, as `helm install` in openinference-system would.
 
-    def objects(values: dict[str, Any]) -> list[Object]:
+    The same values are rendered once: treat the objects as read-only.
+    """
+
+    @functools.cache
+    def objects(values_json: str) -> list[Object]:
         result = helm(
-            "template", "openinference", chart, "-n", "openinference-system", values=values
+            *("template", "openinference", chart, "-n", "openinference-system"),
+            values=json.loads(values_json),
         )
         assert result.returncode == 0, result.stderr
         return [item for item in yaml.safe_load_all(result.stdout) if item]
 
-    return objects
+    return lambda values: objects(json.dumps(values))
