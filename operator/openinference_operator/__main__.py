@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from openinference_operator.settings import Settings
 
 def main() -> None:
     """Parse the command line and run."""
+    # Process 1 of a container ignores SIGTERM until it has a handler; kopf's comes later.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parser = argparse.ArgumentParser(prog="openinference_operator", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("run", help="watch the cluster and reconcile (the default)")
