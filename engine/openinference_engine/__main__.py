@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
-from openinference_engine.config import EngineConfig, ServerConfig
+from openinference_engine.config import DataType, EngineConfig, ServerConfig
 from openinference_engine.errors import StartError
 from openinference_engine.log import configure_logging
 
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-body-bytes", type=_positive, default=server.max_body_bytes)
     add("--max-model-len", type=_positive, help="default: what the model was trained for")
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
-    add("--dtype", choices=("float32", "bfloat16"), default=engine.dtype)
+    add("--dtype", choices=get_args(DataType), default=engine.dtype)
     add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
     add("--block-size", type=_positive, default=engine.block_size, help="tokens per cache block")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens)

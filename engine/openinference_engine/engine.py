@@ -20,7 +20,7 @@ from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
-_FIRST_STEP_TOKENS = 128  # before any speed is known; a third of a second on two CPU cores
+_WARM_UP_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Engine:
         self.scheduler = Scheduler(pool, config.max_sequences, config.prefix_caching)
         weights = Weights(checkpoint, TORCH_DTYPES[config.dtype])
         model = build_model(weights, checkpoint.config, self.capacity.max_model_len)
-        self._runner = Runner(
+        self.runner = Runner(
             model, checkpoint.config, pool.num_blocks, config.block_size, config.dtype
         )
 
@@ -58,7 +58,6 @@ class Engine:
         """What the next step computes; its size follows the measured speed."""
         budget = self.speed.token_budget(
             self.config.step_seconds,
-            first=_FIRST_STEP_TOKENS,
             lowest=self.config.max_sequences + self.config.block_size,
             highest=self.config.max_step_tokens,
         )
@@ -66,22 +65,37 @@ class Engine:
 
     def execute(self, step: Step) -> list[Drawn]:
         """Runs the step and takes its results."""
-        started = time.monotonic()
-        token_ids = self._runner.run(step)
-        self.speed.observe(step.num_tokens, step.num_decodes, time.monotonic() - started)
-        self.num_steps += 1
-        return self.scheduler.commit(step, token_ids)
+        return self.scheduler.commit(step, self._run(step))
 
     def step(self) -> list[Drawn]:
         return self.execute(self.schedule())
 
+    def warm_up(self) -> None:
+        """Pays one-time costs and measures both speeds, before the first request."""
+        num_tokens = min(_WARM_UP_TOKENS, self.capacity.max_model_len)
+        self.runner.run(self._self_probe(num_tokens))
+        self._run(self._self_probe(num_tokens))
+        self._run(self._self_probe(1))
+
     def probe(self) -> None:
-        """Proves progress while idle: one real forward pass over one token in a free block."""
-        block_ids = self.scheduler.pool.allocate(1) or []
-        draw = Draw(SamplingParams(seed=0, max_tokens=1, temperature=0), 1, [0])
-        self._runner.run(Step([Chunk("probe", [0], 0, block_ids, draw)]))
-        self.scheduler.pool.release(block_ids)
+        """Proves progress while idle: a real step over one token."""
+        self.runner.run(self._self_probe(1))
         self.num_steps += 1
+
+    def _run(self, step: Step) -> list[int]:
+        started = time.monotonic()
+        token_ids = self.runner.run(step)
+        self.speed.observe(step.num_tokens, step.num_decodes, time.monotonic() - started)
+        self.num_steps += 1
+        return token_ids
+
+    def _self_probe(self, num_tokens: int) -> Step:
+        """A step that belongs to no request. It writes to blocks that nobody holds or reuses."""
+        pool = self.scheduler.pool
+        block_ids = pool.allocate(pool.blocks_for(num_tokens)) or []
+        pool.release(block_ids)
+        draw = Draw(SamplingParams(seed=0, max_tokens=1, temperature=0), 1, [0])
+        return Step([Chunk("self-probe", [0] * num_tokens, 0, block_ids, draw)])
 
 
 def plan_capacity(model: ModelConfig, config: EngineConfig) -> Capacity:

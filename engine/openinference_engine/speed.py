@@ -34,10 +34,8 @@ class SpeedMeter:
         rate = self._decode if num_tokens == num_decodes else self._prefill
         return num_tokens / rate.per_second if rate.per_second else 0.0
 
-    def token_budget(self, step_seconds: float, first: int, lowest: int, highest: int) -> int:
-        """Tokens that fit into `step_seconds`; `first` before anything is measured."""
-        if not self.prefill_tokens_per_second:
-            return first
+    def token_budget(self, step_seconds: float, lowest: int, highest: int) -> int:
+        """Tokens that fit into `step_seconds`; the lowest before anything is measured."""
         fitting = int(self.prefill_tokens_per_second * step_seconds)
         return max(lowest, min(fitting, highest))
 

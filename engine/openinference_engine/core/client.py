@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import msgspec
@@ -45,6 +45,7 @@ class CoreClient:
         self.heartbeat = Heartbeat(self._folder / "heartbeat")
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # bounded by the admission of requests instead
         self._queues: dict[str, _Queue] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._process: asyncio.subprocess.Process | None = None
@@ -64,7 +65,7 @@ class CoreClient:
         finally:
             await self._end(receiving)
 
-    async def stream(self, submits: list[Submit]) -> AsyncIterator[Token]:
+    async def stream(self, submits: list[Submit]) -> AsyncGenerator[Token, None]:
         """The tokens of some sequences as they come. Leaving early ends the sequences.
 
         Raises Unavailable if the core ends meanwhile.
@@ -96,7 +97,6 @@ class CoreClient:
     def _send(self, message: ToCore) -> None:
         if self.has_ended:
             raise Unavailable("the engine core has ended; send the request again")
-        # The pipe is bounded by the admission of requests, so the future is done at once.
         self._socket.send(self._encoder.encode(message))
 
     async def _receive(self, on_progress: OnProgress) -> None:

@@ -47,11 +47,12 @@ def run(folder: Path, config: EngineConfig, started: float) -> None:
     engine = Engine(open_checkpoint(resolve(config.model_uri)), config)
     loaded = time.monotonic()
     core = Core(engine, socket, Heartbeat(folder / "heartbeat"))
-    core.probe()
+    engine.warm_up()
+    core.beat()
     seconds = {
         "import": imported - started,
         "load": loaded - imported,
-        "probe": time.monotonic() - loaded,
+        "warm_up": time.monotonic() - loaded,
     }
     core.send(
         Loaded(engine.capacity.max_model_len, engine.capacity.num_blocks, KERNEL_PATH, seconds)
@@ -84,10 +85,10 @@ class Core:
         if self._engine.has_work:
             self._step()
         elif self._heartbeat.age_seconds >= _PROBE_SECONDS:
-            self.probe()
+            self._engine.probe()
+            self.beat()
 
-    def probe(self) -> None:
-        self._engine.probe()
+    def beat(self) -> None:
         self._heartbeat.beat(self._engine.num_steps)
 
     def send(self, message: FromCore) -> None:
@@ -113,7 +114,7 @@ class Core:
         step = engine.schedule()
         self._heartbeat.expect(engine.speed.predict_seconds(step.num_tokens, step.num_decodes))
         drawn = engine.execute(step)
-        self._heartbeat.beat(engine.num_steps)
+        self.beat()
         tokens = [_token(one) for one in drawn]
         self.send(Progress(tokens, self._status(), step.num_tokens))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -30,7 +31,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     messages = [message.for_template() for message in body.messages]
     size = sum(len(message["content"]) for message in messages)
     return await _answer(
-        request, state, body, lambda t: t.encode_chat(messages), size, ChatStyle(state.model_name)
+        request,
+        state,
+        body,
+        lambda tokenizer: tokenizer.encode_chat(messages),
+        size,
+        ChatStyle(state.model_name),
     )
 
 
@@ -42,7 +48,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         request,
         state,
         body,
-        lambda t: t.encode(prompt) if isinstance(prompt, str) else prompt,
+        lambda tokenizer: tokenizer.encode(prompt) if isinstance(prompt, str) else prompt,
         len(prompt),
         CompletionStyle(state.model_name),
     )
@@ -71,9 +77,9 @@ async def _answer(
     _check(state, body)
     with state.admit(body.n):
         if prompt_size > _LONG_TEXT:
-            prompt_ids = await asyncio.to_thread(encode, state.loaded_front.tokenizer)
+            prompt_ids = await asyncio.to_thread(encode, state.front_or_refuse.tokenizer)
         else:
-            prompt_ids = encode(state.loaded_front.tokenizer)
+            prompt_ids = encode(state.front_or_refuse.tokenizer)
         generation = Generation(state, body, prompt_ids, style.id_prefix)
         if body.stream:
             return await _stream(request, body, generation, style)
@@ -94,7 +100,7 @@ def _check(state: ServerState, body: GenerationRequest) -> None:
         raise RequestError(
             "openinference: internal field; it needs a server with a token", "openinference"
         )
-    if body.openinference.resume is not None and (not body.stream or body.seed is None):
+    if body.resume is not None and (not body.stream or body.seed is None):
         raise RequestError(
             "openinference.resume: needs stream: true and the seed of the first request",
             "openinference.resume",
@@ -102,11 +108,12 @@ def _check(state: ServerState, body: GenerationRequest) -> None:
 
 
 async def _respond(generation: Generation, style: Style) -> web.Response:
-    texts = [""] * len(generation.folds)
-    async for item in generation.run():
-        texts[item.choice] += item.delta.text
+    texts = [""] * len(generation.choices)
+    async with aclosing(generation.run()) as items:
+        async for item in items:
+            texts[item.choice] += item.delta.text
     choices = [
-        style.choice(index, text, generation.folds[index].finish_reason)
+        style.choice(index, text, generation.choices[index].fold.finish_reason)
         for index, text in enumerate(texts)
     ]
     return web.json_response(style.body(generation, choices))
@@ -116,19 +123,16 @@ async def _stream(
     request: web.Request, body: GenerationRequest, generation: Generation, style: Style
 ) -> web.StreamResponse:
     response = await open_stream(request, {"X-Request-Id": request["request_id"]})
-    options, internal = body.stream_options, body.openinference
-    with_usage = options is not None and options.include_usage
-    with_ids = internal is not None and internal.stream_token_ids
-    chunks = ChunkWriter(generation, style, with_usage, with_ids)
+    chunks = ChunkWriter(generation, style, body.wants_usage, body.wants_token_ids)
     try:
-        if internal is None or internal.resume is None:
-            for index in range(body.n):
-                if opening := style.opening(index):
-                    await response.write(event(chunks.chunk([opening])))
-        async for item in generation.run():
-            if chunk := chunks.take(item):
-                await response.write(event(chunk))
-        if with_usage:
+        if body.resume is None:
+            for opening in style.openings(body.n):
+                await response.write(event(chunks.chunk([opening])))
+        async with aclosing(generation.run()) as items:
+            async for item in items:
+                if chunk := chunks.take(item):
+                    await response.write(event(chunk))
+        if body.wants_usage:
             await response.write(event(chunks.chunk([], generation.usage)))
         await response.write(DONE)
     except RequestError as error:
@@ -151,13 +155,14 @@ class ChunkWriter:
 
     def take(self, item: ChoiceDelta) -> dict[str, Any] | None:
         """The chunk that an id brings, or None while its text is held back."""
-        self._ids.setdefault(item.choice, []).append(item.token_id)
+        ids = self._ids.setdefault(item.choice, [])
+        if item.token_id is not None:
+            ids.append(item.token_id)
         if not item.delta.text and item.delta.finish_reason is None:
             return None
         chunk = self.chunk([self._style.delta(item.choice, item.delta)])
-        ids = self._ids.pop(item.choice)
         if self._with_ids:
-            chunk["openinference"] = {"token_ids": {str(item.choice): ids}}
+            chunk["openinference"] = {"token_ids": {str(item.choice): self._ids.pop(item.choice)}}
         return chunk
 
     def chunk(

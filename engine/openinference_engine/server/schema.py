@@ -23,7 +23,6 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool = False
-    continuous_usage_stats: bool = False
 
 
 class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +67,18 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def wants_token_ids(self) -> bool:
+        return self.openinference is not None and self.openinference.stream_token_ids
+
+    @property
+    def resume(self) -> Resume | None:
+        return self.openinference.resume if self.openinference is not None else None
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):

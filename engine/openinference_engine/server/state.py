@@ -38,7 +38,7 @@ class ServerState:
     is_empty: asyncio.Event = field(default_factory=_set_event)
 
     @property
-    def loaded_front(self) -> Front:
+    def front_or_refuse(self) -> Front:
         """Raises Unavailable while it loads."""
         if self.front is None:
             raise Unavailable("the model is loading; try again later")

@@ -13,8 +13,8 @@ class Style(Protocol):
     @property
     def id_prefix(self) -> str: ...
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """What a stream says of a choice before its first text."""
+    def openings(self, num_choices: int) -> list[dict[str, Any]]:
+        """What a stream says of each choice before its first text."""
 
     def delta(self, index: int, delta: Delta) -> dict[str, Any]: ...
 
@@ -30,8 +30,9 @@ class ChatStyle:
     model_name: str
     id_prefix = "chatcmpl"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        return self._delta(index, {"role": "assistant", "content": ""}, None)
+    def openings(self, num_choices: int) -> list[dict[str, Any]]:
+        opening = {"role": "assistant", "content": ""}
+        return [self._delta(index, opening, None) for index in range(num_choices)]
 
     def delta(self, index: int, delta: Delta) -> dict[str, Any]:
         content = {"content": delta.text} if delta.text else {}
@@ -58,8 +59,8 @@ class CompletionStyle:
     model_name: str
     id_prefix = "cmpl"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        return None
+    def openings(self, num_choices: int) -> list[dict[str, Any]]:
+        return []
 
     def delta(self, index: int, delta: Delta) -> dict[str, Any]:
         return self.choice(index, delta.text, delta.finish_reason)

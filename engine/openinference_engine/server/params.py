@@ -1,0 +1,88 @@
+"""From a validated request to what the core samples by: the checks that depend on the model."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from openinference_engine.errors import RequestError
+from openinference_engine.request import SamplingParams
+from openinference_engine.server.schema import ChatRequest, CompletionRequest, GenerationRequest
+from openinference_engine.server.state import ServerState
+
+
+def sampling_params(
+    state: ServerState, request: GenerationRequest, num_prompt: int
+) -> SamplingParams:
+    """Raises RequestError if the request does not fit the model."""
+    max_tokens = _max_tokens(request, num_prompt, state.max_model_len)
+    if request.min_tokens > max_tokens:
+        raise RequestError(
+            f"min_tokens: {request.min_tokens} exceeds max_tokens {max_tokens}; lower it",
+            "min_tokens",
+        )
+    front = state.front_or_refuse
+    check_in_vocabulary("stop_token_ids", request.stop_token_ids, front.vocab_size)
+    ends = frozenset() if request.ignore_eos else front.tokenizer.end_token_ids
+    return SamplingParams(
+        seed=secrets.randbits(63) if request.seed is None else request.seed,
+        max_tokens=max_tokens,
+        min_tokens=request.min_tokens,
+        stop_token_ids=ends.union(request.stop_token_ids),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=max(request.top_k, 0),
+        min_p=request.min_p,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=_logit_bias(request.logit_bias, front.vocab_size),
+    )
+
+
+def check_prompt(state: ServerState, request: GenerationRequest, prompt_ids: list[int]) -> None:
+    """Raises RequestError if the prompt is empty, too long or holds an unknown token."""
+    field = "messages" if isinstance(request, ChatRequest) else "prompt"
+    if not prompt_ids:
+        raise RequestError(f"{field}: the prompt has no tokens; send some text", field)
+    if len(prompt_ids) >= state.max_model_len:
+        raise RequestError(
+            f"{field}: the prompt has {len(prompt_ids)} tokens and the context holds "
+            f"{state.max_model_len} with the answer; shorten it",
+            field,
+        )
+    check_in_vocabulary(field, prompt_ids, state.front_or_refuse.vocab_size)
+
+
+def _max_tokens(request: GenerationRequest, num_prompt: int, max_model_len: int) -> int:
+    room = max_model_len - num_prompt
+    field, wanted = "max_tokens", request.max_tokens
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        field, wanted = "max_completion_tokens", request.max_completion_tokens
+    if wanted is None:
+        # OpenAI's default of plain completions is 16; a chat may use the rest of the context.
+        return min(16, room) if isinstance(request, CompletionRequest) else room
+    if wanted > room:
+        raise RequestError(
+            f"{field}: {wanted} does not fit behind the prompt's {num_prompt} tokens in a context "
+            f"of {max_model_len}; use at most {room}",
+            field,
+        )
+    return wanted
+
+
+def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
+    if not all(key.isdecimal() for key in bias):
+        raise RequestError('logit_bias: keys must be token ids, as in {"42": -100}', "logit_bias")
+    by_id = {int(key): value for key, value in bias.items()}
+    check_in_vocabulary("logit_bias", by_id, vocab_size)
+    return by_id
+
+
+def check_in_vocabulary(field: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    """Raises RequestError if an id is no token of the model."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise RequestError(
+                f"{field}: {token_id} is no token of this model; use 0 to {vocab_size - 1}", field
+            )
