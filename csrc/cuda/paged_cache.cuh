@@ -1,5 +1,5 @@
-// The paged key-value cache, (slots, kv_heads, head_dim): a page is 16 consecutive slots. It is the
-// layout of the engine's KVCache, so whatever path computed a token, any other reads it.
+// The paged key-value cache, (slots, kv_heads, head_dim): a page is 16 consecutive slots, so a token's
+// keys of all heads are one contiguous run, written together and copied together.
 #pragma once
 
 #include "device.cuh"

@@ -7,6 +7,7 @@
 // show: data races between warps without a barrier, the memory model across blocks, and speed.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -33,8 +34,11 @@ constexpr size_t kStackBytes = 128 * 1024;
 
 enum class State { ready, at_warp_barrier, at_block_barrier, done };
 
+// A fiber: entered once through its context, then switched by jumps, which need no system call.
 struct Lane {
     ucontext_t context;
+    jmp_buf place;
+    bool has_started;
     State state;
     unsigned exchanges;  // warp-wide operations so far; its parity chooses the mailbox
     std::unique_ptr<char[]> stack{new char[kStackBytes]};
@@ -71,7 +75,7 @@ class Block {
     void wait(State state) {
         Lane& lane = *lanes_[thread_];
         lane.state = state;
-        swapcontext(&lane.context, &scheduler_);
+        if (_setjmp(lane.place) == 0) _longjmp(scheduler_, 1);
     }
 
     // Publishes this lane's mail and returns the mailbox of the whole warp.
@@ -95,8 +99,8 @@ class Block {
             Lane& lane = *lanes_[i];
             getcontext(&lane.context);
             lane.context.uc_stack = {lane.stack.get(), 0, kStackBytes};
-            lane.context.uc_link = &scheduler_;
             lane.state = State::ready;
+            lane.has_started = false;
             lane.exchanges = 0;
             makecontext(&lane.context, &Block::enter, 0);
         }
@@ -106,6 +110,7 @@ class Block {
         Block& block = current();
         block.body_();
         block.lanes_[block.thread_]->state = State::done;
+        _longjmp(block.scheduler_, 1);
     }
 
     void run_warp(int warp) {
@@ -119,7 +124,11 @@ class Block {
     void resume(int thread) {
         thread_ = thread;
         threadIdx = dim3(thread, 0, 0);
-        swapcontext(&scheduler_, &lanes_[thread]->context);
+        Lane& lane = *lanes_[thread];
+        if (_setjmp(scheduler_) != 0) return;
+        if (lane.has_started) _longjmp(lane.place, 1);
+        lane.has_started = true;
+        setcontext(&lane.context);
     }
 
     bool release_warp(int first, int end) {
@@ -143,7 +152,7 @@ class Block {
     };
 
     int threads_ = 0, thread_ = 0;
-    ucontext_t scheduler_;
+    jmp_buf scheduler_;
     std::function<void()> body_;
     std::vector<std::unique_ptr<Lane>> lanes_;
     std::vector<Mail> mail_;

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 SOURCES = Path(__file__).parents[2] / "csrc"
+PARTS = ("CMakeLists.txt", "*.h", "bindings.cpp", "cuda/*", "emulation/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,7 @@ def _load_emulated() -> ModuleType:
 
 def _build_emulated(pybind11_cmake: str) -> Path:
     digest = hashlib.sha256(sys.version.encode())
-    for path in sorted(
-        p for p in SOURCES.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh", ".txt"}
-    ):
+    for path in sorted(p for part in PARTS for p in SOURCES.glob(part)):
         digest.update(path.read_bytes())
     folder = (
         Path(tempfile.gettempdir())

@@ -1,0 +1,247 @@
+"""The Llama family as a queue of CUDA kernels: rows in, one token and its logits per row out.
+
+A row is one token of one sequence: its id, its position and its sequence's pages. Decoding gives
+each sequence one row; a prompt is several rows of one sequence, whose keys are all in the cache
+before any of them attends. All buffers are allocated once and sliced, so a captured graph and an
+eager call touch the same memory. Which row belongs to which request is not known here.
+
+Per layer five kernels (csrc/ops.h): qkv, attention, output, gate-up, down. Every norm is a scalar
+in the reader's epilogue; its weight is applied where the hidden state is written.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.errors import StartError
+from openinference_engine.layers.rotary import Rotary
+from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.weights.loader import Weights
+
+MAX_ROWS = 32  # what csrc/cuda/skinny_gemm.cuh takes at once
+_ROW_MULTIPLE = 16  # of a weight matrix: one tile
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """bfloat16; matrices are (outputs, inputs), as in the checkpoint."""
+
+    attention_norm: Tensor
+    qkv: Tensor
+    output: Tensor
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaWeights:
+    """rotary: (positions, D / 2, 2) float32, cosine and sine; the rest bfloat16."""
+
+    embedding: Tensor
+    layers: list[LayerWeights]
+    norm: Tensor
+    head: Tensor
+    rotary: Tensor
+
+
+class KVCache:
+    """Keys and values of all layers in bfloat16, (slots, KV, D) each; a block is 16 slots."""
+
+    def __init__(self, config: ModelConfig, num_blocks: int, device: torch.device) -> None:
+        slots = num_blocks * PAGE_TOKENS
+        shape = (config.num_layers, slots, config.num_kv_heads, config.head_dim)
+        self.keys = torch.empty(shape, dtype=torch.bfloat16, device=device).unbind()
+        self.values = torch.empty(shape, dtype=torch.bfloat16, device=device).unbind()
+
+
+class Decoder:
+    def __init__(
+        self,
+        kernels: ModuleType,
+        weights: LlamaWeights,
+        config: ModelConfig,
+        cache: KVCache,
+        pages_per_sequence: int,
+    ) -> None:
+        """Allocates the buffers of MAX_ROWS rows on the device of the weights."""
+        self.config = config
+        self.inputs = RowInputs(pages_per_sequence, weights.embedding.device)
+        self._kernels = kernels
+        self._weights = weights
+        self._cache = cache
+        self._scale = config.head_dim**-0.5
+        self._multiprocessors: int = kernels.multiprocessor_count()
+        self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device)
+
+    def logits(self, rows: int) -> Tensor:
+        """(rows, vocab) float32: a view of what the last `queue` of as many rows wrote."""
+        return self._buffers["logits"][:rows]
+
+    def queue(self, rows: int, stream: Any) -> None:
+        """Queues one step over the first `rows` of the inputs. It replaces each row's token by the
+        likeliest next one and moves its position on, so queueing again decodes one token further.
+        """
+        ops, config, weights = self._kernels, self.config, self._weights
+        epsilon, inputs = config.rms_norm_epsilon, self.inputs
+        tokens, positions = inputs.tokens[:rows], inputs.positions[:rows]
+        pages = inputs.pages[:rows]
+        buffer = {
+            name: tensor[:rows] if name in _ROW_BUFFERS else tensor
+            for name, tensor in self._buffers.items()
+        }
+        state = (buffer["hidden"], buffer["x"], buffer["sum_squares"])
+        normed = (buffer["x"], buffer["sum_squares"], epsilon)
+        splits = self._splits(rows)
+        norms = [layer.attention_norm for layer in weights.layers[1:]] + [weights.norm]
+
+        ops.embed(tokens, weights.embedding, weights.layers[0].attention_norm, *state, stream)
+        for index, (layer, next_norm) in enumerate(zip(weights.layers, norms, strict=True)):
+            keys, values = self._cache.keys[index], self._cache.values[index]
+            query, attended = buffer["query"], buffer["attended"]
+            ops.project_qkv(
+                *normed, layer.qkv, weights.rotary, positions, pages, query, keys, values, stream
+            )
+            ops.attend(
+                query, keys, values, positions, pages, self._scale, splits,
+                buffer["workspace"], buffer["counters"], attended, stream,
+            )  # fmt: skip
+            ops.project_residual(
+                attended.view(rows, -1), layer.output, layer.mlp_norm, *state, stream
+            )
+            ops.project_gate_up(*normed, layer.gate_up, buffer["activations"], stream)
+            ops.project_residual(buffer["activations"], layer.down, next_norm, *state, stream)
+        ops.choose_token(
+            *normed, weights.head, buffer["logits"], tokens, positions,
+            buffer["best"], buffer["counter"], stream,
+        )  # fmt: skip
+
+    def _splits(self, rows: int) -> int:
+        """Blocks per sequence and key head: about one block for each multiprocessor."""
+        wanted = self._multiprocessors / (rows * self.config.num_kv_heads)
+        return min(math.ceil(wanted), _MAX_SPLITS)
+
+
+class RowInputs:
+    """What a step is told, packed so that one copy brings it to the device.
+
+    tokens, positions: (MAX_ROWS,) int32, a negative position is no row; pages: (MAX_ROWS, P) int32.
+    """
+
+    def __init__(self, pages_per_sequence: int, device: torch.device) -> None:
+        count = MAX_ROWS * (2 + pages_per_sequence)
+        self._packed = torch.zeros(count, dtype=torch.int32, device=device)
+        self.tokens, self.positions, self.pages = _unpack(self._packed)
+
+    def host_copy(self) -> RowInputs:
+        """The same layout in the host's memory; pinned where the device is another one."""
+        copy = object.__new__(RowInputs)
+        copy._packed = torch.zeros_like(self._packed, device="cpu", pin_memory=self._packed.is_cuda)
+        copy.tokens, copy.positions, copy.pages = _unpack(copy._packed)
+        return copy
+
+    def upload(self, host: RowInputs) -> None:
+        """Queues the copy; `host` must stay as it is until the stream has passed it."""
+        self._packed.copy_(host._packed, non_blocking=True)
+
+
+_MAX_SPLITS = 16
+_ROW_BUFFERS = ("hidden", "x", "sum_squares", "query", "attended", "activations", "logits")
+
+
+def _unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, positions, pages = (
+        packed[:MAX_ROWS],
+        packed[MAX_ROWS : 2 * MAX_ROWS],
+        packed[2 * MAX_ROWS :],
+    )
+    return tokens, positions, pages.view(MAX_ROWS, -1)
+
+
+def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -> dict[str, Tensor]:
+    heads, head_dim = config.num_heads, config.head_dim
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "hidden": ((MAX_ROWS, config.hidden_size), torch.float32),
+        "x": ((MAX_ROWS, config.hidden_size), torch.bfloat16),
+        "sum_squares": ((MAX_ROWS, config.hidden_size // 16), torch.float32),
+        "query": ((MAX_ROWS, heads, head_dim), torch.bfloat16),
+        "attended": ((MAX_ROWS, heads, head_dim), torch.bfloat16),
+        "activations": ((MAX_ROWS, config.intermediate_size), torch.bfloat16),
+        "logits": ((MAX_ROWS, config.vocab_size), torch.float32),
+        "workspace": ((MAX_ROWS * heads * _MAX_SPLITS * (head_dim + 2),), torch.float32),
+        "counters": ((MAX_ROWS * heads,), torch.int32),
+        "best": ((2 * MAX_ROWS * multiprocessors,), torch.float32),
+        "counter": ((1,), torch.int32),
+    }
+    return {
+        name: torch.zeros(shape, dtype=dtype, device=device)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def load_llama(
+    weights: Weights, config: ModelConfig, num_positions: int, device: torch.device
+) -> LlamaWeights:
+    """Reads a checkpoint of the Llama family. Raises StartError for what the kernels cannot do."""
+    _check_supported(config)
+    model = weights.at("model")
+    size = (config.vocab_size, config.hidden_size)
+    embedding = model.tensor("embed_tokens.weight", size).to(device)
+    head = embedding if config.ties_embeddings else weights.tensor("lm_head.weight", size)
+    cosine_sine = Rotary(model, config, num_positions).at(torch.arange(num_positions))
+    return LlamaWeights(
+        embedding=embedding,
+        layers=[
+            _load_layer(model.at(f"layers.{i}"), config, device) for i in range(config.num_layers)
+        ],
+        norm=model.tensor("norm.weight", (config.hidden_size,)).to(device),
+        head=pad_rows(head).to(device),
+        rotary=torch.stack(cosine_sine, dim=-1).to(device),
+    )
+
+
+def pad_rows(matrix: Tensor) -> Tensor:
+    """The matrix with zero rows up to whole tiles; the same tensor if there is nothing to add."""
+    missing = -len(matrix) % _ROW_MULTIPLE
+    return torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
+
+
+def _load_layer(weights: Weights, config: ModelConfig, device: torch.device) -> LayerWeights:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention, mlp = weights.at("self_attn"), weights.at("mlp")
+    if attention.has("q_proj.bias"):
+        raise StartError(
+            "the checkpoint has attention biases, which the CUDA kernels do not add yet"
+        )
+
+    def stacked(part: Weights, sizes: dict[str, int], inputs: int) -> Tensor:
+        rows = [part.tensor(f"{name}.weight", (size, inputs)) for name, size in sizes.items()]
+        return torch.cat(rows).to(device)
+
+    return LayerWeights(
+        attention_norm=weights.tensor("input_layernorm.weight", (hidden,)).to(device),
+        qkv=stacked(attention, {"q_proj": query, "k_proj": key, "v_proj": key}, hidden),
+        output=stacked(attention, {"o_proj": hidden}, query),
+        mlp_norm=weights.tensor("post_attention_layernorm.weight", (hidden,)).to(device),
+        gate_up=stacked(mlp, {"gate_proj": inner, "up_proj": inner}, hidden),
+        down=stacked(mlp, {"down_proj": hidden}, inner),
+    )
+
+
+def _check_supported(config: ModelConfig) -> None:
+    """What every launcher would refuse later, said before the weights are read."""
+    if config.head_dim not in (64, 128):
+        raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")
+    for field in ("hidden_size", "intermediate_size"):
+        if getattr(config, field) % 32:
+            raise StartError(
+                f"{field} {getattr(config, field)}: the CUDA kernels need a multiple of 32"
+            )

@@ -1,0 +1,193 @@
+"""A whole small Llama through scheduler, decoder and kernels, against transformers.
+
+The oracle computes in float32 on the same bf16 weights. The kernels round activations to bf16, so
+logits agree within BOUND, and the rule for tokens is: each token drawn greedily has an oracle logit
+within BOUND of the oracle's best.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from openinference_engine.blocks import BlockPool
+from openinference_engine.config import ModelConfig
+from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decoder import Decoder, KVCache, load_llama
+from openinference_engine.errors import EngineError, StartError
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.scheduler import Scheduler
+from openinference_engine.weights.loader import Weights
+
+BOUND = 0.04  # logits have a standard deviation of 1; seen: 0.017
+NUM_BLOCKS, MAX_LENGTH = 24, 96
+
+CONFIG = ModelConfig(
+    architecture="llama", vocab_size=99, hidden_size=192, intermediate_size=160, num_layers=2,
+    num_heads=3, num_kv_heads=1, head_dim=64, max_positions=128, rms_norm_epsilon=1e-5,
+    rope_theta=10000.0,  # also what transformers assumes
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """Seeded weights of a config's shape, as a checkpoint holds them; `spoilt` is all NaN."""
+
+    config: ModelConfig
+    spoilt: str = ""
+    fingerprint: str = "random"
+
+    def names(self):
+        return frozenset(self._shapes())
+
+    def array(self, name):
+        shape = self._shapes()[name]
+        seed = sum(map(ord, name))
+        values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+        values = values * shape[-1] ** -0.5 if len(shape) == 2 else 1 + 0.1 * values
+        if name == self.spoilt:
+            values.fill_(np.nan)
+        return values.bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+    def _shapes(self):
+        c = self.config
+        query, key = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        layer = {
+            "input_layernorm": (c.hidden_size,),
+            "self_attn.q_proj": (query, c.hidden_size),
+            "self_attn.k_proj": (key, c.hidden_size),
+            "self_attn.v_proj": (key, c.hidden_size),
+            "self_attn.o_proj": (c.hidden_size, query),
+            "post_attention_layernorm": (c.hidden_size,),
+            "mlp.gate_proj": (c.intermediate_size, c.hidden_size),
+            "mlp.up_proj": (c.intermediate_size, c.hidden_size),
+            "mlp.down_proj": (c.hidden_size, c.intermediate_size),
+        }
+        table = (c.vocab_size, c.hidden_size)
+        shapes = {"model.embed_tokens": table, "model.norm": (c.hidden_size,), "lm_head": table}
+        for index in range(c.num_layers):
+            shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+        return {f"{name}.weight": shape for name, shape in shapes.items()}
+
+
+def build_runner(place, checkpoint, **switches):
+    weights = load_llama(
+        Weights(checkpoint, torch.bfloat16), CONFIG, CONFIG.max_positions, place.device
+    )
+    cache = KVCache(CONFIG, NUM_BLOCKS, place.device)
+    for layer in (*cache.keys, *cache.values):
+        layer.fill_(torch.nan)  # what no token wrote may hold anything
+    decoder = Decoder(place.ops, weights, CONFIG, cache, MAX_LENGTH // 16)
+    return CudaRunner(place.ops, decoder, **switches)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """(token ids) → (len, vocab): float32 logits behind every token, by transformers."""
+    shape = transformers.LlamaConfig(
+        vocab_size=CONFIG.vocab_size, hidden_size=CONFIG.hidden_size, head_dim=CONFIG.head_dim,
+        intermediate_size=CONFIG.intermediate_size, num_hidden_layers=CONFIG.num_layers,
+        num_attention_heads=CONFIG.num_heads, num_key_value_heads=CONFIG.num_kv_heads,
+        rms_norm_eps=CONFIG.rms_norm_epsilon, max_position_embeddings=CONFIG.max_positions,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(shape).float().eval()
+    checkpoint = RandomCheckpoint(CONFIG)
+    bits = {
+        name: torch.from_numpy(checkpoint.array(name).view(np.int16)) for name in checkpoint.names()
+    }
+    model.load_state_dict(
+        {name: value.view(torch.bfloat16).float() for name, value in bits.items()}
+    )
+
+    @torch.inference_mode()
+    def logits(token_ids):
+        return model(torch.tensor([token_ids])).logits[0]
+
+    return logits
+
+
+def generate(runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64, **params):
+    """The output ids of each prompt, through the scheduler."""
+    scheduler = Scheduler(BlockPool(num_blocks, 16), max_sequences=8)
+    sampling = SamplingParams(**({"seed": 1, "max_tokens": num_tokens, "temperature": 0} | params))
+    requests = [Request(str(index), prompt, sampling) for index, prompt in enumerate(prompts)]
+    for request in requests:
+        scheduler.add(request)
+    while scheduler.num_running or scheduler.num_waiting:
+        step = scheduler.schedule(token_budget)
+        scheduler.commit(step, runner.run(step))
+    scheduler.check_integrity()
+    return [request.token_ids[request.num_prompt :] for request in requests], scheduler
+
+
+def check_greedy(oracle, prompt, output):
+    logits = oracle(prompt + output[:-1])[len(prompt) - 1 :]
+    chosen = logits.gather(1, torch.tensor(output)[:, None])[:, 0]
+    assert (logits.max(dim=1).values - chosen).max() < BOUND
+
+
+def prompts_of(*lengths):
+    random = torch.Generator().manual_seed(3)
+    return [torch.randint(0, 99, (n,), generator=random).tolist() for n in lengths]
+
+
+def test_greedy_tokens_follow_the_oracle_across_page_borders(place, oracle):
+    prompts = prompts_of(1, 13, 37, 5)
+    outputs, _ = generate(build_runner(place, RandomCheckpoint(CONFIG)), prompts, num_tokens=6)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert len(output) == 6
+        check_greedy(oracle, prompt, output)
+
+
+def test_chunked_prefill_and_preemption_follow_the_oracle(place, oracle):
+    prompts = prompts_of(14, 15, 13)
+    runner = build_runner(place, RandomCheckpoint(CONFIG))
+    outputs, scheduler = generate(runner, prompts, num_tokens=6, num_blocks=4, token_budget=9)
+    assert scheduler.num_preemptions > 0
+    for prompt, output in zip(prompts, outputs, strict=True):
+        check_greedy(oracle, prompt, output)
+
+
+def test_logits_equal_the_oracle_within_bf16(place, oracle):
+    runner = build_runner(place, RandomCheckpoint(CONFIG))
+    prompt = prompts_of(29)[0]
+    generate(runner, [prompt], num_tokens=1)
+    logits = runner._decoder.logits(len(prompt))[-1].cpu()
+    torch.testing.assert_close(logits, oracle(prompt)[-1], rtol=0, atol=BOUND)
+
+
+def test_drawn_tokens_repeat_with_their_seed(place):
+    runner = build_runner(place, RandomCheckpoint(CONFIG))
+    prompts = prompts_of(7)
+    (first,), _ = generate(runner, prompts, num_tokens=5, temperature=1.0)
+    (again,), _ = generate(runner, prompts, num_tokens=5, temperature=1.0)
+    (other,), _ = generate(runner, prompts, num_tokens=5, temperature=1.0, seed=2)
+    assert first == again
+    assert first != other
+
+
+def test_nan_in_the_weights_is_an_error_that_names_the_request(place):
+    checkpoint = RandomCheckpoint(CONFIG, spoilt="model.layers.1.mlp.down_proj.weight")
+    with pytest.raises(EngineError, match="request 0: its logits are not numbers"):
+        generate(build_runner(place, checkpoint), prompts_of(3), num_tokens=2)
+
+
+def test_unsupported_shape_is_refused_before_weights_are_read(place):
+    config = ModelConfig(
+        **{name: getattr(CONFIG, name) for name in CONFIG.__struct_fields__} | {"head_dim": 80}
+    )
+    with pytest.raises(StartError, match="head_dim 80"):
+        load_llama(Weights(RandomCheckpoint(config), torch.bfloat16), config, 16, place.device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("switches", [{"uses_graphs": False}, {"overlaps": False}])
+def test_graphs_and_overlap_change_no_token(place, switches):
+    if place.device.type != "cuda":
+        pytest.skip("graphs and overlapping launches exist only on a GPU")
+    prompts = prompts_of(21)
+    plain, _ = generate(build_runner(place, RandomCheckpoint(CONFIG)), prompts, num_tokens=40)
+    other, _ = generate(build_runner(place, RandomCheckpoint(CONFIG), **switches), prompts, 40)
+    assert plain == other
