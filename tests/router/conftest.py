@@ -213,6 +213,7 @@ class ApiServer:
     url: str = ""
     version: int = 1
     items: dict[str, dict] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
     watchers: set[asyncio.Queue] = field(default_factory=set)
     queries: list[dict] = field(default_factory=list)
 
@@ -221,7 +222,7 @@ class ApiServer:
         metadata = {"name": name, "resourceVersion": str(self.version)}
         kind = "MODIFIED" if name in self.items else "ADDED"
         self.items[name] = {"metadata": metadata, "data": {"routing.json": text}}
-        self._send({"type": kind, "object": self.items[name]})
+        self._happen(kind, self.items[name])
 
     def put_routing(self, routing: Routing) -> None:
         self.put(f"{routing.service}-routing", msgspec.json.encode(routing).decode())
@@ -229,8 +230,8 @@ class ApiServer:
     def delete(self, name: str) -> None:
         self.version += 1
         gone = self.items.pop(name)
-        gone["metadata"]["resourceVersion"] = str(self.version)
-        self._send({"type": "DELETED", "object": gone})
+        metadata = gone["metadata"] | {"resourceVersion": str(self.version)}
+        self._happen("DELETED", {**gone, "metadata": metadata})
 
     def expire(self) -> None:
         """End each watch the way etcd's compaction does."""
@@ -239,6 +240,10 @@ class ApiServer:
     def hang_up(self) -> None:
         """Break each watch's connection."""
         self._send(None)
+
+    def _happen(self, kind: str, item: dict) -> None:
+        self.history.append({"type": kind, "object": item})
+        self._send(self.history[-1])
 
     def _send(self, event: dict | None) -> None:
         for watcher in self.watchers:
@@ -252,6 +257,9 @@ class ApiServer:
         response = web.StreamResponse()
         await response.prepare(request)
         events: asyncio.Queue = asyncio.Queue()
+        for event in self.history:
+            if _version(event) > int(request.query["resourceVersion"]):
+                events.put_nowait(event)
         self.watchers.add(events)
         try:
             while True:
@@ -277,6 +285,10 @@ class ApiServer:
         }
         path.write_text(json.dumps(config))
         return path
+
+
+def _version(event: dict) -> int:
+    return int(event["object"]["metadata"]["resourceVersion"])
 
 
 @pytest.fixture
