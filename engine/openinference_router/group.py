@@ -103,7 +103,7 @@ class Group:
     async def attempt(self) -> AsyncIterator[asyncio.Timeout]:
         """An attempt's life, ended when the group dies or when its own deadline passes.
 
-        Raises AttemptFailed then.
+        Raises AttemptFailed then; a stalled stream alone does not make the group a broken one.
         """
         try:
             async with asyncio.timeout(None) as life:
@@ -113,7 +113,7 @@ class Group:
                 finally:
                     self._attempts.discard(life)
         except TimeoutError as error:
-            raise AttemptFailed("fell silent") from error
+            raise AttemptFailed("fell silent", is_broken=self.load is None) from error
 
     def state(self) -> GroupState:
         return GroupState(

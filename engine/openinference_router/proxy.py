@@ -169,11 +169,11 @@ class Proxy:
         """Pass events on as they come. What is absorbed is written before the next is looked at."""
         while (batch := await upstream.events()) is not None:
             now = time.monotonic()
-            life.reschedule(now + self._stall_timeout_seconds)
             for data in batch:
                 events = call.progress.absorb(data)
                 if events:
                     call.trace.answered(200, engine_seconds=now - asked_at)
+                    life.reschedule(now + self._stall_timeout_seconds)
                     await call.reply.write(events)
             if call.progress.is_complete:
                 await call.reply.end()

@@ -4,6 +4,7 @@ A whole answer goes out with its own status. A stream begins with its first even
 comment while it waits; after that the status is spoken for, and an error becomes an event.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -11,6 +12,9 @@ from aiohttp import web
 
 from openinference_router import sse
 from openinference_router.errors import Refusal
+
+MAX_CLIENT_PAUSE_SECONDS = 60.0
+"""A client that takes nothing for so long holds a seat for nothing."""
 
 
 class Reply:
@@ -35,11 +39,26 @@ class Reply:
         await self.write(sse.COMMENT)
 
     async def write(self, events: bytes) -> None:
-        """Send events of a stream; waits while the client reads slowly."""
+        """Send events of a stream; waits while the client reads slowly.
+
+        Raises ConnectionError when the client has gone or has stopped reading.
+        """
+        try:
+            async with asyncio.timeout(MAX_CLIENT_PAUSE_SECONDS):
+                await self._write(events)
+        except TimeoutError as error:
+            self._hang_up()
+            raise ConnectionResetError("the client stopped reading") from error
+
+    async def _write(self, events: bytes) -> None:
         if self._stream is None:
             self._stream = web.StreamResponse(headers=self.headers | sse.HEADERS)
             await self._stream.prepare(self._request)
         await self._stream.write(events)
+
+    def _hang_up(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def end(self) -> None:
         """The stream is whole."""

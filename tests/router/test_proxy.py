@@ -465,6 +465,20 @@ async def test_a_client_can_be_slow_without_disturbing_others(
         assert (await slow.read()).endswith(DONE)
 
 
+async def test_a_client_that_stops_reading_loses_its_seat(
+    play, make_bench, make_routing, make_routed, until, monkeypatch
+):
+    monkeypatch.setattr("openinference_router.reply.MAX_CLIENT_PAUSE_SECONDS", 0.3)
+    flood = says(*[chunk("x" * 100_000, n) for n in range(500)], DONE)
+    engine = await play(scripts=[flood])
+    bench = await make_bench(make_routing(make_routed(engine.address)))
+    await bench.admitted()
+    async with bench.chat(stream=True) as response:
+        await response.content.readuntil(b"\n\n")
+        await until(lambda: engine.num_open == 0)
+    assert bench.demo.groups["demo-1a2b3c4d-0"].in_flight == 0
+
+
 async def test_connections_to_engines_are_reused(play, make_bench, make_routing, make_routed):
     ports = set()
 

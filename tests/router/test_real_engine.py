@@ -25,7 +25,7 @@ def body(number: int = 0, **changes) -> dict:
     return {
         "model": "smollm2",
         "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
-        "max_tokens": 48,
+        "max_tokens": 32,
         "stream": True,
         "stream_options": {"include_usage": True},
         **sampled,
