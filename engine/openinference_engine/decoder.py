@@ -22,7 +22,7 @@ from torch import Tensor
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.layers.rotary import Rotary
-from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.ops.cuda_reference import PAGE_TOKENS, SQUARE_COLUMNS
 from openinference_engine.weights.loader import Weights
 
 MAX_ROWS = 32  # what csrc/cuda/skinny_gemm.cuh takes at once
@@ -63,6 +63,11 @@ class KVCache:
 
 
 class Decoder:
+    """One method per kernel, named as in csrc/ops.h, and `queue`, which calls them in order.
+
+    `rows` is how many of the inputs' rows take part; `stream` is a Stream of the kernels' module.
+    """
+
     def __init__(
         self,
         kernels: ModuleType,
@@ -77,51 +82,97 @@ class Decoder:
         self._kernels = kernels
         self._weights = weights
         self._cache = cache
-        self._scale = config.head_dim**-0.5
         self._multiprocessors: int = kernels.multiprocessor_count()
         self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device)
+        next_norms = [layer.attention_norm for layer in weights.layers[1:]]
+        self._norms_after = [*next_norms, weights.norm]
 
     def logits(self, rows: int) -> Tensor:
         """(rows, vocab) float32: a view of what the last `queue` of as many rows wrote."""
-        return self._buffers["logits"][:rows]
+        return self._buffers.logits[:rows]
 
     def queue(self, rows: int, stream: Any) -> None:
         """Queues one step over the first `rows` of the inputs. It replaces each row's token by the
         likeliest next one and moves its position on, so queueing again decodes one token further.
         """
-        ops, config, weights = self._kernels, self.config, self._weights
-        epsilon, inputs = config.rms_norm_epsilon, self.inputs
-        tokens, positions = inputs.tokens[:rows], inputs.positions[:rows]
-        pages = inputs.pages[:rows]
-        buffer = {
-            name: tensor[:rows] if name in _ROW_BUFFERS else tensor
-            for name, tensor in self._buffers.items()
-        }
-        state = (buffer["hidden"], buffer["x"], buffer["sum_squares"])
-        normed = (buffer["x"], buffer["sum_squares"], epsilon)
-        splits = self._splits(rows)
-        norms = [layer.attention_norm for layer in weights.layers[1:]] + [weights.norm]
+        self.embed(rows, stream)
+        for layer in range(self.config.num_layers):
+            self.project_qkv(layer, rows, stream)
+            self.attend(layer, rows, stream)
+            self.project_output(layer, rows, stream)
+            self.project_gate_up(layer, rows, stream)
+            self.project_down(layer, rows, stream)
+        self.choose_token(rows, stream)
 
-        ops.embed(tokens, weights.embedding, weights.layers[0].attention_norm, *state, stream)
-        for index, (layer, next_norm) in enumerate(zip(weights.layers, norms, strict=True)):
-            keys, values = self._cache.keys[index], self._cache.values[index]
-            query, attended = buffer["query"], buffer["attended"]
-            ops.project_qkv(
-                *normed, layer.qkv, weights.rotary, positions, pages, query, keys, values, stream
-            )
-            ops.attend(
-                query, keys, values, positions, pages, self._scale, splits,
-                buffer["workspace"], buffer["counters"], attended, stream,
-            )  # fmt: skip
-            ops.project_residual(
-                attended.view(rows, -1), layer.output, layer.mlp_norm, *state, stream
-            )
-            ops.project_gate_up(*normed, layer.gate_up, buffer["activations"], stream)
-            ops.project_residual(buffer["activations"], layer.down, next_norm, *state, stream)
-        ops.choose_token(
-            *normed, weights.head, buffer["logits"], tokens, positions,
-            buffer["best"], buffer["counter"], stream,
-        )  # fmt: skip
+    def embed(self, rows: int, stream: Any) -> None:
+        first_norm = self._weights.layers[0].attention_norm
+        tokens, table = self.inputs.tokens[:rows], self._weights.embedding
+        self._kernels.embed(tokens, table, first_norm, *self._state(rows), stream)
+
+    def project_qkv(self, layer: int, rows: int, stream: Any) -> None:
+        self._kernels.project_qkv(
+            *self._normed(rows),
+            self._weights.layers[layer].qkv,
+            self._weights.rotary,
+            *self._places(rows),
+            self._buffers.query[:rows],
+            *self._cache_of(layer),
+            stream,
+        )
+
+    def attend(self, layer: int, rows: int, stream: Any) -> None:
+        self._kernels.attend(
+            self._buffers.query[:rows],
+            *self._cache_of(layer),
+            *self._places(rows),
+            self.config.head_dim**-0.5,
+            self._splits(rows),
+            self._buffers.workspace,
+            self._buffers.counters,
+            self._buffers.attended[:rows],
+            stream,
+        )
+
+    def project_output(self, layer: int, rows: int, stream: Any) -> None:
+        weights = self._weights.layers[layer]
+        attended = self._buffers.attended[:rows].flatten(1)
+        state = self._state(rows)
+        self._kernels.project_residual(attended, weights.output, weights.mlp_norm, *state, stream)
+
+    def project_gate_up(self, layer: int, rows: int, stream: Any) -> None:
+        matrix, out = self._weights.layers[layer].gate_up, self._buffers.activations[:rows]
+        self._kernels.project_gate_up(*self._normed(rows), matrix, out, stream)
+
+    def project_down(self, layer: int, rows: int, stream: Any) -> None:
+        matrix, norm = self._weights.layers[layer].down, self._norms_after[layer]
+        activations = self._buffers.activations[:rows]
+        self._kernels.project_residual(activations, matrix, norm, *self._state(rows), stream)
+
+    def choose_token(self, rows: int, stream: Any) -> None:
+        self._kernels.choose_token(
+            *self._normed(rows),
+            self._weights.head,
+            self.logits(rows),
+            self.inputs.tokens[:rows],
+            self.inputs.positions[:rows],
+            self._buffers.best,
+            self._buffers.counter,
+            stream,
+        )
+
+    def _state(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        buffers = self._buffers
+        return buffers.hidden[:rows], buffers.x[:rows], buffers.sum_squares[:rows]
+
+    def _normed(self, rows: int) -> tuple[Tensor, Tensor, float]:
+        _, x, sum_squares = self._state(rows)
+        return x, sum_squares, self.config.rms_norm_epsilon
+
+    def _places(self, rows: int) -> tuple[Tensor, Tensor]:
+        return self.inputs.positions[:rows], self.inputs.pages[:rows]
+
+    def _cache_of(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self._cache.keys[layer], self._cache.values[layer]
 
     def _splits(self, rows: int) -> int:
         """Blocks per sequence and key head: about one block for each multiprocessor."""
@@ -153,7 +204,23 @@ class RowInputs:
 
 
 _MAX_SPLITS = 16
-_ROW_BUFFERS = ("hidden", "x", "sum_squares", "query", "attended", "activations", "logits")
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """What kernels leave for one another; shapes in csrc/ops.h, with MAX_ROWS rows."""
+
+    hidden: Tensor
+    x: Tensor
+    sum_squares: Tensor
+    query: Tensor
+    attended: Tensor
+    activations: Tensor
+    logits: Tensor
+    workspace: Tensor
+    counters: Tensor
+    best: Tensor
+    counter: Tensor
 
 
 def _unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,25 +232,25 @@ def _unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, positions, pages.view(MAX_ROWS, -1)
 
 
-def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -> dict[str, Tensor]:
+def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -> _Buffers:
     heads, head_dim = config.num_heads, config.head_dim
-    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "hidden": ((MAX_ROWS, config.hidden_size), torch.float32),
-        "x": ((MAX_ROWS, config.hidden_size), torch.bfloat16),
-        "sum_squares": ((MAX_ROWS, config.hidden_size // 16), torch.float32),
-        "query": ((MAX_ROWS, heads, head_dim), torch.bfloat16),
-        "attended": ((MAX_ROWS, heads, head_dim), torch.bfloat16),
-        "activations": ((MAX_ROWS, config.intermediate_size), torch.bfloat16),
-        "logits": ((MAX_ROWS, config.vocab_size), torch.float32),
-        "workspace": ((MAX_ROWS * heads * _MAX_SPLITS * (head_dim + 2),), torch.float32),
-        "counters": ((MAX_ROWS * heads,), torch.int32),
-        "best": ((2 * MAX_ROWS * multiprocessors,), torch.float32),
-        "counter": ((1,), torch.int32),
-    }
-    return {
-        name: torch.zeros(shape, dtype=dtype, device=device)
-        for name, (shape, dtype) in shapes.items()
-    }
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return _Buffers(
+        hidden=zeros(MAX_ROWS, config.hidden_size),
+        x=zeros(MAX_ROWS, config.hidden_size, dtype=torch.bfloat16),
+        sum_squares=zeros(MAX_ROWS, config.hidden_size // SQUARE_COLUMNS),
+        query=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
+        attended=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
+        activations=zeros(MAX_ROWS, config.intermediate_size, dtype=torch.bfloat16),
+        logits=zeros(MAX_ROWS, config.vocab_size),
+        workspace=zeros(MAX_ROWS * heads * _MAX_SPLITS * (head_dim + 2)),
+        counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
+        best=zeros(2 * MAX_ROWS * multiprocessors),
+        counter=zeros(1, dtype=torch.int32),
+    )
 
 
 def load_llama(

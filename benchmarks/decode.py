@@ -1,0 +1,107 @@
+"""Decode speed through the whole engine loop: scheduler, runner, kernels, tokens read back.
+
+    python -m benchmarks.decode --shape llama-2-7b --batch 1,8,32
+
+Every sequence gets a random prompt and decodes greedily. Counted are the steps in which all of
+them decode, from one schedule to the next. Beside tok/s: its ratio to the peer (vLLM 0.26 on an
+H100: a ratio to compare only on that GPU) and the share of the copy bandwidth of this run that
+reading weights and cache once explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import torch
+from openinference_engine.blocks import BlockPool
+from openinference_engine.config import ModelConfig
+from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.scheduler import Scheduler
+
+from benchmarks.limits import copy_bytes_per_second
+from benchmarks.shapes import SHAPES, random_llama, step_bytes
+
+PEER_TOKENS_PER_SECOND = {
+    "llama-2-7b": {1: 164, 8: 1212, 32: 4097},
+    "llama-2-13b": {1: 96, 8: 708},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    batch: int
+    num_steps: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.batch * self.num_steps / self.seconds
+
+
+def measure(
+    runner: CudaRunner, config: ModelConfig, num_blocks: int, batch: int, prompt: int, output: int
+) -> Speed:
+    scheduler = Scheduler(BlockPool(num_blocks, 16), batch, caches_prefixes=False)
+    random = torch.Generator().manual_seed(0)
+    params = SamplingParams(seed=0, max_tokens=output, temperature=0)
+    for index in range(batch):
+        ids = torch.randint(0, config.vocab_size, (prompt,), generator=random).tolist()
+        scheduler.add(Request(str(index), ids, params))
+    num_steps, seconds = 0, 0.0
+    while scheduler.num_running or scheduler.num_waiting:
+        started = time.perf_counter()
+        step = scheduler.schedule(batch * prompt)
+        scheduler.commit(step, runner.run(step))
+        if step.num_decodes == batch:
+            num_steps += 1
+            seconds += time.perf_counter() - started
+    return Speed(batch, num_steps, seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 32 each")
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--output", type=int, default=256)
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--no-overlap", action="store_true", help="no programmatic launches")
+    options = parser.parse_args()
+
+    kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
+    length = options.prompt + options.output
+    pages = -(-length // 16)
+    batches = [int(batch) for batch in options.batch.split(",")]
+    num_blocks = max(batches) * pages
+    cache = KVCache(config, num_blocks, device)
+    weights = random_llama(config, length, device)
+    decoder = Decoder(kernels, weights, config, cache, pages)
+    switches = {"uses_graphs": not options.eager, "overlaps": not options.no_overlap}
+    runner = CudaRunner(kernels, decoder, **switches)
+    limit = copy_bytes_per_second(device, 1 << 33)
+
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
+    )
+    print(f"{options.shape} bf16, prompt {options.prompt}, output {options.output}, {switches}")
+    for batch in batches:
+        measure(runner, config, num_blocks, batch, options.prompt, 4)  # captures the graphs
+        speed = measure(runner, config, num_blocks, batch, options.prompt, options.output)
+        peer = PEER_TOKENS_PER_SECOND.get(options.shape, {}).get(batch)
+        context = options.prompt + options.output // 2
+        floor = step_bytes(config, batch, context) / limit
+        step = speed.seconds / speed.num_steps
+        print(
+            f"b{batch}: {speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "
+            f"{floor / step:.0%} of the copy bandwidth"
+            + (f", {speed.tokens_per_second / peer:.2f} of the peer" if peer else "")
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Time of each decode kernel alone: microseconds, TB/s and share of the run's copy bandwidth.
+
+    python -m benchmarks.kernels --shape llama-2-7b --rows 1,8,32 --context 256
+
+Each op runs over the weights or caches of all layers in turn, so nothing it reads is in the L2
+cache, as one CUDA graph; the time is that of the graph divided by the number of layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.ops.cuda import load_kernels
+
+from benchmarks.limits import copy_bytes_per_second, seconds_of
+from benchmarks.shapes import SHAPES, random_llama, step_bytes
+
+_MIN_READ_BYTES = 1 << 28  # several times the L2 cache, for the op that runs once a step
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An op queued `calls` times over different weights, and what one call must read."""
+
+    name: str
+    queue: Callable[[Any], None]
+    calls: int
+    num_bytes: int
+
+
+def cases(decoder: Decoder, rows: int, context: int) -> list[Case]:
+    """The kernels of one step, for `rows` sequences of `context` positions each."""
+    config = decoder.config
+    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key = config.num_heads * head_dim, config.num_kv_heads * head_dim
+    head_bytes = 2 * config.vocab_size * hidden
+    head_calls = math.ceil(_MIN_READ_BYTES / head_bytes)
+
+    def per_layer(op: Callable[[int, int, Any], None], elements: int) -> Case:
+        def queue(stream: Any) -> None:
+            for layer in range(config.num_layers):
+                op(layer, rows, stream)
+
+        return Case(op.__name__, queue, config.num_layers, 2 * elements)
+
+    def queue_head(stream: Any) -> None:
+        for _ in range(head_calls):
+            decoder.choose_token(rows, stream)
+
+    return [
+        per_layer(decoder.project_qkv, (query + 2 * key) * hidden),
+        per_layer(decoder.attend, 2 * rows * context * key),
+        per_layer(decoder.project_output, hidden * query),
+        per_layer(decoder.project_gate_up, 2 * inner * hidden),
+        per_layer(decoder.project_down, hidden * inner),
+        Case("choose_token", queue_head, head_calls, head_bytes),
+        Case(
+            "whole step",
+            lambda stream: decoder.queue(rows, stream),
+            1,
+            step_bytes(config, rows, context),
+        ),
+    ]
+
+
+def place_sequences(decoder: Decoder, rows: int, context: int) -> None:
+    """Gives each row `context` positions on pages scattered over the cache."""
+    pages = math.ceil(context / 16)
+    order = torch.randperm(rows * pages, generator=torch.Generator().manual_seed(0))
+    decoder.inputs.tokens[:rows] = 0
+    decoder.inputs.positions[:rows] = context - 1
+    decoder.inputs.pages[:rows, :pages] = order.view(rows, pages).int()
+
+
+def replay_of(
+    kernels: ModuleType, queue: Callable[[Any], None], overlaps: bool
+) -> Callable[[], None]:
+    queue(kernels.Stream(torch.cuda.current_stream().cuda_stream, overlaps))
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        queue(kernels.Stream(torch.cuda.current_stream().cuda_stream, overlaps))
+    return graph.replay
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 32 each")
+    parser.add_argument("--context", type=int, default=256)
+    options = parser.parse_args()
+
+    kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
+    counts = [int(rows) for rows in options.rows.split(",")]
+    pages = math.ceil(options.context / 16) + 16  # each replay of a step moves one position on
+    cache = KVCache(config, max(counts) * pages, device)
+    for layer in (*cache.keys, *cache.values):
+        layer.normal_()
+    weights = random_llama(config, pages * 16, device)
+    decoder = Decoder(kernels, weights, config, cache, pages)
+    limit = copy_bytes_per_second(device, 1 << 33)
+
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
+    )
+    print(f"{options.shape} bf16, context {options.context}: us per call, plain and overlapping")
+    for rows in counts:
+        for case in cases(decoder, rows, options.context):
+            times = []
+            for overlaps in (False, True):
+                place_sequences(decoder, rows, options.context)
+                replay = replay_of(kernels, case.queue, overlaps)
+                times.append(seconds_of(replay, device) / case.calls)
+            speed = case.num_bytes / min(times)
+            print(
+                f"rows {rows:2} {case.name:16} {times[0] * 1e6:8.1f} {times[1] * 1e6:8.1f} us "
+                f"{speed / 1e12:6.2f} TB/s {speed / limit:5.0%}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Shapes of known models, and seeded random weights of such a shape on a device.
+
+Speed depends on the shape alone, so benchmarks need no download. Weights are scaled so that every
+activation stays near one: overflowing data draws less power and flatters a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from openinference_engine.config import ModelConfig
+from openinference_engine.decoder import LayerWeights, LlamaWeights, pad_rows
+from torch import Tensor
+
+
+def _shape(
+    layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocabulary: int = 32000
+) -> ModelConfig:
+    return ModelConfig(
+        architecture="llama", vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner,
+        num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, head_dim=128,
+        max_positions=4096, rms_norm_epsilon=1e-5, rope_theta=10000.0,
+    )  # fmt: skip
+
+
+SHAPES = {
+    "llama-2-7b": _shape(32, 4096, 11008, 32, 32),
+    "llama-2-13b": _shape(40, 5120, 13824, 40, 40),
+    "llama-3-8b": _shape(32, 4096, 14336, 32, 8, vocabulary=128256),
+    "tiny": _shape(2, 256, 384, 2, 1, vocabulary=320),
+}
+
+
+def random_llama(config: ModelConfig, num_positions: int, device: torch.device) -> LlamaWeights:
+    generator = torch.Generator(device).manual_seed(0)
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        values = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+        return values.normal_(0, columns**-0.5, generator=generator)
+
+    norm = torch.ones(config.hidden_size, dtype=torch.bfloat16, device=device)
+    query = config.num_heads * config.head_dim
+    qkv = query + 2 * config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    layers = [
+        LayerWeights(
+            norm, matrix(qkv, hidden), matrix(hidden, query), norm,
+            matrix(2 * inner, hidden), matrix(hidden, inner),
+        )
+        for _ in range(config.num_layers)
+    ]  # fmt: skip
+    frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
+    angles = torch.arange(num_positions)[:, None] * frequencies
+    return LlamaWeights(
+        embedding=matrix(config.vocab_size, hidden),
+        layers=layers,
+        norm=norm,
+        head=pad_rows(matrix(config.vocab_size, hidden)),
+        rotary=torch.stack([angles.cos(), angles.sin()], dim=-1).to(device),
+    )
+
+
+def step_bytes(config: ModelConfig, rows: int, context: int) -> int:
+    """What one decode step must read: every weight but the embedding, and the keys and values."""
+    head_dim = config.head_dim
+    attention = config.hidden_size * head_dim * 2 * (config.num_heads + config.num_kv_heads)
+    layer = attention + 3 * config.hidden_size * config.intermediate_size
+    weights = config.num_layers * layer + config.vocab_size * config.hidden_size
+    return 2 * weights + rows * context * config.kv_bytes_per_token(2)
