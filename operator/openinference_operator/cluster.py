@@ -127,7 +127,7 @@ class Cluster:
             content_type=APPLY_PATCH,
         )
 
-    async def annotate(self, reference: Reference, annotations: Mapping[str, str]) -> Object:
+    async def annotate(self, reference: Reference, annotations: Mapping[str, str | None]) -> Object:
         """Set annotations of exactly this version of an object. Raises Conflict."""
         metadata = {
             "uid": reference.uid,

@@ -45,16 +45,16 @@ class Facts:
 
     @property
     def old(self) -> list[GroupState]:
-        """Groups of another revision that are still there."""
-        return [state for state in self.plan.states if state.revision != self.plan.revision]
+        """Groups of another revision than the one rolled out that are still there."""
+        return [state for state in self.plan.states if state.revision != self.plan.target]
 
     @property
     def updated(self) -> list[GroupState]:
-        """Groups of the wanted revision that do not go."""
+        """Groups of the revision rolled out that do not go."""
         return [
             state
             for state in self.plan.states
-            if state.revision == self.plan.revision and state.phase in LIVE
+            if state.revision == self.plan.target and state.phase in LIVE
         ]
 
     @property
@@ -102,15 +102,18 @@ def _first(rules: Sequence[Rule], facts: Facts) -> Condition:
 # Ready: the sum of the others.
 
 
+READY_ORDER = ("Progressing", "Scheduled", "GroupsHealthy", "RouterReady")
+
+
 def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
     if facts.service.suspend:
         return Condition("Ready", "False", "Suspended", "spec.suspend is true: no replica runs")
     by_type = {condition.type: condition for condition in others}
     available, progressing = by_type["Available"], by_type["Progressing"]
-    complete = facts.routable >= facts.needed and not facts.old
+    complete = facts.routable >= facts.needed and not facts.old and not facts.plan.is_rolled_back
     if available.status == "True" and complete:
         return Condition("Ready", "True", "Serving", available.message)
-    blockers = (by_type[name] for name in ("Scheduled", "GroupsHealthy", "RouterReady"))
+    blockers = (by_type[name] for name in READY_ORDER)
     cause = next((condition for condition in blockers if condition.status != "True"), progressing)
     is_unknown = available.status == "Unknown"
     return Condition("Ready", "Unknown" if is_unknown else "False", cause.reason, cause.message)
@@ -150,12 +153,29 @@ def _suspended(facts: Facts) -> Condition | None:
     return Condition("Progressing", "True", "Suspended", message)
 
 
+def _rolled_back(facts: Facts) -> Condition | None:
+    if not facts.plan.is_rolled_back:
+        return None
+    message = (
+        f"revision {facts.plan.revision} failed, {facts.plan.target} is kept: {facts.plan.failure};"
+        " change the spec, or the annotation openinference.dev/restartedAt, to try again"
+    )
+    return Condition("Progressing", "False", "RolledBack", message)
+
+
+def _failed(facts: Facts) -> Condition | None:
+    if not facts.plan.failure:
+        return None
+    message = f"revision {facts.plan.revision} has no good one before it: {facts.plan.failure}"
+    return Condition("Progressing", "False", "ProgressDeadlineExceeded", message)
+
+
 def _rolling_out(facts: Facts) -> Condition | None:
     if not facts.old:
         return None
     draining = [state.name for state in facts.plan.states if state.phase is Phase.DRAINING]
     message = (
-        f"revision {facts.plan.revision}: {_routable(facts.updated)} of {facts.plan.desired}"
+        f"revision {facts.plan.target}: {_routable(facts.updated)} of {facts.plan.desired}"
         f" updated replicas are routable, {len(facts.old)} of older revisions left"
     )
     if draining:
@@ -169,14 +189,14 @@ def _changing_replicas(facts: Facts) -> Condition | None:
         return None
     reason = "Starting" if len(facts.updated) <= desired else "ScalingDown"
     message = (
-        f"revision {facts.plan.revision}: {facts.routable} of {desired} replicas are routable,"
+        f"revision {facts.plan.target}: {facts.routable} of {desired} replicas are routable,"
         f" {count} exist"
     )
     return Condition("Progressing", "True", reason, message)
 
 
 def _complete(facts: Facts) -> Condition:
-    message = f"{_count(facts.plan.desired, 'replica')} of revision {facts.plan.revision}"
+    message = f"{_count(facts.plan.desired, 'replica')} of revision {facts.plan.target}"
     return Condition("Progressing", "True", "Complete", message)
 
 
@@ -277,7 +297,7 @@ def _scaling_unlimited(facts: Facts) -> Condition:
 
 CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_nobody_can_tell, _somebody_answers, _nobody_answers),
-    (_suspended, _rolling_out, _changing_replicas, _complete),
+    (_suspended, _rolled_back, _failed, _rolling_out, _changing_replicas, _complete),
     (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
     (_pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
     (_no_router, _silent_router, _routers_ready),

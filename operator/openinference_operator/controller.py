@@ -187,8 +187,8 @@ class Controller:
             await self._recorder.record(raw, note)
         if plan.operations:
             self._queue.add(key)
-        if plan.drains_end_at is not None:
-            self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.drains_end_at - now))
+        if plan.look_again_at is not None:
+            self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))
 
     async def _scale(
         self,

@@ -45,6 +45,8 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
                     yield Note("GroupDraining", f"{reference.name} gets no new request")
                 elif names.ANNOTATION_SUCCEEDED_AT in annotations:
                     yield Note("RolloutComplete", f"all replicas are of {reference.name}")
+                elif failure := annotations.get(names.ANNOTATION_FAILURE):
+                    yield Note("RolledBack", f"gave {reference.name} up: {failure}", "Warning")
             case Delete(reference) if reference.kind == "StatefulSet":
                 yield Note("GroupDeleted", f"{reference.name} has drained or was lost")
             case _:

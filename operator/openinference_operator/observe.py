@@ -65,6 +65,7 @@ class Group:
     revision: str
     uid: str
     resource_version: str
+    created_at: float
     pod: Pod | None
     draining_since: float | None
     is_being_deleted: bool
@@ -75,6 +76,21 @@ class Group:
     running: int
 
     @property
+    def is_ready(self) -> bool:
+        """Whether its pod is Ready."""
+        return self.pod is not None and self.pod.is_ready
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its pod is on a node that does not answer."""
+        return self.pod is not None and self.pod.is_lost
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it drains or is being deleted."""
+        return self.is_being_deleted or self.draining_since is not None
+
+    @property
     def load(self) -> int:
         """Requests inside the group, for choosing which one goes."""
         return max(self.in_flight or 0, self.waiting + self.running)
@@ -82,11 +98,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One ControllerRevision. `succeeded_at`: when a rollout to it was last completed, or 0."""
+    """One ControllerRevision.
+
+    `succeeded_at`: when a rollout to it was last completed, or 0. `failure`: why the rollout to it
+    failed, while it is still wanted.
+    """
 
     name: str
     number: int
     succeeded_at: float
+    failure: str
     template: Mapping[str, Any]
     uid: str
     resource_version: str
@@ -190,7 +211,7 @@ def is_owned_by(obj: Object, uid: str) -> bool:
 def phase_of(group: Group, drain_timeout_seconds: int, now: float) -> Phase:
     """Where a group is in its life; the first thing that holds decides."""
     pod = group.pod
-    if pod is not None and pod.is_lost:
+    if group.is_lost:
         return Phase.LOST
     if group.is_being_deleted:
         return Phase.DELETED
@@ -299,6 +320,7 @@ def _group(obj: Object, pod: Pod | None, view: _RouterView) -> Group:
         revision=metadata["labels"].get(names.LABEL_REVISION, ""),
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
+        created_at=timestamps.from_text(metadata["creationTimestamp"]),
         pod=pod,
         draining_since=timestamps.from_text(draining_since) if draining_since else None,
         is_being_deleted="deletionTimestamp" in metadata,
@@ -312,11 +334,13 @@ def _group(obj: Object, pod: Pod | None, view: _RouterView) -> Group:
 
 def _revision(obj: Object) -> Revision:
     metadata = obj["metadata"]
-    succeeded_at = (metadata.get("annotations") or {}).get(names.ANNOTATION_SUCCEEDED_AT)
+    annotations = metadata.get("annotations") or {}
+    succeeded_at = annotations.get(names.ANNOTATION_SUCCEEDED_AT)
     return Revision(
         name=metadata["labels"].get(names.LABEL_REVISION, ""),
         number=int(obj.get("revision", 0)),
         succeeded_at=timestamps.from_text(succeeded_at) if succeeded_at else 0.0,
+        failure=annotations.get(names.ANNOTATION_FAILURE, ""),
         template=(obj.get("data") or {}).get("template") or {},
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],

@@ -40,10 +40,10 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Annotate:
-    """Set annotations of an object; the others stay."""
+    """Set annotations of an object, or remove those that are None; the others stay."""
 
     reference: Reference
-    annotations: Mapping[str, str]
+    annotations: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Group, Live, Observed, Revision, group_state
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
 from openinference_operator.revision import revised_fields, revision_of
+from openinference_operator.rollback import choose_target, deadlines, find_failure
 from openinference_operator.rollout import GroupState, Phase, Step, bounds, next_step
 from openinference_operator.settings import RouterSettings
 from openinference_operator.spec import InferenceService
@@ -31,17 +32,24 @@ KEPT_REVISIONS = 10  # besides those in use; as many as a Deployment keeps
 class Plan:
     """What to do now, and what the status says about it.
 
-    `is_complete`: all groups are of `revision`, as many as wanted, and routable.
-    `drains_end_at`: when the first running drain is over at the latest; None without one.
+    `revision` is what the spec asks for, `target` what is rolled out: another one only while
+    `failure` says why the revision cannot be. `look_again_at`: when time alone changes the plan;
+    None when nothing waits for a time.
     """
 
     revision: str
+    target: str
+    failure: str
     desired: int
     states: tuple[GroupState, ...]
     step: Step
     operations: tuple[Operation, ...]
-    is_complete: bool
-    drains_end_at: float | None
+    look_again_at: float | None
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether the wanted revision was given up for the last good one."""
+        return self.target != self.revision
 
 
 def plan_service(
@@ -49,36 +57,34 @@ def plan_service(
 ) -> Plan:
     """Plan one InferenceService."""
     revision = revision_of(service)
-    timeout = service.rollout.drain_timeout_seconds
-    states = tuple(group_state(group, timeout, now) for group in observed.groups)
+    failure = _failure(service, observed, revision, now)
+    target = choose_target(revision, observed.current_revision, failure)
+    drain_timeout = service.rollout.drain_timeout_seconds
+    states = tuple(group_state(group, drain_timeout, now) for group in observed.groups)
     step = next_step(
-        states,
-        revision,
-        bounds(service.rollout, desired),
-        routers_settled=observed.routers_settled,
+        states, target, bounds(service.rollout, desired), routers_settled=observed.routers_settled
     )
-    complete = _is_complete(states, revision, desired)
-    kept = observed.revisions.get(revision)
-    template = kept.template if kept else engine.build_pod_template(service, default_image)
-    operations = [
-        *_keep_revision(service, observed, revision, dict(template)),
+    rendered = engine.build_pod_template(service, default_image)
+    operations = (
+        *_keep_revision(service, observed, revision, rendered),
+        *_mark_failures(service, observed, revision, failure, target),
         *_changed(_fixed_objects(service), observed.live),
         *_drains(service, observed, step, now),
         *_changed([_routing(service, observed, step)], observed.live),
-        *_creations(service, observed, revision, step, dict(template)),
+        *_creations(service, observed, target, step, rendered),
         *_deletions(service, observed, step),
-        *_mark_success(service, observed, revision, complete, now),
+        *_mark_success(service, observed, states, target, desired, now),
         *_forget_revisions(service, observed, revision),
-    ]
-    draining = [group.draining_since for group in observed.groups if group.draining_since]
+    )
     return Plan(
         revision=revision,
+        target=target,
+        failure=failure,
         desired=desired,
         states=states,
         step=step,
-        operations=tuple(operations),
-        is_complete=complete,
-        drains_end_at=min(draining) + timeout if draining else None,
+        operations=operations,
+        look_again_at=_look_again_at(service, observed, revision, failure),
     )
 
 
@@ -92,13 +98,30 @@ def plan_router(
     return tuple(_changed(manifests, live))
 
 
-def _is_complete(states: tuple[GroupState, ...], revision: str, desired: int) -> bool:
-    serving = [group for group in states if group.phase is Phase.ROUTABLE]
-    return (
-        len(states) == len(serving) == desired
-        and desired > 0
-        and all(group.revision == revision for group in serving)
-    )
+def _failure(service: InferenceService, observed: Observed, revision: str, now: float) -> str:
+    """Why the wanted revision cannot be rolled out; empty while it may be, or once it was."""
+    kept = observed.revisions.get(revision)
+    if kept is not None and kept.failure:
+        return kept.failure
+    if observed.current_revision == revision:
+        return ""
+    deadline_seconds = service.rollout.progress_deadline_seconds
+    return find_failure(observed.groups, revision, deadline_seconds, now)
+
+
+def _look_again_at(
+    service: InferenceService, observed: Observed, revision: str, failure: str
+) -> float | None:
+    """When the next drain is over, or the next group of a rollout is late."""
+    times = [
+        group.draining_since + service.rollout.drain_timeout_seconds
+        for group in observed.groups
+        if group.draining_since is not None and not group.is_being_deleted
+    ]
+    if not failure and observed.current_revision != revision:
+        deadline_seconds = service.rollout.progress_deadline_seconds
+        times += deadlines(observed.groups, revision, deadline_seconds)
+    return min(times, default=None)
 
 
 def _fixed_objects(service: InferenceService) -> list[Manifest]:
@@ -119,7 +142,7 @@ def _changed(manifests: Iterable[Manifest], live: Live) -> Iterator[Operation]:
 
 
 def _keep_revision(
-    service: InferenceService, observed: Observed, revision: str, template: Manifest
+    service: InferenceService, observed: Observed, revision: str, rendered: Manifest
 ) -> Iterator[Operation]:
     if revision in observed.revisions:
         return
@@ -127,7 +150,7 @@ def _keep_revision(
     fields = revised_fields(service)
     # Applied, not created: the data of a ControllerRevision is immutable byte for byte, and only
     # apply stores it in the form that a later annotation leaves as it is.
-    manifest = engine.build_controller_revision(service, revision, number, fields, template)
+    manifest = engine.build_controller_revision(service, revision, number, fields, rendered)
     yield Apply(manifest, exists=False)
 
 
@@ -160,13 +183,16 @@ def _route(group: Group, drains_now: bool) -> routing.Route:
 
 
 def _creations(
-    service: InferenceService, observed: Observed, revision: str, step: Step, template: Manifest
+    service: InferenceService, observed: Observed, target: str, step: Step, rendered: Manifest
 ) -> Iterator[Operation]:
+    """New groups, from the template that was kept when the revision was new."""
+    kept = observed.revisions.get(target)
+    template = dict(kept.template) if kept else rendered
     taken = {group.name for group in observed.groups}
-    candidates = (names.group(service.name, revision, number) for number in count())
+    candidates = (names.group(service.name, target, number) for number in count())
     free = (name for name in candidates if name not in taken)
     for _, name in zip(range(step.create), free, strict=False):
-        yield Create(engine.build_statefulset(service, revision, name, template))
+        yield Create(engine.build_statefulset(service, target, name, template))
 
 
 def _deletions(service: InferenceService, observed: Observed, step: Step) -> Iterator[Operation]:
@@ -174,15 +200,33 @@ def _deletions(service: InferenceService, observed: Observed, step: Step) -> Ite
         yield Delete(_reference(service, group))
 
 
+def _mark_failures(
+    service: InferenceService, observed: Observed, revision: str, failure: str, target: str
+) -> Iterator[Operation]:
+    """Note on the wanted revision why it was given up, and forget it of those not wanted."""
+    for kept in observed.revisions.values():
+        noted: str | None = failure if kept.name == revision and target != revision else None
+        if (kept.failure or None) != noted:
+            note = {names.ANNOTATION_FAILURE: noted}
+            yield Annotate(_revision_reference(service, kept), note)
+
+
 def _mark_success(
-    service: InferenceService, observed: Observed, revision: str, complete: bool, now: float
+    service: InferenceService,
+    observed: Observed,
+    states: Sequence[GroupState],
+    target: str,
+    desired: int,
+    now: float,
 ) -> Iterator[Operation]:
     """Note on a revision that its rollout was completed; the newest note is the current one."""
-    kept = observed.revisions.get(revision)
-    if complete and kept is not None and observed.current_revision != revision:
+    kept = observed.revisions.get(target)
+    done = [group for group in states if group.phase is Phase.ROUTABLE and group.revision == target]
+    is_complete = len(states) == len(done) == desired > 0
+    if is_complete and kept is not None and observed.current_revision != target:
         newest = max(other.succeeded_at for other in observed.revisions.values())
-        done = {names.ANNOTATION_SUCCEEDED_AT: timestamps.to_text(max(now, newest + 1))}
-        yield Annotate(_revision_reference(service, kept), done)
+        note = {names.ANNOTATION_SUCCEEDED_AT: timestamps.to_text(max(now, newest + 1))}
+        yield Annotate(_revision_reference(service, kept), note)
 
 
 def _forget_revisions(

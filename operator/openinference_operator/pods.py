@@ -42,9 +42,11 @@ class Pod:
     has_started: bool
     is_terminating: bool
     is_lost: bool
+    restarts: int
     trouble: Trouble | None
 
 
+CRASH_REASONS = ("CrashLoop", "OutOfMemory")
 IMAGE_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONTAINER_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -62,6 +64,7 @@ def read_pod(raw: RawPod) -> Pod:
         has_started=bool(_container(raw).get("started")),
         is_terminating=is_terminating,
         is_lost=is_lost,
+        restarts=int(_container(raw).get("restartCount", 0)),
         trouble=None if is_terminating and not is_lost else _trouble(raw, is_lost),
     )
 

@@ -101,6 +101,7 @@ class Rollout:
     max_surge: Share
     max_unavailable: Share
     drain_timeout_seconds: int
+    progress_deadline_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,7 @@ def _rollout(fields: Fields) -> Rollout:
         max_surge=surge,
         max_unavailable=unavailable,
         drain_timeout_seconds=_default(fields.duration_seconds("drainTimeout"), 600),
+        progress_deadline_seconds=_default(fields.duration_seconds("progressDeadline"), 1800),
     )
 
 

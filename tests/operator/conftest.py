@@ -68,6 +68,7 @@ class World:
         self.objects = {}
         self.ready = set()
         self.broken = set()
+        self.restarts = 0
         self.lost = set()
         self.routers = [RouterPod(f"router-{number}") for number in range(routers)]
         self.now = timestamps.from_text("2026-01-01T00:00:00Z")
@@ -102,7 +103,10 @@ class World:
                 self._write(manifest, uid)
             case Annotate(reference, annotations):
                 obj = self._exact(reference)
-                obj["metadata"].setdefault("annotations", {}).update(annotations)
+                kept = obj["metadata"].get("annotations", {}) | annotations
+                obj["metadata"]["annotations"] = {
+                    key: value for key, value in kept.items() if value is not None
+                }
                 obj["metadata"]["resourceVersion"] = str(next(self._versions))
             case Delete(reference):
                 obj = self._exact(reference)
@@ -253,6 +257,7 @@ class World:
                 is_ending="deletionTimestamp" in obj["metadata"],
                 is_broken=group in self.broken,
                 is_lost=group in self.lost,
+                restarts=self.restarts if group in self.broken else 0,
             )
             for group, obj in self.groups.items()
         ]
@@ -261,7 +266,12 @@ class World:
         obj = copy.deepcopy(manifest)
         present = self.objects.get((obj["kind"], obj["metadata"]["name"]))
         version = next(self._versions)
-        obj["metadata"] |= {"uid": uid, "resourceVersion": str(version)}
+        created_at = (present or {"metadata": {}})["metadata"].get("creationTimestamp")
+        obj["metadata"] |= {
+            "uid": uid,
+            "resourceVersion": str(version),
+            "creationTimestamp": created_at or timestamps.to_text(self.now),
+        }
         if present:
             kept = present["metadata"].get("annotations", {})
             annotations = kept | obj["metadata"].get("annotations", {})
@@ -277,9 +287,11 @@ class World:
         return obj
 
 
-def build_pod(group, is_ready=True, is_ending=False, is_broken=False, is_lost=False, **status):
+def build_pod(
+    group, is_ready=True, is_ending=False, is_broken=False, is_lost=False, restarts=0, **status
+):
     """A raw engine pod of a group."""
-    container = {"name": "engine", "started": is_ready, "restartCount": 0, "state": {}}
+    container = {"name": "engine", "started": is_ready, "restartCount": restarts, "state": {}}
     if is_broken:
         container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
         container["lastState"] = {"terminated": {"exitCode": 1}}

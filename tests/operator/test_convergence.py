@@ -30,6 +30,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("reconcile"), st.one_of(st.none(), st.integers(0, 4))),
     st.tuples(st.just("start"), st.integers(0, 5)),
     st.tuples(st.just("break"), st.integers(0, 5)),
+    st.tuples(st.just("crash"), st.integers(0, 5)),
+    st.tuples(st.just("time passes"), st.sampled_from([60, 700, 2000])),
     st.tuples(st.just("stop being ready"), st.integers(0, 5)),
     st.tuples(st.just("lose node"), st.integers(0, 5)),
     st.tuples(st.just("end"), st.none()),
@@ -54,6 +56,10 @@ def happen(world, event, argument):
         case "break":
             world.broken |= set(groups[argument : argument + 1])
             world.ready -= world.broken
+        case "crash":
+            world.restarts = argument
+        case "time passes":
+            world.now += argument
         case "stop being ready":
             world.ready -= set(groups[argument : argument + 1])
         case "lose node":
@@ -120,8 +126,8 @@ def test_every_history_ends_in_the_wanted_state(make_world, history, replicas, r
         happen(world, event, argument)
     become_calm(world)
     world.settle()
-    revision = world.plan().revision
-    assert [world.revision_of(group) for group in world.groups] == [revision] * world.replicas
+    target = world.plan().target
+    assert [world.revision_of(group) for group in world.groups] == [target] * world.replicas
     assert world.routable == world.groups.keys()
 
 

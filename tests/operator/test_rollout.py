@@ -105,7 +105,7 @@ def test_what_never_served_is_drained_even_while_routers_are_unsettled():
     ],
 )
 def test_percentages_round_surge_up_and_unavailable_down(surge, unavailable, replicas, expected):
-    limits = bounds(Rollout(surge, unavailable, 600), replicas)
+    limits = bounds(Rollout(surge, unavailable, 600, 1800), replicas)
     assert (limits.max_surge, limits.max_unavailable) == expected
 
 

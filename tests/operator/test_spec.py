@@ -33,7 +33,12 @@ FULL = {
             },
         },
     },
-    "rollout": {"maxSurge": "25%", "maxUnavailable": 1, "drainTimeout": "1h"},
+    "rollout": {
+        "maxSurge": "25%",
+        "maxUnavailable": 1,
+        "drainTimeout": "1h",
+        "progressDeadline": "20m",
+    },
     "router": {
         "queue": {"maxRequests": 9, "contendedTimeout": "0s", "coldStartTimeout": "2m"},
     },
@@ -54,7 +59,7 @@ def test_every_field_is_read(raw_service):
     assert service.engine.max_waiting == 5
     assert (service.requests, service.limits) == ({"cpu": "1", "memory": "2Gi"}, {"cpu": "2"})
     assert service.replicas == 3
-    assert service.rollout == Rollout(Share(25, True), Share(1, False), 3600)
+    assert service.rollout == Rollout(Share(25, True), Share(1, False), 3600, 1200)
     assert service.queue == Queue(9, 0, 120)
     assert service.pod_template.node_selector == {"gpu": "h100"}
     assert service.pod_template.tolerations == ({"key": "gpu", "operator": "Exists"},)
@@ -77,7 +82,7 @@ def test_autoscaling_is_read(raw_service):
 def test_only_the_model_is_required(raw_service):
     service = parse(raw_service())
     assert (service.model.name, service.replicas, service.autoscaling) == ("demo", 1, None)
-    assert service.rollout == Rollout(Share(1, False), Share(0, False), 600)
+    assert service.rollout == Rollout(Share(1, False), Share(0, False), 600, 1800)
     assert service.queue == Queue(1000, 60, 600)
 
 

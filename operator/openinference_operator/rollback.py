@@ -1,0 +1,56 @@
+"""Whether the wanted revision has failed, and which revision to roll out instead: pure.
+
+A rollout fails when a group of the wanted revision crashes again and again, or does not get ready
+within `progressDeadline` of its creation. That is judged per group and from what is observed, so
+no clock has to be kept. Routers are not part of it: a group that is ready but not routable says
+nothing against its revision.
+
+A failed revision is marked on its ControllerRevision, and the last good one is the target from
+then on. The mark lasts as long as the revision is wanted: any other spec, and also the same one
+applied again after another, is a new attempt. Without a good revision there is nothing to go back
+to, and Kubernetes' own restarts go on.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from openinference_operator.observe import Group
+from openinference_operator.pods import CRASH_REASONS
+
+CRASHES = 3  # restarts, which with the kubelet's back-off take a minute or more
+
+
+def find_failure(groups: Iterable[Group], wanted: str, deadline_seconds: int, now: float) -> str:
+    """What is wrong with the wanted revision, in words; empty while it may still succeed."""
+    judged = (group for group in _judged(groups, wanted) if not group.is_lost)
+    failures = (_crashes(group) or _is_late(group, deadline_seconds, now) for group in judged)
+    return next(filter(None, failures), "")
+
+
+def choose_target(wanted: str, current: str, failure: str) -> str:
+    """The revision to roll out: the wanted one, or the last good one if that has failed."""
+    return current if failure and current else wanted
+
+
+def deadlines(groups: Iterable[Group], wanted: str, deadline_seconds: int) -> list[float]:
+    """When groups of the wanted revision that are not ready will be late."""
+    waiting = (group for group in _judged(groups, wanted) if not group.is_ready)
+    return [group.created_at + deadline_seconds for group in waiting]
+
+
+def _judged(groups: Iterable[Group], wanted: str) -> Iterator[Group]:
+    return (group for group in groups if group.revision == wanted and not group.is_going)
+
+
+def _crashes(group: Group) -> str:
+    pod = group.pod
+    if pod is None or pod.trouble is None or pod.restarts < CRASHES:
+        return ""
+    return pod.trouble.message if pod.trouble.reason in CRASH_REASONS else ""
+
+
+def _is_late(group: Group, deadline_seconds: int, now: float) -> str:
+    if group.is_ready or now < group.created_at + deadline_seconds:
+        return ""
+    trouble = group.pod.trouble if group.pod else None
+    late = f"{group.name} was not ready within {deadline_seconds} s"
+    return f"{late}: {trouble.message}" if trouble else late
