@@ -41,8 +41,8 @@ void rotate(Operations& operations, Address x, int64_t stride, Address cosine, A
     operations.rotate({at<float>(x), stride}, at<const float>(cosine), at<const float>(sine), rows, heads, head_dim);
 }
 
-Cache cache_at(Address keys, Address values, int64_t kv_heads, int64_t head_dim, int64_t block_size) {
-    return {at<float>(keys), at<float>(values), kv_heads, head_dim, block_size};
+Cache cache_at(Address keys, Address values, int64_t num_blocks, int64_t kv_heads, int64_t head_dim, int64_t block_size) {
+    return {at<float>(keys), at<float>(values), num_blocks, kv_heads, head_dim, block_size};
 }
 
 void append_kv(Operations& operations, Address key, int64_t key_stride, Address value, int64_t value_stride,
@@ -53,10 +53,10 @@ void append_kv(Operations& operations, Address key, int64_t key_stride, Address 
 
 void paged_attention(Operations& operations, Address query, int64_t query_stride, const Cache& cache, int64_t count,
                      Address starts, Address lengths, Address blocks, int64_t blocks_stride, int64_t heads,
-                     float scale, Address out) {
+                     float scale, int64_t rows, Address out) {
     const Sequences sequences{count, at<const int32_t>(starts), at<const int32_t>(lengths),
                               at<const int32_t>(blocks), blocks_stride};
-    operations.paged_attention({at<const float>(query), query_stride}, cache, sequences, heads, scale,
+    operations.paged_attention({at<const float>(query), query_stride}, cache, sequences, heads, scale, rows,
                                {at<float>(out), heads * cache.head_dim});
 }
 
@@ -74,7 +74,8 @@ PYBIND11_MODULE(_cpu, module) {
         .def_property_readonly("num_bytes", &Packed::bytes);
 
     py::class_<Cache>(module, "Cache")
-        .def(py::init(&cache_at), "keys"_a, "values"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a);
+        .def(py::init(&cache_at), "keys"_a, "values"_a, "num_blocks"_a, "kv_heads"_a, "head_dim"_a,
+             "block_size"_a);
 
     py::class_<Operations>(module, "Operations")
         .def(py::init([](int threads, const std::string& isa) {
@@ -95,5 +96,5 @@ PYBIND11_MODULE(_cpu, module) {
         .def("append_kv", &append_kv, "key"_a, "key_stride"_a, "value"_a, "value_stride"_a, "cache"_a, "slots"_a,
              "rows"_a, Unlocked())
         .def("paged_attention", &paged_attention, "query"_a, "query_stride"_a, "cache"_a, "count"_a, "starts"_a,
-             "lengths"_a, "blocks"_a, "blocks_stride"_a, "heads"_a, "scale"_a, "out"_a, Unlocked());
+             "lengths"_a, "blocks"_a, "blocks_stride"_a, "heads"_a, "scale"_a, "rows"_a, "out"_a, Unlocked());
 }

@@ -35,7 +35,7 @@ struct LinearOutput {
 struct Cache {
     float* keys;
     float* values;
-    int64_t kv_heads, head_dim, block_size;
+    int64_t num_blocks, kv_heads, head_dim, block_size;
 
     float* key_block(int64_t block, int64_t head) const {
         return keys + (block * kv_heads + head) * head_dim * block_size;
@@ -75,7 +75,8 @@ struct Kernels {
                          const LinearOutput& output);
     void (*linear_floats)(const Packed& weight, int64_t panel, Rows<const float> x, int64_t rows,
                           const LinearOutput& output);
-    // scratch: tile_rows · (longest context rounded up to whole blocks + head_dim) floats.
+    // scratch: tile_rows · (head_dim + the longest context, rounded up to whole blocks and then to
+    // sixteen) floats.
     void (*attend)(const AttentionTile& tile, const Cache& cache, float* scratch);
 };
 

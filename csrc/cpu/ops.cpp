@@ -2,12 +2,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace openinference::cpu {
 namespace {
 
 constexpr int64_t kPiecesPerThread = 4;          // even shares in spite of uneven threads
 constexpr int64_t kElementsWorthSharing = 16384;  // about the cost of waking a thread
+
+void check_index(const char* name, int64_t index, int64_t bound) {
+    if (index < 0 || index >= bound)
+        throw std::out_of_range(std::string(name) + ": " + std::to_string(index) + " is outside 0 to " +
+                                std::to_string(bound - 1));
+}
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
@@ -44,6 +54,7 @@ void Operations::linear(const Packed& weight, Rows<const float> x, int64_t rows,
 
 void Operations::embedding(const Packed& weight, const int64_t* ids, int64_t count, float* out) {
     const std::lock_guard<std::mutex> lock(one_caller_);
+    for (int64_t row = 0; row < count; ++row) check_index("token_ids", ids[row], weight.outputs());
     share_rows(count, weight.inputs(), [&](int64_t row) { weight.expand(ids[row], out + row * weight.inputs()); });
 }
 
@@ -73,6 +84,8 @@ void Operations::rotate(Rows<float> x, const float* cosine, const float* sine, i
 void Operations::append_kv(Rows<const float> key, Rows<const float> value, const Cache& cache,
                            const int64_t* slots, int64_t rows) {
     const std::lock_guard<std::mutex> lock(one_caller_);
+    for (int64_t row = 0; row < rows; ++row)
+        check_index("slots", slots[row], cache.num_blocks * cache.block_size);
     share_rows(rows, 4 * cache.kv_heads * cache.head_dim, [&](int64_t row) {
         const int64_t block = slots[row] / cache.block_size, place = slots[row] % cache.block_size;
         for (int64_t head = 0; head < cache.kv_heads; ++head) {
@@ -85,9 +98,25 @@ void Operations::append_kv(Rows<const float> key, Rows<const float> value, const
     });
 }
 
+void Operations::check(const Sequences& sequences, const Cache& cache, int64_t rows) const {
+    check_index("plan.starts", sequences.starts[0], 1);
+    for (int64_t index = 0; index < sequences.count; ++index) {
+        const int64_t tokens = sequences.starts[index + 1] - sequences.starts[index];
+        const int64_t length = sequences.lengths[index];
+        check_index("plan.starts (rows of a sequence)", tokens, length + 1);
+        check_index("plan.lengths", length, sequences.blocks_stride * cache.block_size + 1);
+        for (int64_t block = 0; block * cache.block_size < length; ++block)
+            check_index("plan.blocks", sequences.blocks[index * sequences.blocks_stride + block],
+                        cache.num_blocks);
+    }
+    check_index("plan.starts (the last)", sequences.starts[sequences.count] - rows, 1);
+}
+
 void Operations::paged_attention(Rows<const float> query, const Cache& cache, const Sequences& sequences,
-                                 int64_t heads, float scale, Rows<float> out) {
+                                 int64_t heads, float scale, int64_t rows,
+                                 Rows<float> out) {
     const std::lock_guard<std::mutex> lock(one_caller_);
+    check(sequences, cache, rows);
     const int64_t group = heads / cache.kv_heads;
     int64_t longest = 0;
     tiles_.clear();
@@ -98,15 +127,16 @@ void Operations::paged_attention(Rows<const float> query, const Cache& cache, co
         for (int64_t head = 0; head < cache.kv_heads; ++head) {
             const int64_t column = head * group * cache.head_dim;
             for (int64_t row = 0; row < tokens * group; row += kernels_.tile_rows) {
-                const int rows = static_cast<int>(std::min<int64_t>(kernels_.tile_rows, tokens * group - row));
+                const int64_t left = tokens * group - row;
                 tiles_.push_back({{query[start] + column, query.stride},
                                   {out[start] + column, out.stride},
                                   sequences.blocks + sequence * sequences.blocks_stride,
-                                  head, group, length - tokens, row, rows, scale});
+                                  head, group, length - tokens, row,
+                                  static_cast<int>(std::min<int64_t>(kernels_.tile_rows, left)), scale});
             }
         }
     }
-    const int64_t padded = (longest + cache.block_size - 1) / cache.block_size * cache.block_size;
+    const int64_t padded = round_up(round_up(longest, cache.block_size), kPanelRows);
     const size_t scratch = kernels_.tile_rows * (padded + cache.head_dim);
     for (std::vector<float>& floats : scratch_) floats.resize(std::max(floats.size(), scratch));
     pool_.share(tiles_.size(), 1, [&](int64_t begin, int64_t end, int thread) {

@@ -21,6 +21,8 @@ struct Sequences {
     int64_t blocks_stride;
 };
 
+// Ids, slots and block tables are checked, because a wrong one would read or write foreign memory:
+// std::out_of_range (IndexError in Python) names it.
 class Operations {
 public:
     Operations(int threads, const Kernels& kernels);
@@ -42,9 +44,10 @@ public:
                    int64_t rows);
     // out (T, H · D) ← causal attention of query (T, H · D).
     void paged_attention(Rows<const float> query, const Cache& cache, const Sequences& sequences, int64_t heads,
-                         float scale, Rows<float> out);
+                         float scale, int64_t rows, Rows<float> out);
 
 private:
+    void check(const Sequences& sequences, const Cache& cache, int64_t rows) const;
     // share() of rows that cost about `elements` each: small work stays on this thread.
     template <class Work> void share_rows(int64_t rows, int64_t elements, Work work);
 

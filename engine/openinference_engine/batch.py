@@ -34,9 +34,7 @@ def build_batch(chunks: list[Chunk], block_size: int) -> Batch:
     starts = np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)])
     slots = [_slots(chunk, block_size) for chunk in chunks]
     drawing = [end - 1 for end, chunk in zip(starts[1:], chunks, strict=True) if chunk.draw]
-    positions = [
-        np.arange(chunk.start, len(seen)) for chunk, seen in zip(chunks, slots, strict=True)
-    ]
+    positions = [np.arange(chunk.start, chunk.start + len(chunk.token_ids)) for chunk in chunks]
     return Batch(
         token_ids=torch.tensor([token for chunk in chunks for token in chunk.token_ids]),
         positions=torch.from_numpy(np.concatenate(positions)),
@@ -46,38 +44,22 @@ def build_batch(chunks: list[Chunk], block_size: int) -> Batch:
 
 
 def _slots(chunk: Chunk, block_size: int) -> _Slots:
-    """Cache slots of all positions up to the chunk's last."""
-    blocks = np.asarray(chunk.block_ids, dtype=np.int64)[:, None] * block_size
-    return (blocks + np.arange(block_size)).reshape(-1)[: chunk.start + len(chunk.token_ids)]
+    """Cache slots of the chunk's own positions."""
+    positions = np.arange(chunk.start, chunk.start + len(chunk.token_ids))
+    blocks = np.asarray(chunk.block_ids, dtype=np.int64)[positions // block_size]
+    return blocks * block_size + positions % block_size
 
 
 def _attention_plan(
     chunks: list[Chunk], starts: npt.NDArray[np.int64], slots: list[_Slots]
 ) -> AttentionPlan:
-    is_single = [len(chunk.token_ids) == 1 for chunk in chunks]
-    new_slots = [seen[chunk.start :] for chunk, seen in zip(chunks, slots, strict=True)]
-    single_slots, single_mask = _pad(
-        [s for s, single in zip(slots, is_single, strict=True) if single]
-    )
+    lengths = [chunk.start + len(chunk.token_ids) for chunk in chunks]
+    blocks = np.zeros((len(chunks), max(len(chunk.block_ids) for chunk in chunks)), dtype=np.int32)
+    for row, chunk in zip(blocks, chunks, strict=True):
+        row[: len(chunk.block_ids)] = chunk.block_ids
     return AttentionPlan(
-        slots=torch.from_numpy(np.concatenate(new_slots)),
-        context=tuple(
-            (int(starts[index]), int(starts[index + 1]), torch.from_numpy(slots[index]))
-            for index, single in enumerate(is_single)
-            if not single
-        ),
-        single_rows=torch.from_numpy(starts[:-1][is_single]),
-        single_slots=torch.from_numpy(single_slots),
-        single_mask=torch.from_numpy(single_mask)[:, None, None, :],
+        slots=torch.from_numpy(np.concatenate(slots)),
+        starts=torch.from_numpy(starts.astype(np.int32)),
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        blocks=torch.from_numpy(blocks),
     )
-
-
-def _pad(rows: list[_Slots]) -> tuple[_Slots, npt.NDArray[np.bool_]]:
-    """Rows of unequal length as a rectangle, filled up with their last slot; and what is real."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    longest = int(lengths.max(initial=0))
-    padded = np.empty((len(rows), longest), dtype=np.int64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-        padded[index, len(row) :] = row[-1]
-    return padded, np.arange(longest) < lengths[:, None]

@@ -10,7 +10,9 @@ from typing import Literal
 
 import msgspec
 
-DataType = Literal["float32", "bfloat16"]
+# How weights are kept; "auto" leaves them as they are stored. The CPU computes in float32, but for
+# int8 products where weights are quantised.
+DataType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class RopeScaling(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.errors import StartError
+from openinference_engine.layers.attention import CACHE_DTYPE
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.models.registry import build_model
 from openinference_engine.request import Request, SamplingParams
@@ -38,11 +39,10 @@ class Engine:
         self.num_steps = 0
         pool = BlockPool(self.capacity.num_blocks, config.block_size)
         self.scheduler = Scheduler(pool, config.max_sequences, config.prefix_caching)
-        weights = Weights(checkpoint, TORCH_DTYPES[config.dtype])
+        keeps_format = config.dtype == "auto"
+        weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format)
         model = build_model(weights, checkpoint.config, self.capacity.max_model_len)
-        self.runner = Runner(
-            model, checkpoint.config, pool.num_blocks, config.block_size, config.dtype
-        )
+        self.runner = Runner(model, checkpoint.config, pool.num_blocks, config.block_size)
 
     @property
     def has_work(self) -> bool:
@@ -107,8 +107,7 @@ def plan_capacity(model: ModelConfig, config: EngineConfig) -> Capacity:
             f"use 1 to {model.max_positions}"
         )
     blocks_per_sequence = -(-max_model_len // config.block_size)
-    element_bytes = TORCH_DTYPES[config.dtype].itemsize
-    block_bytes = model.kv_bytes_per_token(element_bytes) * config.block_size
+    block_bytes = model.kv_bytes_per_token(CACHE_DTYPE.itemsize) * config.block_size
     wanted = blocks_per_sequence * config.max_sequences
     if config.kv_cache_bytes is None:
         affordable = max(memory_limit_bytes() // 10 // block_bytes, blocks_per_sequence)

@@ -14,19 +14,20 @@ from openinference_engine.models.registry import Model
 from openinference_engine.sampling import sample
 from openinference_engine.scheduler import Step
 
+# What weights become; "auto" keeps matrices as they are stored and makes the rest float32.
 TORCH_DTYPES: dict[DataType, torch.dtype] = {
+    "auto": torch.float32,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
 }
 
 
 class Runner:
-    def __init__(
-        self, model: Model, config: ModelConfig, num_blocks: int, block_size: int, dtype: DataType
-    ) -> None:
+    def __init__(self, model: Model, config: ModelConfig, num_blocks: int, block_size: int) -> None:
         self._model = model
         self._block_size = block_size
-        self._cache = KVCache(config, num_blocks * block_size, TORCH_DTYPES[dtype])
+        self._cache = KVCache(config, num_blocks, block_size)
 
     def run(self, step: Step) -> list[int]:
         """Computes all chunks; returns one token for each that draws, in order."""

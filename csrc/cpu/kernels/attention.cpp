@@ -23,7 +23,7 @@ public:
         for (int row = 0; row < kRows; ++row) lengths_[row] = tile.first_position + token(row) + 1;
         const int64_t longest = lengths_[kRows - 1];  // rows are in order of position
         num_blocks_ = (longest + cache.block_size - 1) / cache.block_size;
-        score_stride_ = num_blocks_ * cache.block_size;
+        score_stride_ = (num_blocks_ * cache.block_size + kLanes - 1) / kLanes * kLanes;
         scores_ = scratch + kRows * cache.head_dim;
     }
 
@@ -48,18 +48,19 @@ private:
         }
     }
 
-    // Scores of sixteen consecutive positions.
+    // Scores of up to sixteen consecutive positions of a block.
     void score(int64_t block, int64_t place) {
         const float* keys = cache_.key_block(tile_.blocks[block], tile_.kv_head) + place;
+        const int64_t count = cache_.block_size - place;
         Floats totals[kRows];
         for (Floats& total : totals) total = broadcast(0.0f);
         for (int64_t i = 0; i < cache_.head_dim; ++i) {
-            const Floats key = load(keys + i * cache_.block_size);
+            const Floats key = load_some(keys + i * cache_.block_size, count);
             for (int row = 0; row < kRows; ++row)
                 totals[row] = fma(key, broadcast(queries_[row * cache_.head_dim + i]), totals[row]);
         }
         for (int row = 0; row < kRows; ++row)
-            store(scores(row) + block * cache_.block_size + place, totals[row]);
+            store_some(scores(row) + block * cache_.block_size + place, totals[row], count);
     }
 
     // Scores become e^(score − largest); what lies beyond the row becomes 0.

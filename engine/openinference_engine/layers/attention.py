@@ -10,17 +10,19 @@ from openinference_engine.config import ModelConfig
 from openinference_engine.layers.linear import Linear
 from openinference_engine.weights.loader import Weights
 
+CACHE_DTYPE = torch.float32  # of KVCache
+
 
 class KVCache:
-    """Keys and values of all layers, (blocks × positions per block, K, D) each.
+    """Keys (B, K, D, P) and values (B, K, P, D) of all layers, float32: B blocks of P positions.
 
     Untouched memory costs nothing: pages are not written before a block is first used.
     """
 
-    def __init__(self, config: ModelConfig, num_slots: int, dtype: torch.dtype) -> None:
-        shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype).unbind()
-        self.values = torch.empty(shape, dtype=dtype).unbind()
+    def __init__(self, config: ModelConfig, num_blocks: int, block_size: int) -> None:
+        blocks = (config.num_layers, num_blocks, config.num_kv_heads)
+        self.keys = torch.empty(*blocks, config.head_dim, block_size, dtype=CACHE_DTYPE).unbind()
+        self.values = torch.empty(*blocks, block_size, config.head_dim, dtype=CACHE_DTYPE).unbind()
 
 
 class Attention:
@@ -29,25 +31,19 @@ class Attention:
     def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
         self._layer = layer
         self._head_dim = config.head_dim
-        self._sizes = [
-            config.num_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-        ]
-        names = ("q_proj", "k_proj", "v_proj")
-        parts = dict(zip(names, self._sizes, strict=True))
+        self._num_heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        queries, keys, values = (heads * config.head_dim for heads in self._num_heads)
+        parts = {"q_proj": queries, "k_proj": keys, "v_proj": values}
         self._qkv = Linear(weights, parts, config.hidden_size)
-        self._output = Linear(weights, {"o_proj": config.hidden_size}, self._sizes[0])
+        self._output = Linear(weights, {"o_proj": config.hidden_size}, queries)
 
     def __call__(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache, plan: ops.AttentionPlan
     ) -> Tensor:
         """x: (T, hidden) → (T, hidden); writes this step's keys and values into the cache."""
-        query, key, value = (
-            part.view(len(x), -1, self._head_dim)
-            for part in torch.split(self._qkv(x), self._sizes, dim=-1)
-        )  # (T, heads, D)
-        query, key = ops.rotate(query, *rotary), ops.rotate(key, *rotary)
+        heads = self._qkv(x).view(len(x), -1, self._head_dim)  # (T, H + 2K, D)
+        query, key, value = torch.split(heads, self._num_heads, dim=1)
+        ops.rotate(heads[:, : -self._num_heads[2]], *rotary)  # queries and keys
         keys, values = cache.keys[self._layer], cache.values[self._layer]
         ops.append_kv(key, value, keys, values, plan.slots)
         return self._output(ops.paged_attention(query, keys, values, plan).flatten(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -10,18 +12,28 @@ from openinference_engine.weights.loader import Weights
 
 
 class Linear:
-    """y = x · Wᵀ + b over the rows of several checkpoint tensors, stacked in the order given."""
+    """y = x · Wᵀ + b over the rows of several checkpoint tensors, stacked in the order given.
+
+    Neighbours in one storage format become one weight; some checkpoints mix formats in a layer.
+    """
 
     def __init__(self, weights: Weights, parts: dict[str, int], num_inputs: int) -> None:
         """`parts`: name → number of outputs. A bias is used where the checkpoint has one."""
-        self._weight = torch.cat(
-            [weights.tensor(f"{name}.weight", (size, num_inputs)) for name, size in parts.items()]
-        )
+        stored = [
+            weights.stored(f"{name}.weight", (size, num_inputs)) for name, size in parts.items()
+        ]
+        self._weights = [
+            ops.pack(name, [matrix.rows for matrix in same], num_inputs)
+            for name, same in groupby(stored, key=lambda matrix: matrix.format)
+        ]
         self._bias = None
         if all(weights.has(f"{name}.bias") for name in parts):
             self._bias = torch.cat(
                 [weights.tensor(f"{name}.bias", (size,)) for name, size in parts.items()]
-            )
+            ).float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self._weight, self._bias)
+        if len(self._weights) == 1:
+            return ops.linear(x, self._weights[0], self._bias)
+        output = torch.cat([ops.linear(x, weight) for weight in self._weights], dim=-1)
+        return output if self._bias is None else output + self._bias

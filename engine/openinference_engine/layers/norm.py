@@ -10,7 +10,7 @@ from openinference_engine.weights.loader import Weights
 
 class RMSNorm:
     def __init__(self, weights: Weights, size: int, epsilon: float) -> None:
-        self._weight = weights.tensor("weight", (size,))
+        self._weight = weights.tensor("weight", (size,)).float()
         self._epsilon = epsilon
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Llama:
     def __init__(self, weights: Weights, config: ModelConfig, num_positions: int) -> None:
         model = weights.at("model")
         size = (config.vocab_size, config.hidden_size)
-        self._embedding = model.tensor("embed_tokens.weight", size)
+        self._embedding = model.matrix("embed_tokens.weight", size)
         self._rotary = Rotary(model, config, num_positions)
         self._layers = [
             LlamaLayer(model.at(f"layers.{layer}"), config, layer)
@@ -28,7 +28,7 @@ class Llama:
         ]
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.rms_norm_epsilon)
         self._head = (
-            self._embedding if config.ties_embeddings else weights.tensor("lm_head.weight", size)
+            self._embedding if config.ties_embeddings else weights.matrix("lm_head.weight", size)
         )
 
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:

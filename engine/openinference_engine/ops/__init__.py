@@ -1,28 +1,49 @@
 """The one place where the implementation of each operation is chosen.
 
 Layers call `ops.name(...)` and never know which kernel runs. `KERNEL_PATH` names the choice: it is
-part of the resume key, because another kernel may draw another token.
+part of the resume key, because another kernel may draw another token. Without the compiled module
+(OPENINFERENCE_NATIVE=none) the plain-torch reference computes everything.
 """
 
-from openinference_engine.ops.reference import (
-    AttentionPlan,
-    append_kv,
-    embedding,
-    linear,
-    paged_attention,
-    rms_norm,
-    rotate,
-    silu_mul,
-)
+from importlib.util import find_spec
 
-KERNEL_PATH = "torch-reference"
+from openinference_engine.ops.plan import AttentionPlan
+
+if find_spec("openinference_engine._cpu") is not None:
+    from openinference_engine.ops.cpu import (
+        KERNEL_PATH,
+        Weight,
+        append_kv,
+        embedding,
+        linear,
+        pack,
+        paged_attention,
+        rms_norm,
+        rotate,
+        silu_mul,
+    )
+else:
+    from openinference_engine.ops.reference import (  # type: ignore[assignment]
+        KERNEL_PATH,
+        Weight,
+        append_kv,
+        embedding,
+        linear,
+        pack,
+        paged_attention,
+        rms_norm,
+        rotate,
+        silu_mul,
+    )
 
 __all__ = [
     "KERNEL_PATH",
     "AttentionPlan",
+    "Weight",
     "append_kv",
     "embedding",
     "linear",
+    "pack",
     "paged_attention",
     "rms_norm",
     "rotate",

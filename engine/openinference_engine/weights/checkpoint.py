@@ -8,13 +8,27 @@ API process opens checkpoints too, for the tokenizer and the fingerprint.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMatrix:
+    """A matrix as its file holds it: a format of `quantisation`, and each row's bytes.
+
+    rows: (outputs, bytes of a row) uint8.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    rows: npt.NDArray[np.uint8]
 
 
 class Checkpoint(Protocol):
@@ -31,6 +45,9 @@ class Checkpoint(Protocol):
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """The tensor `name`: float32, float16, or the bits of bfloat16 as uint16."""
+
+    def stored(self, name: str) -> StoredMatrix:
+        """The tensor `name` in its stored format, rows in the order that `array` has."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
+from openinference_engine.weights.checkpoint import StoredMatrix
 from openinference_engine.weights.gguf import GGUFFile
+from openinference_engine.weights.quantisation import FORMATS
 
 FINGERPRINT_BYTES_PER_TENSOR = 64 << 10
 
@@ -76,12 +78,23 @@ class GGUFCheckpoint:
 
     def array(self, name: str) -> npt.NDArray[Any]:
         stored_name = self._stored_names[name]
-        array = self.file.array(stored_name)
+        return self._in_order(self.file.array(stored_name), stored_name)
+
+    def stored(self, name: str) -> StoredMatrix:
+        stored_name = self._stored_names[name]
+        info = self.file.tensors[stored_name]
+        rows = self.file.bytes_of(stored_name).reshape(info.shape[0], -1)
+        return StoredMatrix(
+            FORMATS[info.type_id].name, info.shape, self._in_order(rows, stored_name)
+        )
+
+    def _in_order(self, rows: npt.NDArray[Any], stored_name: str) -> npt.NDArray[Any]:
+        """Rows, of values or of stored bytes, in the order of the safetensors files."""
         if self._architecture == "llama" and "attn_q." in stored_name:
-            return _halves_from_pairs(array, self.config.num_heads)
+            return _halves_from_pairs(rows, self.config.num_heads)
         if self._architecture == "llama" and "attn_k." in stored_name:
-            return _halves_from_pairs(array, self.config.num_kv_heads)
-        return array
+            return _halves_from_pairs(rows, self.config.num_kv_heads)
+        return rows
 
     @property
     def _architecture(self) -> str:

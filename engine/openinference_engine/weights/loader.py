@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from openinference_engine import ops
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.checkpoint import Checkpoint, StoredMatrix
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     checkpoint: Checkpoint
     dtype: torch.dtype
+    keeps_format: bool = False  # matrices stay as they are stored; else they become `dtype`
     prefix: str = ""
 
     def at(self, name: str) -> Weights:
@@ -32,15 +34,40 @@ class Weights:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """The tensor in the model's type. Raises StartError if missing or of another shape."""
+        array = self.checkpoint.array(self._full_name(name))
+        self._check_shape(name, array.shape, shape)
+        return _as_tensor(array).to(self.dtype)
+
+    def stored(self, name: str, shape: tuple[int, int]) -> StoredMatrix:
+        """The matrix in the format it is to be kept in. Raises StartError as `tensor` does."""
+        if self.keeps_format:
+            matrix = self.checkpoint.stored(self._full_name(name))
+            self._check_shape(name, matrix.shape, shape)
+            return matrix
+        values = self.tensor(name, shape)
+        rows = values.view(torch.uint8).numpy()
+        return StoredMatrix(_FORMAT_NAMES[self.dtype], shape, rows)
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> ops.Weight:
+        """The matrix as operations take it."""
+        stored = self.stored(name, shape)
+        return ops.pack(stored.format, [stored.rows], shape[1])
+
+    def _full_name(self, name: str) -> str:
         full_name = self.prefix + name
         if full_name not in self.checkpoint.names():
             raise StartError(f"the checkpoint lacks the tensor {full_name}; fetch it again")
-        array = self.checkpoint.array(full_name)
-        if array.shape != shape:
+        return full_name
+
+    def _check_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        if found != wanted:
             raise StartError(
-                f"the tensor {full_name} has shape {array.shape}, the model's config says {shape}"
+                f"the tensor {self.prefix}{name} has shape {found}, "
+                f"the model's config says {wanted}"
             )
-        return _as_tensor(array).to(self.dtype)
+
+
+_FORMAT_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:

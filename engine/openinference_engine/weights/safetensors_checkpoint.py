@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig, RopeScaling
 from openinference_engine.errors import StartError
+from openinference_engine.weights.checkpoint import StoredMatrix
 from openinference_engine.weights.gguf_checkpoint import FINGERPRINT_BYTES_PER_TENSOR
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -74,6 +75,9 @@ class SafetensorsCheckpoint:
 
     def array(self, name: str) -> npt.NDArray[Any]:
         return self._file_of[name].array(name)
+
+    def stored(self, name: str) -> StoredMatrix:
+        return self._file_of[name].stored(name)
 
     def _read_config(self) -> dict[str, Any]:
         path = self.folder / "config.json"
@@ -142,3 +146,8 @@ class _SafetensorsFile:
         entry = self.entries[name]
         values: npt.NDArray[Any] = self.bytes_of(name).view(_DTYPES[entry["dtype"]])
         return values.reshape(entry["shape"])
+
+    def stored(self, name: str) -> StoredMatrix:
+        entry = self.entries[name]
+        shape = tuple(entry["shape"])
+        return StoredMatrix(entry["dtype"], shape, self.bytes_of(name).reshape(shape[0], -1))

@@ -1,0 +1,79 @@
+"""Types of csrc/cpu/bindings.cpp. Addresses are `data_ptr()`; strides count elements."""
+
+class Packed:
+    """A weight matrix laid out for the kernels; owns its memory."""
+
+    def __init__(self, format: str, stored: int, outputs: int, inputs: int) -> None: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+class Cache:
+    """Where the keys and values of one layer lie; owns nothing."""
+
+    def __init__(
+        self,
+        keys: int,
+        values: int,
+        num_blocks: int,
+        kv_heads: int,
+        head_dim: int,
+        block_size: int,
+    ) -> None: ...
+
+class Operations:
+    """Threads, scratch memory and the kernels of one instruction set (empty: the best there is)."""
+
+    def __init__(self, threads: int, isa: str = "") -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def linear(
+        self,
+        weight: Packed,
+        x: int,
+        x_stride: int,
+        rows: int,
+        bias: int,
+        accumulates: bool,
+        out: int,
+    ) -> None: ...
+    def embedding(self, weight: Packed, ids: int, count: int, out: int) -> None: ...
+    def rms_norm(
+        self, x: int, x_stride: int, weight: int, epsilon: float, rows: int, n: int, out: int
+    ) -> None: ...
+    def silu_mul(self, gate_up: int, stride: int, rows: int, n: int, out: int) -> None: ...
+    def rotate(
+        self, x: int, stride: int, cosine: int, sine: int, rows: int, heads: int, head_dim: int
+    ) -> None: ...
+    def append_kv(
+        self,
+        key: int,
+        key_stride: int,
+        value: int,
+        value_stride: int,
+        cache: Cache,
+        slots: int,
+        rows: int,
+    ) -> None: ...
+    def paged_attention(
+        self,
+        query: int,
+        query_stride: int,
+        cache: Cache,
+        count: int,
+        starts: int,
+        lengths: int,
+        blocks: int,
+        blocks_stride: int,
+        heads: int,
+        scale: float,
+        rows: int,
+        out: int,
+    ) -> None: ...

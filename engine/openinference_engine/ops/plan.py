@@ -1,0 +1,23 @@
+"""Which tokens of a step see which cached positions: what any attention kernel is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """The same for all layers of a step. T tokens of S sequences, laid end to end.
+
+    slots: (T,) int64, where each token's key and value go: block × P + place in the block.
+    starts: (S + 1,) int32, the first row of each sequence, then T.
+    lengths: (S,) int32, positions each sequence holds after this step; its last token sees all.
+    blocks: (S, W) int32, the blocks of each sequence in order; what follows them is not read.
+    """
+
+    slots: Tensor
+    starts: Tensor
+    lengths: Tensor
+    blocks: Tensor

@@ -1,0 +1,202 @@
+"""The paged cache and attention over it: right, and the same bits however a prompt is cut."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("openinference_engine._cpu", reason="the CPU kernels are not built")
+
+from openinference_engine.ops import cpu, reference
+from openinference_engine.ops.plan import AttentionPlan
+
+HEADS, KV_HEADS, HEAD_DIM, NUM_BLOCKS = 9, 3, 64, 64
+RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@dataclass
+class Paged:
+    """A cache full of NaN, so that reading a position that nobody wrote shows."""
+
+    block_size: int = 16
+    kv_heads: int = KV_HEADS
+    head_dim: int = HEAD_DIM
+
+    def __post_init__(self):
+        sizes = (NUM_BLOCKS, self.kv_heads)
+        self.keys = torch.full((*sizes, self.head_dim, self.block_size), torch.nan)
+        self.values = torch.full((*sizes, self.block_size, self.head_dim), torch.nan)
+
+    def plan(self, chunks):
+        """chunks: (blocks, first position, new positions) of each sequence."""
+        lengths = [first + count for _, first, count in chunks]
+        width = max(len(blocks) for blocks, _, _ in chunks)
+        slots = [
+            blocks[position // self.block_size] * self.block_size + position % self.block_size
+            for blocks, first, count in chunks
+            for position in range(first, first + count)
+        ]
+        counts = torch.tensor([0, *(count for _, _, count in chunks)])
+        return AttentionPlan(
+            slots=torch.tensor(slots, dtype=torch.int64),
+            starts=counts.cumsum(0).to(torch.int32),
+            lengths=torch.tensor(lengths, dtype=torch.int32),
+            blocks=torch.tensor(
+                [blocks + [0] * (width - len(blocks)) for blocks, _, _ in chunks], dtype=torch.int32
+            ),
+        )
+
+    def attend(self, query, key, value, chunks):
+        plan = self.plan(chunks)
+        cpu.append_kv(key, value, self.keys, self.values, plan.slots)
+        return cpu.paged_attention(query, self.keys, self.values, plan)
+
+
+def random_heads(tokens, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM):
+    return tuple(torch.randn(tokens, count, head_dim) for count in (heads, kv_heads, kv_heads))
+
+
+def blocks_for(length, first_block, block_size=16):
+    """Descending, so that neighbours in the sequence are none in the pool."""
+    return [first_block + i for i in reversed(range(-(-length // block_size)))]
+
+
+def test_appended_positions_are_where_the_reference_puts_them():
+    paged, expected = Paged(), Paged()
+    _, key, value = random_heads(37)
+    slots = torch.randperm(NUM_BLOCKS * 16)[:37]
+
+    cpu.append_kv(key, value, paged.keys, paged.values, slots)
+    reference.append_kv(key, value, expected.keys, expected.values, slots)
+
+    assert torch.equal(paged.keys.nan_to_num(7), expected.keys.nan_to_num(7))
+    assert torch.equal(paged.values.nan_to_num(7), expected.values.nan_to_num(7))
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 16, 32, 48])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 16), (8, 1, 40), (12, 1, 128), (2, 1, 7)]
+)
+def test_attention_is_near_the_reference(heads, kv_heads, head_dim, block_size, each_isa):
+    """Float32 throughout; sums of up to 50 terms in another order, softmax weights sum to 1."""
+    paged = Paged(block_size, kv_heads, head_dim)
+    sizes, first = {"prompt": (0, 37), "chunk": (20, 13), "decode": (49, 1)}, 0
+    chunks = []
+    for start, count in sizes.values():
+        if first + -(-(start + count) // block_size) > NUM_BLOCKS:
+            break
+        chunks.append((blocks_for(start + count, first, block_size), start, count))
+        first += len(chunks[-1][0])
+    for blocks, start, _ in chunks:  # what earlier steps have computed
+        if start:
+            paged.attend(*random_heads(start, heads, kv_heads, head_dim), [(blocks, 0, start)])
+    query, key, value = random_heads(sum(c for _, _, c in chunks), heads, kv_heads, head_dim)
+
+    found = paged.attend(query, key, value, chunks)
+
+    expected = reference.paged_attention(
+        query, paged.keys.nan_to_num(0), paged.values.nan_to_num(0), paged.plan(chunks)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@given(cuts=st.sets(st.integers(1, 69), max_size=6), threads=st.integers(1, 3))
+@settings(max_examples=25, **RELAXED)
+def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, run_with):
+    """All at once on one portable thread, or in chunks, down to one token at a time."""
+    query, key, value = random_heads(70)
+    blocks = blocks_for(70, 3)
+    run_with(threads=1, isa="portable")
+    whole = Paged().attend(query, key, value, [(blocks, 0, 70)])
+    run_with(threads=threads)
+    paged, bounds = Paged(), [0, *sorted(cuts), 70]
+
+    parts = [
+        paged.attend(query[a:b], key[a:b], value[a:b], [(blocks, a, b - a)])
+        for a, b in pairwise(bounds)
+    ]
+
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), data=st.data())
+@settings(max_examples=25, **RELAXED)
+def test_sequence_has_the_same_bits_in_every_batch(lengths, data, run_with):
+    """Neighbours decode, prefill or come late; a sequence does not notice."""
+    run_with()
+    chosen = data.draw(st.integers(0, len(lengths) - 1))
+    inputs = [random_heads(length) for length in lengths]
+    chunks = [(blocks_for(length, 7 * i), 0, length) for i, length in enumerate(lengths)]
+    alone = Paged().attend(*inputs[chosen], [chunks[chosen]])
+
+    together = Paged().attend(*(torch.cat(parts) for parts in zip(*inputs, strict=True)), chunks)
+
+    first = sum(lengths[:chosen])
+    assert torch.equal(together[first : first + lengths[chosen]], alone)
+
+
+def test_rows_of_a_wider_matrix_are_read_in_place():
+    """Queries, keys and values come as columns of one projection."""
+    heads, chunks = torch.randn(20, 15, HEAD_DIM), [(blocks_for(20, 0), 0, 20)]
+    parts = heads.split([9, 3, 3], dim=1)
+
+    found = Paged().attend(*parts, chunks)
+
+    assert torch.equal(found, Paged().attend(*(part.contiguous() for part in parts), chunks))
+
+
+def test_no_tokens_give_no_tokens():
+    paged, empty = Paged(), torch.empty(0, dtype=torch.int32)
+    plan = AttentionPlan(
+        slots=torch.empty(0, dtype=torch.int64),
+        starts=torch.zeros(1, dtype=torch.int32),
+        lengths=empty,
+        blocks=empty.view(0, 1),
+    )
+    query, key, value = random_heads(0)
+
+    cpu.append_kv(key, value, paged.keys, paged.values, plan.slots)
+
+    assert cpu.paged_attention(query, paged.keys, paged.values, plan).shape == (0, 9, 64)
+
+
+def test_slot_outside_the_cache_is_refused():
+    paged = Paged()
+    _, key, value = random_heads(1)
+
+    with pytest.raises(IndexError, match="slots: 1024 is outside 0 to 1023"):
+        cpu.append_kv(key, value, paged.keys, paged.values, torch.tensor([1024]))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (([NUM_BLOCKS], 0, 5), "plan.blocks: 64 is outside 0 to 63"),
+        (([-1], 0, 5), "plan.blocks: -1 is outside 0 to 63"),
+    ],
+)
+def test_block_outside_the_cache_is_refused(chunk, message):
+    paged = Paged()
+
+    with pytest.raises(IndexError, match=message):
+        cpu.paged_attention(random_heads(5)[0], paged.keys, paged.values, paged.plan([chunk]))
+
+
+def test_sequence_longer_than_its_blocks_is_refused():
+    paged = Paged()
+    plan = paged.plan([([0], 0, 5)])
+    plan.lengths[0] = 17
+
+    with pytest.raises(IndexError, match=r"plan\.lengths: 17 is outside 0 to 16"):
+        cpu.paged_attention(random_heads(5)[0], paged.keys, paged.values, plan)
+
+
+def test_cache_of_another_type_is_refused():
+    paged = Paged()
+    _, key, value = random_heads(1)
+
+    with pytest.raises(ValueError, match=r"keys: is torch\.bfloat16; give torch\.float32"):
+        cpu.append_kv(key, value, paged.keys.bfloat16(), paged.values, torch.tensor([0]))
