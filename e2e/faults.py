@@ -1,4 +1,4 @@
-"""Faults that tests inject: processes killed without warning, pods deleted without grace."""
+"""Faults that tests inject: programs killed without warning."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from e2e.asks import Json
 from e2e.kube import Kube
 
 
-async def kill_process_of(kube: Kube, pod: Json) -> None:
+async def kill_programs_of(kube: Kube, pod: Json) -> None:
     """SIGKILL every program of a pod, as the kernel does when memory runs out.
 
     On a node that is no process of this machine (kind) the pod is deleted without grace, which
@@ -18,11 +18,8 @@ async def kill_process_of(kube: Kube, pod: Json) -> None:
     for process in processes:
         os.kill(process, signal.SIGKILL)
     if not processes:
-        await delete_without_grace(kube, pod["metadata"]["name"])
-
-
-async def delete_without_grace(kube: Kube, pod_name: str) -> None:
-    await kube.run("delete", "pod", pod_name, "--grace-period=0", "--force", "--wait=false")
+        name = pod["metadata"]["name"]
+        await kube.run("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
 
 
 def _processes_of(pod_uid: str) -> list[int]:

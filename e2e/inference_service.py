@@ -19,7 +19,10 @@ def manifest(name: str, spec: Mapping[str, object]) -> Json:
     defaults: Json = {
         "model": {"uri": WEIGHTS, "name": MODEL},
         "engine": {"maxModelLen": 2048, "maxSequences": 32},
-        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "512Mi"},
+            "limits": {"cpu": "1", "memory": "2Gi"},
+        },
         "rollout": {"drainTimeout": "2m"},
     }
     return {
@@ -91,7 +94,9 @@ def is_ready(service: Json) -> bool:
     """Ready, said about the present spec, with nothing left to start or to drain."""
     status = service.get("status", {})
     is_current = status.get("observedGeneration") == service["metadata"]["generation"]
-    is_settled = status.get("replicas") == status.get("routableReplicas")
+    is_settled = status.get("replicas") == status.get("routableReplicas") and status.get(
+        "currentRevision"
+    ) == status.get("updateRevision")
     return is_current and is_settled and is_true(service, "Ready")
 
 

@@ -110,11 +110,13 @@ class Kube:
     async def diagnostics(self) -> str:
         """What one would look at first: objects, events, the end of each pod's log."""
         pods = (await self._try("get", "pods", "--output=name")).split()
+        ends = [("logs", pod, "--tail=40", "--all-containers") for pod in pods]
         commands = [
             ("get", "infsvc,statefulsets,deployments,pods,services", "--output=wide"),
             ("get", "infsvc", "--output=yaml"),
             ("get", "events", "--sort-by=.lastTimestamp"),
-            *(("logs", pod, "--tail=40", "--all-containers", "--prefix=false") for pod in pods),
+            *ends,
+            *((*each, "--previous") for each in ends),
         ]
         sections = [f"$ kubectl {' '.join(each)}\n{await self._try(*each)}" for each in commands]
         return "\n".join(sections)

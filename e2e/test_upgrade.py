@@ -8,8 +8,8 @@ import asyncio
 from contextlib import aclosing
 
 from e2e.asks import LONG_STREAMS, SHORT_ASKS
-from e2e.faults import delete_without_grace, kill_process_of
-from e2e.inference_service import InferenceService, is_surging
+from e2e.faults import kill_programs_of
+from e2e.inference_service import MODEL, InferenceService, is_surging
 from e2e.kube import Kube
 from e2e.traffic import Traffic
 
@@ -46,7 +46,7 @@ async def test_an_operator_killed_mid_upgrade_costs_nothing(
     await service.upgrade("operator killed")
     await service.until(is_surging)
     for pod in await installation.list("pods"):
-        await kill_process_of(installation, pod)
+        await kill_programs_of(installation, pod)
     await service.until_ready()
     report = await traffic.finish()
     watching.cancel()
@@ -55,15 +55,31 @@ async def test_an_operator_killed_mid_upgrade_costs_nothing(
     assert len(await service.groups()) == 1
 
 
-async def test_the_driver_sees_the_loss_when_a_replica_dies_under_streams(
+async def test_a_replica_killed_under_streams_costs_nothing(
     service: InferenceService, traffic: Traffic
 ) -> None:
-    """The control run: streams do not resume on another replica yet."""
+    """The only replica: its streams are held, and go on where they were once it is back."""
     await start(traffic)
-    for pod in await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader"):
-        await delete_without_grace(service.kube, pod["metadata"]["name"])
+    await kill_engines(service)
     report = await traffic.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+
+
+async def test_the_driver_sees_the_loss_where_streams_may_not_resume(
+    service: InferenceService, url: str, traffic: Traffic
+) -> None:
+    """The control run of the test above."""
+    headers = {"x-openinference-resume": "off"}
+    async with Traffic(url, MODEL, traffic.references, headers=headers) as fragile:
+        await start(fragile)
+        await kill_engines(service)
+        report = await fragile.finish()
     assert report.lost > 0, report.explain()
+
+
+async def kill_engines(service: InferenceService) -> None:
+    for pod in await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader"):
+        await kill_programs_of(service.kube, pod)
 
 
 async def _record_groups(service: InferenceService, numbers: list[int]) -> None:

@@ -8,7 +8,7 @@ of them open. Leaving the block starts nothing new and waits for what is open.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Annotated, Self
 
@@ -38,12 +38,14 @@ class Traffic:
         model: str,
         references: References | None = None,
         deadline_seconds: float = 120.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.results: list[Result] = []
         self.references = dict(references or {})
         self._base_url = base_url.rstrip("/").removesuffix("/v1")
         self._model = model
         self._deadline_seconds = deadline_seconds
+        self._headers = headers
         self._open: set[Transcript] = set()
         self._changed = asyncio.Event()
         self._is_stopped = asyncio.Event()
@@ -57,6 +59,7 @@ class Traffic:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            headers=self._headers,
         )
         return self
 

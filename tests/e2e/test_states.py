@@ -11,6 +11,8 @@ SETTLED = {
     "replicas": 1,
     "routableReplicas": 1,
     "updatedReplicas": 1,
+    "currentRevision": "1a2b3c4d",
+    "updateRevision": "1a2b3c4d",
     "conditions": [READY],
 }
 
@@ -28,6 +30,7 @@ def test_a_settled_service_is_ready():
     [
         {"observedGeneration": 1},
         {"replicas": 2},
+        {"updateRevision": "5e6f7a8b"},
         {"conditions": []},
         {"conditions": [READY | {"status": "False"}]},
         {"conditions": [READY | {"observedGeneration": 1}]},
