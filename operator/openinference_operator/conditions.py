@@ -69,6 +69,13 @@ class Facts:
             return min(self.service.autoscaling.min_replicas, self.plan.desired)
         return self.plan.desired
 
+    @property
+    def is_at_zero(self) -> bool:
+        """Whether the autoscaler wants no replica, and none is left that takes requests."""
+        is_wanted = self.service.autoscaling is not None and self.plan.desired == 0
+        is_left = any(state.phase in LIVE for state in self.plan.states)
+        return is_wanted and not self.service.suspend and not is_left
+
     def trouble(self, concern: Concern) -> Trouble | None:
         """What is wrong with the first pod in trouble of that kind."""
         pods = (group.pod for group in self.observed.groups if not group.is_being_deleted)
@@ -113,6 +120,8 @@ def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
     complete = facts.routable >= facts.needed and not facts.old and not facts.plan.is_rolled_back
     if available.status == "True" and complete:
         return Condition("Ready", "True", "Serving", available.message)
+    if facts.is_at_zero and by_type["RouterReady"].status == "True":
+        return Condition("Ready", "True", "ScaledToZero", available.message)
     blockers = (by_type[name] for name in READY_ORDER)
     cause = next((condition for condition in blockers if condition.status != "True"), progressing)
     is_unknown = available.status == "Unknown"
@@ -135,6 +144,13 @@ def _somebody_answers(facts: Facts) -> Condition | None:
         return None
     message = f"{facts.routable} of {facts.plan.desired} replicas are routable"
     return Condition("Available", "True", "ReplicasRoutable", message)
+
+
+def _scaled_to_zero(facts: Facts) -> Condition | None:
+    if not facts.is_at_zero:
+        return None
+    message = "no replica runs because nobody asks; the next request is held and starts one"
+    return Condition("Available", "False", "ScaledToZero", message)
 
 
 def _nobody_answers(facts: Facts) -> Condition:
@@ -296,7 +312,7 @@ def _scaling_unlimited(facts: Facts) -> Condition:
 
 
 CHAINS: tuple[tuple[Rule, ...], ...] = (
-    (_nobody_can_tell, _somebody_answers, _nobody_answers),
+    (_nobody_can_tell, _somebody_answers, _scaled_to_zero, _nobody_answers),
     (_suspended, _rolled_back, _failed, _rolling_out, _changing_replicas, _complete),
     (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
     (_pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),

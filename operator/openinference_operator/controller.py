@@ -22,13 +22,15 @@ from openinference_operator.observe import (
     Observed,
     Router,
     demand_from_routers,
+    held_requests,
     long_ready,
     observe,
     observe_routers,
     router_endpoint,
 )
+from openinference_operator.pacing import Memory
 from openinference_operator.plan import plan_router, plan_service
-from openinference_operator.scaling import Capacity, Decision, Demand, Lost, Memory, decide
+from openinference_operator.scaling import Capacity, Decision, Demand, Lost, decide
 from openinference_operator.settings import Settings
 from openinference_operator.signals.prometheus import Expected, Prometheus
 from openinference_operator.signals.router_state import Endpoint, RouterStates
@@ -204,7 +206,8 @@ class Controller:
             return None
         scaler = self._scalers.setdefault(key, Scaler(Memory.begin(recorded, now)))
         due_in = scaler.evaluated_at + service.autoscaling.interval_seconds - now
-        if due_in > 0:
+        wakes = recorded == 0 and held_requests(observed, service.name) > 0
+        if due_in > 0 and not wakes:
             self._queue.add_after(key, due_in)
             return scaler.decision
         demands = await self._demands(service, service.autoscaling, observed, now)
@@ -232,6 +235,9 @@ class Controller:
             routers=sum(long_ready(router.ready_since, now) for router in observed.ready_routers),
             engines=sum(long_ready(pod.ready_since, now) for pod in pods),
         )
+        if not observed.groups and (held := held_requests(observed, service.name)):
+            # Nothing runs, and a router knows sooner than the next scrape that somebody waits.
+            return _for_all(autoscaling, Demand(held, 0, "Routers"))
         queue = await self._prometheus.queue(service.namespace, service.name, expected)
         if isinstance(queue, Lost):
             fallback = demand_from_routers(observed, service.name)
@@ -240,7 +246,7 @@ class Controller:
                 if isinstance(fallback, Lost)
                 else fallback
             )
-        return {metric.type: queue for metric in autoscaling.metrics}
+        return _for_all(autoscaling, queue)
 
     async def _reconcile_router(self, namespace: str) -> None:
         raws = self._store.services(namespace)
@@ -290,6 +296,11 @@ class Controller:
 
     def _routers_are_connecting(self, namespace: str) -> bool:
         return any(map(self._states.is_connecting, self._endpoints(namespace)))
+
+
+def _for_all(autoscaling: Autoscaling, demand: Demand | Lost) -> dict[str, Demand | Lost]:
+    """Every metric there is reads the queue."""
+    return {metric.type: demand for metric in autoscaling.metrics}
 
 
 def _parsed(raw: Object) -> InferenceService | None:

@@ -245,13 +245,17 @@ def demand_from_routers(observed: Observed, service: str) -> Demand | Lost:
         return Lost("no router pod is Ready")
     if observed.silent_routers:
         return Lost(f"router pods do not tell their state: {', '.join(observed.silent_routers)}")
-    reports = [router.report for router in observed.ready_routers if router.report]
-    held = sum(report.services[service].held for report in reports if service in report.services)
     return Demand(
-        waiting=held + sum(group.waiting for group in observed.groups),
+        waiting=held_requests(observed, service) + sum(group.waiting for group in observed.groups),
         running=sum(group.running for group in observed.groups),
         source="Routers",
     )
+
+
+def held_requests(observed: Observed, service: str) -> int:
+    """Requests that wait in the routers that speak."""
+    reports = [router.report for router in observed.ready_routers if router.report]
+    return sum(report.services[service].held for report in reports if service in report.services)
 
 
 def long_ready(since: str, now: float) -> bool:

@@ -7,25 +7,24 @@ for last (those that start count as capacity, so they are not asked for twice):
     proposal = N            if |ratio - 1| <= tolerance
                ceil(w / t)  otherwise
 
-The largest proposal wins, then come the stabilisation window, the policies and the bounds, as
-https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/ describes them. We
-differ in four ways, each towards not losing work:
+The largest proposal wins; `pacing` then says how fast the number may follow it, as
+https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/ describes. We differ in
+three ways, each towards not losing work:
 
 - A scale-down by Queue leaves seats for the requests that run and wait: a fleet that is busy but
   has no queue is not idle.
 - Replicas that are not routable yet never cause one: while those that are routable have more than
   the target waiting, the number holds.
 - A lost metric holds the number (never reads as zero), and counts in the window as a vote to hold.
-- The windows live in memory. A new leader begins with a vote for the recorded number, so a change
-  of leader never causes a scale-down.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from openinference_operator.spec import Autoscaling, Metric, Policy, ScalingRules
+from openinference_operator.pacing import Memory, pace, remember, remember_change
+from openinference_operator.spec import Autoscaling, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +50,6 @@ class Capacity:
     desired: int
     routable: int
     seats: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Past recommendations and changes, as (time, number), within the longest window or period."""
-
-    recommendations: tuple[tuple[float, int], ...]
-    changes: tuple[tuple[float, int], ...] = ()
-
-    @staticmethod
-    def begin(desired: int, now: float) -> "Memory":
-        """The memory of a new leader: one vote for the recorded number."""
-        return Memory(recommendations=((now, desired),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +102,25 @@ def decide(
         for metric in autoscaling.metrics
     )
     wanted = _largest(inputs, capacity.desired)
-    memory = _remember_recommendation(memory, wanted, autoscaling, now)
-    stable = _stabilize(wanted, capacity.desired, memory, autoscaling, now)
-    allowed, limit = _limit(stable, capacity.desired, memory, autoscaling, now)
+    memory = remember(memory, wanted, autoscaling, is_idle=_is_idle(inputs), now=now)
+    step = pace(wanted, capacity.desired, memory, autoscaling, now)
     decision = Decision(
-        desired=allowed,
-        reason=_reason(inputs, allowed, capacity.desired),
-        message=_message(inputs, allowed, capacity.desired, wanted),
+        desired=step.allowed,
+        reason=_reason(inputs, step.allowed, capacity.desired),
+        message=_message(inputs, step.allowed, capacity.desired, wanted),
         inputs=inputs,
-        is_stabilized=stable != wanted,
-        limited_by=limit,
+        is_stabilized=step.is_stabilized,
+        limited_by=step.limited_by,
     )
-    change = (now, allowed - capacity.desired)
-    changes = (*memory.changes, change) if change[1] else memory.changes
-    return decision, replace(memory, changes=changes)
+    return decision, remember_change(memory, step.allowed - capacity.desired, now)
+
+
+def _is_idle(inputs: Iterable[Input]) -> bool:
+    """Whether nothing waits or runs, as far as every metric knows."""
+    return all(
+        isinstance(entry.demand, Demand) and not entry.demand.waiting and not entry.demand.running
+        for entry in inputs
+    )
 
 
 def _evaluate(
@@ -156,89 +147,6 @@ def _proposal(metric: Metric, demand: Demand, capacity: Capacity, autoscaling: A
 def _largest(inputs: Iterable[Input], current: int) -> int:
     """The largest proposal; a lost metric votes for the present number."""
     return max(current if entry.proposal is None else entry.proposal for entry in inputs)
-
-
-def _remember_recommendation(
-    memory: Memory, wanted: int, autoscaling: Autoscaling, now: float
-) -> Memory:
-    rules = (autoscaling.scale_up, autoscaling.scale_down)
-    window = max(rule.stabilization_window_seconds for rule in rules)
-    period = max(policy.period_seconds for rule in rules for policy in rule.policies)
-    return Memory(
-        recommendations=(*_since(memory.recommendations, now - window), (now, wanted)),
-        changes=_since(memory.changes, now - period),
-    )
-
-
-def _stabilize(
-    wanted: int, current: int, memory: Memory, autoscaling: Autoscaling, now: float
-) -> int:
-    """The lowest recent recommendation on the way up, the highest on the way down."""
-    up_since = now - autoscaling.scale_up.stabilization_window_seconds
-    down_since = now - autoscaling.scale_down.stabilization_window_seconds
-    up = min([wanted, *(number for _, number in _since(memory.recommendations, up_since))])
-    down = max([wanted, *(number for _, number in _since(memory.recommendations, down_since))])
-    return min(max(current, up), down)
-
-
-def _limit(
-    stable: int, current: int, memory: Memory, autoscaling: Autoscaling, now: float
-) -> tuple[int, str | None]:
-    """Apply policies, then bounds; say which of them changed the number."""
-    allowed, limit = stable, None
-    if stable > current:
-        allowed = min(stable, _highest_allowed(current, memory, autoscaling.scale_up, now))
-        limit = "ScaleUpLimit" if allowed < stable else None
-    elif stable < current:
-        allowed = max(stable, _lowest_allowed(current, memory, autoscaling.scale_down, now))
-        limit = "ScaleDownLimit" if allowed > stable else None
-    if allowed > autoscaling.max_replicas:
-        return autoscaling.max_replicas, "TooManyReplicas"
-    if allowed < autoscaling.min_replicas:
-        return autoscaling.min_replicas, "TooFewReplicas"
-    return allowed, limit
-
-
-def _highest_allowed(current: int, memory: Memory, rules: ScalingRules, now: float) -> int:
-    def limit(policy: Policy) -> int:
-        start = _at_start_of_period(current, memory, policy, now)
-        if policy.type == "Pods":
-            return start + policy.value
-        return ceil(start * (100 + policy.value) / 100)
-
-    return max(current, _select(rules, limit, current, max, min))
-
-
-def _lowest_allowed(current: int, memory: Memory, rules: ScalingRules, now: float) -> int:
-    def limit(policy: Policy) -> int:
-        start = _at_start_of_period(current, memory, policy, now)
-        if policy.type == "Pods":
-            return start - policy.value
-        return start * max(0, 100 - policy.value) // 100
-
-    return min(current, _select(rules, limit, current, min, max))
-
-
-def _select(
-    rules: ScalingRules,
-    limit: Callable[[Policy], int],
-    current: int,
-    largest_change: Callable[[Iterable[int]], int],
-    smallest_change: Callable[[Iterable[int]], int],
-) -> int:
-    if rules.select_policy == "Disabled":
-        return current
-    choose = largest_change if rules.select_policy == "Max" else smallest_change
-    return choose(limit(policy) for policy in rules.policies)
-
-
-def _at_start_of_period(current: int, memory: Memory, policy: Policy, now: float) -> int:
-    changes = _since(memory.changes, now - policy.period_seconds)
-    return current - sum(change for _, change in changes)
-
-
-def _since(entries: Iterable[tuple[float, int]], start: float) -> tuple[tuple[float, int], ...]:
-    return tuple(entry for entry in entries if entry[0] > start)
 
 
 def _reason(inputs: Iterable[Input], desired: int, current: int) -> str:

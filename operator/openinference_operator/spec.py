@@ -89,6 +89,7 @@ class Autoscaling:
     min_replicas: int
     max_replicas: int
     interval_seconds: int
+    idle_after_seconds: int
     metrics: tuple[Metric, ...]
     scale_up: ScalingRules
     scale_down: ScalingRules
@@ -202,7 +203,7 @@ def _pod_template(fields: Fields) -> PodTemplate:
 def _autoscaling(fields: Fields) -> Autoscaling | None:
     if not fields.values:
         return None
-    minimum = _default(fields.integer("minReplicas", minimum=1), 1)
+    minimum = _default(fields.integer("minReplicas"), 1)
     maximum = fields.required_integer("maxReplicas", minimum=1)
     if minimum > maximum:
         raise SpecError(fields.at("minReplicas"), f"is {minimum}, above maxReplicas = {maximum}")
@@ -211,6 +212,9 @@ def _autoscaling(fields: Fields) -> Autoscaling | None:
         min_replicas=minimum,
         max_replicas=maximum,
         interval_seconds=max(1, _default(fields.duration_seconds("interval"), 15)),
+        idle_after_seconds=_default(
+            fields.section("scaleToZero").duration_seconds("idleAfter"), 600
+        ),
         metrics=_metrics(fields),
         scale_up=_scaling_rules(behavior.section("scaleUp"), SCALE_UP),
         scale_down=_scaling_rules(behavior.section("scaleDown"), SCALE_DOWN),

@@ -283,6 +283,24 @@ def test_who_decides_the_number_of_replicas(raw_service, spec, status, desired):
     assert recorded_desired(parse(raw_service(**spec)), status) == desired
 
 
+def test_scaled_to_zero_is_no_failure(make_world):
+    world = make_world(autoscaling=AUTOSCALING | {"minReplicas": 0})
+    world.desired = 0
+    world.settle()
+    status = status_of(world, decision(world.service, Demand(0, 0, "Prometheus"), 0, 0))
+    assert condition(status, "Ready")[:2] == ("True", "ScaledToZero")
+    assert condition(status, "Available")[:2] == ("False", "ScaledToZero")
+    assert status["replicasSummary"] == "0/0"
+
+
+def test_what_the_autoscaler_adds_is_not_missed_while_it_starts(make_world):
+    world = make_world(autoscaling=AUTOSCALING)
+    world.settle()
+    world.desired = 3
+    world.reconcile()
+    assert condition(status_of(world), "Ready")[0] == "True"
+
+
 def test_a_refusal_keeps_what_was_said_before(make_world):
     world = make_world(replicas=1)
     world.settle()

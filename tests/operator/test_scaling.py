@@ -5,7 +5,8 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openinference_operator.scaling import Capacity, Demand, Lost, Memory, decide
+from openinference_operator.pacing import Memory
+from openinference_operator.scaling import Capacity, Demand, Lost, decide
 from openinference_operator.spec import (
     SCALE_DOWN,
     SCALE_UP,
@@ -19,8 +20,9 @@ FREELY = ScalingRules(0, "Max", (Policy("Percent", 100000, 15),), Decimal("0.1")
 LOST = Lost("nobody answers")
 
 
-def autoscaling(up=FREELY, down=FREELY, minimum=1, maximum=10, target="4"):
-    return Autoscaling(minimum, maximum, 15, (Metric("Queue", Decimal(target)),), up, down)
+def autoscaling(up=FREELY, down=FREELY, minimum=1, maximum=10, target="4", idle_after=60):
+    metrics = (Metric("Queue", Decimal(target)),)
+    return Autoscaling(minimum, maximum, 15, idle_after, metrics, up, down)
 
 
 def evaluate(demand, current, rules=None, routable=None, seats=4, memory=None, now=1000.0):
@@ -87,7 +89,8 @@ def test_the_fallback_is_named():
 
 
 def rules(*policies, window=0, select="Max"):
-    return ScalingRules(window, select, tuple(policies), Decimal("0.1"))
+    given = policies or (Policy("Pods", 9, 60),)
+    return ScalingRules(window, select, given, Decimal("0.1"))
 
 
 LIMITS = {
@@ -185,6 +188,50 @@ def test_the_message_tells_the_numbers():
         "replicas: 2 -> 3, metrics ask for 3 "
         "(Queue: 9 waiting, 4 running, target 4 waiting per replica)"
     )
+
+
+IDLE, BUSY = waiting(0), waiting(0, running=1)
+
+
+def test_to_zero_when_idle_for_long_enough_whatever_the_window():
+    scaler = autoscaling(minimum=0, down=SCALE_DOWN)
+    assert play(scaler, 3, [IDLE] * 6) == [3, 3, 3, 3, 0, 0]
+
+
+def test_one_replica_stays_until_then():
+    scaler = autoscaling(minimum=0)
+    assert play(scaler, 3, [IDLE] * 5) == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("interruption", [BUSY, waiting(1), LOST], ids=["busy", "waiting", "lost"])
+def test_idleness_begins_anew_after(interruption):
+    scaler = autoscaling(minimum=0)
+    demands = [IDLE, IDLE, IDLE, interruption, *[IDLE] * 5]
+    assert play(scaler, 1, demands) == [1, 1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_without_a_minimum_of_zero_idleness_changes_nothing():
+    assert play(autoscaling(minimum=1), 1, [IDLE] * 9) == [1] * 9
+
+
+FROM_ZERO = {
+    "one request": (waiting(1), SCALE_UP, 1),
+    "many requests, within the policies": (waiting(40), SCALE_UP, 4),
+    "whatever the window": (waiting(1), rules(Policy("Pods", 4, 15), window=300), 1),
+    "when only percentages are allowed": (waiting(40), rules(Policy("Percent", 100, 15)), 1),
+    "when scaling up is disabled": (
+        waiting(40),
+        rules(Policy("Pods", 4, 15), select="Disabled"),
+        1,
+    ),
+    "nobody asks": (IDLE, SCALE_UP, 0),
+    "lost": (LOST, SCALE_UP, 0),
+}
+
+
+@pytest.mark.parametrize(("demand", "up", "desired"), FROM_ZERO.values(), ids=FROM_ZERO.keys())
+def test_from_zero(demand, up, desired):
+    assert play(autoscaling(up=up, minimum=0), 0, [demand]) == [desired]
 
 
 demands = st.one_of(

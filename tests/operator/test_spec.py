@@ -24,6 +24,7 @@ FULL = {
         "minReplicas": 2,
         "maxReplicas": 6,
         "interval": "1m30s",
+        "scaleToZero": {"idleAfter": "5m"},
         "metrics": [{"type": "Queue", "target": {"averageValue": "2500m"}}],
         "behavior": {
             "scaleUp": {"stabilizationWindowSeconds": 30, "selectPolicy": "Min"},
@@ -71,6 +72,7 @@ def test_autoscaling_is_read(raw_service):
     autoscaling = parse(raw_service(**FULL)).autoscaling
     assert (autoscaling.min_replicas, autoscaling.max_replicas) == (2, 6)
     assert autoscaling.interval_seconds == 90
+    assert autoscaling.idle_after_seconds == 300
     assert autoscaling.metrics == (Metric("Queue", Decimal("2.5")),)
     assert autoscaling.scale_up.stabilization_window_seconds == 30
     assert autoscaling.scale_up.select_policy == "Min"
