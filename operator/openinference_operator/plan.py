@@ -33,12 +33,14 @@ class Plan:
     """What to do now, and what the status says about it.
 
     `revision` is what the spec asks for, `target` what is rolled out: another one only while
-    `failure` says why the revision cannot be. `look_again_at`: when time alone changes the plan;
+    `failure` says why the revision cannot be; `current` is the last whose rollout was completed,
+    with this plan included. `look_again_at`: when time alone changes the plan;
     None when nothing waits for a time.
     """
 
     revision: str
     target: str
+    current: str
     failure: str
     desired: int
     states: tuple[GroupState, ...]
@@ -64,6 +66,7 @@ def plan_service(
     step = next_step(
         states, target, bounds(service.rollout, desired), routers_settled=observed.routers_settled
     )
+    current = target if _is_complete(states, target, desired) else observed.current_revision
     rendered = engine.build_pod_template(service, default_image)
     operations = (
         *_keep_revision(service, observed, revision, rendered),
@@ -73,12 +76,13 @@ def plan_service(
         *_changed([_routing(service, observed, step)], observed.live),
         *_creations(service, observed, target, step, rendered),
         *_deletions(service, observed, step),
-        *_mark_success(service, observed, states, target, desired, now),
+        *_mark_success(service, observed, current, now),
         *_forget_revisions(service, observed, revision),
     )
     return Plan(
         revision=revision,
         target=target,
+        current=current,
         failure=failure,
         desired=desired,
         states=states,
@@ -96,6 +100,12 @@ def plan_router(
         owners, settings.image, settings.replicas, settings.resources, settings.cluster_role
     )
     return tuple(_changed(manifests, live))
+
+
+def _is_complete(states: Sequence[GroupState], target: str, desired: int) -> bool:
+    """Whether all groups are of one revision, as many as wanted, and routable."""
+    done = [group for group in states if group.phase is Phase.ROUTABLE and group.revision == target]
+    return len(states) == len(done) == desired > 0
 
 
 def _failure(service: InferenceService, observed: Observed, revision: str, now: float) -> str:
@@ -212,18 +222,11 @@ def _mark_failures(
 
 
 def _mark_success(
-    service: InferenceService,
-    observed: Observed,
-    states: Sequence[GroupState],
-    target: str,
-    desired: int,
-    now: float,
+    service: InferenceService, observed: Observed, current: str, now: float
 ) -> Iterator[Operation]:
     """Note on a revision that its rollout was completed; the newest note is the current one."""
-    kept = observed.revisions.get(target)
-    done = [group for group in states if group.phase is Phase.ROUTABLE and group.revision == target]
-    is_complete = len(states) == len(done) == desired > 0
-    if is_complete and kept is not None and observed.current_revision != target:
+    kept = observed.revisions.get(current)
+    if kept is not None and observed.current_revision != current:
         newest = max(other.succeeded_at for other in observed.revisions.values())
         note = {names.ANNOTATION_SUCCEEDED_AT: timestamps.to_text(max(now, newest + 1))}
         yield Annotate(_revision_reference(service, kept), note)

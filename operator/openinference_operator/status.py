@@ -35,8 +35,8 @@ def build_status(facts: Facts, now: float) -> Status:
         "updateRevision": plan.revision,
         "conditions": build_conditions(judge(facts), observed.status, service, now),
     }
-    if observed.current_revision:
-        status["currentRevision"] = observed.current_revision
+    if plan.current:
+        status["currentRevision"] = plan.current
     if service.autoscaling is not None:
         status["scaling"] = _scaling(facts, now)
     return status

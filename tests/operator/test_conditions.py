@@ -51,6 +51,15 @@ def test_a_rollout_keeps_the_service_available_but_not_ready(make_world):
     assert status["currentRevision"] != status["updateRevision"]
 
 
+def test_a_service_is_ready_and_its_revision_current_in_one_write(make_world):
+    world = make_world(replicas=1)
+    while condition(status_of(world), "Ready")[0] != "True":
+        world.reconcile()
+        world.everybody_acts()
+    status = status_of(world)
+    assert status["currentRevision"] == status["updateRevision"]
+
+
 def test_no_group_that_answers_means_not_ready_whatever_the_past(make_world):
     world = make_world(replicas=1)
     world.settle()
