@@ -57,6 +57,8 @@ class Screen:
     def live(self) -> Iterator[Live]:
         with Live(console=self.console, refresh_per_second=8) as live:
             yield live
+        if not self.console.is_terminal:
+            self.console.print()  # there, rich leaves the cursor in the last line
 
 
 def typed(words: Sequence[str], folder: Path) -> str:

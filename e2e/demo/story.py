@@ -26,6 +26,7 @@ from e2e.kube import Kube, command
 from e2e.reach import reach
 from e2e.report import Report
 from e2e.traffic import Traffic
+from e2e.verdict import References
 
 NAMESPACE = "demo"
 SAMPLE = "docs/examples/smollm2.yaml"
@@ -53,9 +54,7 @@ async def tell(screen: Screen) -> None:
         reach(Kube("monitoring"), "prometheus", 9090) as prometheus_url,
     ):
         await chat(screen, url)
-        async with Traffic(url, MODEL) as traffic:
-            await traffic.learn([*STREAMS, *SHORT])
-            references = traffic.references
+        references = await learn(screen, url)
         async with Traffic(url, MODEL, references) as traffic:
             await scale(screen, traffic, url, prometheus_url)
         async with Traffic(url, MODEL, references) as traffic:
@@ -109,10 +108,20 @@ async def chat(screen: Screen, url: str) -> None:
     )
 
 
+async def learn(screen: Screen, url: str) -> References:
+    screen.say(
+        "Before anything disturbs the replica it answers a few more questions: the right answers, "
+        "with which every request from here on is compared."
+    )
+    async with Traffic(url, MODEL) as traffic:
+        await traffic.learn([*STREAMS, *SHORT])
+        return traffic.references
+
+
 async def scale(screen: Screen, traffic: Traffic, url: str, prometheus_url: str) -> None:
     screen.chapter("Load", f"{CLIENTS} clients, two seats: a queue grows, and replicas follow it.")
     query = waiting_query(NAMESPACE, SERVICE.name)
-    screen.command(f"python -m e2e.traffic --url {url} --rate 0 --streams {CLIENTS}")
+    screen.command(f".venv/bin/python -m e2e.traffic --url {url} --rate 0 --streams {CLIENTS}")
     question = shlex.quote(f"query={query}")
     screen.command(f"curl --silent {prometheus_url}/api/v1/query --data-urlencode {question}")
     traffic.keep(CLIENTS, STREAMS)
@@ -122,13 +131,14 @@ async def scale(screen: Screen, traffic: Traffic, url: str, prometheus_url: str)
             return await instant_value(session, prometheus_url, query)
 
         async with _patience("No second replica came"):
-            await _chart_until(screen, waiting, lambda each: _replicas(each) == 2)
-        screen.say("The second replica answers. The load ends now.")
+            grown = await _chart_until(screen, waiting, lambda each: _replicas(each) == 2)
+        screen.say(f"1 → 2 replicas, by the queue that {_source(grown)} measured. The load ends.")
         traffic.stop()
         async with _patience("The second replica did not go"):
-            await _chart_until(
+            shrunk = await _chart_until(
                 screen, waiting, lambda each: _replicas(each) == 1 and is_ready(each)
             )
+        screen.say(f"2 → 1 replicas, by the queue that {_source(shrunk)} measured.")
     _require_nothing_lost(screen, await traffic.finish())
 
 
@@ -200,15 +210,22 @@ async def _chart_until(
     screen: Screen,
     waiting: Callable[[], Awaitable[float | None]],
     is_reached: Callable[[Json], bool],
-) -> None:
+) -> Json:
     """Draw the queue twice a second until the service is in the state that is wanted."""
     values: list[float] = []
+    service: Json = {}
     with screen.live() as live:
         async for service in at_least_every(0.5, _states_until(is_reached)):
             value = await waiting()
             if value is not None:
                 values.append(value)
             live.update(scaling_view(service, values))
+    return service
+
+
+def _source(service: Json) -> str:
+    """Who measured the queue: Prometheus, or the routers where it is lost."""
+    return str(service["status"]["scaling"]["inputs"][0]["source"])
 
 
 def _replicas(service: Json) -> int:

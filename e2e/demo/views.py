@@ -10,7 +10,8 @@ from e2e.asks import Json
 from e2e.report import Report
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_MARKS = {"True": "[green]✓", "False": "[yellow]…"}
+_GOOD = "[green]✓"
+_NOT_YET = "[yellow]…"
 _CHART_WIDTH = 40
 
 
@@ -18,7 +19,7 @@ def conditions_view(service: Json) -> Table:
     """What the service says about itself, one line for each condition."""
     table = _table()
     for each in service.get("status", {}).get("conditions", []):
-        mark = _MARKS.get(each["status"], "[dim]?")
+        mark = _GOOD if _is_good(each) else _NOT_YET
         table.add_row(mark, each["type"], f"[dim]{each['reason']}", escape(each["message"]))
     return table
 
@@ -28,10 +29,12 @@ def scaling_view(service: Json, waiting: Sequence[float]) -> Table:
     status = service.get("status", {})
     scaling = status.get("scaling", {})
     newest = f"{waiting[-1]:.0f}" if waiting else "?"
+    sources = ", ".join(each.get("source", "?") for each in scaling.get("inputs", []))
     table = _table()
     table.add_row("waiting", f"[magenta]{sparkline(waiting)}[/] [bold]{newest}")
     table.add_row("replicas", f"[bold]{status.get('replicasSummary', '?')}[/] routable/desired")
     table.add_row("decision", f"{scaling.get('reason', '?')}: {escape(scaling.get('message', ''))}")
+    table.add_row("source", sources)
     return table
 
 
@@ -54,6 +57,12 @@ def sparkline(values: Sequence[float]) -> str:
     shown = values[-_CHART_WIDTH:]
     highest = max(shown, default=0) or 1
     return "".join(_BARS[round(value / highest * (len(_BARS) - 1))] for value in shown)
+
+
+def _is_good(condition: Json) -> bool:
+    """ScalingLimited is the one that should not be true; its name is HorizontalPodAutoscaler's."""
+    wanted = "False" if condition["type"] == "ScalingLimited" else "True"
+    return bool(condition["status"] == wanted)
 
 
 def _table() -> Table:
