@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # The engine's CPU kernels are built where there is a compiler; without them it computes with torch.
 NATIVE ?= $(if $(shell command -v c++),cpu,none)
 
-.PHONY: help install demo demo-down test e2e lint format build-cuda cluster-up cluster-down clean
+.PHONY: help install demo demo-down test e2e lint format build-cuda bench-cpu cluster-up cluster-down clean
 
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ build-cuda: install  ## Compile the CUDA kernels; needs no GPU (nvcc comes from 
 	$(UV) pip install --python $(BIN)/python -c constraints.txt --group cuda
 	OPENINFERENCE_NATIVE=cuda $(UV) pip install --python $(BIN)/python --no-deps \
 		--no-build-isolation --reinstall-package openinferencev2 -e .
+
+bench-cpu: install  ## Decode speed on this CPU beside llama.cpp and transformers
+	$(BIN)/python -m benchmarks.decode_cpu
 
 cluster-up: install  ## Start or repair the local Kubernetes
 	$(BIN)/python -m e2e.cluster up
