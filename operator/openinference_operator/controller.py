@@ -1,40 +1,35 @@
 """The workers: parse → observe → plan → apply → status, per key.
 
 A key is an InferenceService, or the router of a namespace. All state is in the objects; what is
-held here (the windows of the autoscaler, and when it evaluated last) may be lost at any time and
-only makes the next scale-down wait.
+held in memory (the windows of the autoscaler, the streams of the routers) may be lost at any
+time, and then only the next scale-down waits longer.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
 
 from openinference_operator import names
+from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.conditions import Facts, refused
 from openinference_operator.errors import LeaseLost, NameConflict, OperatorError, SpecError
 from openinference_operator.events import Note, Recorder, notes_on
 from openinference_operator.lease import Lease
-from openinference_operator.manifests.engine import seats
 from openinference_operator.metrics import RECONCILE_SECONDS
 from openinference_operator.observe import (
     Observed,
     Router,
-    demand_from_routers,
-    held_requests,
-    long_ready,
     observe,
     observe_routers,
     router_endpoint,
 )
-from openinference_operator.pacing import Memory
 from openinference_operator.plan import plan_router, plan_service
-from openinference_operator.scaling import Capacity, Decision, Demand, Lost, decide
+from openinference_operator.scaling import Decision
 from openinference_operator.settings import Settings
-from openinference_operator.signals.prometheus import Expected, Prometheus
 from openinference_operator.signals.router_state import Endpoint, RouterStates
-from openinference_operator.spec import Autoscaling, InferenceService, parse
+from openinference_operator.spec import InferenceService, parse
 from openinference_operator.status import (
     build_refusal,
     build_status,
@@ -63,15 +58,6 @@ class Key:
         return f"{self.namespace}/{self.service or 'router'}"
 
 
-@dataclass(slots=True)
-class Scaler:
-    """What the autoscaler of one service remembers between evaluations."""
-
-    memory: Memory
-    evaluated_at: float = 0.0
-    decision: Decision | None = None
-
-
 ROUTER_KINDS = (
     "ServiceAccount",
     "RoleBinding",
@@ -93,7 +79,7 @@ class Controller:
         recorder: Recorder,
         tokens: Tokens,
         states: RouterStates,
-        prometheus: Prometheus,
+        autoscaler: Autoscaler,
         queue: WorkQueue[Key],
     ) -> None:
         self._settings = settings
@@ -103,9 +89,8 @@ class Controller:
         self._recorder = recorder
         self._tokens = tokens
         self._states = states
-        self._prometheus = prometheus
+        self._autoscaler = autoscaler
         self._queue = queue
-        self._scalers: dict[Key, Scaler] = {}
         self._specs: dict[Key, tuple[object, ...]] = {}
         self._synced = asyncio.Event()
 
@@ -142,7 +127,7 @@ class Controller:
                 result = "ok"
             except LeaseLost as error:
                 log.info("left to the leader: key=%s reason=%s", key, error)
-                self._scalers.clear()
+                self._autoscaler.forget_all()
             except OperatorError as error:
                 log.warning("will retry: key=%s error=%s", key, error)
             except Exception:
@@ -158,7 +143,8 @@ class Controller:
             return
         raw = self._store.get(names.KIND, key.namespace, key.service, key.service)
         if raw is None or "deletionTimestamp" in raw["metadata"]:
-            self._scalers.pop(key, None)
+            self._autoscaler.forget(key)
+            self._specs.pop(key, None)
             return
         if self._routers_are_connecting(key.namespace):
             self._queue.add_after(key, CONNECTING_SECONDS)
@@ -200,53 +186,15 @@ class Controller:
         recorded: int,
         now: float,
     ) -> Decision | None:
-        """Evaluate the autoscaler when it is due; between evaluations its decision stands."""
+        """The decision of the autoscaler that stands now; None when it has no say."""
         if service.autoscaling is None or service.suspend:
-            self._scalers.pop(key, None)
+            self._autoscaler.forget(key)
             return None
-        scaler = self._scalers.setdefault(key, Scaler(Memory.begin(recorded, now)))
-        due_in = scaler.evaluated_at + service.autoscaling.interval_seconds - now
-        wakes = recorded == 0 and held_requests(observed, service.name) > 0
-        if due_in > 0 and not wakes:
-            self._queue.add_after(key, due_in)
-            return scaler.decision
-        demands = await self._demands(service, service.autoscaling, observed, now)
-        routable = sum(
-            group.is_routable and group.draining_since is None for group in observed.groups
+        standing = await self._autoscaler.evaluate(
+            key, service, service.autoscaling, observed, recorded, now
         )
-        capacity = Capacity(recorded, routable, seats(service))
-        scaler.decision, scaler.memory = decide(
-            service.autoscaling, demands, capacity, scaler.memory, now
-        )
-        scaler.evaluated_at = now
-        self._queue.add_after(key, service.autoscaling.interval_seconds)
-        return scaler.decision
-
-    async def _demands(
-        self,
-        service: InferenceService,
-        autoscaling: Autoscaling,
-        observed: Observed,
-        now: float,
-    ) -> dict[str, Demand | Lost]:
-        """Ask Prometheus, and the routers where it has no answer."""
-        pods = [group.pod for group in observed.groups if group.pod and group.pod.is_ready]
-        expected = Expected(
-            routers=sum(long_ready(router.ready_since, now) for router in observed.ready_routers),
-            engines=sum(long_ready(pod.ready_since, now) for pod in pods),
-        )
-        if not observed.groups and (held := held_requests(observed, service.name)):
-            # Nothing runs, and a router knows sooner than the next scrape that somebody waits.
-            return _for_all(autoscaling, Demand(held, 0, "Routers"))
-        queue = await self._prometheus.queue(service.namespace, service.name, expected)
-        if isinstance(queue, Lost):
-            fallback = demand_from_routers(observed, service.name)
-            queue = (
-                Lost(f"{queue.reason}; {fallback.reason}")
-                if isinstance(fallback, Lost)
-                else fallback
-            )
-        return _for_all(autoscaling, queue)
+        self._queue.add_after(key, standing.next_in_seconds)
+        return standing.decision
 
     async def _reconcile_router(self, namespace: str) -> None:
         raws = self._store.services(namespace)
@@ -257,6 +205,14 @@ class Controller:
         ]
         if not owners:
             return
+        try:
+            await self._keep_router(namespace, owners)
+        except NameConflict as error:
+            for raw in raws:
+                await self._recorder.record(raw, Note("NameConflict", str(error), "Warning"))
+            raise
+
+    async def _keep_router(self, namespace: str, owners: Sequence[InferenceService]) -> None:
         self._lease.check()
         await self._tokens.ensure(owners)
         live = {
@@ -296,11 +252,6 @@ class Controller:
 
     def _routers_are_connecting(self, namespace: str) -> bool:
         return any(map(self._states.is_connecting, self._endpoints(namespace)))
-
-
-def _for_all(autoscaling: Autoscaling, demand: Demand | Lost) -> dict[str, Demand | Lost]:
-    """Every metric there is reads the queue."""
-    return {metric.type: demand for metric in autoscaling.metrics}
 
 
 def _parsed(raw: Object) -> InferenceService | None:

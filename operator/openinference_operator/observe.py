@@ -184,7 +184,7 @@ def observe_routers(
             Router(
                 pod=pod.name,
                 is_ready=pod.is_ready and not pod.is_terminating,
-                may_carry=endpoint is not None and (pod.has_started or pod.is_terminating),
+                may_carry=endpoint is not None,
                 ready_since=pod.ready_since,
                 report=report_of(endpoint) if endpoint else None,
             )
@@ -193,13 +193,12 @@ def observe_routers(
 
 
 def router_endpoint(raw: Object) -> Endpoint | None:
-    """Where a router pod serves its state; None before it has an address."""
-    address = raw.get("status", {}).get("podIP")
-    is_running = raw.get("status", {}).get("phase") == "Running"
-    metadata = raw["metadata"]
-    if not address or not is_running:
+    """Where a router pod serves its state; None before it has started and after it has ended."""
+    pod, status, metadata = read_pod(raw), raw.get("status", {}), raw["metadata"]
+    is_serving = status.get("phase") == "Running" and (pod.has_started or pod.is_terminating)
+    if not is_serving or "podIP" not in status:
         return None
-    return Endpoint(metadata["namespace"], metadata["name"], address)
+    return Endpoint(metadata["namespace"], metadata["name"], status["podIP"])
 
 
 def is_owned_by(obj: Object, uid: str) -> bool:

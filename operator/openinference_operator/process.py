@@ -8,6 +8,7 @@ import aiohttp
 import kopf
 
 from openinference_operator import logs
+from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.cluster import Cluster
 from openinference_operator.controller import Controller, Key
 from openinference_operator.endpoints import serve
@@ -48,7 +49,7 @@ async def run(settings: Settings) -> None:
             recorder=Recorder(cluster),
             tokens=tokens,
             states=states,
-            prometheus=Prometheus(session, settings.prometheus_url),
+            autoscaler=Autoscaler(Prometheus(session, settings.prometheus_url)),
             queue=queue,
         )
         watching = asyncio.Event()

@@ -1,11 +1,8 @@
 """Writer, lease, tokens and events against an API server over real HTTP (a small model of one)."""
 
 import asyncio
-import itertools
-import json
 
 import pytest
-from aiohttp import web
 from kubernetes.aio import client
 from openinference_operator import lease as lease_module
 from openinference_operator import names
@@ -21,139 +18,6 @@ from openinference_operator.spec import parse
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.writer import Writer
-
-
-class ApiServer:
-    """Objects by path, with identities, versions, preconditions and owners of fields."""
-
-    def __init__(self):
-        self.objects = {}
-        self.calls = []
-        self.failures = []
-        self._numbers = itertools.count(1)
-
-    async def handle(self, request):
-        self.calls.append((request.method, request.path))
-        if self.failures:
-            return error(self.failures.pop(0), "Internal")
-        body = json.loads(await request.text() or "null")
-        path = request.path.removesuffix("/status")
-        return getattr(self, f"_{request.method.lower()}")(path, body, request)
-
-    def put(self, kind, name, **fields):
-        """Place an object that somebody else made."""
-        metadata = {"name": name, "namespace": "team-a", **fields.pop("metadata", {})}
-        path = RESOURCES[kind].path("team-a", name)
-        return self._store(path, {"kind": kind, "metadata": metadata, **fields}, "somebody")
-
-    def _get(self, path, _, request):
-        if path in self.objects:
-            return web.json_response(self.objects[path])
-        prefix = f"{path}/"
-        if path.rsplit("/", 1)[1] in {resource.plural for resource in RESOURCES.values()}:
-            items = [obj for place, obj in self.objects.items() if place.startswith(prefix)]
-            start, limit = int(request.query.get("continue") or 0), int(request.query["limit"])
-            more = {"continue": str(start + limit)} if len(items) > start + limit else {}
-            page = items[start : start + limit]
-            return web.json_response({"items": page, "metadata": more})
-        return error(404, "NotFound")
-
-    def _post(self, path, body, _):
-        path = f"{path}/{body['metadata']['name']}"
-        if path in self.objects:
-            return error(409, "AlreadyExists")
-        return web.json_response(self._store(path, body, names.FIELD_MANAGER), status=201)
-
-    def _put(self, path, body, _):
-        present = self.objects[path]
-        if body["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"]:
-            return error(409, "Conflict")
-        return web.json_response(self._store(path, body, names.FIELD_MANAGER))
-
-    def _patch(self, path, body, request):
-        present = self.objects.get(path)
-        if request.content_type == "application/merge-patch+json":
-            if present is None:
-                return error(404, "NotFound")
-            given = body["metadata"]
-            if any(
-                given.get(key) != present["metadata"][key] for key in ("uid", "resourceVersion")
-            ):
-                return error(409, "Conflict")
-            return web.json_response(self._store(path, merged(present, body), "same"))
-        if present and present["manager"] == "somebody" and request.query["force"] == "false":
-            return error(409, "Conflict")
-        return web.json_response(
-            self._store(path, merged(present or {}, body), names.FIELD_MANAGER)
-        )
-
-    def _delete(self, path, body, _):
-        present = self.objects.get(path)
-        if present is None:
-            return error(404, "NotFound")
-        if any(present["metadata"][key] != value for key, value in body["preconditions"].items()):
-            return error(409, "Conflict")
-        del self.objects[path]
-        return web.json_response({"kind": "Status", "status": "Success"})
-
-    def _store(self, path, obj, manager):
-        uid = (
-            self.objects.get(path, {}).get("metadata", {}).get("uid")
-            or f"uid-{next(self._numbers)}"
-        )
-        metadata = {**obj["metadata"], "uid": uid, "resourceVersion": str(next(self._numbers))}
-        self.objects[path] = {**obj, "metadata": metadata, "manager": manager}
-        return self.objects[path]
-
-
-def identity(obj):
-    return obj["metadata"].get("uid"), obj["metadata"].get("resourceVersion")
-
-
-def merged(present, patch):
-    if not isinstance(patch, dict) or not isinstance(present, dict):
-        return patch
-    keys = present.keys() | patch.keys()
-    return {
-        key: merged(present[key], patch[key])
-        if key in present and key in patch
-        else patch.get(key, present.get(key))
-        for key in keys
-    }
-
-
-def error(status, reason):
-    body = {"kind": "Status", "reason": reason, "message": f"model says {reason}"}
-    return web.json_response(body, status=status)
-
-
-@pytest.fixture
-async def server():
-    api = ApiServer()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", api.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield api
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def cluster(server):
-    connection = Cluster(client.ApiClient(client.Configuration(host=server.url)))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def lease(cluster):
-    held = Lease(cluster, "system", "operator-0")
-    task = asyncio.create_task(held.keep())
-    await held.wait_until_held()
-    yield held
-    task.cancel()
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""The autoscaler of all services: asks the signals when it is time, and remembers the windows.
+
+The decision itself is made by `scaling`, without clocks and networks. Between two evaluations the
+last decision stands. All that is held here may be lost; a new leader begins with new windows.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from openinference_operator.manifests.engine import seats
+from openinference_operator.observe import (
+    Observed,
+    demand_from_routers,
+    held_requests,
+    long_ready,
+)
+from openinference_operator.pacing import Memory
+from openinference_operator.scaling import Capacity, Decision, Demand, Lost, decide
+from openinference_operator.signals.prometheus import Expected, Prometheus
+from openinference_operator.spec import Autoscaling, InferenceService
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is remembered of one service between evaluations."""
+
+    memory: Memory
+    evaluated_at: float = 0.0
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The decision that stands, and when the next evaluation is due."""
+
+    decision: Decision | None
+    next_in_seconds: float
+
+
+class Autoscaler:
+    """Evaluates services one at a time."""
+
+    def __init__(self, prometheus: Prometheus) -> None:
+        self._prometheus = prometheus
+        self._records: dict[Hashable, _Record] = {}
+
+    def forget(self, key: Hashable) -> None:
+        """Drop what is remembered of a service that is gone or not scaled."""
+        self._records.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Drop everything, because another leader may have decided since."""
+        self._records.clear()
+
+    async def evaluate(
+        self,
+        key: Hashable,
+        service: InferenceService,
+        autoscaling: Autoscaling,
+        observed: Observed,
+        recorded: int,
+        now: float,
+    ) -> Standing:
+        """Decide, if it is time or a request waits at zero replicas.
+
+        `recorded` is the number asked for last, as the status has it.
+        """
+        record = self._records.setdefault(key, _Record(Memory.begin(recorded, now)))
+        due_in = record.evaluated_at + autoscaling.interval_seconds - now
+        wakes = recorded == 0 and held_requests(observed, service.name) > 0
+        if due_in > 0 and not wakes:
+            return Standing(record.decision, due_in)
+        demand = await self._demand(service, observed, now)
+        demands: dict[str, Demand | Lost] = dict.fromkeys(_types(autoscaling), demand)
+        capacity = Capacity(recorded, _routable(observed), seats(service))
+        record.decision, record.memory = decide(autoscaling, demands, capacity, record.memory, now)
+        record.evaluated_at = now
+        return Standing(record.decision, autoscaling.interval_seconds)
+
+    async def _demand(
+        self, service: InferenceService, observed: Observed, now: float
+    ) -> Demand | Lost:
+        """Ask Prometheus, and the routers where it has no answer."""
+        held = held_requests(observed, service.name)
+        if held and not observed.groups:
+            # Nothing runs, and a router knows sooner than the next scrape that somebody waits.
+            return Demand(held, 0, "Routers")
+        expected = _expected(observed, now)
+        told = await self._prometheus.queue(service.namespace, service.name, expected)
+        if isinstance(told, Demand):
+            return told
+        fallback = demand_from_routers(observed, service.name)
+        if isinstance(fallback, Demand):
+            return fallback
+        return Lost(f"{told.reason}; {fallback.reason}")
+
+
+def _types(autoscaling: Autoscaling) -> list[str]:
+    return [metric.type for metric in autoscaling.metrics]
+
+
+def _expected(observed: Observed, now: float) -> Expected:
+    pods = [group.pod for group in observed.groups if group.pod is not None and group.is_ready]
+    return Expected(
+        routers=sum(long_ready(router.ready_since, now) for router in observed.ready_routers),
+        engines=sum(long_ready(pod.ready_since, now) for pod in pods),
+    )
+
+
+def _routable(observed: Observed) -> int:
+    return sum(group.is_routable and not group.is_going for group in observed.groups)

@@ -1,0 +1,175 @@
+"""The controller as a whole: real writer, lease and planner, with an API server over HTTP."""
+
+import asyncio
+import time
+
+import aiohttp
+import pytest
+from openinference_operator import names, timestamps
+from openinference_operator.autoscaler import Autoscaler
+from openinference_operator.cluster import RESOURCES
+from openinference_operator.controller import Controller, Key
+from openinference_operator.events import Recorder
+from openinference_operator.settings import Settings
+from openinference_operator.signals.prometheus import Prometheus
+from openinference_operator.signals.router_state import RouterStates
+from openinference_operator.store import Store
+from openinference_operator.tokens import Tokens
+from openinference_operator.workqueue import WorkQueue
+from openinference_operator.writer import Writer
+
+
+class Running:
+    """A controller with two workers, and what it wrote."""
+
+    def __init__(self, server, store, controller, queue):
+        self.server = server
+        self.store = store
+        self.controller = controller
+        self.queue = queue
+
+    def submit(self, raw):
+        """Let the watch show an InferenceService."""
+        fields = {key: raw[key] for key in ("apiVersion", "metadata", "spec")}
+        stored = self.server.put("InferenceService", raw["metadata"]["name"], **fields)
+        assert self.store.put(stored)
+        self.controller.changed(stored)
+
+    def kinds(self):
+        return sorted({obj["kind"] for obj in self.server.objects.values()})
+
+    def status(self, name="demo"):
+        path = RESOURCES["InferenceService"].path("team-a", name)
+        return self.server.objects[path].get("status", {})
+
+    def ready(self, name="demo"):
+        conditions = self.status(name).get("conditions", [])
+        return next((entry for entry in conditions if entry["type"] == "Ready"), {})
+
+
+async def until(claim, seconds=5.0):
+    """Wait until a claim holds, and fail when it does not in time."""
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it did not come true"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def running(server, cluster, lease):
+    store, queue, tokens = Store(), WorkQueue(), Tokens(cluster)
+    async with aiohttp.ClientSession() as session:
+        states = RouterStates(session, tokens.token_of, lambda *_: None)
+        controller = Controller(
+            settings=Settings(engine_image="engine:1"),
+            store=store,
+            lease=lease,
+            writer=Writer(cluster, lease, store),
+            recorder=Recorder(cluster),
+            tokens=tokens,
+            states=states,
+            autoscaler=Autoscaler(Prometheus(session, "")),
+            queue=queue,
+        )
+        workers = [asyncio.create_task(controller.work()) for _ in range(2)]
+        controller.start()
+        yield Running(server, store, controller, queue)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        await states.close()
+
+
+async def test_a_new_service_gets_all_its_objects(running, raw_service):
+    running.submit(raw_service(replicas=2))
+    await until(lambda: "Deployment" in running.kinds() and "StatefulSet" in running.kinds())
+    await until(lambda: running.status().get("replicas") == 2)
+    assert {
+        "ConfigMap",
+        "ControllerRevision",
+        "Deployment",
+        "PodDisruptionBudget",
+        "RoleBinding",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    } <= set(running.kinds())
+    assert running.ready()["reason"] == "RouterNotReady"
+
+
+async def test_an_impossible_spec_is_refused_in_words_and_stops_nobody_else(running, raw_service):
+    running.submit(raw_service(name="bad", model={"uri": "ftp://x"}))
+    running.submit(raw_service(name="good"))
+    await until(lambda: running.ready("bad") and running.ready("good"))
+    assert running.ready("bad")["reason"] == "InvalidSpec"
+    assert "spec.model.uri: is 'ftp://x'" in running.ready("bad")["message"]
+    assert running.ready("good")["reason"] == "RouterNotReady"
+
+
+async def test_a_taken_name_is_a_condition_until_it_is_free(running, server, raw_service):
+    server.put("Service", "demo", spec={"selector": {"app": "theirs"}})
+    running.submit(raw_service())
+    await until(lambda: running.ready().get("reason") == "NameConflict")
+    assert "Service 'demo'" in running.ready()["message"]
+    del server.objects[RESOURCES["Service"].path("team-a", "demo")]
+    await until(lambda: running.ready().get("reason") == "RouterNotReady")
+
+
+async def test_an_api_server_that_fails_now_and_then_is_outlived(running, server, raw_service):
+    server.failures = [500, 429, 503, 500]
+    running.submit(raw_service())
+    await until(lambda: running.status().get("replicas") == 1)
+
+
+async def test_nothing_is_done_twice_at_rest(running, server, raw_service):
+    running.submit(raw_service())
+    await until(lambda: running.status().get("replicas") == 1)
+    await asyncio.sleep(0.3)
+    calls = len(server.calls)
+    for _ in range(5):
+        running.queue.add(Key("team-a", "demo"))
+        running.queue.add(Key("team-a", ""))
+        await asyncio.sleep(0.02)
+    assert len(server.calls) == calls
+
+
+async def test_a_service_that_is_being_deleted_is_left_to_the_garbage_collector(
+    running, server, raw_service
+):
+    raw = raw_service()
+    raw["metadata"]["deletionTimestamp"] = timestamps.to_text(0)
+    running.submit(raw)
+    await asyncio.sleep(0.2)
+    assert set(running.kinds()) <= {"InferenceService", "Lease"}
+
+
+async def test_without_the_lease_nothing_is_done(running, lease, server, raw_service):
+    await lease.release()
+    calls = len(server.calls)
+    running.submit(raw_service())
+    await asyncio.sleep(0.2)
+    assert len(server.calls) == calls
+
+
+async def test_the_scaler_records_its_number_before_it_acts(running, server, raw_service):
+    metrics = [{"type": "Queue", "target": {"averageValue": 1}}]
+    running.submit(raw_service(replicas=3, autoscaling={"maxReplicas": 5, "metrics": metrics}))
+    await until(lambda: running.status().get("replicas") == 3)
+    assert running.status()["scaling"]["desired"] == 3
+    writes = [path for method, path in server.calls if method in ("PATCH", "POST")]
+    first_status = next(at for at, path in enumerate(writes) if path.endswith("/demo/status"))
+    first_group = next(at for at, path in enumerate(writes) if path.endswith("/statefulsets"))
+    assert first_status < first_group
+
+
+async def test_the_router_belongs_to_every_service(running, server, raw_service):
+    running.submit(raw_service())
+    running.submit(raw_service(name="other"))
+    path = RESOURCES["Deployment"].path("team-a", names.ROUTER)
+
+    def owners():
+        metadata = server.objects.get(path, {}).get("metadata", {})
+        return {owner["name"] for owner in metadata.get("ownerReferences", [])}
+
+    await until(lambda: owners() == {"demo", "other"})
