@@ -1,6 +1,6 @@
 """Decode speed through the whole engine loop: scheduler, runner, kernels, tokens read back.
 
-    python -m benchmarks.decode --shape llama-2-7b --batch 1,8,32
+    python -m benchmarks.decode --shape llama-2-7b --weights bfloat16 --batch 1,8,32
 
 Every sequence gets a random prompt and decodes greedily. Counted are the steps in which all of
 them decode, from one schedule to the next. Beside tok/s: its ratio to the peer (vLLM 0.26 on an
@@ -27,8 +27,10 @@ from benchmarks.limits import copy_bytes_per_second
 from benchmarks.shapes import SHAPES, random_llama, step_bytes
 
 PEER_TOKENS_PER_SECOND = {
-    "llama-2-7b": {1: 164, 8: 1212, 32: 4097},
-    "llama-2-13b": {1: 96, 8: 708},
+    ("llama-2-7b", "bfloat16"): {1: 164, 8: 1212, 32: 4097},
+    ("llama-2-7b", "int4"): {1: 264, 8: 1903, 32: 5640},
+    ("llama-2-13b", "bfloat16"): {1: 96, 8: 708},
+    ("llama-2-13b", "int4"): {1: 186, 8: 1306},
 }
 
 
@@ -66,6 +68,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--weights", choices=("bfloat16", "int4"), default="bfloat16")
     parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 32 each")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--output", type=int, default=256)
@@ -79,7 +82,7 @@ def main() -> None:
     batches = [int(batch) for batch in options.batch.split(",")]
     num_blocks = max(batches) * pages
     cache = KVCache(config, num_blocks, device)
-    weights = random_llama(config, length, device)
+    weights = random_llama(config, length, device, options.weights)
     decoder = Decoder(kernels, weights, config, cache, pages)
     switches = {"uses_graphs": not options.eager, "overlaps": not options.no_overlap}
     runner = CudaRunner(kernels, decoder, **switches)
@@ -88,13 +91,15 @@ def main() -> None:
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
     )
-    print(f"{options.shape} bf16, prompt {options.prompt}, output {options.output}, {switches}")
+    print(
+        f"{options.shape} {options.weights}, {options.prompt} + {options.output} tokens, {switches}"
+    )
     for batch in batches:
         measure(runner, config, num_blocks, batch, options.prompt, 4)  # captures the graphs
         speed = measure(runner, config, num_blocks, batch, options.prompt, options.output)
-        peer = PEER_TOKENS_PER_SECOND.get(options.shape, {}).get(batch)
+        peer = PEER_TOKENS_PER_SECOND.get((options.shape, options.weights), {}).get(batch)
         context = options.prompt + options.output // 2
-        floor = step_bytes(config, batch, context) / limit
+        floor = step_bytes(config, batch, context, options.weights) / limit
         step = speed.seconds / speed.num_steps
         print(
             f"b{batch}: {speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "

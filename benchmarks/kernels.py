@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.llama_weights import WeightFormat
 from openinference_engine.ops.cuda import load_kernels
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
-from benchmarks.shapes import SHAPES, random_llama, step_bytes
+from benchmarks.shapes import SHAPES, matrix_bytes, random_llama, step_bytes
 
 _MIN_READ_BYTES = 1 << 28  # several times the L2 cache, for the op that runs once a step
 
@@ -35,7 +36,9 @@ class Case:
     num_bytes: int
 
 
-def cases(decoder: Decoder, rows: int, context: int) -> list[Case]:
+def cases(
+    decoder: Decoder, rows: int, context: int, weight_format: WeightFormat = "bfloat16"
+) -> list[Case]:
     """The kernels of one step, for `rows` sequences of `context` positions each."""
     config = decoder.config
     hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
@@ -43,29 +46,32 @@ def cases(decoder: Decoder, rows: int, context: int) -> list[Case]:
     head_bytes = 2 * config.vocab_size * hidden
     head_calls = math.ceil(_MIN_READ_BYTES / head_bytes)
 
-    def per_layer(op: Callable[[int, int, Any], None], elements: int) -> Case:
+    def per_layer(op: Callable[[int, int, Any], None], num_bytes: int) -> Case:
         def queue(stream: Any) -> None:
             for layer in range(config.num_layers):
                 op(layer, rows, stream)
 
-        return Case(op.__name__, queue, config.num_layers, 2 * elements)
+        return Case(op.__name__, queue, config.num_layers, num_bytes)
+
+    def matrix(op: Callable[[int, int, Any], None], elements: int) -> Case:
+        return per_layer(op, matrix_bytes(elements, weight_format))
 
     def queue_head(stream: Any) -> None:
         for _ in range(head_calls):
             decoder.choose_token(rows, stream)
 
     return [
-        per_layer(decoder.project_qkv, (query + 2 * key) * hidden),
-        per_layer(decoder.attend, 2 * rows * context * key),
-        per_layer(decoder.project_output, hidden * query),
-        per_layer(decoder.project_gate_up, 2 * inner * hidden),
-        per_layer(decoder.project_down, hidden * inner),
+        matrix(decoder.project_qkv, (query + 2 * key) * hidden),
+        per_layer(decoder.attend, 4 * rows * context * key),
+        matrix(decoder.project_output, hidden * query),
+        matrix(decoder.project_gate_up, 2 * inner * hidden),
+        matrix(decoder.project_down, hidden * inner),
         Case("choose_token", queue_head, head_calls, head_bytes),
         Case(
             "whole step",
             lambda stream: decoder.queue(rows, stream),
             1,
-            step_bytes(config, rows, context),
+            step_bytes(config, rows, context, weight_format),
         ),
     ]
 
@@ -93,6 +99,7 @@ def replay_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--weights", choices=("bfloat16", "int4"), default="bfloat16")
     parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 32 each")
     parser.add_argument("--context", type=int, default=256)
     options = parser.parse_args()
@@ -103,16 +110,17 @@ def main() -> None:
     cache = KVCache(config, max(counts) * pages, device)
     for layer in (*cache.keys, *cache.values):
         layer.normal_()
-    weights = random_llama(config, pages * 16, device)
+    weights = random_llama(config, pages * 16, device, options.weights)
     decoder = Decoder(kernels, weights, config, cache, pages)
     limit = copy_bytes_per_second(device, 1 << 33)
 
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
     )
-    print(f"{options.shape} bf16, context {options.context}: us per call, plain and overlapping")
+    print(f"{options.shape} {options.weights}, context {options.context}")
+    print("us per call, plain and overlapping; speed of the faster")
     for rows in counts:
-        for case in cases(decoder, rows, options.context):
+        for case in cases(decoder, rows, options.context, options.weights):
             times = []
             for overlaps in (False, True):
                 place_sequences(decoder, rows, options.context)

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import torch
 from openinference_engine.config import ModelConfig
-from openinference_engine.decoder import LayerWeights, LlamaWeights, pad_rows
+from openinference_engine.llama_weights import (
+    LayerWeights,
+    LlamaWeights,
+    WeightFormat,
+    packed,
+    pad_rows,
+)
 from torch import Tensor
 
 
@@ -30,7 +36,12 @@ SHAPES = {
 }
 
 
-def random_llama(config: ModelConfig, num_positions: int, device: torch.device) -> LlamaWeights:
+def random_llama(
+    config: ModelConfig,
+    num_positions: int,
+    device: torch.device,
+    weight_format: WeightFormat = "bfloat16",
+) -> LlamaWeights:
     generator = torch.Generator(device).manual_seed(0)
 
     def matrix(rows: int, columns: int) -> Tensor:
@@ -41,28 +52,36 @@ def random_llama(config: ModelConfig, num_positions: int, device: torch.device) 
     query = config.num_heads * config.head_dim
     qkv = query + 2 * config.num_kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
-    layers = [
+    unpacked = (
         LayerWeights(
             norm, matrix(qkv, hidden), matrix(hidden, query), norm,
             matrix(2 * inner, hidden), matrix(hidden, inner),
         )
         for _ in range(config.num_layers)
-    ]  # fmt: skip
+    )  # fmt: skip
     frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
     angles = torch.arange(num_positions)[:, None] * frequencies
     return LlamaWeights(
         embedding=matrix(config.vocab_size, hidden),
-        layers=layers,
+        layers=[packed(layer, config, weight_format, device) for layer in unpacked],
         norm=norm,
         head=pad_rows(matrix(config.vocab_size, hidden)),
         rotary=torch.stack([angles.cos(), angles.sin()], dim=-1).to(device),
     )
 
 
-def step_bytes(config: ModelConfig, rows: int, context: int) -> int:
+def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
+    """In a layer: two bytes each, or four bits and a two-byte scale for every 128."""
+    return elements * 2 if weight_format == "bfloat16" else elements // 2 + elements // 64
+
+
+def step_bytes(
+    config: ModelConfig, rows: int, context: int, weight_format: WeightFormat = "bfloat16"
+) -> int:
     """What one decode step must read: every weight but the embedding, and the keys and values."""
     head_dim = config.head_dim
     attention = config.hidden_size * head_dim * 2 * (config.num_heads + config.num_kv_heads)
     layer = attention + 3 * config.hidden_size * config.intermediate_size
-    weights = config.num_layers * layer + config.vocab_size * config.hidden_size
-    return 2 * weights + rows * context * config.kv_bytes_per_token(2)
+    weights = config.num_layers * matrix_bytes(layer, weight_format)
+    head = 2 * config.vocab_size * config.hidden_size
+    return weights + head + rows * context * config.kv_bytes_per_token(2)

@@ -4,6 +4,9 @@
 //   Q query heads · KV key-value heads · S cache slots, 16 to a page · P pages per sequence
 // A row whose position is negative is padding: it writes no cache, and its outputs mean nothing.
 //
+// Weights named as matrices are bf16 (outputs, inputs), or int4 in the units of cuda/int4_weights.cuh,
+// uint8 (outputs / 16, inputs / 128, 1056), packed in the order in which the op walks over rows.
+//
 // Between ops a hidden state travels as three tensors: `hidden` (T, H) float32, the residual;
 // `x` (T, H) bf16 = γ∘hidden, γ being the next norm's weight; `sum_squares` (T, H/16) float32, the
 // sums of hidden² over 16 columns each, from which the reader makes the norm's scalar.
@@ -41,7 +44,7 @@ void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, 
 
 // tokens (T) int32 ← argmax of logits (T, V) float32 ← norm(x)·Wᵀ, weights (≥ V, H) padded to a
 // multiple of 16 rows; the lowest id wins a tie; a row without a comparable logit (NaN) gets -1. Then positions += 1 (a -1 token stops its
-// row: position ← -1). best (≥ 2·T·multiprocessors) float32 and counter (1) int32, zero before the
+// row: position ← -1). best (≥ 4·T·multiprocessors) float32 and counter (1) int32, zero before the
 // first call, are scratch.
 void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                   const Tensor& logits, const Tensor& tokens, const Tensor& positions,

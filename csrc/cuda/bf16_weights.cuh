@@ -6,13 +6,15 @@
 #pragma once
 
 #include "device.cuh"
+#include "tile.cuh"
 
 namespace openinference {
 
 struct Bf16Weights {
-    using Element = bf16;
     static constexpr int kUnitColumns = 128;
-    static constexpr int kColumnMultiple = 32;
+    // 16 loads of 16 bytes in flight per lane take half a block's registers: one block, two units.
+    __host__ __device__ static constexpr int blocks(int) { return 1; }
+    __host__ __device__ static constexpr int depth(int) { return 2; }
 
     const bf16* rows;
     int columns;
@@ -21,15 +23,13 @@ struct Bf16Weights {
         static constexpr int kChunks = kUnitColumns / 32;
         uint4 lower[kChunks], upper[kChunks];  // rows g and g+8 of the tile
 
-        // lower_row, upper_row: the first of the eight rows in each half of the tile.
-        __device__ __forceinline__ void load(const Bf16Weights& weights, int lower_row, int upper_row,
-                                             int column) {
+        __device__ __forceinline__ void load(const Bf16Weights& weights, const TileRows& tile, int unit) {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-            const bf16* low = weights.rows + static_cast<size_t>(lower_row + g) * weights.columns;
-            const bf16* high = weights.rows + static_cast<size_t>(upper_row + g) * weights.columns;
+            const bf16* low = weights.rows + static_cast<size_t>(tile.lower + g) * weights.columns;
+            const bf16* high = weights.rows + static_cast<size_t>(tile.upper + g) * weights.columns;
 #pragma unroll
             for (int chunk = 0; chunk < kChunks; ++chunk) {
-                const int k = column + chunk * 32;
+                const int k = unit * kUnitColumns + chunk * 32;
                 if (k < weights.columns) {
                     lower[chunk] = load_weights(low + k + t * 8);
                     upper[chunk] = load_weights(high + k + t * 8);
@@ -37,24 +37,22 @@ struct Bf16Weights {
             }
         }
 
-        // sums += W·xᵀ over this unit's columns; x: (tokens, columns) of the whole row.
+        // sums += W·xᵀ over this unit's columns; x: (tokens, columns).
         template <int kGroups>
         __device__ __forceinline__ void multiply(const Bf16Weights& weights, const bf16* x, int tokens,
-                                                 int column, float (&sums)[kGroups][4]) const {
+                                                 int unit, float (&sums)[kGroups][4]) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
             for (int chunk = 0; chunk < kChunks; ++chunk) {
-                const int k = column + chunk * 32;
+                const int k = unit * kUnitColumns + chunk * 32;
                 if (k >= weights.columns) break;
                 const uint4 low = lower[chunk], high = upper[chunk];
                 const uint32_t first[4] = {low.x, high.x, low.y, high.y};
                 const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group) {
-                    // Columns past the last token repeat it: their sums are never stored.
-                    const int token = min(group * 8 + g, tokens - 1);
-                    const uint4 activations = *reinterpret_cast<const uint4*>(
-                        x + static_cast<size_t>(token) * weights.columns + k + t * 8);
+                    const uint4 activations =
+                        load_activations(x, tokens, weights.columns, group * 8 + g, k + t * 8);
                     multiply_add(sums[group], first, {activations.x, activations.y});
                     multiply_add(sums[group], second, {activations.z, activations.w});
                 }

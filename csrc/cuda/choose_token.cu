@@ -1,6 +1,5 @@
 // LM head with greedy choice: logits are written, the best of each block is kept on the way, and the
 // last block to finish compares the blocks and moves every sequence one position on.
-#include "bf16_weights.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
 #include "skinny_gemm.cuh"
@@ -14,6 +13,7 @@ struct Candidate {
 };
 
 constexpr int kNoToken = -1;
+constexpr int kMaxBlocks = 2;  // per multiprocessor, of any weight format
 
 // The larger logit wins, then the lower id; NaN never wins.
 __device__ __forceinline__ Candidate better(Candidate a, Candidate b) {
@@ -46,8 +46,7 @@ struct TokenEpilogue {
     int* finished_blocks;
 
     __host__ __device__ int tiles() const { return (vocabulary + 15) / 16; }
-    __device__ int lower_row(int tile) const { return tile * 16; }
-    __device__ int upper_row(int tile) const { return tile * 16 + 8; }
+    __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
 
     __device__ void begin(Scratch& scratch, int count) const {
         norm.compute(scratch.scale, count);
@@ -58,7 +57,7 @@ struct TokenEpilogue {
                                           float lower, float upper) const {
         Candidate mine{0, kNoToken};
         if (is_live) {
-            const int id = lower_row(tile) + pair;
+            const int id = rows(tile).lower + pair;
             float* row = logits + static_cast<size_t>(token) * vocabulary;
             mine = better(write(row, id, lower * scratch.scale[token]),
                           write(row, id + 8, upper * scratch.scale[token]));
@@ -106,12 +105,9 @@ void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, con
                   const Tensor& logits, const Tensor& tokens, const Tensor& positions,
                   const Tensor& best, const Tensor& counter, Stream stream) {
     const int64_t T = x.length("x", 0), H = x.length("x", 1), V = logits.length("logits", 1);
-    const int64_t rows = (V + 15) / 16 * 16;
-    const int64_t scratch = 2 * T * multiprocessors();
+    const int64_t scratch = 2 * T * multiprocessors() * kMaxBlocks;
     require(best.length("best", 0) >= scratch,
             "best: " + std::to_string(best.length("best", 0)) + " elements, need " + std::to_string(scratch));
-    const Bf16Weights matrix{weights.as<bf16>("weights", {rows, H}), static_cast<int>(H)};
-    const auto* input = x.as<bf16>("x", {T, H});
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const TokenEpilogue epilogue{norm, static_cast<int>(V), logits.as<float>("logits", {T, V}),
@@ -119,7 +115,7 @@ void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, con
                                  positions.as<int32_t>("positions", {T}),
                                  reinterpret_cast<Candidate*>(best.as<float>("best", {-1})),
                                  counter.as<int32_t>("counter", {1})};
-    multiply_few_tokens("choose_token", matrix, input, static_cast<int>(T), epilogue, stream);
+    multiply_few_tokens("choose_token", weights, (V + 15) / 16 * 16, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -1,5 +1,4 @@
 // SwiGLU's two projections in one pass: a tile is eight rows of gate and the same eight of up.
-#include "bf16_weights.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
 #include "skinny_gemm.cuh"
@@ -19,8 +18,7 @@ struct GateUpEpilogue {
     bf16* out;
 
     __host__ __device__ int tiles() const { return columns / 8; }
-    __device__ int lower_row(int tile) const { return tile * 8; }
-    __device__ int upper_row(int tile) const { return columns + tile * 8; }
+    __device__ TileRows rows(int tile) const { return {tile, tile * 8, columns + tile * 8}; }
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
     __device__ void end(Scratch&, int) const {}
 
@@ -39,12 +37,10 @@ void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, 
                      const Tensor& out, Stream stream) {
     const int64_t T = x.length("x", 0), H = x.length("x", 1), I = out.length("out", 1);
     require(I % 8 == 0, "out: " + std::to_string(I) + " columns, need a multiple of 8");
-    const Bf16Weights matrix{weights.as<bf16>("weights", {2 * I, H}), static_cast<int>(H)};
-    const auto* input = x.as<bf16>("x", {T, H});
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const GateUpEpilogue epilogue{norm, static_cast<int>(I), out.as<bf16>("out", {T, I})};
-    multiply_few_tokens("project_gate_up", matrix, input, static_cast<int>(T), epilogue, stream);
+    multiply_few_tokens("project_gate_up", weights, 2 * I, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

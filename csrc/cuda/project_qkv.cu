@@ -2,7 +2,6 @@
 //
 // A tile is eight rows from the first half of a head and the eight that lie head_dim/2 after them:
 // the pairs that RoPE rotates (the "rotate half" form), so a pair never leaves its thread.
-#include "bf16_weights.cuh"
 #include "ops.h"
 #include "paged_cache.cuh"
 #include "rms_scale.cuh"
@@ -24,10 +23,10 @@ struct QkvEpilogue {
 
     __host__ __device__ int tiles_per_head() const { return cache.head_dim / 16; }
     __host__ __device__ int tiles() const { return (query_heads + 2 * cache.heads) * tiles_per_head(); }
-    __device__ int lower_row(int tile) const {
-        return tile / tiles_per_head() * cache.head_dim + tile % tiles_per_head() * 8;
+    __device__ TileRows rows(int tile) const {
+        const int lower = tile / tiles_per_head() * cache.head_dim + tile % tiles_per_head() * 8;
+        return {tile, lower, lower + cache.head_dim / 2};
     }
-    __device__ int upper_row(int tile) const { return lower_row(tile) + cache.head_dim / 2; }
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
     __device__ void end(Scratch&, int) const {}
 
@@ -64,14 +63,12 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
     const int64_t D = cache.head_dim, KV = cache.heads;
     require(D % 16 == 0, "query: head_dim " + std::to_string(D) + ", need a multiple of 16");
     require(H % kSquareColumns == 0, "x: " + std::to_string(H) + " columns, need a multiple of 16");
-    const Bf16Weights matrix{weights.as<bf16>("weights", {(Q + 2 * KV) * D, H}), static_cast<int>(H)};
-    const auto* input = x.as<bf16>("x", {T, H});
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const QkvEpilogue epilogue{norm, static_cast<int>(Q), cache,
                                reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
                                query.as<bf16>("query", {T, Q, D})};
-    multiply_few_tokens("project_qkv", matrix, input, static_cast<int>(T), epilogue, stream);
+    multiply_few_tokens("project_qkv", weights, (Q + 2 * KV) * D, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -1,8 +1,8 @@
 // y[m][n] = Σk W[n][k]·x[m][k] for few tokens m ≤ 8·kGroups: the matrix product of decoding.
 //
 // It is bound by reading W once, so everything serves that: persistent blocks, one per
-// multiprocessor, walk over tiles of 16 rows; the 16 warps split k, each with kDepth units of W in
-// flight in registers and a unit reloaded as soon as it is used, across tile borders. The first
+// multiprocessor (or as many as the weight format says), walk over tiles of 16 rows; the 16 warps
+// split k, each with a few units of W in flight in registers and a unit reloaded as soon as it is used, across tile borders. The first
 // units are requested before the predecessor has ended (weights do not depend on it). Tensor cores
 // do the arithmetic even for one token: the other columns then cost nothing.
 //
@@ -12,7 +12,7 @@
 // rotating warps add them in a fixed order and hand each pair to the epilogue.
 //
 // An epilogue is a struct with
-//   int tiles() const; int2-like rows: lower_row(tile), upper_row(tile)
+//   tiles(), rows(tile)                      how many tiles, and which rows they hold
 //   begin(Scratch&, tokens)                  once, after the predecessor's results are visible
 //   store(Scratch&, tile, pair, token, is_live, lower, upper)
 //        all lanes of a warp; the 8 pairs of a token are 8 consecutive lanes
@@ -21,13 +21,14 @@
 #pragma once
 
 #include "device.cuh"
+#include "bf16_weights.cuh"
+#include "int4_weights.cuh"
 #include "launch.cuh"
 
 namespace openinference {
 
 constexpr int kGemmWarps = 16;
 constexpr int kGemmThreads = kGemmWarps * 32;
-constexpr int kDepth = 2;  // units in flight per warp: 16 loads of 16 bytes per lane in bf16
 
 // One warp's way through its units: every kGemmWarps-th unit of each of the block's tiles.
 struct Walk {
@@ -75,8 +76,9 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, GemmShared
 }
 
 template <class Weights, class Epilogue, int kGroups>
-__global__ void __launch_bounds__(kGemmThreads, 1)
+__global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     skinny_gemm(Weights weights, const bf16* x, int tokens, Epilogue epilogue) {
+    constexpr int kDepth = Weights::depth(kGroups);
     auto& shared = shared_memory<GemmShared<Epilogue, kGroups>>();
     const int warp = threadIdx.x / 32, tiles = epilogue.tiles();
     const int units = (weights.columns + Weights::kUnitColumns - 1) / Weights::kUnitColumns;
@@ -86,8 +88,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
 
     const auto request = [&](typename Weights::Unit& unit) {
         if (ahead.tile < tiles && ahead.unit < units)
-            unit.load(weights, epilogue.lower_row(ahead.tile), epilogue.upper_row(ahead.tile),
-                      ahead.unit * Weights::kUnitColumns);
+            unit.load(weights, epilogue.rows(ahead.tile), ahead.unit);
         ahead.advance();
     };
 #pragma unroll
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
         for (int slot = 0; slot < kDepth; ++slot) {
             if (now.tile >= tiles) break;
             if (now.unit < units)
-                held[slot].multiply(weights, x, tokens, now.unit * Weights::kUnitColumns, sums);
+                held[slot].multiply(weights, x, tokens, now.unit, sums);
             request(held[slot]);
             if (now.ends_tile()) {
                 finish_tile<Epilogue, kGroups>(epilogue, shared, sums, now.tile, turn++, tokens);
@@ -120,7 +121,8 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
 template <int kGroups, class Weights, class Epilogue>
 void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, int tokens,
                         const Epilogue& epilogue, Stream stream) {
-    const int blocks = std::min(epilogue.tiles(), multiprocessors());
+    const int blocks =
+        std::min(epilogue.tiles(), multiprocessors() * Weights::blocks(kGroups));
     launch(op, skinny_gemm<Weights, Epilogue, kGroups>, dim3(blocks), kGemmThreads,
            sizeof(GemmShared<Epilogue, kGroups>), stream, weights, x, tokens, epilogue);
 }
@@ -128,17 +130,38 @@ void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, i
 constexpr int kMaxTokens = 32;
 
 template <class Weights, class Epilogue>
-void multiply_few_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
-                         const Epilogue& epilogue, Stream stream) {
-    require(tokens <= kMaxTokens, std::string(op) + ": " + std::to_string(tokens) +
-                                      " tokens, at most " + std::to_string(kMaxTokens) + " are supported");
-    require(weights.columns % Weights::kColumnMultiple == 0,
-            std::string(op) + ": " + std::to_string(weights.columns) + " weight columns, need a multiple of " +
-                std::to_string(Weights::kColumnMultiple));
+void launch_for_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
+                       const Epilogue& epilogue, Stream stream) {
     if (tokens == 0) return;
     if (tokens <= 8) return launch_skinny_gemm<1>(op, weights, x, tokens, epilogue, stream);
     if (tokens <= 16) return launch_skinny_gemm<2>(op, weights, x, tokens, epilogue, stream);
     launch_skinny_gemm<4>(op, weights, x, tokens, epilogue, stream);
+}
+
+inline void require_multiple(const char* op, int64_t columns, int64_t multiple) {
+    require(columns % multiple == 0, std::string(op) + ": " + std::to_string(columns) +
+                                         " weight columns, need a multiple of " + std::to_string(multiple));
+}
+
+// Picks the kernel by the weights' format: bf16 (rows, columns), or int4 packed in units, uint8
+// (rows / 16, columns / 128, 1056) with tiles in the epilogue's order. x: (tokens, columns) bf16.
+template <class Epilogue>
+void multiply_few_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name,
+                         const Tensor& x, const Epilogue& epilogue, Stream stream) {
+    const int64_t tokens = x.length(x_name, 0), columns = x.length(x_name, 1);
+    const bf16* input = x.as<bf16>(x_name, {tokens, columns});
+    const int count = static_cast<int>(tokens), width = static_cast<int>(columns);
+    require(tokens <= kMaxTokens, std::string(op) + ": " + std::to_string(tokens) +
+                                      " tokens, at most " + std::to_string(kMaxTokens) + " are supported");
+    if (weights.dtype == kDtype<uint8_t>) {
+        require_multiple(op, columns, Int4Weights::kUnitColumns);
+        const auto* units = weights.as<uint8_t>(
+            "weights", {rows / 16, columns / Int4Weights::kUnitColumns, Int4Weights::kUnitBytes});
+        return launch_for_tokens(op, Int4Weights{units, width}, input, count, epilogue, stream);
+    }
+    require_multiple(op, columns, 32);
+    const auto* matrix = weights.as<bf16>("weights", {rows, columns});
+    launch_for_tokens(op, Bf16Weights{matrix, width}, input, count, epilogue, stream);
 }
 
 }  // namespace openinference

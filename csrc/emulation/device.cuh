@@ -45,6 +45,8 @@ template <class To, class From> To bits_as(From value) {
 
 inline uint4 load_weights(const void* address) { return *static_cast<const uint4*>(address); }
 
+inline uint32_t load_weight_word(const void* address) { return *static_cast<const uint32_t*>(address); }
+
 inline float lower_half(uint32_t pair) { return bits_as<float>(pair << 16); }
 inline float upper_half(uint32_t pair) { return bits_as<float>(pair & 0xffff0000u); }
 
@@ -55,6 +57,10 @@ inline uint32_t round_to_bf16(float value) {
 }
 inline uint32_t pack_bf16(float lower, float upper) {
     return round_to_bf16(lower) | round_to_bf16(upper) << 16;
+}
+
+inline uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+    return pack_bf16(lower_half(a) - lower_half(b), upper_half(a) - upper_half(b));
 }
 
 inline bf16 to_bf16(float value) { return {static_cast<uint16_t>(round_to_bf16(value))}; }

@@ -22,6 +22,12 @@ __device__ __forceinline__ uint4 load_weights(const void* address) {
     return v;
 }
 
+__device__ __forceinline__ uint32_t load_weight_word(const void* address) {
+    uint32_t v;
+    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(address));
+    return v;
+}
+
 // Tensor-core product of one 16×16 by 16×8 tile, D += A·B, fp32 sums (PTX mma.m16n8k16).
 // With g = lane / 4, t = lane % 4: a = rows (g, g+8, g, g+8) at k (2t, 2t, 2t+8, 2t+8);
 // b = column g at k (2t, 2t+8); d = (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
@@ -37,6 +43,13 @@ __device__ __forceinline__ uint32_t pack_bf16(float lower, float upper) {
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
     return pair;
+}
+
+// a − b on both halves. As a·1 − b: sm_80 has no bf16 subtraction, and the result is the same.
+__device__ __forceinline__ uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+    uint32_t difference;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(a), "r"(0x3f803f80u), "r"(b ^ 0x80008000u));
+    return difference;
 }
 
 __device__ __forceinline__ float lower_half(uint32_t pair) { return __uint_as_float(pair << 16); }

@@ -20,36 +20,10 @@ import torch
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.errors import StartError
-from openinference_engine.layers.rotary import Rotary
+from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS, SQUARE_COLUMNS
-from openinference_engine.weights.loader import Weights
 
 MAX_ROWS = 32  # what csrc/cuda/skinny_gemm.cuh takes at once
-_ROW_MULTIPLE = 16  # of a weight matrix: one tile
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """bfloat16; matrices are (outputs, inputs), as in the checkpoint."""
-
-    attention_norm: Tensor
-    qkv: Tensor
-    output: Tensor
-    mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaWeights:
-    """rotary: (positions, D / 2, 2) float32, cosine and sine; the rest bfloat16."""
-
-    embedding: Tensor
-    layers: list[LayerWeights]
-    norm: Tensor
-    head: Tensor
-    rotary: Tensor
 
 
 class KVCache:
@@ -248,67 +222,6 @@ def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -
         logits=zeros(MAX_ROWS, config.vocab_size),
         workspace=zeros(MAX_ROWS * heads * _MAX_SPLITS * (head_dim + 2)),
         counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
-        best=zeros(2 * MAX_ROWS * multiprocessors),
+        best=zeros(4 * MAX_ROWS * multiprocessors),
         counter=zeros(1, dtype=torch.int32),
     )
-
-
-def load_llama(
-    weights: Weights, config: ModelConfig, num_positions: int, device: torch.device
-) -> LlamaWeights:
-    """Reads a checkpoint of the Llama family. Raises StartError for what the kernels cannot do."""
-    _check_supported(config)
-    model = weights.at("model")
-    size = (config.vocab_size, config.hidden_size)
-    embedding = model.tensor("embed_tokens.weight", size).to(device)
-    head = embedding if config.ties_embeddings else weights.tensor("lm_head.weight", size)
-    cosine_sine = Rotary(model, config, num_positions).at(torch.arange(num_positions))
-    return LlamaWeights(
-        embedding=embedding,
-        layers=[
-            _load_layer(model.at(f"layers.{i}"), config, device) for i in range(config.num_layers)
-        ],
-        norm=model.tensor("norm.weight", (config.hidden_size,)).to(device),
-        head=pad_rows(head).to(device),
-        rotary=torch.stack(cosine_sine, dim=-1).to(device),
-    )
-
-
-def pad_rows(matrix: Tensor) -> Tensor:
-    """The matrix with zero rows up to whole tiles; the same tensor if there is nothing to add."""
-    missing = -len(matrix) % _ROW_MULTIPLE
-    return torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
-
-
-def _load_layer(weights: Weights, config: ModelConfig, device: torch.device) -> LayerWeights:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    attention, mlp = weights.at("self_attn"), weights.at("mlp")
-    if attention.has("q_proj.bias"):
-        raise StartError(
-            "the checkpoint has attention biases, which the CUDA kernels do not add yet"
-        )
-
-    def stacked(part: Weights, sizes: dict[str, int], inputs: int) -> Tensor:
-        rows = [part.tensor(f"{name}.weight", (size, inputs)) for name, size in sizes.items()]
-        return torch.cat(rows).to(device)
-
-    return LayerWeights(
-        attention_norm=weights.tensor("input_layernorm.weight", (hidden,)).to(device),
-        qkv=stacked(attention, {"q_proj": query, "k_proj": key, "v_proj": key}, hidden),
-        output=stacked(attention, {"o_proj": hidden}, query),
-        mlp_norm=weights.tensor("post_attention_layernorm.weight", (hidden,)).to(device),
-        gate_up=stacked(mlp, {"gate_proj": inner, "up_proj": inner}, hidden),
-        down=stacked(mlp, {"down_proj": hidden}, inner),
-    )
-
-
-def _check_supported(config: ModelConfig) -> None:
-    """What every launcher would refuse later, said before the weights are read."""
-    if config.head_dim not in (64, 128):
-        raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")
-    for field in ("hidden_size", "intermediate_size"):
-        if getattr(config, field) % 32:
-            raise StartError(
-                f"{field} {getattr(config, field)}: the CUDA kernels need a multiple of 32"
-            )

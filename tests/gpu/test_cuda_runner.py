@@ -7,15 +7,18 @@ within BOUND of the oracle's best.
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 import transformers
+from openinference_engine import int4
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache, load_llama
+from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.errors import EngineError, StartError
+from openinference_engine.llama_weights import load_llama
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
 from openinference_engine.weights.loader import Weights
@@ -28,6 +31,10 @@ CONFIG = ModelConfig(
     num_heads=3, num_kv_heads=1, head_dim=64, max_positions=128, rms_norm_epsilon=1e-5,
     rope_theta=10000.0,  # also what transformers assumes
 )  # fmt: skip
+
+
+def changed(**fields):
+    return msgspec.structs.replace(CONFIG, **fields)
 
 
 @dataclass(frozen=True)
@@ -71,41 +78,44 @@ class RandomCheckpoint:
         return {f"{name}.weight": shape for name, shape in shapes.items()}
 
 
-def build_runner(place, checkpoint, **switches):
-    weights = load_llama(
-        Weights(checkpoint, torch.bfloat16), CONFIG, CONFIG.max_positions, place.device
-    )
-    cache = KVCache(CONFIG, NUM_BLOCKS, place.device)
+def build_runner(place, checkpoint, weight_format="bfloat16", **switches):
+    config, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
+    weights = load_llama(source, config, config.max_positions, place.device, weight_format)
+    cache = KVCache(config, NUM_BLOCKS, place.device)
     for layer in (*cache.keys, *cache.values):
         layer.fill_(torch.nan)  # what no token wrote may hold anything
-    decoder = Decoder(place.ops, weights, CONFIG, cache, MAX_LENGTH // 16)
+    decoder = Decoder(place.ops, weights, config, cache, MAX_LENGTH // 16)
     return CudaRunner(place.ops, decoder, **switches)
 
 
-@pytest.fixture(scope="module")
-def oracle():
+def build_oracle(config, weight_format="bfloat16"):
     """(token ids) → (len, vocab): float32 logits behind every token, by transformers."""
     shape = transformers.LlamaConfig(
-        vocab_size=CONFIG.vocab_size, hidden_size=CONFIG.hidden_size, head_dim=CONFIG.head_dim,
-        intermediate_size=CONFIG.intermediate_size, num_hidden_layers=CONFIG.num_layers,
-        num_attention_heads=CONFIG.num_heads, num_key_value_heads=CONFIG.num_kv_heads,
-        rms_norm_eps=CONFIG.rms_norm_epsilon, max_position_embeddings=CONFIG.max_positions,
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size, head_dim=config.head_dim,
+        intermediate_size=config.intermediate_size, num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads, num_key_value_heads=config.num_kv_heads,
+        rms_norm_eps=config.rms_norm_epsilon, max_position_embeddings=config.max_positions,
         tie_word_embeddings=False,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(shape).float().eval()
-    checkpoint = RandomCheckpoint(CONFIG)
-    bits = {
-        name: torch.from_numpy(checkpoint.array(name).view(np.int16)) for name in checkpoint.names()
-    }
-    model.load_state_dict(
-        {name: value.view(torch.bfloat16).float() for name, value in bits.items()}
-    )
+    source = Weights(RandomCheckpoint(config), torch.bfloat16)
+    state = model.state_dict()
+    for name, parameter in state.items():
+        value = source.tensor(name, tuple(parameter.shape)).float()
+        if weight_format == "int4" and name.endswith("_proj.weight"):
+            value = int4.dequantise(*int4.quantise(value))
+        parameter.copy_(value)
 
     @torch.inference_mode()
     def logits(token_ids):
         return model(torch.tensor([token_ids])).logits[0]
 
     return logits
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return build_oracle(CONFIG)
 
 
 def generate(runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64, **params):
@@ -158,6 +168,15 @@ def test_logits_equal_the_oracle_within_bf16(place, oracle):
     torch.testing.assert_close(logits, oracle(prompt)[-1], rtol=0, atol=BOUND)
 
 
+def test_int4_weights_follow_the_oracle_of_their_rounded_matrices(place):
+    config = changed(hidden_size=256, num_heads=2, head_dim=128, intermediate_size=384)
+    runner = build_runner(place, RandomCheckpoint(config), "int4")
+    prompts = prompts_of(3, 21)
+    outputs, _ = generate(runner, prompts, num_tokens=4)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        check_greedy(build_oracle(config, "int4"), prompt, output)
+
+
 def test_drawn_tokens_repeat_with_their_seed(place):
     runner = build_runner(place, RandomCheckpoint(CONFIG))
     prompts = prompts_of(7)
@@ -174,12 +193,19 @@ def test_nan_in_the_weights_is_an_error_that_names_the_request(place):
         generate(build_runner(place, checkpoint), prompts_of(3), num_tokens=2)
 
 
-def test_unsupported_shape_is_refused_before_weights_are_read(place):
-    config = ModelConfig(
-        **{name: getattr(CONFIG, name) for name in CONFIG.__struct_fields__} | {"head_dim": 80}
-    )
-    with pytest.raises(StartError, match="head_dim 80"):
-        load_llama(Weights(RandomCheckpoint(config), torch.bfloat16), config, 16, place.device)
+@pytest.mark.parametrize(
+    ("change", "weight_format", "message"),
+    [
+        ({"head_dim": 80}, "bfloat16", "head_dim 80"),
+        ({"intermediate_size": 100}, "bfloat16", "intermediate_size 100: .* multiple of 32"),
+        ({}, "int4", "hidden_size 192: with int4 weights .* multiple of 128"),
+    ],
+)
+def test_unsupported_shape_is_refused_before_weights_are_read(change, weight_format, message):
+    config, cpu = changed(**change), torch.device("cpu")
+    unread = Weights(None, torch.bfloat16)
+    with pytest.raises(StartError, match=message):
+        load_llama(unread, config, 16, cpu, weight_format)
 
 
 @pytest.mark.gpu

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from openinference_engine import int4
+
 PAGE_TOKENS = 16
 SQUARE_COLUMNS = 16
 
@@ -45,7 +47,9 @@ def project_qkv(
 ) -> None:
     tokens, query_heads, head_dim = query.shape
     kv_heads = key_cache.shape[1]
-    heads = _project_normed(x, sum_squares, epsilon, weights).view(tokens, -1, head_dim)
+    rows = (query_heads + 2 * kv_heads) * head_dim
+    matrix = dense(weights, int4.qkv_order(rows, head_dim))
+    heads = _project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     for token, position in enumerate(positions.tolist()):
         if position < 0:
@@ -93,7 +97,7 @@ def project_residual(
     sum_squares: Tensor,
     stream: Any = None,
 ) -> None:
-    hidden += input.float() @ weights.float().T
+    hidden += input.float() @ dense(weights, int4.plain_order(hidden.shape[1])).T
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
 
 
@@ -105,7 +109,8 @@ def project_gate_up(
     out: Tensor,
     stream: Any = None,
 ) -> None:
-    gate, up = _project_normed(x, sum_squares, epsilon, weights).chunk(2, dim=-1)
+    matrix = dense(weights, int4.gate_up_order(2 * out.shape[1]))
+    gate, up = _project_normed(x, sum_squares, epsilon, matrix).chunk(2, dim=-1)
     out.copy_(functional.silu(gate) * up)
 
 
@@ -121,7 +126,9 @@ def choose_token(
     counter: Tensor,
     stream: Any = None,
 ) -> None:
-    logits.copy_(_project_normed(x, sum_squares, epsilon, weights)[:, : logits.shape[1]])
+    rows = -(-logits.shape[1] // int4.TILE_ROWS) * int4.TILE_ROWS
+    matrix = dense(weights, int4.plain_order(rows))
+    logits.copy_(_project_normed(x, sum_squares, epsilon, matrix)[:, : logits.shape[1]])
     is_running = (positions >= 0) & ~logits.isnan().all(dim=-1)
     chosen = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
     tokens.copy_(torch.where(is_running, chosen, -1))
@@ -139,9 +146,16 @@ def slots_of(pages: Tensor) -> Tensor:
     return (pages.long()[:, None] * PAGE_TOKENS + places).flatten()
 
 
-def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, weights: Tensor) -> Tensor:
+def dense(weights: Tensor, row_order: Tensor) -> Tensor:
+    """(outputs, inputs) float32 of a bf16 matrix, or of int4 units packed in `row_order`."""
+    if weights.dtype != torch.uint8:
+        return weights.float()
+    return int4.dequantise(*int4.unpack(weights, row_order.to(weights.device)))
+
+
+def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
     mean_square = sum_squares.sum(-1, keepdim=True) / x.shape[-1]
-    return torch.rsqrt(mean_square + epsilon) * (x.float() @ weights.float().T)
+    return torch.rsqrt(mean_square + epsilon) * (x.float() @ matrix.T)
 
 
 def _rotate(heads: Tensor, rotary: Tensor) -> Tensor:

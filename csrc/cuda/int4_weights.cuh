@@ -1,0 +1,80 @@
+// Weight format int4: symmetric codes 0..15 for −8..7, one bf16 scale per row and 128 columns.
+//
+// Stored as units of 16 rows × 128 columns in the order in which a warp reads them, (tiles, columns /
+// 128) of kUnitBytes (int4.py packs them): two runs of 512 bytes, one per 64 columns, in which lane
+// 4·g + t has 16 bytes: rows g and g+8 (8 bytes each), columns 16t..16t+15; then 16 scales, those of
+// rows g and g+8 beside each other. Nibbles i and i+4 of a word are columns 2i and 2i+1, so that one
+// shift and one mask give a bf16 pair. Sums of a unit are scaled in fp32.
+#pragma once
+
+#include "device.cuh"
+#include "tile.cuh"
+
+namespace openinference {
+
+struct Int4Weights {
+    static constexpr int kUnitColumns = 128;
+    static constexpr int kUnitBytes = 16 * kUnitColumns / 2 + 16 * 2;
+    // Few registers for one group of tokens: two blocks hide each other's barriers.
+    __host__ __device__ static constexpr int blocks(int groups) { return groups == 1 ? 2 : 1; }
+    __host__ __device__ static constexpr int depth(int groups) { return groups == 1 ? 2 : 4; }
+
+    const uint8_t* units;
+    int columns;
+
+    struct Unit {
+        uint4 codes[2];   // of 64 columns each: row g (x, y), row g+8 (z, w)
+        uint32_t scales;  // of rows g and g+8
+
+        __device__ __forceinline__ void load(const Int4Weights& weights, const TileRows& tile, int unit) {
+            const int lane = threadIdx.x % 32;
+            const size_t index = static_cast<size_t>(tile.index) * (weights.columns / kUnitColumns) + unit;
+            const uint8_t* bytes = weights.units + index * kUnitBytes;
+            codes[0] = load_weights(bytes + lane * 16);
+            codes[1] = load_weights(bytes + 512 + lane * 16);
+            scales = load_weight_word(bytes + 1024 + lane / 4 * 4);
+        }
+
+        template <int kGroups>
+        __device__ __forceinline__ void multiply(const Int4Weights& weights, const bf16* x, int tokens,
+                                                 int unit, float (&sums)[kGroups][4]) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            float part[kGroups][4] = {};
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const uint32_t low[2] = {codes[half].x, codes[half].y};
+                const uint32_t high[2] = {codes[half].z, codes[half].w};
+#pragma unroll
+                for (int word = 0; word < 2; ++word) {
+                    const int k = unit * kUnitColumns + half * 64 + t * 16 + word * 8;
+                    const uint32_t first[4] = {pair<0>(low[word]), pair<0>(high[word]),
+                                               pair<1>(low[word]), pair<1>(high[word])};
+                    const uint32_t second[4] = {pair<2>(low[word]), pair<2>(high[word]),
+                                                pair<3>(low[word]), pair<3>(high[word])};
+#pragma unroll
+                    for (int group = 0; group < kGroups; ++group) {
+                        const uint4 activations =
+                            load_activations(x, tokens, weights.columns, group * 8 + g, k);
+                        multiply_add(part[group], first, {activations.x, activations.y});
+                        multiply_add(part[group], second, {activations.z, activations.w});
+                    }
+                }
+            }
+            const float lower = lower_half(scales), upper = upper_half(scales);
+#pragma unroll
+            for (int group = 0; group < kGroups; ++group) {
+                sums[group][0] += lower * part[group][0];
+                sums[group][1] += lower * part[group][1];
+                sums[group][2] += upper * part[group][2];
+                sums[group][3] += upper * part[group][3];
+            }
+        }
+
+        // Codes 2·kIndex and 2·kIndex + 1 of a word as bf16: 128 + code is 0x4300 | code, exactly.
+        template <int kIndex> __device__ __forceinline__ static uint32_t pair(uint32_t word) {
+            return subtract_bf16((word >> (4 * kIndex) & 0x000f000fu) | 0x43004300u, 0x43084308u);
+        }
+    };
+};
+
+}  // namespace openinference
