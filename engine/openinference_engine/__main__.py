@@ -51,7 +51,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
     add("--dtype", choices=get_args(DataType), default=engine.dtype)
     add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
-    add("--block-size", type=_positive, default=engine.block_size, help="tokens per cache block")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens)
     add("--no-prefix-caching", dest="prefix_caching", action="store_false")
     return parser
@@ -64,7 +63,6 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_sequences=options.max_sequences,
         dtype=options.dtype,
         kv_cache_bytes=options.kv_cache_bytes,
-        block_size=options.block_size,
         max_step_tokens=options.max_step_tokens,
         prefix_caching=options.prefix_caching,
     )

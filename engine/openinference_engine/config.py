@@ -56,9 +56,9 @@ class EngineConfig(msgspec.Struct, frozen=True):
     model_uri: str
     max_model_len: int | None = None  # None: what the model was trained for
     max_sequences: int = 16
-    dtype: DataType = "float32"
+    dtype: DataType = "auto"
     kv_cache_bytes: int | None = None  # None: every seat full, at most a tenth of the memory
-    block_size: int = 16
+    block_size: int = 16  # positions per cache block; kernels want a multiple of 16
     max_step_tokens: int = 512
     step_seconds: float = 0.25  # the token budget follows the measured speed to keep this
     prefix_caching: bool = True

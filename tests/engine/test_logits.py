@@ -1,0 +1,188 @@
+"""Our models against transformers on the same weights, in float32.
+
+Largest differences seen: SmolLM2 from GGUF 3e-4 on logits up to 30, tiny Llamas 2e-6; the bounds
+leave room for other processors' order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from openinference_engine.config import EngineConfig
+from openinference_engine.engine import Engine
+from openinference_engine.errors import StartError
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.runner import Runner
+from openinference_engine.scheduler import Chunk, Draw, Step
+from openinference_engine.weights.checkpoint import open_checkpoint
+
+PROMPTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n",
+    "Once upon a time, in a land far away,",
+    "Water boils at",
+    "1 2 3 4 5",
+    "The quick brown fox",
+    "Dear Sir or Madam,",
+    "In 1969, the first",
+]
+NUM_TOKENS = 64
+
+
+@pytest.fixture(scope="session")
+def prompt_ids(smollm2: Any, smollm2_path: Path) -> list[list[int]]:
+    from openinference_engine.tokenizer.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(smollm2, smollm2_path)
+    return [tokenizer.encode(prompt) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="session")
+def expected_tokens(smollm2_oracle: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
+    return [
+        smollm2_oracle.generate(
+            torch.tensor([ids]),
+            max_new_tokens=NUM_TOKENS,
+            min_new_tokens=NUM_TOKENS,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[0, len(ids) :].tolist()
+        for ids in prompt_ids
+    ]
+
+
+def test_smollm2_logits_equal_transformers(
+    smollm2_engine: Engine, smollm2_oracle: Any, prompt_ids: list[list[int]]
+) -> None:
+    for ids in prompt_ids:
+        with torch.inference_mode():
+            expected = smollm2_oracle(torch.tensor([ids])).logits[0, -1]
+        torch.testing.assert_close(last_logits(smollm2_engine, ids), expected, atol=2e-3, rtol=0)
+
+
+def test_smollm2_greedy_tokens_equal_transformers_alone(
+    smollm2_engine: Engine,
+    prompt_ids: list[list[int]],
+    expected_tokens: list[list[int]],
+    run_to_end: Any,
+    greedy: Any,
+) -> None:
+    for ids, expected in zip(prompt_ids, expected_tokens, strict=True):
+        outputs = run_to_end(smollm2_engine, [Request("alone", ids, greedy(NUM_TOKENS))])
+        assert outputs["alone"] == expected
+
+
+def test_smollm2_greedy_tokens_equal_transformers_batched(
+    smollm2_engine: Engine,
+    prompt_ids: list[list[int]],
+    expected_tokens: list[list[int]],
+    run_to_end: Any,
+    greedy: Any,
+) -> None:
+    requests = [
+        Request(str(index), ids, greedy(NUM_TOKENS)) for index, ids in enumerate(prompt_ids)
+    ]
+    assert list(run_to_end(smollm2_engine, requests).values()) == expected_tokens
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"tie_word_embeddings": True}, id="tied"),
+        pytest.param({"head_dim": 16}, id="wide heads"),
+        pytest.param({"attention_bias": True}, id="attention bias"),
+        pytest.param({"rope_parameters": LLAMA3_ROPE}, id="llama3 rope"),
+        pytest.param(
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}},
+            id="linear rope",
+        ),
+    ],
+)
+def test_tiny_llama_logits_equal_transformers(
+    make_tiny_llama: Callable[..., Path], changes: dict[str, Any]
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    folder = make_tiny_llama(**changes)
+    oracle = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    engine = Engine(open_checkpoint(folder), EngineConfig("", max_sequences=1))
+    ids = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(3)).tolist()
+    with torch.inference_mode():
+        expected = oracle(torch.tensor([ids])).logits[0, -1]
+    torch.testing.assert_close(last_logits(engine, ids), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_half_precision_files_are_read(
+    make_tiny_llama: Callable[..., Path], tmp_path: Path, stored: torch.dtype
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    folder = make_tiny_llama()
+    oracle = LlamaForCausalLM.from_pretrained(folder, dtype=stored)
+    oracle.save_pretrained(folder)
+    engine = Engine(open_checkpoint(folder), EngineConfig("", max_sequences=1))
+    with torch.inference_mode():
+        expected = oracle.float()(torch.tensor([[5, 6, 7]])).logits[0, -1]
+    torch.testing.assert_close(last_logits(engine, [5, 6, 7]), expected, atol=2e-5, rtol=0)
+
+
+def test_missing_tensor_is_one_sentence(make_tiny_llama: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = make_tiny_llama() / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path)
+    with pytest.raises(StartError, match=r"lacks the tensor model\.layers\.1\.mlp\.up_proj"):
+        Engine(open_checkpoint(path.parent), EngineConfig(""))
+
+
+def test_unknown_architecture_is_named(make_tiny_llama: Callable[..., Path]) -> None:
+    folder = make_tiny_llama()
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("LlamaForCausalLM", "MambaForCausalLM"))
+    with pytest.raises(StartError, match="architecture 'MambaForCausalLM' is unknown; known are"):
+        Engine(open_checkpoint(folder), EngineConfig(""))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_model_len": 257}, "--max-model-len 257 is outside .* use 1 to 256"),
+        ({"kv_cache_bytes": 1000}, "--kv-cache-bytes 1000 holds 0 tokens; lower --max-model-len"),
+    ],
+)
+def test_model_that_does_not_fit_is_refused(
+    tiny_llama: Path, settings: dict[str, int], message: str
+) -> None:
+    with pytest.raises(StartError, match=message):
+        Engine(open_checkpoint(tiny_llama), EngineConfig("", **settings))
+
+
+def last_logits(engine: Engine, token_ids: list[int]) -> torch.Tensor:
+    """Logits behind a prompt, computed as one chunk in blocks that are given back."""
+    pool = engine.scheduler.pool
+    block_ids = pool.allocate(pool.blocks_for(len(token_ids)))
+    assert block_ids is not None
+    draw = Draw(SamplingParams(seed=0, max_tokens=1), len(token_ids), token_ids)
+    runner: Runner = engine.runner
+    logits = runner.logits(Step([Chunk("test", token_ids, 0, block_ids, draw)]))[0]
+    pool.release(block_ids)
+    return logits

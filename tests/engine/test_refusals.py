@@ -1,0 +1,167 @@
+"""Everything that is refused: the status, the field it names, and that nothing else notices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "field", "message"),
+    [
+        ({"model": "other"}, 404, "model", "'other' is not served here; use 'smollm2'"),
+        ({"model": None}, 400, "model", "missing required field `model`"),
+        ({"messages": []}, 400, "messages", "length >= 1"),
+        ({"messages": [{"role": "user"}]}, 400, "messages[0]", "missing required field `content`"),
+        ({"messages": "Hi"}, 400, "messages", '"Hi" is not allowed; expected `array`'),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            *(400, "messages[0].content[0].type", "invalid value 'image_url'"),
+        ),
+        ({"messages": [{"role": "user", "content": "long " * 600}]}, 400, "messages", "shorten it"),
+        ({"temperature": -0.1}, 400, "temperature", "-0.1 is not allowed; expected `float` >= 0"),
+        ({"temperature": "warm"}, 400, "temperature", '"warm" is not allowed'),
+        ({"top_p": 0}, 400, "top_p", "0 is not allowed"),
+        ({"top_k": -2}, 400, "top_k", ">= -1"),
+        ({"min_p": 1.5}, 400, "min_p", "<= 1"),
+        ({"n": 0}, 400, "n", ">= 1"),
+        ({"max_tokens": 0}, 400, "max_tokens", ">= 1"),
+        ({"max_tokens": 10_000}, 400, "max_tokens", "use at most"),
+        ({"max_completion_tokens": 9999}, 400, "max_completion_tokens", "use at most"),
+        ({"min_tokens": 5}, 400, "min_tokens", "exceeds max_tokens 1; lower it"),
+        ({"seed": 1.5}, 400, "seed", "1.5 is not allowed"),
+        ({"stop": [""]}, 400, "stop[0]", "length >= 1"),
+        ({"stop_token_ids": [50_000]}, 400, "stop_token_ids", "use 0 to 49151"),
+        ({"logit_bias": {"x": 1}}, 400, "logit_bias", "keys must be token ids"),
+        ({"logit_bias": {"49152": 1}}, 400, "logit_bias", "49152 is no token"),
+        ({"presence_penalty": 3}, 400, "presence_penalty", "<= 2"),
+        ({"stream_options": {}}, 400, "stream_options", "only allowed with stream"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "is not supported yet"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format", "not supported yet"),
+        ({"logprobs": True}, 400, "logprobs", "not supported yet"),
+        ({"temprature": 1}, 400, "temprature", "this field is unknown; remove it"),
+        ({"openinference": {"resume": {}}}, 400, "openinference.resume", "missing required field"),
+        (
+            {"openinference": {"resume": {"id": "x", "created": 1, "token_ids": {}}}},
+            *(400, "openinference.resume", "needs stream: true and the seed"),
+        ),
+    ],
+)
+def test_bad_request_names_field_value_and_remedy(
+    http: httpx2.Client, change: dict[str, Any], status: int, field: str, message: str
+) -> None:
+    answer = http.post("/v1/chat/completions", json=CHAT | change)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, field)
+    assert message in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {
+            "tools": [],
+            "tool_choice": "none",
+            "logprobs": False,
+            "response_format": {"type": "text"},
+        },
+        {"temperature": None, "stop": None, "user": "someone", "n": 1, "store": False},
+    ],
+)
+def test_fields_that_ask_for_nothing_are_accepted(
+    http: httpx2.Client, change: dict[str, Any]
+) -> None:
+    assert http.post("/v1/chat/completions", json=CHAT | change).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "not valid JSON"),
+        (b"{", 400, "not valid JSON"),
+        (b"[]", 400, "is a JSON list; send an object"),
+        (b'{"model": "\xff"}', 400, "not valid JSON"),
+        (b'"' + b"x" * (5 << 20) + b'"', 413, "the body exceeds 4194304 bytes"),
+    ],
+)
+def test_bad_body_is_refused(http: httpx2.Client, body: bytes, status: int, message: str) -> None:
+    answer = http.post("/v1/chat/completions", content=body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": ""}, "the prompt has no tokens; send some text"),
+        ({"prompt": [1, 60_000]}, "60000 is no token of this model"),
+        ({"prompt": {"text": "x"}}, "is not allowed"),
+        ({"echo": True}, "echo: true is not supported yet"),
+    ],
+)
+def test_bad_completion_is_refused(http: httpx2.Client, change: Any, message: str) -> None:
+    body = {"model": "smollm2", "prompt": "x", "max_tokens": 1} | change
+    answer = http.post("/v1/completions", json=body)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_unknown_path_and_method_are_error_objects(http: httpx2.Client) -> None:
+    for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
+        answer = http.request(method, path)
+        assert answer.status_code == status
+        assert path in answer.json()["error"]["message"]
+
+
+def test_full_queue_is_429_and_its_neighbours_finish(http: httpx2.Client) -> None:
+    """Two seats and two waiting: of six at once, two are refused at once."""
+    body = CHAT | {"max_tokens": 40, "ignore_eos": True}
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(http.post("/v1/chat/completions", json=body).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 200, 200, 200, 429, 429]
+
+
+def test_more_choices_than_the_queue_holds_are_429(http: httpx2.Client) -> None:
+    answer = http.post("/v1/chat/completions", json=CHAT | {"n": 5})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"]
+    assert answer.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-openinference-token": "wrong"}])
+def test_token_is_wanted_everywhere_but_for_health_and_metrics(
+    http: httpx2.Client, headers: dict[str, str]
+) -> None:
+    with httpx2.Client(base_url=http.base_url, headers=headers) as stranger:
+        for path in ("/v1/models", "/load", "/version"):
+            answer = stranger.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_token")
+        for path in ("/health", "/ready", "/metrics"):
+            assert stranger.get(path).status_code == 200
+
+
+def test_open_server_refuses_the_internal_field(
+    start_server: Callable[..., Any], tiny_llama: Path
+) -> None:
+    server = start_server(f"file://{tiny_llama}", "--served-model-name", "smollm2")
+    server.wait_until("/ready", 200)
+    body = CHAT | {"openinference": {"stream_token_ids": True}, "stream": True}
+    answer = httpx2.post(server.url + "/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert "it needs a server with a token" in answer.json()["error"]["message"]

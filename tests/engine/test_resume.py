@@ -1,0 +1,76 @@
+"""A stream cut half-way goes on elsewhere: same tokens, same text, same usage."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+BODY: dict[str, Any] = {
+    "model": "smollm2",
+    "messages": [{"role": "user", "content": "Tell me a short story about a lighthouse."}],
+    "max_tokens": 40,
+    "seed": 11,
+    "temperature": 1.1,
+    "stop": ["the the"],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+
+
+def stream(http: httpx2.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = http.post("/v1/chat/completions", json=body).text.splitlines()
+    events = [line[6:] for line in lines if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    return [json.loads(event) for event in events]
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 13, 30])
+def test_resumed_stream_goes_on_with_the_same_tokens(http: httpx2.Client, cut: int) -> None:
+    body = BODY | {"openinference": {"stream_token_ids": True}}
+    whole = stream(http, body)
+    consumed = [token for chunk in whole[:cut] for token in ids_of(chunk)]
+    resume = {
+        "id": whole[0]["id"],
+        "created": whole[0]["created"],
+        "token_ids": {"0": consumed},
+    }
+    rest = stream(http, BODY | {"openinference": {"stream_token_ids": True, "resume": resume}})
+    assert text_of(whole[:cut]) + text_of(rest) == text_of(whole)
+    assert consumed + [t for chunk in rest for t in ids_of(chunk)] == [
+        token for chunk in whole for token in ids_of(chunk)
+    ]
+    assert {chunk["id"] for chunk in rest} == {whole[0]["id"]}
+    assert {chunk["created"] for chunk in rest} == {whole[0]["created"]}
+    usage = (whole[-1]["usage"], rest[-1]["usage"])
+    assert usage[0]["completion_tokens"] == usage[1]["completion_tokens"]
+    assert all("role" not in c["delta"] for chunk in rest for c in chunk["choices"])
+
+
+def test_token_ids_are_only_shown_when_asked_for(http: httpx2.Client) -> None:
+    assert all("openinference" not in chunk for chunk in stream(http, BODY))
+
+
+def test_answer_that_had_ended_only_says_so(http: httpx2.Client) -> None:
+    body = BODY | {"max_tokens": 5, "openinference": {"stream_token_ids": True}}
+    whole = stream(http, body)
+    resume = {
+        "id": whole[0]["id"],
+        "created": whole[0]["created"],
+        "token_ids": {"0": [token for chunk in whole for token in ids_of(chunk)]},
+    }
+    rest = stream(http, body | {"openinference": {"resume": resume}})
+    assert text_of(rest) == ""
+    assert [c["finish_reason"] for chunk in rest for c in chunk["choices"]] == ["length"]
+    assert rest[-1]["usage"]["completion_tokens"] == 5
+
+
+def ids_of(chunk: dict[str, Any]) -> list[int]:
+    return chunk.get("openinference", {}).get("token_ids", {}).get("0", [])

@@ -1,0 +1,102 @@
+"""Drawing: a pure function of key and logits, with the filters and penalties that users know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from openinference_engine.request import SamplingParams
+from openinference_engine.sampling import sample, uniform
+from openinference_engine.scheduler import Draw
+
+# Probabilities 0.5, 0.25, 0.15, 0.07, 0.03, in an order that is not sorted.
+LOGITS = torch.tensor([0.15, 0.5, 0.03, 0.25, 0.07]).log()
+
+
+def draw_many(num_draws: int, logits: torch.Tensor = LOGITS, **settings: Any) -> list[int]:
+    params = [SamplingParams(seed=seed, max_tokens=9, **settings) for seed in range(num_draws)]
+    return sample(logits.repeat(num_draws, 1), [Draw(one, 1, [0]) for one in params])
+
+
+def test_draws_follow_the_distribution() -> None:
+    """4,000 draws: a share strays by 3.5 standard deviations (0.028) once in two thousand."""
+    drawn = torch.bincount(torch.tensor(draw_many(4000)), minlength=5) / 4000
+    torch.testing.assert_close(drawn, LOGITS.exp(), atol=0.028, rtol=0)
+
+
+def test_temperature_sharpens() -> None:
+    """At 0.5 the shares are those of the squared probabilities."""
+    squared = LOGITS.exp() ** 2
+    drawn = torch.bincount(torch.tensor(draw_many(4000, temperature=0.5)), minlength=5) / 4000
+    torch.testing.assert_close(drawn, squared / squared.sum(), atol=0.028, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "possible"),
+    [
+        ({}, {0, 1, 2, 3, 4}),
+        ({"top_k": 2}, {1, 3}),
+        ({"top_k": 9}, {0, 1, 2, 3, 4}),
+        ({"top_p": 0.4}, {1}),
+        ({"top_p": 0.6}, {1, 3}),
+        ({"top_p": 0.92}, {0, 1, 3, 4}),
+        ({"min_p": 0.2}, {0, 1, 3}),
+        ({"top_k": 3, "top_p": 0.6}, {1, 3}),
+        ({"temperature": 0.0}, {1}),
+        ({"logit_bias": {2: 100.0}}, {2}),
+        ({"logit_bias": {1: -100.0}, "temperature": 0.0}, {3}),
+        ({"stop_token_ids": frozenset({1, 3}), "min_tokens": 1}, {0, 2, 4}),
+    ],
+)
+def test_filters_leave_exactly_these_tokens(settings: dict[str, Any], possible: set[int]) -> None:
+    assert set(draw_many(600, **settings)) == possible
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 1),
+        ({"presence_penalty": 1.0}, 3),  # 1 was drawn before
+        ({"frequency_penalty": 0.4}, 3),  # twice
+        ({"frequency_penalty": 0.3}, 1),
+        ({"repetition_penalty": 2.5}, 3),  # negative logits grow
+    ],
+)
+def test_penalties_count_what_was_drawn(settings: dict[str, Any], expected: int) -> None:
+    params = SamplingParams(seed=0, max_tokens=9, temperature=0, **settings)
+    assert sample(LOGITS[None], [Draw(params, 1, [0, 1, 1])]) == [expected]
+
+
+def test_repetition_penalty_counts_the_prompt_and_the_others_do_not() -> None:
+    history = [1]  # the prompt alone
+    for settings, expected in (({"presence_penalty": 2.0}, 1), ({"repetition_penalty": 3.0}, 3)):
+        params = SamplingParams(seed=0, max_tokens=9, temperature=0, **settings)
+        assert sample(LOGITS[None], [Draw(params, 1, history)]) == [expected]
+
+
+def test_draw_depends_on_its_key_alone() -> None:
+    """The same sequence draws the same token wherever it stands in whatever batch."""
+    logits = torch.randn(32, 1000, generator=torch.Generator().manual_seed(1))
+    params = [
+        SamplingParams(seed=row, max_tokens=9, temperature=1.3, top_p=0.9 if row % 2 else 1.0)
+        for row in range(32)
+    ]
+    draws = [Draw(one, 1, [0] * (1 + row)) for row, one in enumerate(params)]
+    together = sample(logits, draws)
+    alone = [sample(logits[row : row + 1], [draws[row]])[0] for row in range(32)]
+    backwards = sample(logits.flip(0), draws[::-1])[::-1]
+    assert together == alone == backwards
+
+
+def test_numbers_differ_by_seed_choice_and_position() -> None:
+    keys = [(seed, choice, at) for seed in (-1, 0, 2**63) for choice in (0, 1) for at in (0, 1)]
+    numbers = {uniform(*key) for key in keys}
+    assert len(numbers) == len(keys)
+    assert all(0 <= number < 1 for number in numbers)
+
+
+def test_certain_token_is_drawn_whatever_the_number() -> None:
+    certain = torch.full((5,), -torch.inf)
+    certain[4] = 0.0
+    assert set(draw_many(200, certain)) == {4}

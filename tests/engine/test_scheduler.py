@@ -1,0 +1,198 @@
+"""The scheduler without a model: what a step holds, who waits, and that nothing is ever lost."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from openinference_engine.blocks import BlockPool
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.scheduler import Scheduler, Step
+
+BLOCK_SIZE = 4
+
+
+def make_scheduler(num_blocks: int = 64, seats: int = 4) -> Scheduler:
+    return Scheduler(BlockPool(num_blocks, BLOCK_SIZE), seats)
+
+
+def make_request(name: str, num_prompt: int, max_tokens: int = 8, first_id: int = 0) -> Request:
+    prompt = [first_id + number for number in range(num_prompt)]
+    return Request(name, prompt, SamplingParams(seed=0, max_tokens=max_tokens))
+
+
+def lengths(step: Step) -> dict[str, int]:
+    return {chunk.request_id: len(chunk.token_ids) for chunk in step.chunks}
+
+
+def commit(scheduler: Scheduler, step: Step, token_id: int = 1) -> None:
+    scheduler.commit(step, [token_id for chunk in step.chunks if chunk.draw])
+
+
+def test_long_prompt_is_computed_in_chunks_and_draws_once() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("long", 25))
+    seen = []
+    for _ in range(3):
+        step = scheduler.schedule(token_budget=10)
+        seen.append((lengths(step), step.chunks[0].draw is not None))
+        commit(scheduler, step)
+    assert seen == [({"long": 10}, False), ({"long": 10}, False), ({"long": 5}, True)]
+
+
+def test_decodes_go_before_prefills_within_the_budget() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("long", 40))
+    commit(scheduler, scheduler.schedule(10))
+    scheduler.add(make_request("short", 3, first_id=100))
+    commit(scheduler, scheduler.schedule(33))  # the rest of the long prompt, and the short one
+    scheduler.add(make_request("late", 40, first_id=200))
+    assert lengths(scheduler.schedule(10)) == {"long": 1, "short": 1, "late": 8}
+
+
+def test_requests_wait_for_a_seat_in_order_of_arrival() -> None:
+    scheduler = make_scheduler(seats=2)
+    for name in ("first", "second", "third"):
+        scheduler.add(make_request(name, 3, first_id=ord(name[0])))
+    assert list(lengths(scheduler.schedule(100))) == ["first", "second"]
+    assert (scheduler.num_running, scheduler.num_waiting) == (2, 1)
+    scheduler.abort("first")
+    assert "third" in lengths(scheduler.schedule(100))
+
+
+def test_known_prefix_is_not_computed_again_but_its_last_token_is() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("first", 12))
+    commit(scheduler, scheduler.schedule(100))
+    scheduler.add(make_request("same", 12))
+    step = scheduler.schedule(100)
+    assert lengths(step)["same"] == 4  # two of three blocks: the last token needs its logits
+    assert step.chunks[-1].block_ids[:2] == step.chunks[0].block_ids[:2]
+
+
+def test_latest_request_is_preempted_and_keeps_its_tokens() -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    early, late = make_request("early", 8), make_request("late", 7, first_id=50)
+    scheduler.add(early)
+    scheduler.add(late)
+    for token_id in (31, 32):
+        commit(scheduler, scheduler.schedule(100), token_id)
+    # Both hold 2 blocks of 4; the third block of the early one has to come from the late one.
+    assert scheduler.num_preemptions == 1
+    assert (late.num_computed, late.block_ids) == (0, [])
+    assert late.token_ids[late.num_prompt :] == [31]
+    scheduler.abort("early")
+    step = scheduler.schedule(100)
+    assert step.chunks[0].start + len(step.chunks[0].token_ids) == late.num_tokens
+    scheduler.check_integrity()
+
+
+def test_aborted_request_gives_its_blocks_back_at_once() -> None:
+    scheduler = make_scheduler()
+    for name in ("running", "waiting"):
+        scheduler.add(make_request(name, 20))
+    scheduler.schedule(10)
+    for name in ("running", "waiting", "unknown"):
+        scheduler.abort(name)
+    assert scheduler.pool.num_free == scheduler.pool.num_blocks
+    assert lengths(scheduler.schedule(10)) == {}
+
+
+def test_resumed_request_computes_what_was_generated_and_draws_behind_it() -> None:
+    scheduler = make_scheduler()
+    params = SamplingParams(seed=0, max_tokens=5)
+    request = Request("resumed", [1, 2, 3], params, output_ids=[7, 8, 9, 10])
+    scheduler.add(request)
+    step = scheduler.schedule(100)
+    assert step.chunks[0].token_ids == [1, 2, 3, 7, 8, 9, 10]
+    (drawn,) = scheduler.commit(step, [11])
+    assert drawn.finish_reason == "length"
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Random arrivals, aborts and steps over a pool that is often too small.
+
+    The "model" draws a token that depends on the sequence so far, so that a token computed from
+    wrong state would show.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = make_scheduler(num_blocks=10, seats=3)
+        self.count = 0
+        self.alive: dict[str, Request] = {}
+        self.cache: dict[int, list[int | None]] = {}
+
+    @rule(
+        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=20),
+        max_tokens=st.integers(1, 20),
+        num_outputs=st.integers(0, 5),
+    )
+    def add(self, prompt: list[int], max_tokens: int, num_outputs: int) -> None:
+        outputs: list[int] = []
+        for _ in range(min(num_outputs, max_tokens - 1)):
+            outputs.append(next_token(prompt + outputs))
+        params = SamplingParams(seed=0, max_tokens=max_tokens)
+        request = Request(str(self.count), prompt, params, outputs)
+        self.count += 1
+        self.alive[request.id] = request
+        self.scheduler.add(request)
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.alive)))
+        self.scheduler.abort(request_id)
+        del self.alive[request_id]
+
+    @rule(token_budget=st.integers(1, 30))
+    def step(self, token_budget: int) -> None:
+        step = self.scheduler.schedule(token_budget)
+        assert step.num_tokens <= token_budget
+        assert bool(step.chunks) == bool(self.alive)
+        for drawn in self.scheduler.commit(step, self.compute(step)):
+            if drawn.finish_reason:
+                del self.alive[drawn.request.id]
+
+    def compute(self, step: Step) -> list[int]:
+        """A model whose cache is a dictionary of blocks: it sees only what was written there."""
+        drawn = []
+        for chunk in step.chunks:
+            for position, token_id in enumerate(chunk.token_ids, chunk.start):
+                block = self.cache.setdefault(
+                    chunk.block_ids[position // BLOCK_SIZE], [None] * BLOCK_SIZE
+                )
+                block[position % BLOCK_SIZE] = token_id
+            if chunk.draw:
+                length = chunk.start + len(chunk.token_ids)
+                used = chunk.block_ids[: self.scheduler.pool.blocks_for(length)]
+                drawn.append(next_token([t for block in used for t in self.cache[block]][:length]))
+        return drawn
+
+    @invariant()
+    def books_balance(self) -> None:
+        self.scheduler.check_integrity()
+        assert self.scheduler.num_running <= 3
+        for request in self.alive.values():
+            prompt = request.token_ids[: request.num_prompt]
+            for token in request.token_ids[request.num_prompt :]:
+                assert token == next_token(prompt)
+                prompt.append(token)
+
+    def teardown(self) -> None:
+        """Whatever happened, everything still ends, and every block comes back."""
+        for _ in range(2000):
+            if not self.alive:
+                break
+            self.step(token_budget=8)
+        assert not self.alive
+        assert self.scheduler.pool.num_free == self.scheduler.pool.num_blocks
+
+
+def next_token(tokens: list[int | None]) -> int:
+    assert None not in tokens, "a position was read before it was written"
+    return hash(tuple(tokens)) % 3
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
