@@ -15,13 +15,20 @@ from openinference_router.exchange import INTERNAL_FIELD
 MAX_KEPT_BACK_BYTES = 4096
 
 
-class _Internal(msgspec.Struct):
+class _Internal(msgspec.Struct, frozen=True):
     token_ids: dict[str, list[int]] = {}
 
 
-class _Identity(msgspec.Struct):
+class _Choice(msgspec.Struct):
+    index: int
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
     id: str
     created: int
+    choices: list[_Choice]
+    openinference: _Internal = _Internal()
 
 
 class _Error(msgspec.Struct):
@@ -30,8 +37,7 @@ class _Error(msgspec.Struct):
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_internal = msgspec.json.Decoder(_Internal).decode
-_decode_identity = msgspec.json.Decoder(_Identity).decode
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_error = msgspec.json.Decoder(_Error).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -41,22 +47,25 @@ class Progress:
 
     def __init__(self, *, tracks_tokens: bool) -> None:
         self.tracks_tokens = tracks_tokens
-        self._identity: _Identity | None = None
+        self._first: _Chunk | None = None
         self._token_ids: dict[str, list[int]] = {}
+        self._finished: set[int] = set()
         self._kept_back = b""
         self.has_begun = False
         """The client has seen a part of the answer."""
         self.is_complete = False
+        self.num_released = 0
+        """Events that went to the client; it stands still while attempts get nowhere."""
 
     def internal(self) -> object | None:
         """The internal field of the next attempt's request."""
         if not self.tracks_tokens:
             return None
-        if self._identity is None or not self.has_begun:
+        if self._first is None or not self.has_begun:
             return {"stream_token_ids": True}
         resume = {
-            "id": self._identity.id,
-            "created": self._identity.created,
+            "id": self._first.id,
+            "created": self._first.created,
             "token_ids": self._token_ids,
         }
         return {"stream_token_ids": True, "resume": resume}
@@ -65,7 +74,7 @@ class Progress:
         """Forget what a failed attempt said that the client has not seen."""
         self._kept_back = b""
         if not self.has_begun:
-            self._identity = None
+            self._first = None
 
     def absorb(self, data: bytes) -> bytes:
         """Fold one event's data; returns the events for the client, perhaps none.
@@ -84,19 +93,27 @@ class Progress:
         fields = _decode_fields(data)
         if "error" in fields:
             return self._absorb_error(fields["error"], data)
-        internal = fields.pop(INTERNAL_FIELD, None)
         if not self.tracks_tokens:
-            return self._release(sse.event(data if internal is None else _encode(fields)))
-        if self._identity is None:
-            self._identity = _decode_identity(data)
-        said = _decode_internal(internal).token_ids if internal is not None else {}
-        for choice, ids in said.items():
-            self._token_ids.setdefault(choice, []).extend(ids)
+            return self._release(sse.event(data))
+        fields.pop(INTERNAL_FIELD, None)
+        chunk = _decode_chunk(data)
+        if chunk.choices and all(choice.index in self._finished for choice in chunk.choices):
+            return b""  # a resumed engine repeats what it cannot know to have arrived
+        has_tokens = self._note(chunk)
         event = sse.event(_encode(fields))
-        if self.has_begun or any(said.values()) or len(self._kept_back) > MAX_KEPT_BACK_BYTES:
+        if self.has_begun or has_tokens or len(self._kept_back) > MAX_KEPT_BACK_BYTES:
             return self._release(event)
         self._kept_back += event
         return b""
+
+    def _note(self, chunk: _Chunk) -> bool:
+        """Remember what `chunk` says; True when it brings tokens or an end."""
+        self._first = self._first or chunk
+        for choice, ids in chunk.openinference.token_ids.items():
+            self._token_ids.setdefault(choice, []).extend(ids)
+        ended = {choice.index for choice in chunk.choices if choice.finish_reason}
+        self._finished |= ended
+        return bool(ended) or any(chunk.openinference.token_ids.values())
 
     def _absorb_error(self, raw: msgspec.Raw, data: bytes) -> bytes:
         error = _decode_error(raw)
@@ -107,5 +124,6 @@ class Progress:
 
     def _release(self, event: bytes) -> bytes:
         self.has_begun = True
+        self.num_released += 1
         released, self._kept_back = self._kept_back + event, b""
         return released

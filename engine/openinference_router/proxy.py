@@ -30,7 +30,7 @@ from openinference_router.waiting import Rank, Ticket
 from openinference_router.wire import TOKEN_HEADER
 
 MAX_BROKEN_ATTEMPTS = 5
-"""A request that saw so many groups break may be what breaks them."""
+"""A request that saw so many groups break, and got nowhere, may be what breaks them."""
 
 RESUME_HEADER = "x-openinference-resume"
 """`off`: a client that prefers a cut stream, and the control runs of our own tests."""
@@ -128,6 +128,7 @@ class Proxy:
         call.trace.groups.append(group.id)
         call.reply.headers[GROUP_HEADER] = group.id
         call.reply.headers[REVISION_HEADER] = group.routed.revision
+        num_released = call.progress.num_released
         try:
             async with group.attempt() as life:
                 await self._relay(call, group, life)
@@ -135,15 +136,22 @@ class Proxy:
             call.service.attempt_failed(group, is_broken=failure.is_broken)
             if call.progress.is_complete:
                 return None
-            call.progress.restart()
-            call.wish = replace(
-                call.wish,
-                avoid=call.wish.avoid | {group.id},
-                resume_key=group.resume_key if call.progress.has_begun else None,
-            )
+            if call.progress.num_released > num_released:
+                call.broken = 0
+            call.broken += failure.is_broken
+            self._change_wish(call, group)
             return failure
         group.succeeded()
         return None
+
+    def _change_wish(self, call: Call, failed: Group) -> None:
+        """Elsewhere if possible; once the client has seen tokens, only where they would recur."""
+        call.progress.restart()
+        call.wish = replace(
+            call.wish,
+            avoid=call.wish.avoid | {failed.id},
+            resume_key=failed.resume_key if call.progress.has_begun else None,
+        )
 
     async def _relay(self, call: Call, group: Group, life: asyncio.Timeout) -> None:
         asked_at = time.monotonic()
@@ -182,13 +190,13 @@ class Proxy:
 
     def _allow_another(self, call: Call, failure: AttemptFailed) -> None:
         """Raises Refusal unless the request may be attempted once more."""
-        call.broken += failure.is_broken
         can_resume = call.progress.tracks_tokens and call.wish.resume_key
         if call.progress.has_begun and not can_resume:
             raise unavailable("the replica was lost and the stream cannot resume", code="cut")
         if call.broken >= MAX_BROKEN_ATTEMPTS:
             raise unavailable(
-                f"{call.broken} replicas failed; the last one {failure.reason}", code="gave_up"
+                f"{call.broken} attempts failed in a row; the last one {failure.reason}",
+                code="gave_up",
             )
         if not call.service.may_retry():
             raise unavailable("too many requests are being retried", code="retry_budget")

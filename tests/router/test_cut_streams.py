@@ -44,28 +44,30 @@ def request(number: int) -> dict:
 
 
 class CuttingNetwork:
-    """TCP forwarders to an engine; a share of the answers on POST ends after some bytes."""
+    """A TCP way to one engine; a share of the connections that begin with POST ends somewhere."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, target: str) -> None:
+        self._tasks = tasks
         self._host, self._port = target.removeprefix("http://").split(":")
         self._random = random.Random(SEED)
         self.cuts = 0
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.create_task(self._serve(reader, writer))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         engine_reader, engine_writer = await asyncio.open_connection(self._host, self._port)
         head = await reader.read(65536)
         engine_writer.write(head)
         bytes_left = None
         if head.startswith(b"POST") and self._random.random() < CUT_SHARE:
             bytes_left = self._random.randint(1, 7000)
-        try:
-            up = asyncio.create_task(forward(reader, engine_writer, None))
-            if await forward(engine_reader, writer, bytes_left):
-                self.cuts += 1
-        finally:
-            up.cancel()
-            writer.transport.abort()
-            engine_writer.transport.abort()
+        up = asyncio.create_task(forward(reader, engine_writer, None))
+        down = asyncio.create_task(forward(engine_reader, writer, bytes_left))
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        writer.transport.abort()
+        engine_writer.transport.abort()
+        self.cuts += (await asyncio.gather(up, down))[1]
 
 
 async def forward(
@@ -90,14 +92,16 @@ async def networks(engines):
     for engine in engines:
         if engine.process.popen.poll() is not None:
             await engine.restart()
-    async with contextlib.AsyncExitStack() as stack:
-        ways = []
+    async with asyncio.TaskGroup() as tasks:
+        ways, servers = [], []
         for engine in [*engines, *engines]:
-            network = CuttingNetwork(engine.url)
-            server = await asyncio.start_server(network.serve, "127.0.0.1", 0)
-            stack.callback(server.close)
-            ways.append((network, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+            network = CuttingNetwork(tasks, engine.url)
+            servers.append(await asyncio.start_server(network.accept, "127.0.0.1", 0))
+            port = servers[-1].sockets[0].getsockname()[1]
+            ways.append((network, f"http://127.0.0.1:{port}"))
         yield ways
+        for server in servers:
+            server.close()
 
 
 def told(chunks: list[dict]) -> dict:

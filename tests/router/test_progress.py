@@ -60,6 +60,16 @@ def test_choices_are_counted_apart():
     assert progress.internal()["resume"]["token_ids"] == {"0": [1, 2], "1": [9]}
 
 
+def test_the_end_of_a_choice_is_told_once():
+    """An engine that resumes repeats it: the old one may have died before it was sent."""
+    progress = Progress(tracks_tokens=True)
+    end = chunk({}, [5]).replace(b'"finish_reason": null', b'"finish_reason": "stop"')
+    assert b"stop" in progress.absorb(end)
+    progress.restart()
+    assert progress.absorb(end) == b""
+    assert progress.internal()["resume"]["token_ids"] == {"0": [5]}
+
+
 def test_a_stream_is_complete_with_done_and_not_before():
     progress = Progress(tracks_tokens=True)
     progress.absorb(chunk({"content": "Hi"}, [5]))
@@ -90,7 +100,8 @@ def test_any_other_error_is_the_answer():
 
 
 @pytest.mark.parametrize(
-    "data", [b"rubbish", b"[]", b"{}", b"3", b'{"id": 3, "created": "now"}', b"[" * 100_000]
+    "data",
+    [b"rubbish", b"[]", b"{}", b"3", b'{"id": 3, "created": 1, "choices": []}', b"[" * 100_000],
 )
 def test_rubbish_is_a_failed_attempt(data):
     with pytest.raises(AttemptFailed):
