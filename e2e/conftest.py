@@ -15,7 +15,7 @@ import pytest
 from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
 from e2e.cluster.kubectl import environment
 from e2e.cluster.places import PROJECT
-from e2e.inference_service import MODEL, InferenceService
+from e2e.inference_service import MODEL, InferenceService, remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE
 from e2e.kube import Kube
 from e2e.reach import reach
@@ -24,10 +24,12 @@ from e2e.verdict import Reference
 
 
 @pytest.fixture(scope="session")
-def installation() -> Kube:
+def installation(pytestconfig: pytest.Config) -> Kube:
     """The chart installed on a cluster, its pods running the code of this checkout."""
     system = Kube(SYSTEM_NAMESPACE)
-    _type(CLUSTER_UP)
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # the first time compiles for minutes
+        _type(CLUSTER_UP)
     _type(HELM_INSTALL)
     # The image's tag stays the same when the code changes, so an operator from an earlier run
     # would be tested otherwise.
@@ -41,10 +43,10 @@ def kube(installation: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """kubectl in a namespace of the test module's own."""
     module = request.module.__name__.rpartition("test_")[2]
     kube = Kube(f"e2e-{module.replace('_', '-')}")
-    asyncio.run(kube.delete_namespace())
+    asyncio.run(remove_namespace(kube))
     asyncio.run(kube.create_namespace())
     yield kube
-    asyncio.run(kube.delete_namespace())
+    asyncio.run(remove_namespace(kube))
 
 
 @pytest.fixture(scope="module")

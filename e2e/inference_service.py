@@ -104,3 +104,15 @@ def is_surging(service: Json) -> bool:
     """A rollout is under way: replicas of both revisions exist."""
     status = service.get("status", {})
     return bool(0 < status.get("updatedReplicas", 0) < status.get("replicas", 0))
+
+
+async def remove_namespace(kube: Kube) -> None:
+    """Delete a namespace with all its InferenceServices, and wait until nothing is left.
+
+    The services go first: a namespace with pods in it looks at them again only after half of
+    their grace period, which a long drainTimeout makes minutes.
+    """
+    if await kube.run("get", "namespace", kube.namespace, "--ignore-not-found"):
+        await kube.run("delete", "infsvc", "--all", "--ignore-not-found")
+        await kube.until("pods", lambda pods: not pods, timeout_seconds=120)
+    await kube.delete_namespace()

@@ -77,7 +77,7 @@ class Report:
         table.add_row("lost", f"[{'bold red' if self.lost else 'green'}]{self.lost}")
         for cause, count in self.causes.most_common():
             table.add_row(f"  {cause}", str(count))
-        for name, count in sorted((self.revisions + self.groups).items()):
+        for name, count in sorted(self.groups.items()):
             table.add_row(f"  answered by {name}", str(count))
         table.add_row("first token, p50 / p95", _pair(self.time_to_first_token_seconds))
         table.add_row("whole answer, p50 / p95", _pair(self.duration_seconds))

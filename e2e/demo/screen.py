@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.rule import Rule
+from rich.syntax import Syntax
 from rich.text import Text
 
 
@@ -41,6 +42,11 @@ class Screen:
         """Show a command as it can be typed in the project's folder."""
         text = words if isinstance(words, str) else typed(words, Path.cwd())
         self.console.print(Text.assemble(("$ ", "dim"), (text, "bold cyan")), soft_wrap=True)
+
+    def file(self, path: str) -> None:
+        """A file of the project, as `cat` would print it."""
+        self.command(("cat", path))
+        self.console.print(Syntax.from_path(path, background_color="default"))
 
     def output(self, text: str) -> None:
         """What a command printed."""

@@ -20,7 +20,7 @@ from e2e.demo.screen import Screen
 from e2e.demo.ticks import at_least_every
 from e2e.demo.views import conditions_view, rollout_view, scaling_view
 from e2e.exchange import Transcript, exchange
-from e2e.inference_service import MODEL, InferenceService, is_ready
+from e2e.inference_service import MODEL, InferenceService, is_ready, remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL
 from e2e.kube import Kube, command
 from e2e.reach import reach
@@ -78,7 +78,8 @@ async def install(screen: Screen) -> None:
 
 async def deploy(screen: Screen) -> None:
     screen.chapter("A model", "A few lines of YAML name a model; the conditions tell the rest.")
-    await SERVICE.kube.delete_namespace()  # of an earlier run
+    screen.file(SAMPLE)
+    await remove_namespace(SERVICE.kube)  # of an earlier run
     await _type(screen, "kubectl", "create", "namespace", NAMESPACE)
     await _type(screen, "kubectl", "apply", f"--namespace={NAMESPACE}", f"--filename={SAMPLE}")
     screen.command(f"kubectl get infsvc --namespace={NAMESPACE} --output=yaml --watch")
