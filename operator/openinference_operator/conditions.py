@@ -1,8 +1,7 @@
 """The conditions of an InferenceService: each a short list of rules, the first that applies speaks.
 
 A rule is a function of the facts to a `Condition` or None. Conditions have positive polarity; a
-False one names the number or the object behind it. The reasons form a closed list: the enum below,
-plus what `pods` says about a pod in trouble (`pods.TROUBLE_REASONS`).
+False one names the number or the object behind it. The reasons are the closed list of `reasons`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Literal, TypeAlias
 from openinference_operator.observe import Observed
 from openinference_operator.plan import Plan
 from openinference_operator.pods import Concern, Trouble
+from openinference_operator.reasons import Reason
 from openinference_operator.rollout import LIVE, GroupState, Phase
 from openinference_operator.scaling import Decision
 from openinference_operator.spec import InferenceService
@@ -25,7 +25,7 @@ class Condition:
 
     type: str
     status: Truth
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -94,7 +94,7 @@ def judge(facts: Facts) -> list[Condition]:
     return [_ready(facts, others), *others]
 
 
-def refused(reason: str, message: str) -> list[Condition]:
+def refused(reason: Reason, message: str) -> list[Condition]:
     """The conditions of a service that cannot be reconciled as it is; what runs goes on."""
     return [
         Condition("Ready", "False", reason, message),
@@ -114,14 +114,16 @@ READY_ORDER = ("Progressing", "Scheduled", "GroupsHealthy", "RouterReady")
 
 def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
     if facts.service.suspend:
-        return Condition("Ready", "False", "Suspended", "spec.suspend is true: no replica runs")
+        return Condition(
+            "Ready", "False", Reason.SUSPENDED, "spec.suspend is true: no replica runs"
+        )
     by_type = {condition.type: condition for condition in others}
     available, progressing = by_type["Available"], by_type["Progressing"]
     complete = facts.routable >= facts.needed and not facts.old and not facts.plan.is_rolled_back
     if available.status == "True" and complete:
-        return Condition("Ready", "True", "Serving", available.message)
+        return Condition("Ready", "True", Reason.SERVING, available.message)
     if facts.is_at_zero and by_type["RouterReady"].status == "True":
-        return Condition("Ready", "True", "ScaledToZero", available.message)
+        return Condition("Ready", "True", Reason.SCALED_TO_ZERO, available.message)
     blockers = (by_type[name] for name in READY_ORDER)
     cause = next((condition for condition in blockers if condition.status != "True"), progressing)
     is_unknown = available.status == "Unknown"
@@ -136,26 +138,26 @@ def _nobody_can_tell(facts: Facts) -> Condition | None:
     if not silent or len(silent) < len(facts.observed.ready_routers):
         return None
     message = f"no router pod tells its state: {', '.join(silent)}"
-    return Condition("Available", "Unknown", "RouterStateUnknown", message)
+    return Condition("Available", "Unknown", Reason.ROUTER_STATE_UNKNOWN, message)
 
 
 def _somebody_answers(facts: Facts) -> Condition | None:
     if not facts.routable:
         return None
     message = f"{facts.routable} of {facts.plan.desired} replicas are routable"
-    return Condition("Available", "True", "ReplicasRoutable", message)
+    return Condition("Available", "True", Reason.REPLICAS_ROUTABLE, message)
 
 
 def _scaled_to_zero(facts: Facts) -> Condition | None:
     if not facts.is_at_zero:
         return None
     message = "no replica runs because nobody asks; the next request is held and starts one"
-    return Condition("Available", "False", "ScaledToZero", message)
+    return Condition("Available", "False", Reason.SCALED_TO_ZERO, message)
 
 
 def _nobody_answers(facts: Facts) -> Condition:
     message = f"0 of {facts.plan.desired} replicas are routable"
-    return Condition("Available", "False", "NoRoutableReplica", message)
+    return Condition("Available", "False", Reason.NO_ROUTABLE_REPLICA, message)
 
 
 # Progressing: the way to the wanted revision and number.
@@ -166,7 +168,7 @@ def _suspended(facts: Facts) -> Condition | None:
         return None
     left = len(facts.plan.states)
     message = f"spec.suspend is true: {_count(left, 'replica')} left to drain and delete"
-    return Condition("Progressing", "True", "Suspended", message)
+    return Condition("Progressing", "True", Reason.SUSPENDED, message)
 
 
 def _rolled_back(facts: Facts) -> Condition | None:
@@ -176,14 +178,14 @@ def _rolled_back(facts: Facts) -> Condition | None:
         f"revision {facts.plan.revision} failed, {facts.plan.target} is kept: {facts.plan.failure};"
         " change the spec, or the annotation openinference.dev/restartedAt, to try again"
     )
-    return Condition("Progressing", "False", "RolledBack", message)
+    return Condition("Progressing", "False", Reason.ROLLED_BACK, message)
 
 
 def _failed(facts: Facts) -> Condition | None:
     if not facts.plan.failure:
         return None
     message = f"revision {facts.plan.revision} has no good one before it: {facts.plan.failure}"
-    return Condition("Progressing", "False", "ProgressDeadlineExceeded", message)
+    return Condition("Progressing", "False", Reason.PROGRESS_DEADLINE_EXCEEDED, message)
 
 
 def _rolling_out(facts: Facts) -> Condition | None:
@@ -196,14 +198,14 @@ def _rolling_out(facts: Facts) -> Condition | None:
     )
     if draining:
         message += f"; draining {', '.join(draining)}"
-    return Condition("Progressing", "True", "RollingOut", message)
+    return Condition("Progressing", "True", Reason.ROLLING_OUT, message)
 
 
 def _changing_replicas(facts: Facts) -> Condition | None:
     count, desired = len(facts.plan.states), facts.plan.desired
     if count == desired == facts.routable:
         return None
-    reason = "Starting" if len(facts.updated) <= desired else "ScalingDown"
+    reason = Reason.STARTING if len(facts.updated) <= desired else Reason.SCALING_DOWN
     message = (
         f"revision {facts.plan.target}: {facts.routable} of {desired} replicas are routable,"
         f" {count} exist"
@@ -213,7 +215,7 @@ def _changing_replicas(facts: Facts) -> Condition | None:
 
 def _complete(facts: Facts) -> Condition:
     message = f"{_count(facts.plan.desired, 'replica')} of revision {facts.plan.target}"
-    return Condition("Progressing", "True", "Complete", message)
+    return Condition("Progressing", "True", Reason.COMPLETE, message)
 
 
 # Scheduled and GroupsHealthy: pods in trouble.
@@ -231,12 +233,12 @@ def _pod_trouble(concern: Concern) -> Rule:
 
 def _all_scheduled(facts: Facts) -> Condition:
     message = f"no pod of {_count(len(facts.plan.states), 'replica')} lacks a node"
-    return Condition("Scheduled", "True", "Scheduled", message)
+    return Condition("Scheduled", "True", Reason.SCHEDULED, message)
 
 
 def _all_healthy(facts: Facts) -> Condition:
     message = f"no pod of {_count(len(facts.plan.states), 'replica')} is in trouble"
-    return Condition("GroupsHealthy", "True", "Healthy", message)
+    return Condition("GroupsHealthy", "True", Reason.HEALTHY, message)
 
 
 # RouterReady.
@@ -247,7 +249,7 @@ def _no_router(facts: Facts) -> Condition | None:
         return None
     pods = _count(len(facts.observed.routers), "router pod")
     message = f"none of {pods} in the namespace is Ready; nothing that serves is drained"
-    return Condition("RouterReady", "False", "RouterNotReady", message)
+    return Condition("RouterReady", "False", Reason.ROUTER_NOT_READY, message)
 
 
 def _silent_router(facts: Facts) -> Condition | None:
@@ -255,12 +257,14 @@ def _silent_router(facts: Facts) -> Condition | None:
     if not silent:
         return None
     message = f"router pods do not tell their state, so nothing is drained: {', '.join(silent)}"
-    return Condition("RouterReady", "Unknown", "RouterStateUnknown", message)
+    return Condition("RouterReady", "Unknown", Reason.ROUTER_STATE_UNKNOWN, message)
 
 
 def _routers_ready(facts: Facts) -> Condition:
     ready = len(facts.observed.ready_routers)
-    return Condition("RouterReady", "True", "RoutersReady", f"{_count(ready, 'router pod')} Ready")
+    return Condition(
+        "RouterReady", "True", Reason.ROUTERS_READY, f"{_count(ready, 'router pod')} Ready"
+    )
 
 
 # AbleToScale, ScalingActive, ScalingLimited: as HorizontalPodAutoscaler names them.
@@ -270,34 +274,34 @@ def _scaling_stabilized(facts: Facts) -> Condition | None:
     if facts.decision is None or not facts.decision.is_stabilized:
         return None
     message = f"earlier recommendations hold the number; {facts.decision.message}"
-    return Condition("AbleToScale", "True", "Stabilized", message)
+    return Condition("AbleToScale", "True", Reason.STABILIZED, message)
 
 
 def _able_to_scale(facts: Facts) -> Condition:
-    return Condition("AbleToScale", "True", "ReadyForNewScale", "the number may change now")
+    return Condition("AbleToScale", "True", Reason.READY_FOR_NEW_SCALE, "the number may change now")
 
 
 def _scaling_disabled(facts: Facts) -> Condition | None:
     if not facts.service.suspend:
         return None
-    return Condition("ScalingActive", "False", "ScalingDisabled", "spec.suspend is true")
+    return Condition("ScalingActive", "False", Reason.SCALING_DISABLED, "spec.suspend is true")
 
 
 def _metrics_lost(facts: Facts) -> Condition | None:
     if facts.decision is None or facts.decision.is_active:
         return None
-    return Condition("ScalingActive", "False", "MetricsUnavailable", facts.decision.message)
+    return Condition("ScalingActive", "False", Reason.METRICS_UNAVAILABLE, facts.decision.message)
 
 
 def _fallback(facts: Facts) -> Condition | None:
     if facts.decision is None or not facts.decision.uses_fallback:
         return None
     message = f"Prometheus has no value, the routers tell; {facts.decision.message}"
-    return Condition("ScalingActive", "True", "FallbackDemand", message)
+    return Condition("ScalingActive", "True", Reason.FALLBACK_DEMAND, message)
 
 
 def _metric_found(facts: Facts) -> Condition:
-    return Condition("ScalingActive", "True", "ValidMetricFound", "every metric has a value")
+    return Condition("ScalingActive", "True", Reason.VALID_METRIC_FOUND, "every metric has a value")
 
 
 def _scaling_limited(facts: Facts) -> Condition | None:
@@ -308,7 +312,7 @@ def _scaling_limited(facts: Facts) -> Condition | None:
 
 def _scaling_unlimited(facts: Facts) -> Condition:
     message = f"{_count(facts.plan.desired, 'replica')}, within bounds and policies"
-    return Condition("ScalingLimited", "False", "DesiredWithinRange", message)
+    return Condition("ScalingLimited", "False", Reason.DESIRED_WITHIN_RANGE, message)
 
 
 CHAINS: tuple[tuple[Rule, ...], ...] = (

@@ -26,6 +26,7 @@ from openinference_operator.observe import (
     router_endpoint,
 )
 from openinference_operator.plan import plan_router, plan_service
+from openinference_operator.reasons import Reason
 from openinference_operator.scaling import Decision
 from openinference_operator.settings import Settings
 from openinference_operator.signals.router_state import Endpoint, RouterStates
@@ -141,7 +142,7 @@ class Controller:
         if not key.service:
             await self._reconcile_router(key.namespace)
             return
-        raw = self._store.get(names.KIND, key.namespace, key.service, key.service)
+        raw = self._store.service(key.namespace, key.service)
         if raw is None or "deletionTimestamp" in raw["metadata"]:
             self._autoscaler.forget(key)
             self._specs.pop(key, None)
@@ -152,9 +153,9 @@ class Controller:
         try:
             await self._reconcile_service(key, raw, parse(raw))
         except SpecError as error:
-            await self._refuse(raw, "InvalidSpec", str(error))
+            await self._refuse(raw, Reason.INVALID_SPEC, str(error))
         except NameConflict as error:
-            await self._refuse(raw, "NameConflict", str(error))
+            await self._refuse(raw, Reason.NAME_CONFLICT, str(error))
             raise
 
     async def _reconcile_service(self, key: Key, raw: Object, service: InferenceService) -> None:
@@ -209,7 +210,7 @@ class Controller:
             await self._keep_router(namespace, owners)
         except NameConflict as error:
             for raw in raws:
-                await self._recorder.record(raw, Note("NameConflict", str(error), "Warning"))
+                await self._recorder.record(raw, Note(Reason.NAME_CONFLICT, str(error), "Warning"))
             raise
 
     async def _keep_router(self, namespace: str, owners: Sequence[InferenceService]) -> None:
@@ -222,7 +223,7 @@ class Controller:
         }
         await self._writer.perform(plan_router(owners, live, self._settings.router))
 
-    async def _refuse(self, raw: Object, reason: str, message: str) -> None:
+    async def _refuse(self, raw: Object, reason: Reason, message: str) -> None:
         generation, before = raw["metadata"]["generation"], raw.get("status") or {}
         status = build_refusal(refused(reason, message), before, generation, time())
         await self._writer.write_status(raw, status)

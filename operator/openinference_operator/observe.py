@@ -155,7 +155,7 @@ def observe(store: Store, service: InferenceService, routers: Sequence[Router]) 
         for obj in store.select("Pod", service.namespace, service.name)
     }
     own = [obj for obj in live.values() if is_owned_by(obj, service.uid)]
-    raw = store.get(names.KIND, service.namespace, service.name, service.name) or {}
+    raw = store.service(service.namespace, service.name) or {}
     return Observed(
         groups=tuple(
             _group(obj, pods.get(names.leader_pod(obj["metadata"]["name"])), view)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
+from openinference_operator.reasons import Reason
 from openinference_operator.spec import Autoscaling, Policy, ScalingRules
 
 
@@ -41,7 +42,7 @@ class Pace:
     """The number that is allowed now; what limited it, if anything; whether a window held it."""
 
     allowed: int
-    limited_by: str | None = None
+    limited_by: Reason | None = None
     is_stabilized: bool = False
 
 
@@ -103,18 +104,19 @@ def _limit(
     stable: int, wanted: int, current: int, memory: Memory, autoscaling: Autoscaling, now: float
 ) -> Pace:
     """Apply policies, then bounds; say which of them changed the number."""
-    allowed, limit = stable, None
+    allowed = stable
+    limit: Reason | None = None
     if stable > current:
         allowed = min(stable, _highest_allowed(current, memory, autoscaling.scale_up, now))
-        limit = "ScaleUpLimit" if allowed < stable else None
+        limit = Reason.SCALE_UP_LIMIT if allowed < stable else None
     elif stable < current:
         allowed = max(stable, _lowest_allowed(current, memory, autoscaling.scale_down, now))
-        limit = "ScaleDownLimit" if allowed > stable else None
+        limit = Reason.SCALE_DOWN_LIMIT if allowed > stable else None
     lowest = max(1, autoscaling.min_replicas)
     if allowed > autoscaling.max_replicas:
-        allowed, limit = autoscaling.max_replicas, "TooManyReplicas"
+        allowed, limit = autoscaling.max_replicas, Reason.TOO_MANY_REPLICAS
     elif allowed < lowest:
-        allowed, limit = lowest, "TooFewReplicas"
+        allowed, limit = lowest, Reason.TOO_FEW_REPLICAS
     return Pace(allowed, limit, is_stabilized=stable != wanted)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
+from openinference_operator.reasons import Reason
+
 RawPod: TypeAlias = Mapping[str, Any]
 
 
@@ -24,7 +26,7 @@ class Trouble:
     """Why a pod cannot serve and will not by waiting."""
 
     concern: Concern
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -46,7 +48,7 @@ class Pod:
     trouble: Trouble | None
 
 
-CRASH_REASONS = ("CrashLoop", "OutOfMemory")
+CRASH_REASONS = (Reason.CRASH_LOOP, Reason.OUT_OF_MEMORY)
 IMAGE_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONTAINER_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -85,7 +87,7 @@ def _trouble(raw: RawPod, is_lost: bool) -> Trouble | None:
 def _node_lost(raw: RawPod) -> Trouble:
     node = raw["spec"].get("nodeName", "?")
     message = f"pod {raw['metadata']['name']} is on node {node}, which does not answer"
-    return Trouble(Concern.GROUPS_HEALTHY, "NodeLost", message)
+    return Trouble(Concern.GROUPS_HEALTHY, Reason.NODE_LOST, message)
 
 
 def _unschedulable(raw: RawPod) -> Trouble | None:
@@ -97,21 +99,21 @@ def _unschedulable(raw: RawPod) -> Trouble | None:
     return Trouble(Concern.SCHEDULED, _shortage(told), message)
 
 
-def _shortage(told: str) -> str:
+def _shortage(told: str) -> Reason:
     if "Insufficient" not in told:
-        return "Unschedulable"
-    return "InsufficientGPU" if "gpu" in told else "InsufficientResources"
+        return Reason.UNSCHEDULABLE
+    return Reason.INSUFFICIENT_GPU if "gpu" in told else Reason.INSUFFICIENT_RESOURCES
 
 
 def _image(raw: RawPod) -> Trouble | None:
-    return _waiting(raw, IMAGE_PROBLEMS, "ImagePullFailed")
+    return _waiting(raw, IMAGE_PROBLEMS, Reason.IMAGE_PULL_FAILED)
 
 
 def _configuration(raw: RawPod) -> Trouble | None:
-    return _waiting(raw, CONTAINER_PROBLEMS, "ContainerConfigError")
+    return _waiting(raw, CONTAINER_PROBLEMS, Reason.CONTAINER_CONFIG_ERROR)
 
 
-def _waiting(raw: RawPod, problems: tuple[str, ...], reason: str) -> Trouble | None:
+def _waiting(raw: RawPod, problems: tuple[str, ...], reason: Reason) -> Trouble | None:
     container = _container(raw)
     waiting = container.get("state", {}).get("waiting", {})
     if waiting.get("reason") not in problems:
@@ -130,7 +132,7 @@ def _crashing(raw: RawPod) -> Trouble | None:
     )
     if not ended or container.get("started"):
         return None
-    reason = "OutOfMemory" if ended.get("reason") == "OOMKilled" else "CrashLoop"
+    reason = Reason.OUT_OF_MEMORY if ended.get("reason") == "OOMKilled" else Reason.CRASH_LOOP
     said = (ended.get("message") or "").strip().splitlines()
     message = (
         f"pod {raw['metadata']['name']} exited with {ended.get('exitCode')}"
@@ -145,7 +147,7 @@ def _failed(raw: RawPod) -> Trouble | None:
         return None
     told = status.get("message") or status.get("reason") or "no reason given"
     message = f"pod {raw['metadata']['name']} failed: {told}"
-    return Trouble(Concern.GROUPS_HEALTHY, "PodFailed", message)
+    return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_FAILED, message)
 
 
 TROUBLE_RULES: tuple[Callable[[RawPod], Trouble | None], ...] = (

@@ -24,6 +24,7 @@ from math import ceil
 from typing import Literal
 
 from openinference_operator.pacing import Memory, pace, remember, remember_change
+from openinference_operator.reasons import Reason
 from openinference_operator.spec import Autoscaling, Metric
 
 
@@ -73,7 +74,7 @@ class Decision:
     message: str
     inputs: tuple[Input, ...]
     is_stabilized: bool = False
-    limited_by: str | None = None
+    limited_by: Reason | None = None
 
     @property
     def is_active(self) -> bool:

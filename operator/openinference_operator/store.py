@@ -52,23 +52,21 @@ class Store:
         if not bucket:
             self._objects.pop(_bucket(obj), None)
 
-    def get(self, kind: str, namespace: str, service: str, name: str) -> Object | None:
-        """One object of an InferenceService; `service` is empty for objects of the router."""
-        return self._objects.get((kind, namespace, service), {}).get(name)
-
     def select(self, kind: str, namespace: str, service: str) -> list[Object]:
-        """All objects of a kind of one InferenceService, ordered by name."""
+        """All objects of a kind that belong to one InferenceService, ordered by name.
+
+        `service` is empty for what belongs to none: routers, and the InferenceServices themselves.
+        """
         bucket = self._objects.get((kind, namespace, service), {})
         return [bucket[name] for name in sorted(bucket)]
 
-    def services(self, namespace: str | None = None) -> list[Object]:
-        """All InferenceServices, of one namespace or of all."""
-        return [
-            obj
-            for (kind, where, _), bucket in sorted(self._objects.items())
-            if kind == names.KIND and namespace in (None, where)
-            for obj in bucket.values()
-        ]
+    def services(self, namespace: str) -> list[Object]:
+        """All InferenceServices of a namespace, ordered by name."""
+        return self.select(names.KIND, namespace, "")
+
+    def service(self, namespace: str, name: str) -> Object | None:
+        """One InferenceService."""
+        return self._objects.get((names.KIND, namespace, ""), {}).get(name)
 
     def uids(self, kind: str) -> frozenset[str]:
         """The identities of all objects of a kind."""
@@ -104,7 +102,8 @@ def service_of(obj: Object) -> str:
 
 
 def _bucket(obj: Object) -> tuple[str, str, str]:
-    return obj["kind"], obj["metadata"]["namespace"], service_of(obj)
+    service = "" if obj["kind"] == names.KIND else service_of(obj)
+    return obj["kind"], obj["metadata"]["namespace"], service
 
 
 def _version(obj: Object) -> int:

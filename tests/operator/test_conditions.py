@@ -1,8 +1,12 @@
 """Conditions: what is said about each state of affairs, and the number or object behind it."""
 
+import re
+from pathlib import Path
+
 import pytest
 from openinference_operator.conditions import Facts, refused
 from openinference_operator.pods import read_pod
+from openinference_operator.reasons import Reason
 from openinference_operator.scaling import Decision, Demand, Input, Lost
 from openinference_operator.spec import parse
 from openinference_operator.status import build_refusal, build_status, recorded_desired
@@ -240,7 +244,7 @@ SCALING = {
     "valid": (Demand(1, 1, "Prometheus"), {}, "ScalingActive", "True", "ValidMetricFound"),
     "limited": (
         Demand(1, 1, "Prometheus"),
-        {"limited_by": "TooManyReplicas"},
+        {"limited_by": Reason.TOO_MANY_REPLICAS},
         "ScalingLimited",
         "True",
         "TooManyReplicas",
@@ -310,11 +314,20 @@ def test_what_the_autoscaler_adds_is_not_missed_while_it_starts(make_world):
     assert condition(status_of(world), "Ready")[0] == "True"
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "conditions.md"
+
+
+def test_every_reason_is_documented_with_a_remedy():
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(reason for reason, _, _ in rows) == sorted(Reason)
+    assert all(meaning.strip() and remedy.strip() for _, meaning, remedy in rows)
+
+
 def test_a_refusal_keeps_what_was_said_before(make_world):
     world = make_world(replicas=1)
     world.settle()
     before = status_of(world)
-    after = build_refusal(refused("InvalidSpec", "spec.x: is bad"), before, 7, world.now)
+    after = build_refusal(refused(Reason.INVALID_SPEC, "spec.x: is bad"), before, 7, world.now)
     assert condition(after, "Ready") == ("False", "InvalidSpec", "spec.x: is bad")
     assert condition(after, "Progressing")[:2] == ("False", "InvalidSpec")
     assert condition(after, "Available") == condition(before, "Available")

@@ -1,0 +1,58 @@
+"""The closed list of reasons that conditions give.
+
+docs/conditions.md says of each what it means and what to do; a test keeps the two together.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is, in one word. Part of the API: alerts and scripts compare it."""
+
+    # Ready
+    SERVING = "Serving"
+    SUSPENDED = "Suspended"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_CONFLICT = "NameConflict"
+    # Available
+    REPLICAS_ROUTABLE = "ReplicasRoutable"
+    NO_ROUTABLE_REPLICA = "NoRoutableReplica"
+    SCALED_TO_ZERO = "ScaledToZero"
+    # Progressing
+    COMPLETE = "Complete"
+    STARTING = "Starting"
+    SCALING_DOWN = "ScalingDown"
+    ROLLING_OUT = "RollingOut"
+    ROLLED_BACK = "RolledBack"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    # Scheduled
+    SCHEDULED = "Scheduled"
+    UNSCHEDULABLE = "Unschedulable"
+    INSUFFICIENT_GPU = "InsufficientGPU"
+    INSUFFICIENT_RESOURCES = "InsufficientResources"
+    # GroupsHealthy
+    HEALTHY = "Healthy"
+    CRASH_LOOP = "CrashLoop"
+    OUT_OF_MEMORY = "OutOfMemory"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    POD_FAILED = "PodFailed"
+    NODE_LOST = "NodeLost"
+    # RouterReady
+    ROUTERS_READY = "RoutersReady"
+    ROUTER_NOT_READY = "RouterNotReady"
+    ROUTER_STATE_UNKNOWN = "RouterStateUnknown"
+    # AbleToScale
+    READY_FOR_NEW_SCALE = "ReadyForNewScale"
+    STABILIZED = "Stabilized"
+    # ScalingActive
+    VALID_METRIC_FOUND = "ValidMetricFound"
+    FALLBACK_DEMAND = "FallbackDemand"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+    SCALING_DISABLED = "ScalingDisabled"
+    # ScalingLimited
+    DESIRED_WITHIN_RANGE = "DesiredWithinRange"
+    TOO_MANY_REPLICAS = "TooManyReplicas"
+    TOO_FEW_REPLICAS = "TooFewReplicas"
+    SCALE_UP_LIMIT = "ScaleUpLimit"
+    SCALE_DOWN_LIMIT = "ScaleDownLimit"
