@@ -6,7 +6,6 @@ the next attempt may run. Cancelled when the client goes away, which frees place
 """
 
 import asyncio
-import itertools
 import random
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from openinference_router.reply import Reply
 from openinference_router.service import Service
 from openinference_router.trace import REQUEST_ID_HEADER, TRACE, Trace
 from openinference_router.upstream import Upstream, open_upstream
-from openinference_router.waiting import Rank, Ticket
+from openinference_router.waiting import Caller, Rank, Ticket
 from openinference_router.wire import TOKEN_HEADER
 
 MAX_BROKEN_ATTEMPTS = 5
@@ -71,7 +70,6 @@ class Proxy:
         self._token_header = {TOKEN_HEADER: token} if token else {}
         self._keep_alive_seconds = keep_alive_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
-        self._arrivals = itertools.count()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         trace = request[TRACE]
@@ -95,7 +93,7 @@ class Proxy:
             progress=Progress(tracks_tokens=asked.is_stream and bool(may_resume)),
             reply=reply,
             trace=trace,
-            rank=(0, next(self._arrivals)),
+            rank=service.rank(Caller()),
             wish=Wish(draw=random.random()),  # noqa: S311  spreads load, guards nothing
         )
 

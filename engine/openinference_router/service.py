@@ -12,7 +12,7 @@ from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudg
 from openinference_router.choice import Wish, choose
 from openinference_router.errors import overloaded, unavailable
 from openinference_router.group import Group
-from openinference_router.waiting import Rank, Ticket, WaitingLine
+from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
 from openinference_router.wire import LoadReport, Routing, ServiceState
 
 TIMER_SLACK_SECONDS = 0.001  # a timer may fire this early
@@ -108,6 +108,10 @@ class Service:
         """Take one retry out of the budget; False when it is spent."""
         return self._retries.spend(self.open_requests, self._clock())
 
+    def rank(self, caller: Caller) -> Rank:
+        """The standing of a request that arrives now; kept over all its attempts."""
+        return self._line.rank(caller, self._clock())
+
     def enter(self, rank: Rank, wish: Wish, waited: Spent | None = None) -> Ticket:
         """A seat if there is room and nobody waits, else a place in line; `leave` gives back both.
 
@@ -158,8 +162,7 @@ class Service:
         for ticket in self._line:
             group = choose(self.groups.values(), ticket.wish)
             if group is not None:
-                self._line.leave(ticket)
-                ticket.grant(group)
+                self._line.serve(ticket, group)
             elif ticket.wish.resume_key is None:
                 break  # no room for anybody; one that needs a special group lets others pass
         self._changed()

@@ -14,6 +14,7 @@ from openinference_router.choice import Wish
 from openinference_router.errors import Refusal
 from openinference_router.group import look_ahead
 from openinference_router.service import Service
+from openinference_router.waiting import Caller
 from openinference_router.wire import LoadReport, QueuePolicy, RoutedGroup, Routing
 
 
@@ -34,12 +35,11 @@ def routing(num_groups: int = 1, **queue) -> Routing:
 
 
 class Rig:
-    """A service, its clock, and requests with running arrival numbers."""
+    """A service, its clock, and requests of one caller."""
 
     def __init__(self, num_groups: int = 1, **queue) -> None:
         self.clock = Clock()
         self.service = Service(routing(num_groups, **queue), self.clock, lambda: None)
-        self.arrivals = 0
 
     def report(self, number: int = 0, **load) -> None:
         group = self.service.groups[f"g{number}"]
@@ -47,8 +47,7 @@ class Rig:
         self.service.report(group, report)
 
     def enter(self, **wish):
-        self.arrivals += 1
-        return self.service.enter((0, self.arrivals), Wish(**wish))
+        return self.service.enter(self.service.rank(Caller()), Wish(**wish))
 
 
 def test_a_request_gets_a_seat_at_once_when_there_is_one():
@@ -105,7 +104,7 @@ def test_a_full_line_is_429_but_not_for_who_returns():
     with pytest.raises(Refusal) as caught:
         rig.enter()
     assert (caught.value.status, caught.value.code) == (429, "queue_full")
-    rig.service.enter((0, 0), Wish(), waited=NOTHING_SPENT)
+    rig.service.enter(rig.service.rank(Caller()), Wish(), waited=NOTHING_SPENT)
     assert rig.service.held == 2
 
 
@@ -216,8 +215,8 @@ class Seats(RuleBasedStateMachine):
 
     @invariant()
     def seats_went_in_order_of_arrival(self):
-        seated = [ticket.rank for ticket in self.tickets if ticket.group]
-        waiting = [ticket.rank for ticket in self.tickets if not ticket.group]
+        seated = [ticket.rank.number for ticket in self.tickets if ticket.group]
+        waiting = [ticket.rank.number for ticket in self.tickets if not ticket.group]
         assert not (seated and waiting) or max(seated) < min(waiting)
 
     @invariant()
