@@ -260,6 +260,17 @@ def _silent_router(facts: Facts) -> Condition | None:
     return Condition("RouterReady", "Unknown", Reason.ROUTER_STATE_UNKNOWN, message)
 
 
+def _name_taken(facts: Facts) -> Condition | None:
+    older, model = facts.observed.name_taken_by, facts.service.model.name
+    if not older:
+        return None
+    message = (
+        f"model name {model!r} leads to the older InferenceService {older!r};"
+        " this one is reached by its own host only, or after it is made anew with another name"
+    )
+    return Condition("RouterReady", "False", Reason.MODEL_NAME_TAKEN, message)
+
+
 def _routers_ready(facts: Facts) -> Condition:
     ready = len(facts.observed.ready_routers)
     return Condition(
@@ -320,7 +331,7 @@ CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_suspended, _rolled_back, _failed, _rolling_out, _changing_replicas, _complete),
     (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
     (_pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
-    (_no_router, _silent_router, _routers_ready),
+    (_no_router, _silent_router, _name_taken, _routers_ready),
 )
 SCALING_CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_scaling_stabilized, _able_to_scale),

@@ -115,7 +115,10 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All facts about one InferenceService that a decision may use."""
+    """All facts about one InferenceService that a decision may use.
+
+    `name_taken_by`: an older InferenceService of the namespace with the same model name.
+    """
 
     groups: tuple[Group, ...]
     revisions: Mapping[str, Revision]
@@ -123,6 +126,7 @@ class Observed:
     routers_settled: bool
     live: Live
     status: Mapping[str, Any]
+    name_taken_by: str = ""
 
     @property
     def ready_routers(self) -> tuple[Router, ...]:
@@ -170,7 +174,19 @@ def observe(store: Store, service: InferenceService, routers: Sequence[Router]) 
         routers_settled=view.is_settled(),
         live=live,
         status=raw.get("status") or {},
+        name_taken_by=_older_namesake(store, service),
     )
+
+
+def _older_namesake(store: Store, service: InferenceService) -> str:
+    mine = (service.created_at, service.name)
+    for raw in store.services(service.namespace):
+        metadata = raw["metadata"]
+        theirs = (metadata.get("creationTimestamp", ""), metadata["name"])
+        served = (raw["spec"].get("model") or {}).get("name") or metadata["name"]
+        if served == service.model.name and theirs < mine:
+            return str(metadata["name"])
+    return ""
 
 
 def observe_routers(

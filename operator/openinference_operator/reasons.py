@@ -42,6 +42,7 @@ class Reason(StrEnum):
     ROUTERS_READY = "RoutersReady"
     ROUTER_NOT_READY = "RouterNotReady"
     ROUTER_STATE_UNKNOWN = "RouterStateUnknown"
+    MODEL_NAME_TAKEN = "ModelNameTaken"
     # AbleToScale
     READY_FOR_NEW_SCALE = "ReadyForNewScale"
     STABILIZED = "Stabilized"

@@ -81,6 +81,7 @@ class World:
         self.routers = [RouterPod(f"router-{number}") for number in range(routers)]
         self.now = timestamps.from_text("2026-01-01T00:00:00Z")
         self.desired = None
+        self.siblings = []
         self.image = IMAGE
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
@@ -89,7 +90,8 @@ class World:
 
     def observe(self):
         store = Store()
-        store.put(self.service)
+        for raw in [self.service, *self.siblings]:
+            store.put(raw)
         for obj in [*self.objects.values(), *self._pods()]:
             store.put(copy.deepcopy(obj))
         return observe(store, self.parsed, self._router_facts())

@@ -314,6 +314,28 @@ def test_what_the_autoscaler_adds_is_not_missed_while_it_starts(make_world):
     assert condition(status_of(world), "Ready")[0] == "True"
 
 
+@pytest.mark.parametrize(
+    ("created_at", "name", "taken"),
+    [
+        ("2025-01-01T00:00:00Z", "demo", True),
+        ("2027-01-01T00:00:00Z", "demo", False),
+        ("2025-01-01T00:00:00Z", "another", False),
+    ],
+    ids=["older", "younger", "another name"],
+)
+def test_a_model_name_belongs_to_the_older_service(
+    make_world, raw_service, created_at, name, taken
+):
+    world = make_world(replicas=1)
+    world.settle()
+    other = raw_service(name="other", model={"uri": "package://models/t.gguf", "name": name})
+    other["metadata"]["creationTimestamp"] = created_at
+    world.siblings = [other]
+    status = status_of(world)
+    assert (condition(status, "RouterReady")[1] == "ModelNameTaken") is taken
+    assert condition(status, "Ready")[0] == "True"
+
+
 PAGE = Path(__file__).parents[2] / "docs" / "conditions.md"
 
 
