@@ -180,8 +180,8 @@ def test_unknown_token_is_refused(random_blocks):
         (torch.zeros(2, 64, dtype=torch.float64), "x: is torch.float64; give torch.float32"),
         (torch.zeros(2, 32), r"x: has shape \(2, 32\); give \(any, 64\)"),
         (torch.zeros(64), r"x: has shape \(64,\); give \(any, 64\)"),
-        (torch.zeros(64, 2).T, r"x: strides \(1, 2\) have gaps inside a row"),
-        (torch.zeros(2, 128)[:, ::2], r"x: strides \(128, 2\) have gaps inside a row"),
+        (torch.zeros(64, 2).T, r"x: strides \(1, 2\) leave gaps inside a row"),
+        (torch.zeros(2, 128)[:, ::2], r"x: strides \(128, 2\) leave gaps inside a row"),
     ],
 )
 def test_unfit_input_is_refused_by_name(x, message, random_blocks):

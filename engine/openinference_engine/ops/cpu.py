@@ -36,91 +36,84 @@ def operations() -> _cpu.Operations:
 
 
 def embedding(token_ids: Tensor, weight: Weight) -> Tensor:
-    _check(token_ids, "token_ids", torch.int64, (None,))
-    output = torch.empty(len(token_ids), weight.inputs)
-    operations().embedding(weight, token_ids.data_ptr(), len(token_ids), output.data_ptr())
+    rows = token_ids.shape[0]
+    ids = _address(token_ids, "token_ids", torch.int64, rows)
+    output = torch.empty(rows, weight.inputs)
+    operations().embedding(weight, ids, rows, output.data_ptr())
     return output
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    stride = _row_stride(x, "x", (None, weight.inputs))
-    if bias is not None:
-        _check(bias, "bias", torch.float32, (weight.outputs,))
-    output = torch.empty(len(x), weight.outputs)
-    operations().linear(
-        weight,
-        x.data_ptr(),
-        stride,
-        len(x),
-        0 if bias is None else bias.data_ptr(),
-        False,
-        output.data_ptr(),
-    )
+    address, stride = _rows(x, "x", weight.inputs)
+    rows, outputs = x.shape[0], weight.outputs
+    bias_address = 0 if bias is None else _address(bias, "bias", torch.float32, outputs)
+    output = torch.empty(rows, outputs)
+    operations().linear(weight, address, stride, rows, bias_address, False, output.data_ptr())
     return output
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    stride = _row_stride(x, "x", (None, None))
-    rows, columns = x.shape
-    _check(weight, "weight", torch.float32, (columns,))
+    columns = weight.shape[0]
+    scales = _address(weight, "weight", torch.float32, columns)
+    address, stride = _rows(x, "x", columns)
+    rows = x.shape[0]
     output = torch.empty(rows, columns)
-    operations().rms_norm(
-        x.data_ptr(), stride, weight.data_ptr(), epsilon, rows, columns, output.data_ptr()
-    )
+    operations().rms_norm(address, stride, scales, epsilon, rows, columns, output.data_ptr())
     return output
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    stride = _row_stride(gate_up, "gate_up", (None, None))
-    rows, columns = gate_up.shape
+    columns = gate_up.shape[-1]
+    address, stride = _rows(gate_up, "gate_up", columns)
     if columns % 2:
         raise ValueError(f"gate_up: {columns} columns are no pair of halves; stack gate and up")
+    rows = gate_up.shape[0]
     output = torch.empty(rows, columns // 2)
-    operations().silu_mul(gate_up.data_ptr(), stride, rows, columns // 2, output.data_ptr())
+    operations().silu_mul(address, stride, rows, columns // 2, output.data_ptr())
     return output
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> None:
-    stride = _row_stride(x, "x", (None, None, None))
     rows, heads, head_dim = x.shape
-    _check(cosine, "cosine", torch.float32, (rows, head_dim // 2))
-    _check(sine, "sine", torch.float32, (rows, head_dim // 2))
-    operations().rotate(
-        x.data_ptr(), stride, cosine.data_ptr(), sine.data_ptr(), rows, heads, head_dim
-    )
+    address, stride = _rows(x, "x", heads, head_dim)
+    cosines = _address(cosine, "cosine", torch.float32, rows, head_dim // 2)
+    sines = _address(sine, "sine", torch.float32, rows, head_dim // 2)
+    operations().rotate(address, stride, cosines, sines, rows, heads, head_dim)
 
 
 def append_kv(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-    cache = _cache(keys, values)
-    rows, kv_heads, head_dim = len(key), values.shape[1], values.shape[3]
-    key_stride = _row_stride(key, "key", (None, kv_heads, head_dim))
-    value_stride = _row_stride(value, "value", (rows, kv_heads, head_dim))
-    _check(slots, "slots", torch.int64, (rows,))
+    _, kv_heads, _, head_dim = values.shape
+    key_address, key_stride = _rows(key, "key", kv_heads, head_dim)
+    value_address, value_stride = _rows(value, "value", kv_heads, head_dim)
+    rows = min(key.shape[0], value.shape[0])
     operations().append_kv(
-        key.data_ptr(), key_stride, value.data_ptr(), value_stride, cache, slots.data_ptr(), rows
+        key_address,
+        key_stride,
+        value_address,
+        value_stride,
+        _cache(keys, values),
+        _address(slots, "slots", torch.int64, rows),
+        rows,
     )
 
 
 def paged_attention(query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
-    cache = _cache(keys, values)
-    kv_heads, head_dim, sequences = values.shape[1], values.shape[3], len(plan.lengths)
-    stride = _row_stride(query, "query", (None, None, head_dim))
+    _, kv_heads, _, head_dim = values.shape
     rows, heads, _ = query.shape
+    address, stride = _rows(query, "query", heads, head_dim)
     if heads % kv_heads:
         raise ValueError(f"query: {heads} heads are no multiple of the {kv_heads} heads of keys")
-    _check(plan.starts, "plan.starts", torch.int32, (sequences + 1,))
-    _check(plan.lengths, "plan.lengths", torch.int32, (sequences,))
-    _check(plan.blocks, "plan.blocks", torch.int32, (sequences, None))
+    sequences, width = plan.blocks.shape
     output = torch.empty(rows, heads, head_dim)
     operations().paged_attention(
-        query.data_ptr(),
+        address,
         stride,
-        cache,
+        _cache(keys, values),
         sequences,
-        plan.starts.data_ptr(),
-        plan.lengths.data_ptr(),
-        plan.blocks.data_ptr(),
-        plan.blocks.shape[1],
+        _address(plan.starts, "plan.starts", torch.int32, sequences + 1),
+        _address(plan.lengths, "plan.lengths", torch.int32, sequences),
+        _address(plan.blocks, "plan.blocks", torch.int32, sequences, width),
+        width,
         heads,
         head_dim**-0.5,
         rows,
@@ -129,42 +122,49 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, plan: Attention
     return output
 
 
-Shape = tuple[int | None, ...]  # None admits any length
-
-
-def _check(tensor: Tensor, name: str, dtype: torch.dtype, shape: Shape) -> None:
-    """Raises ValueError unless the tensor is contiguous and of this type and shape."""
-    _check_shape(tensor, name, dtype, shape)
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name}: strides {tensor.stride()} have gaps; call .contiguous()")
-
-
-def _row_stride(tensor: Tensor, name: str, shape: Shape) -> int:
-    """Elements from one row to the next of a float32 tensor; each row must be without gaps."""
-    _check_shape(tensor, name, torch.float32, shape)
-    expected = 1
-    for length, stride in zip(reversed(tensor.shape[1:]), reversed(tensor.stride()), strict=False):
-        if length > 1 and stride != expected:
-            raise ValueError(
-                f"{name}: strides {tensor.stride()} have gaps inside a row; call .contiguous()"
-            )
-        expected *= length
-    return tensor.stride(0)
-
-
-def _check_shape(tensor: Tensor, name: str, dtype: torch.dtype, shape: Shape) -> None:
-    if tensor.dtype is not dtype:
-        raise ValueError(f"{name}: is {tensor.dtype}; give {dtype}")
-    if len(tensor.shape) != len(shape) or any(
-        wanted is not None and wanted != length
-        for length, wanted in zip(tensor.shape, shape, strict=True)
-    ):
-        wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise ValueError(f"{name}: has shape {tuple(tensor.shape)}; give ({wanted})")
-
-
 def _cache(keys: Tensor, values: Tensor) -> _cpu.Cache:
     blocks, kv_heads, size, head_dim = values.shape
-    _check(keys, "keys", torch.float32, (blocks, kv_heads, head_dim, size))
-    _check(values, "values", torch.float32, (blocks, kv_heads, size, head_dim))
-    return _cpu.Cache(keys.data_ptr(), values.data_ptr(), blocks, kv_heads, head_dim, size)
+    return _cpu.Cache(
+        _address(keys, "keys", torch.float32, blocks, kv_heads, head_dim, size),
+        _address(values, "values", torch.float32, blocks, kv_heads, size, head_dim),
+        blocks,
+        kv_heads,
+        head_dim,
+        size,
+    )
+
+
+# Several hundred of these checks belong to each step, so the way without an error is short.
+
+
+def _address(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int) -> int:
+    """Where a tensor of exactly this type and shape lies, without gaps. Else raises ValueError."""
+    if tensor.dtype is dtype and tensor.shape == shape and tensor.is_contiguous():
+        return tensor.data_ptr()
+    raise ValueError(_refusal(tensor, name, dtype, shape) or f"{name}: {_gaps(tensor)}")
+
+
+def _rows(tensor: Tensor, name: str, *row: int) -> tuple[int, int]:
+    """Where rows of this shape lie, and the elements from one to the next: rows may lie apart.
+
+    float32. Raises ValueError for another type or shape, or gaps inside a row.
+    """
+    if tensor.dtype is torch.float32 and tensor.shape[1:] == row:
+        if tensor.is_contiguous() or not len(tensor) or tensor[0].is_contiguous():
+            return tensor.data_ptr(), tensor.stride(0)
+        raise ValueError(f"{name}: {_gaps(tensor)}")
+    raise ValueError(_refusal(tensor, name, torch.float32, ("any", *row)))
+
+
+def _refusal(
+    tensor: Tensor, name: str, dtype: torch.dtype, shape: tuple[int | str, ...]
+) -> str | None:
+    if tensor.dtype is not dtype:
+        return f"{name}: is {tensor.dtype}; give {dtype}"
+    if tensor.shape != shape:
+        return f"{name}: has shape {tuple(tensor.shape)}; give ({', '.join(map(str, shape))})"
+    return None
+
+
+def _gaps(tensor: Tensor) -> str:
+    return f"strides {tensor.stride()} leave gaps inside a row; call .contiguous()"
