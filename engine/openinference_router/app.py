@@ -16,8 +16,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from openinference_router import sse
 from openinference_router.errors import Refusal
 from openinference_router.exchange import GENERATING
+from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
-from openinference_router.proxy import Proxy
+from openinference_router.proxy import CALLER, Proxy
 from openinference_router.router import Router
 from openinference_router.trace import REQUEST_ID_HEADER, TRACE, start_trace
 from openinference_router.wire import TOKEN_HEADER, Routing
@@ -33,10 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 def client_app(
-    router: Router, proxy: Proxy, metrics: Metrics, max_body_bytes: int
+    router: Router, proxy: Proxy, keys: KeyRing, metrics: Metrics, max_body_bytes: int
 ) -> web.Application:
     """Port 8080: the OpenAI API."""
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[_observing(router, metrics)])
+    middlewares = [_observing(router, metrics), _admitting(keys)]
+    app = web.Application(client_max_size=max_body_bytes, middlewares=middlewares)
     for path in sorted(GENERATING):
         app.router.add_post(path, proxy.handle)
     app[ROUTER] = router
@@ -45,7 +47,9 @@ def client_app(
     return app
 
 
-def internal_app(router: Router, metrics: Metrics, token: str | None) -> web.Application:
+def internal_app(
+    router: Router, keys: KeyRing, metrics: Metrics, token: str | None
+) -> web.Application:
     """Port 8081: what operator, Prometheus and kubelet ask."""
     app = web.Application()
 
@@ -57,6 +61,8 @@ def internal_app(router: Router, metrics: Metrics, token: str | None) -> web.App
             return web.Response(status=503, text="draining\n")
         if not router.is_synced:
             return web.Response(status=503, text="the routing ConfigMaps were not read yet\n")
+        if not keys.is_known:
+            return web.Response(status=503, text="the API keys were not read yet\n")
         return web.Response(text="ready\n")
 
     async def exposition(_: web.Request) -> web.Response:
@@ -134,6 +140,19 @@ def _observing(router: Router, metrics: Metrics) -> Middleware:
             _access_log.info("request", extra=trace.line())
 
     return observe
+
+
+def _admitting(keys: KeyRing) -> Middleware:
+    """Let in who has a key, while the key has something left."""
+
+    @web.middleware
+    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with keys.admit(request.headers.get("Authorization", "")) as caller:
+            request[CALLER] = caller
+            request[TRACE].key = caller.key
+            return await handler(request)
+
+    return admit
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

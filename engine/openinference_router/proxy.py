@@ -34,6 +34,8 @@ MAX_BROKEN_ATTEMPTS = 5
 RESUME_HEADER = "x-openinference-resume"
 """`off`: a client that prefers a cut stream, and the control runs of our own tests."""
 
+CALLER = web.RequestKey("caller", Caller)
+
 GROUP_HEADER = "x-openinference-group"
 REVISION_HEADER = "x-openinference-revision"
 
@@ -93,7 +95,7 @@ class Proxy:
             progress=Progress(tracks_tokens=asked.is_stream and bool(may_resume)),
             reply=reply,
             trace=trace,
-            rank=service.rank(Caller()),
+            rank=service.rank(request[CALLER]),
             wish=Wish(draw=random.random()),  # noqa: S311  spreads load, guards nothing
         )
 

@@ -14,6 +14,8 @@ from aiohttp import web
 
 from openinference_router.app import client_app, internal_app
 from openinference_router.configmaps import RoutingWatch, cluster_api
+from openinference_router.keys import KeyRing
+from openinference_router.keysecret import KeySecret
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
@@ -34,13 +36,14 @@ async def serve(settings: Settings) -> None:
             keep_alive_seconds=settings.keep_alive_seconds,
             stall_timeout_seconds=settings.stall_timeout_seconds,
         )
+        keys = KeyRing(is_known=not settings.keys_secret)
         metrics = Metrics(settings.namespace, router.services)
-        clients = client_app(router, proxy, metrics, settings.max_body_bytes)
-        internal = internal_app(router, metrics, token)
+        clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes)
+        internal = internal_app(router, keys, metrics, token)
         async with (
             _listening(internal, settings.host, settings.internal_port, farewell_seconds=0.1),
             _listening(clients, settings.host, settings.client_port, farewell_seconds=5) as site,
-            _following(router, settings.namespace),
+            _following(router, keys, settings),
         ):
             _log.info("router started", extra={"namespace": settings.namespace})
             await _termination()
@@ -67,7 +70,9 @@ def _engine_session() -> aiohttp.ClientSession:
     Names are looked up again after a second: a replica that restarts has a new address.
     """
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=1, keepalive_timeout=30)
-    return aiohttp.ClientSession(connector=connector, auto_decompress=False)
+    return aiohttp.ClientSession(
+        connector=connector, auto_decompress=False, skip_auto_headers=("Accept-Encoding",)
+    )
 
 
 @contextlib.asynccontextmanager
@@ -88,18 +93,27 @@ async def _listening(
 
 
 @contextlib.asynccontextmanager
-async def _following(router: Router, namespace: str) -> AsyncIterator[None]:
-    async def follow() -> None:
-        async with cluster_api() as api:
-            async for routings in RoutingWatch(api, namespace).snapshots():
-                router.apply(routings)
+async def _following(router: Router, keys: KeyRing, settings: Settings) -> AsyncIterator[None]:
+    """Keep routing and keys up to date; a failure here ends the process."""
 
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(follow(), name="routing")
+    async def follow_routing() -> None:
+        async for routings in RoutingWatch(api, settings.namespace).snapshots():
+            router.apply(routings)
+
+    async def follow_keys() -> None:
+        secret = KeySecret(api, settings.namespace, settings.keys_secret)
+        async for known in secret.snapshots():
+            keys.replace(known)
+
+    async with cluster_api() as api, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(follow_routing(), name="routing")]
+        if settings.keys_secret:
+            tasks.append(group.create_task(follow_keys(), name="keys"))
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _termination() -> None:

@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     token_file: Path | None = None
     """Holds the namespace token. Without it engines must be open and a cut stream cannot resume."""
 
+    keys_secret: str = ""
+    """Name of the Secret with the API keys; empty leaves the router open to anybody."""
+
     host: str = "0.0.0.0"  # noqa: S104  a pod listens to its network; NetworkPolicies say who may
     client_port: int = 8080
     internal_port: int = 8081

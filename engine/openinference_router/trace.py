@@ -25,6 +25,7 @@ class Trace:
     path: str
     request_id: str
     traceparent: str
+    key: str = ""
     service: str = ""
     model: str = ""
     is_stream: bool = False
@@ -58,6 +59,7 @@ class Trace:
             "requestId": self.request_id,
             "traceparent": self.traceparent,
             "path": self.path,
+            "key": self.key,
             "service": self.service,
             "model": self.model,
             "stream": self.is_stream,

@@ -5,6 +5,7 @@ run against the real engine; a played one does what a real one does only on a ba
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -25,6 +26,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from openinference_router.app import client_app, internal_app
+from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
@@ -154,6 +156,7 @@ class Bench:
     """A router with both its faces, and a client session."""
 
     router: Router
+    keys: KeyRing
     client: aiohttp.ClientSession
     url: str
     internal_url: str
@@ -191,13 +194,18 @@ async def make_bench() -> AsyncIterator[Callable]:
             stack.push_async_callback(router.close)
             settings = {"keep_alive_seconds": 0.2, "stall_timeout_seconds": 5.0, **limits}
             proxy = Proxy(session, router.select, token, **settings)
+            keys = KeyRing(is_known=True)
             metrics = Metrics("team-a", router.services)
             port, internal_port = free_port(), free_port()
-            await _listen(stack, client_app(router, proxy, metrics, 10_000), port)
-            await _listen(stack, internal_app(router, metrics, token), internal_port)
+            await _listen(stack, client_app(router, proxy, keys, metrics, 10_000), port)
+            await _listen(stack, internal_app(router, keys, metrics, token), internal_port)
             router.apply(routings)
             return Bench(
-                router, client, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal_port}"
+                router,
+                keys,
+                client,
+                f"http://127.0.0.1:{port}",
+                f"http://127.0.0.1:{internal_port}",
             )
 
         yield make
@@ -216,6 +224,16 @@ class ApiServer:
     history: list[dict] = field(default_factory=list)
     watchers: set[asyncio.Queue] = field(default_factory=set)
     queries: list[dict] = field(default_factory=list)
+    secret: dict[str, str] | None = None
+
+    async def read_secret(self, _: web.Request) -> web.Response:
+        """The Secret `openinference-keys`, its entries encoded as Kubernetes does."""
+        if self.secret is None:
+            return web.json_response({"kind": "Status", "code": 404}, status=404)
+        entries = {
+            name: base64.b64encode(text.encode()).decode() for name, text in self.secret.items()
+        }
+        return web.json_response({"kind": "Secret", "data": entries})
 
     def put(self, name: str, text: str) -> None:
         self.version += 1
@@ -297,6 +315,9 @@ async def api_server() -> AsyncIterator[ApiServer]:
         server = ApiServer()
         app = web.Application()
         app.router.add_get("/api/v1/namespaces/team-a/configmaps", server.configmaps)
+        app.router.add_get(
+            "/api/v1/namespaces/team-a/secrets/openinference-keys", server.read_secret
+        )
         port = free_port()
         await _listen(stack, app, port)
         server.url = f"http://127.0.0.1:{port}"
