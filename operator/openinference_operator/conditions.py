@@ -12,6 +12,7 @@ from openinference_operator.observe import Observed
 from openinference_operator.plan import Plan
 from openinference_operator.pods import Concern, Trouble
 from openinference_operator.reasons import Reason
+from openinference_operator.recovery import crashes_in_vain, is_spent
 from openinference_operator.rollout import LIVE, GroupState, Phase
 from openinference_operator.scaling import Decision
 from openinference_operator.spec import InferenceService
@@ -37,6 +38,7 @@ class Facts:
     observed: Observed
     plan: Plan
     decision: Decision | None
+    now: float
 
     @property
     def routable(self) -> int:
@@ -231,6 +233,24 @@ def _pod_trouble(concern: Concern) -> Rule:
     return rule
 
 
+def _budget_spent(facts: Facts) -> Condition | None:
+    budget = facts.service.restart_budget
+    spent = [
+        group
+        for group in facts.observed.groups
+        if crashes_in_vain(group) and is_spent(group, budget, facts.now)
+    ]
+    if not spent:
+        return None
+    message = (
+        f"{spent[0].name} was made anew {budget.count} times within {budget.window_seconds} s"
+        " and crashes still; only its container is restarted from now on"
+    )
+    if trouble := facts.trouble(Concern.GROUPS_HEALTHY):
+        message += f": {trouble.message}"
+    return Condition("GroupsHealthy", "False", Reason.RESTART_BUDGET_SPENT, message)
+
+
 def _all_scheduled(facts: Facts) -> Condition:
     message = f"no pod of {_count(len(facts.plan.states), 'replica')} lacks a node"
     return Condition("Scheduled", "True", Reason.SCHEDULED, message)
@@ -330,7 +350,7 @@ CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_nobody_can_tell, _somebody_answers, _scaled_to_zero, _nobody_answers),
     (_suspended, _rolled_back, _failed, _rolling_out, _changing_replicas, _complete),
     (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
-    (_pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
+    (_budget_spent, _pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
     (_no_router, _silent_router, _name_taken, _routers_ready),
 )
 SCALING_CHAINS: tuple[tuple[Rule, ...], ...] = (

@@ -165,7 +165,7 @@ class Controller:
         decision = await self._scale(key, service, observed, recorded, now)
         desired = within_bounds(service, decision.desired) if decision else recorded
         plan = plan_service(service, observed, desired, self._settings.engine_image, now)
-        status = build_status(Facts(service, observed, plan, decision), now)
+        status = build_status(Facts(service, observed, plan, decision, now))
         # The scaler's record is written before its consequences, so that a new leader goes on
         # from it; the status of the operations themselves follows with the next run.
         await self._writer.write_status(raw, status)

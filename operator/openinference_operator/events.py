@@ -45,6 +45,8 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
                     yield Note("GroupDraining", f"{reference.name} gets no new request")
                 elif names.ANNOTATION_SUCCEEDED_AT in annotations:
                     yield Note("RolloutComplete", f"all replicas are of {reference.name}")
+                elif names.ANNOTATION_RECREATED_AT in annotations:
+                    yield Note("PodRecreated", f"{reference.name} crashed in vain", "Warning")
                 elif failure := annotations.get(names.ANNOTATION_FAILURE):
                     yield Note("RolledBack", f"gave {reference.name} up: {failure}", "Warning")
             case Delete(reference) if reference.kind == "StatefulSet":

@@ -58,6 +58,7 @@ class Group:
 
     `in_flight`: requests of all routers inside it, None while that is unknown.
     `is_cut_off`: every router has seen a routing by which the group gets no new request.
+    `recreated_at`: when its pod was made anew by the operator, oldest first.
     `waiting`, `running`: what the engine reported to the routers last.
     """
 
@@ -66,6 +67,7 @@ class Group:
     uid: str
     resource_version: str
     created_at: float
+    recreated_at: tuple[float, ...]
     pod: Pod | None
     draining_since: float | None
     is_being_deleted: bool
@@ -330,7 +332,9 @@ class _RouterView:
 def _group(obj: Object, pod: Pod | None, view: _RouterView) -> Group:
     metadata = obj["metadata"]
     name = metadata["name"]
-    draining_since = (metadata.get("annotations") or {}).get(names.ANNOTATION_DRAINING_SINCE)
+    annotations = metadata.get("annotations") or {}
+    draining_since = annotations.get(names.ANNOTATION_DRAINING_SINCE)
+    recreated_at = annotations.get(names.ANNOTATION_RECREATED_AT)
     can_answer = pod is not None and pod.is_ready and not pod.is_terminating
     may_hold = pod is not None and (pod.has_started or pod.is_terminating)
     reports = view.group_reports(name)
@@ -340,6 +344,9 @@ def _group(obj: Object, pod: Pod | None, view: _RouterView) -> Group:
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         created_at=timestamps.from_text(metadata["creationTimestamp"]),
+        recreated_at=tuple(map(timestamps.from_text, recreated_at.split(",")))
+        if recreated_at
+        else (),
         pod=pod,
         draining_since=timestamps.from_text(draining_since) if draining_since else None,
         is_being_deleted="deletionTimestamp" in metadata,

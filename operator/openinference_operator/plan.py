@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from openinference_operator import names, timestamps
+from openinference_operator import names, recovery, timestamps
 from openinference_operator.drift import differs
 from openinference_operator.manifests import engine, routing, services
 from openinference_operator.manifests.common import Manifest, signed
 from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Group, Live, Observed, Revision, group_state
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
+from openinference_operator.recovery import budget_returns_at, crashes_in_vain, to_recreate
 from openinference_operator.revision import revised_fields, revision_of
 from openinference_operator.rollback import choose_target, deadlines, find_failure
 from openinference_operator.rollout import GroupState, Phase, Step, bounds, next_step
@@ -76,6 +77,7 @@ def plan_service(
         *_changed([_routing(service, observed, step)], observed.live),
         *_creations(service, observed, target, step, rendered),
         *_deletions(service, observed, step),
+        *_recreations(service, observed, target, step, now),
         *_mark_success(service, observed, current, now),
         *_forget_revisions(service, observed, revision),
     )
@@ -88,7 +90,7 @@ def plan_service(
         states=states,
         step=step,
         operations=operations,
-        look_again_at=_look_again_at(service, observed, revision, failure),
+        look_again_at=_look_again_at(service, observed, revision, failure, now),
     )
 
 
@@ -120,13 +122,18 @@ def _failure(service: InferenceService, observed: Observed, revision: str, now: 
 
 
 def _look_again_at(
-    service: InferenceService, observed: Observed, revision: str, failure: str
+    service: InferenceService, observed: Observed, revision: str, failure: str, now: float
 ) -> float | None:
-    """When the next drain is over, or the next group of a rollout is late."""
+    """When the next drain is over, a restart budget returns, or a group of a rollout is late."""
     times = [
         group.draining_since + service.rollout.drain_timeout_seconds
         for group in observed.groups
         if group.draining_since is not None and not group.is_being_deleted
+    ]
+    times += [
+        budget_returns_at(group, service.restart_budget, now)
+        for group in observed.groups
+        if crashes_in_vain(group)
     ]
     if not failure and observed.current_revision != revision:
         deadline_seconds = service.rollout.progress_deadline_seconds
@@ -210,6 +217,24 @@ def _deletions(service: InferenceService, observed: Observed, step: Step) -> Ite
         yield Delete(_reference(service, group))
 
 
+def _recreations(
+    service: InferenceService, observed: Observed, target: str, step: Step, now: float
+) -> Iterator[Operation]:
+    """Make pods anew that crash in vain, but not while their revision may still fail for it."""
+    if observed.current_revision != target:
+        return
+    staying = (
+        group
+        for group in observed.groups
+        if group.revision == target and group.name not in step.drain
+    )
+    budget = service.restart_budget
+    for group in to_recreate(staying, budget, now):
+        times = {names.ANNOTATION_RECREATED_AT: recovery.note(group, budget, now)}
+        yield Annotate(_reference(service, group), times)
+        yield Delete(_pod_reference(service, group))
+
+
 def _mark_failures(
     service: InferenceService, observed: Observed, revision: str, failure: str, target: str
 ) -> Iterator[Operation]:
@@ -250,6 +275,12 @@ def _reference(service: InferenceService, group: Group) -> Reference:
     return Reference(
         "StatefulSet", service.namespace, group.name, group.uid, group.resource_version
     )
+
+
+def _pod_reference(service: InferenceService, group: Group) -> Reference:
+    assert group.pod is not None, "only a pod that crashes is made anew"  # noqa: S101
+    pod = group.pod
+    return Reference("Pod", service.namespace, pod.name, pod.uid, pod.resource_version)
 
 
 def _revision_reference(service: InferenceService, kept: Revision) -> Reference:

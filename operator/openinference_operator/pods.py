@@ -39,6 +39,8 @@ class Pod:
     """
 
     name: str
+    uid: str
+    resource_version: str
     is_ready: bool
     ready_since: str
     has_started: bool
@@ -61,6 +63,8 @@ def read_pod(raw: RawPod) -> Pod:
     is_lost = is_terminating and disruption.get("reason") == "DeletionByTaintManager"
     return Pod(
         name=raw["metadata"]["name"],
+        uid=raw["metadata"]["uid"],
+        resource_version=raw["metadata"]["resourceVersion"],
         is_ready=ready.get("status") == "True",
         ready_since=ready.get("lastTransitionTime", ""),
         has_started=bool(_container(raw).get("started")),

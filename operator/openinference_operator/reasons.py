@@ -36,6 +36,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    RESTART_BUDGET_SPENT = "RestartBudgetSpent"
     POD_FAILED = "PodFailed"
     NODE_LOST = "NodeLost"
     # RouterReady

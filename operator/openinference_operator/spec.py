@@ -106,6 +106,14 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartBudget:
+    """How often the pod of a group that crashes in place may be made anew within a window."""
+
+    count: int
+    window_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
     """Bounds of the routers' queue."""
 
@@ -133,6 +141,7 @@ class InferenceService:
     pod_template: PodTemplate
     autoscaling: Autoscaling | None
     rollout: Rollout
+    restart_budget: RestartBudget
     queue: Queue
     revised: Mapping[str, Any]
 
@@ -163,6 +172,7 @@ def parse(raw: Mapping[str, Any]) -> InferenceService:
         pod_template=_pod_template(spec.section("podTemplate")),
         autoscaling=_autoscaling(spec.section("autoscaling")),
         rollout=_rollout(spec.section("rollout")),
+        restart_budget=_restart_budget(spec.section("failurePolicy").section("restartBudget")),
         queue=_queue(spec.section("router").section("queue")),
         revised={field: spec.values[field] for field in REVISED_FIELDS if field in spec.values},
     )
@@ -273,6 +283,13 @@ def _rollout(fields: Fields) -> Rollout:
         max_unavailable=unavailable,
         drain_timeout_seconds=_default(fields.duration_seconds("drainTimeout"), 600),
         progress_deadline_seconds=_default(fields.duration_seconds("progressDeadline"), 1800),
+    )
+
+
+def _restart_budget(fields: Fields) -> RestartBudget:
+    return RestartBudget(
+        count=_default(fields.integer("count"), 5),
+        window_seconds=_default(fields.duration_seconds("window"), 3600),
     )
 
 

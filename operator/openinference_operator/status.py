@@ -17,9 +17,9 @@ from openinference_operator.spec import InferenceService
 Status: TypeAlias = dict[str, Any]
 
 
-def build_status(facts: Facts, now: float) -> Status:
+def build_status(facts: Facts) -> Status:
     """Render the whole status."""
-    service, plan, observed = facts.service, facts.plan, facts.observed
+    service, plan, observed, now = facts.service, facts.plan, facts.observed, facts.now
     pods = [group.pod for group in observed.groups]
     labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
     status: Status = {

@@ -82,6 +82,7 @@ class World:
         self.now = timestamps.from_text("2026-01-01T00:00:00Z")
         self.desired = None
         self.siblings = []
+        self.recreated = []
         self.image = IMAGE
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
@@ -118,6 +119,9 @@ class World:
                     key: value for key, value in kept.items() if value is not None
                 }
                 obj["metadata"]["resourceVersion"] = str(next(self._versions))
+            case Delete(reference) if reference.kind == "Pod":
+                self.recreated.append(reference.name)
+                self.broken.discard(reference.name.removesuffix("-0"))
             case Delete(reference):
                 obj = self._exact(reference)
                 if reference.kind == "StatefulSet":

@@ -13,7 +13,7 @@ from openinference_operator.status import build_refusal, build_status, recorded_
 
 
 def status_of(world, decision=None):
-    return build_status(Facts(world.parsed, world.observe(), world.plan(), decision), world.now)
+    return build_status(Facts(world.parsed, world.observe(), world.plan(), decision, world.now))
 
 
 def condition(status, kind):

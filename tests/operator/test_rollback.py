@@ -28,7 +28,7 @@ def act(world, rounds=10):
 
 
 def conditions(world):
-    status = build_status(Facts(world.parsed, world.observe(), world.plan(), None), world.now)
+    status = build_status(Facts(world.parsed, world.observe(), world.plan(), None, world.now))
     return {entry["type"]: entry for entry in status["conditions"]}
 
 

@@ -6,7 +6,7 @@ import pytest
 from openinference_operator.errors import SpecError
 from openinference_operator.fields import Share, parse_quantity
 from openinference_operator.revision import revised_fields, revision_of
-from openinference_operator.spec import Metric, Policy, Queue, Rollout, parse
+from openinference_operator.spec import Metric, Policy, Queue, RestartBudget, Rollout, parse
 
 FULL = {
     "suspend": True,
@@ -40,6 +40,7 @@ FULL = {
         "drainTimeout": "1h",
         "progressDeadline": "20m",
     },
+    "failurePolicy": {"restartBudget": {"count": 2, "window": "10m"}},
     "router": {
         "queue": {"maxRequests": 9, "contendedTimeout": "0s", "coldStartTimeout": "2m"},
     },
@@ -61,6 +62,7 @@ def test_every_field_is_read(raw_service):
     assert (service.requests, service.limits) == ({"cpu": "1", "memory": "2Gi"}, {"cpu": "2"})
     assert service.replicas == 3
     assert service.rollout == Rollout(Share(25, True), Share(1, False), 3600, 1200)
+    assert service.restart_budget == RestartBudget(2, 600)
     assert service.queue == Queue(9, 0, 120)
     assert service.pod_template.node_selector == {"gpu": "h100"}
     assert service.pod_template.tolerations == ({"key": "gpu", "operator": "Exists"},)
@@ -154,6 +156,7 @@ SAME_REVISION = {
     "rollout": {"rollout": {"drainTimeout": "1s"}},
     "router": {"router": FULL["router"]},
     "suspend": {"suspend": True},
+    "failurePolicy": {"failurePolicy": {"restartBudget": {"count": 1}}},
     "empty objects": {"engine": {}, "resources": {"requests": {}}, "podTemplate": {"env": []}},
 }
 
