@@ -21,8 +21,8 @@ from e2e.exchange import Transcript, exchange
 from e2e.report import Report, Result
 from e2e.verdict import Outcome, Reference, References, judge, reference_key
 
-# How long a client that keeps a request open waits after a refusal before it asks again.
-REFUSAL_PAUSE_SECONDS = 0.5
+# How long a client that keeps a request open waits after a failure before it asks again.
+FAILURE_PAUSE_SECONDS = 0.5
 
 
 class TrafficError(Exception):
@@ -177,8 +177,8 @@ class Traffic:
     async def _send_one_after_another(self, supply: Iterator[Ask]) -> None:
         while not self._is_stopped.is_set():
             result = await self.send(next(supply))
-            if result.verdict.outcome is Outcome.REFUSED:
-                await self._is_stopped_within(REFUSAL_PAUSE_SECONDS)
+            if result.verdict.outcome is not Outcome.COMPLETE:
+                await self._is_stopped_within(FAILURE_PAUSE_SECONDS)
 
     async def _send_at_rate(self, per_second: float, supply: Iterator[Ask]) -> None:
         now = asyncio.get_running_loop().time
