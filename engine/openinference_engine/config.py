@@ -62,6 +62,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     max_step_tokens: int = 512
     step_seconds: float = 0.25  # the token budget follows the measured speed to keep this
     prefix_caching: bool = True
+    ageing_seconds: float = 30.0  # waiting this long is worth one class of priority
 
 
 class ServerConfig(msgspec.Struct, frozen=True):

@@ -38,6 +38,16 @@ class SamplingParams(msgspec.Struct, frozen=True):
         return "length" if num_outputs >= self.max_tokens else None
 
 
+def due_at(arrived_seconds: float, priority: int, ageing_seconds: float) -> float:
+    """Strict priorities with ageing, as one number that never changes.
+
+    Each class (the smaller, the more urgent) counts as arriving `ageing_seconds` later than the
+    class before it. So a request that has waited that much longer has caught up with that class,
+    nobody starves, and since two requests never swap places, they never preempt back and forth.
+    """
+    return arrived_seconds + priority * ageing_seconds
+
+
 class Request:
     """One sequence. The scheduler owns it; only the named transitions change it."""
 
@@ -48,9 +58,15 @@ class Request:
         params: SamplingParams,
         output_ids: list[int] | None = None,
         salt: bytes = b"",
+        due: float = 0.0,
     ) -> None:
-        """`output_ids`: what was generated elsewhere already; drawing goes on behind them."""
+        """`output_ids`: what was generated elsewhere already; drawing goes on behind them.
+
+        `due`: the request's place among all others, the smallest first (see `due_at`).
+        """
         self.id = request_id
+        self.due = due
+        self.number = 0  # breaks ties of `due`; given by the scheduler
         self.params = params
         self.salt = salt
         self.token_ids = prompt_ids + (output_ids or [])
@@ -59,6 +75,11 @@ class Request:
         self.num_cached: int | None = None  # prompt tokens that the prefix cache saved at first
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []  # of full blocks, grown on demand
+
+    @property
+    def place(self) -> tuple[float, int]:
+        """The order in which requests are served; no two are equal, and none ever changes."""
+        return self.due, self.number
 
     @property
     def num_tokens(self) -> int:

@@ -1,15 +1,16 @@
 """Decides what each step computes. Plain Python over requests and blocks, no torch, no clock.
 
-One rule: a step gives each request some of the tokens it still misses (`num_computed` →
-`num_tokens`), within a token budget. Running requests come first, those that miss one token
-(decode) before those that miss many (prefill), so a long prompt never holds up a stream; then
-waiting requests are admitted in order of arrival while seats and blocks last. When blocks run out,
-the latest running request gives its blocks back and is computed again later.
+One rule: a step gives each running request some of the tokens it still misses (`num_computed` →
+`num_tokens`), within a token budget: first those that miss one token (decode), so a long prompt
+never holds up a stream, then those that miss many (prefill). Requests are served in the order of
+their `place` (arrival, shifted by priority), and the running ones are always the first of that
+order: where seats or blocks do not suffice, the last running request gives its own up and is
+computed again later, be it for a running one that grows or for a waiting one of an earlier place.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass
 
 from openinference_engine.blocks import BlockPool, extend_hashes
@@ -65,9 +66,10 @@ class Scheduler:
         self.max_sequences = max_sequences
         self.num_preemptions = 0
         self._caches_prefixes = caches_prefixes
+        self._num_added = 0
         self._requests: dict[str, Request] = {}
-        self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []  # in order of admission
+        self._waiting: list[Request] = []  # both in the order of `place`
+        self._running: list[Request] = []
 
     @property
     def num_waiting(self) -> int:
@@ -83,8 +85,10 @@ class Scheduler:
         return sum(request.num_missing for request in self._requests.values())
 
     def add(self, request: Request) -> None:
+        request.number = self._num_added
+        self._num_added += 1
         self._requests[request.id] = request
-        self._waiting.append(request)
+        _insert(self._waiting, request)
 
     def abort(self, request_id: str) -> None:
         """Ends a request wherever it is; unknown ids are ignored (it may just have finished)."""
@@ -100,16 +104,14 @@ class Scheduler:
     def schedule(self, token_budget: int) -> Step:
         """The next step: at most `token_budget` tokens, each request at most once."""
         self._reserve_running()
-        lengths: dict[Request, int] = {}
+        self._admit(token_budget)
+        chunks: list[Chunk] = []
         for request in sorted(self._running, key=lambda request: request.num_missing > 1):
             if token_budget == 0:
                 break
-            lengths[request] = min(request.num_missing, token_budget)
-            token_budget -= lengths[request]
-        while token_budget > 0 and (admitted := self._admit_next()):
-            lengths[admitted] = min(admitted.num_missing, token_budget)
-            token_budget -= lengths[admitted]
-        return Step([_chunk(request, length) for request, length in lengths.items()])
+            chunks.append(_chunk(request, min(request.num_missing, token_budget)))
+            token_budget -= len(chunks[-1].token_ids)
+        return Step(chunks)
 
     def commit(self, step: Step, token_ids: list[int]) -> list[Drawn]:
         """Takes the results of a step: one token for each chunk that draws, in order."""
@@ -136,21 +138,36 @@ class Scheduler:
             raise BookkeepingError("a waiting request holds blocks")
         if len(self._requests) != self.num_running + self.num_waiting:
             raise BookkeepingError("a request is neither waiting nor running")
+        for requests in (self._running, self._waiting):
+            if sorted(requests, key=lambda request: request.place) != requests:
+                raise BookkeepingError("requests lost their order")
 
     def _reserve_running(self) -> None:
-        """Gives every running request blocks for all its tokens, the oldest first.
-
-        The latest ones pay: they go back to the head of the queue, in their order.
-        """
+        """Gives every running request blocks for all its tokens; the last ones pay for it."""
         index = 0
         while index < len(self._running):
             if self._reserve(self._running[index]):
                 index += 1
-                continue
-            victim = self._running.pop()
-            self.pool.release(victim.preempt())
-            self._waiting.appendleft(victim)
-            self.num_preemptions += 1
+            else:
+                self._preempt_last()
+
+    def _admit(self, token_budget: int) -> None:
+        """Seats waiting requests while the step has tokens for them; a later one makes room."""
+        while self._waiting:
+            request = self._waiting[0]
+            earlier = (other.num_missing for other in self._running if other.place < request.place)
+            if sum(earlier) >= token_budget:
+                return
+            while not self._seat(request):
+                if not self._running or self._running[-1].place < request.place:
+                    return
+                self._preempt_last()
+
+    def _preempt_last(self) -> None:
+        victim = self._running.pop()
+        self.pool.release(victim.preempt())
+        _insert(self._waiting, victim)
+        self.num_preemptions += 1
 
     def _reserve(self, request: Request) -> bool:
         missing = self.pool.blocks_for(request.num_tokens) - len(request.block_ids)
@@ -161,19 +178,18 @@ class Scheduler:
             request.block_ids.extend(block_ids)
         return True
 
-    def _admit_next(self) -> Request | None:
-        """Seats the head of the queue behind its cached prefix; None if it has to wait."""
-        if not self._waiting or len(self._running) >= self.max_sequences:
-            return None
-        request = self._waiting[0]
+    def _seat(self, request: Request) -> bool:
+        """Admits the request behind its cached prefix, if a seat and its blocks are free."""
+        if len(self._running) >= self.max_sequences:
+            return False
         prefix = self._cached_prefix(request)
         request.admit(prefix, len(prefix) * self.pool.block_size)
         if not self._reserve(request):
             self.pool.release(request.preempt())
-            return None
-        self._waiting.popleft()
-        self._running.append(request)
-        return request
+            return False
+        self._waiting.remove(request)
+        _insert(self._running, request)
+        return True
 
     def _cached_prefix(self, request: Request) -> list[int]:
         """Held blocks of the known prefix; the last token is always computed, for its logits."""
@@ -192,6 +208,10 @@ class Scheduler:
             hashes = extend_hashes(request, size, num_full)
             for index in range(first_full, num_full):
                 self.pool.seal(request.block_ids[index], hashes[index])
+
+
+def _insert(requests: list[Request], request: Request) -> None:
+    insort(requests, request, key=lambda other: other.place)
 
 
 def _chunk(request: Request, length: int) -> Chunk:

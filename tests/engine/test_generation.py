@@ -68,6 +68,24 @@ def test_preempted_requests_keep_their_tokens(
     assert engine.scheduler.num_preemptions > 0
 
 
+def test_requests_that_urgent_ones_preempt_keep_their_tokens(
+    make_tiny_engine: Callable[..., Engine], alone: list[list[int]]
+) -> None:
+    """Every third step, another request arrives that is due before all others."""
+    engine = make_tiny_engine(max_sequences=2)
+    arriving = make_requests("r")
+    outputs: dict[str, list[int]] = {request.id: [] for request in arriving}
+    for urgency, request in enumerate(arriving):
+        request.due = -float(urgency)
+        engine.add(request)
+        for _ in range(3):
+            collect(engine, outputs)
+    while engine.has_work:
+        collect(engine, outputs)
+    assert list(outputs.values()) == alone
+    assert engine.scheduler.num_preemptions >= 6
+
+
 def test_repeated_prompts_come_from_the_cache_with_the_same_tokens(
     make_tiny_engine: Callable[..., Engine], run_to_end: Any, alone: list[list[int]]
 ) -> None:
@@ -84,17 +102,16 @@ def test_cancelled_neighbours_change_nothing(
     make_tiny_engine: Callable[..., Engine], alone: list[list[int]]
 ) -> None:
     engine = make_tiny_engine()
-    outputs: dict[str, list[int]] = {}
-    for request in make_requests("r"):
+    requests = make_requests("r")
+    outputs: dict[str, list[int]] = {request.id: [] for request in requests}
+    for request in requests:
         engine.add(request)
     for _ in range(5):
-        for drawn in engine.step():
-            outputs.setdefault(drawn.request.id, []).append(drawn.token_id)
+        collect(engine, outputs)
     for index in (0, 3, 6):
         engine.abort(f"r{index}")
     while engine.has_work:
-        for drawn in engine.step():
-            outputs.setdefault(drawn.request.id, []).append(drawn.token_id)
+        collect(engine, outputs)
     for index in (1, 2, 4, 5, 7):
         assert outputs[f"r{index}"] == alone[index]
     assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
@@ -107,6 +124,11 @@ def test_resumed_requests_go_on_with_the_same_tokens(
     outputs = run_to_end(make_tiny_engine(), make_requests("resumed", halves))
     for index, rest in enumerate(outputs.values()):
         assert halves[index] + rest == alone[index]
+
+
+def collect(engine: Engine, outputs: dict[str, list[int]]) -> None:
+    for drawn in engine.step():
+        outputs[drawn.request.id].append(drawn.token_id)
 
 
 def test_step_age_and_speeds_are_measured(make_tiny_engine: Callable[..., Engine]) -> None:

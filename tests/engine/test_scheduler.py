@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from openinference_engine.blocks import BlockPool
-from openinference_engine.request import Request, SamplingParams
+from openinference_engine.request import Request, SamplingParams, due_at
 from openinference_engine.scheduler import Scheduler, Step
 
 BLOCK_SIZE = 4
@@ -16,9 +16,11 @@ def make_scheduler(num_blocks: int = 64, seats: int = 4) -> Scheduler:
     return Scheduler(BlockPool(num_blocks, BLOCK_SIZE), seats)
 
 
-def make_request(name: str, num_prompt: int, max_tokens: int = 8, first_id: int = 0) -> Request:
+def make_request(
+    name: str, num_prompt: int, max_tokens: int = 8, first_id: int = 0, due: float = 0.0
+) -> Request:
     prompt = [first_id + number for number in range(num_prompt)]
-    return Request(name, prompt, SamplingParams(seed=0, max_tokens=max_tokens))
+    return Request(name, prompt, SamplingParams(seed=0, max_tokens=max_tokens), due=due)
 
 
 def lengths(step: Step) -> dict[str, int]:
@@ -87,6 +89,45 @@ def test_latest_request_is_preempted_and_keeps_its_tokens() -> None:
     scheduler.check_integrity()
 
 
+def test_urgent_request_takes_the_seat_of_a_lesser_one() -> None:
+    scheduler = make_scheduler(seats=2)
+    for name, due in (("early", 1), ("late", 2)):
+        scheduler.add(make_request(name, 3, first_id=ord(name[0]), due=due))
+    commit(scheduler, scheduler.schedule(100))
+    scheduler.add(make_request("urgent", 3, first_id=200, due=0))
+    assert set(lengths(scheduler.schedule(100))) == {"early", "urgent"}
+    assert (scheduler.num_preemptions, scheduler.num_waiting) == (1, 1)
+
+
+def test_urgent_request_takes_the_blocks_of_lesser_ones() -> None:
+    scheduler = make_scheduler(num_blocks=8)
+    for number in range(3):
+        scheduler.add(make_request(str(number), 8, first_id=50 * number, due=number + 1))
+    commit(scheduler, scheduler.schedule(100))
+    scheduler.add(make_request("urgent", 16, first_id=200, due=0))
+    assert set(lengths(scheduler.schedule(100))) == {"0", "urgent"}
+    scheduler.check_integrity()
+
+
+def test_request_of_a_lower_class_is_served_once_it_has_aged() -> None:
+    """With ageing of 30 s, a class counts as a head start of 30 s, no more."""
+    patient = due_at(arrived_seconds=0, priority=1, ageing_seconds=30)
+    assert due_at(29, 0, 30) < patient < due_at(31, 0, 30)
+    scheduler = make_scheduler(seats=1)
+    scheduler.add(make_request("fresh", 3, due=due_at(31, 0, 30)))
+    commit(scheduler, scheduler.schedule(100))
+    scheduler.add(make_request("patient", 3, first_id=50, due=patient))
+    assert set(lengths(scheduler.schedule(100))) == {"patient"}
+
+
+def test_long_prompt_of_a_lower_class_does_not_hold_up_an_urgent_one() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("long", 100, due=1))
+    commit(scheduler, scheduler.schedule(10))
+    scheduler.add(make_request("urgent", 8, first_id=200, due=0))
+    assert lengths(scheduler.schedule(10)) == {"urgent": 8, "long": 2}
+
+
 def test_aborted_request_gives_its_blocks_back_at_once() -> None:
     scheduler = make_scheduler()
     for name in ("running", "waiting"):
@@ -127,13 +168,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=20),
         max_tokens=st.integers(1, 20),
         num_outputs=st.integers(0, 5),
+        priority=st.integers(0, 3),
     )
-    def add(self, prompt: list[int], max_tokens: int, num_outputs: int) -> None:
+    def add(self, prompt: list[int], max_tokens: int, num_outputs: int, priority: int) -> None:
         outputs: list[int] = []
         for _ in range(min(num_outputs, max_tokens - 1)):
             outputs.append(next_token(prompt + outputs))
         params = SamplingParams(seed=0, max_tokens=max_tokens)
-        request = Request(str(self.count), prompt, params, outputs)
+        due = due_at(self.count, priority, ageing_seconds=5)
+        request = Request(str(self.count), prompt, params, outputs, due=due)
         self.count += 1
         self.alive[request.id] = request
         self.scheduler.add(request)
@@ -150,9 +193,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         step = self.scheduler.schedule(token_budget)
         assert step.num_tokens <= token_budget
         assert bool(step.chunks) == bool(self.alive)
+        self.check_order({chunk.request_id for chunk in step.chunks}, token_budget)
         for drawn in self.scheduler.commit(step, self.compute(step)):
             if drawn.finish_reason:
                 del self.alive[drawn.request.id]
+
+    def check_order(self, computed: set[str], token_budget: int) -> None:
+        """Nobody is computed while a more urgent request waits, at the seat limit or for blocks.
+
+        Unless those that are still more urgent use the whole budget of the step.
+        """
+        waiting = [request for request in self.alive.values() if not request.block_ids]
+        first = min(waiting, key=lambda request: request.place, default=None)
+        if first is None:
+            return
+        earlier = [request for request in self.alive.values() if request.place < first.place]
+        if sum(request.num_missing for request in earlier) < token_budget:
+            assert computed <= {request.id for request in earlier}
 
     def compute(self, step: Step) -> list[int]:
         """A model whose cache is a dictionary of blocks: it sees only what was written there."""
@@ -195,4 +252,4 @@ def next_token(tokens: list[int | None]) -> int:
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestScheduler.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -8,12 +8,16 @@ from openinference_engine.request import FinishReason, SamplingParams
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Start a sequence; `output_ids` were generated elsewhere already."""
+    """Start a sequence; `output_ids` were generated elsewhere already.
+
+    `priority`: its class, the smaller the more urgent.
+    """
 
     request_id: str
     prompt_ids: list[int]
     params: SamplingParams
     output_ids: list[int] = []
+    priority: int = 0
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

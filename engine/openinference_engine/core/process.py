@@ -30,7 +30,7 @@ from openinference_engine.core.messages import (
 )
 from openinference_engine.engine import Engine
 from openinference_engine.ops import KERNEL_PATH
-from openinference_engine.request import Request
+from openinference_engine.request import Request, due_at
 from openinference_engine.scheduler import Drawn
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.uri import resolve
@@ -103,8 +103,9 @@ class Core:
 
     def _handle(self, message: ToCore) -> None:
         match message:
-            case Submit(request_id, prompt_ids, params, output_ids):
-                self._engine.add(Request(request_id, prompt_ids, params, output_ids))
+            case Submit(request_id, prompt_ids, params, output_ids, priority):
+                due = due_at(time.monotonic(), priority, self._engine.config.ageing_seconds)
+                self._engine.add(Request(request_id, prompt_ids, params, output_ids, due=due))
             case Abort(request_ids):
                 for request_id in request_ids:
                     self._engine.abort(request_id)

@@ -58,6 +58,7 @@ class Generation:
         check_prompt(state, request, prompt_ids)
         self.num_cached_tokens = 0
         self._state = state
+        self._priority = request.priority
         params = sampling_params(state, request, len(prompt_ids))
         resumed_ids = resume.token_ids if resume else {}
         self.choices = [
@@ -108,7 +109,9 @@ class Generation:
         return Choice(params, fold, resumed_ids, Timing(time.monotonic()))
 
     def _submit(self, request_id: str, choice: Choice) -> Submit:
-        return Submit(request_id, self.prompt_ids, choice.params, choice.resumed_ids)
+        return Submit(
+            request_id, self.prompt_ids, choice.params, choice.resumed_ids, self._priority
+        )
 
     def _count_prompt(self, token: Token) -> None:
         """The first token tells what the prefix cache saved."""

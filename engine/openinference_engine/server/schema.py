@@ -61,6 +61,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0  # the smaller, the more urgent
     user: str = ""  # names the end user to the operator of the service; changes no answer
     openinference: Internal | None = None
 
@@ -127,7 +128,6 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prediction": (),
-    "priority": (0,),
     "prompt_logprobs": (),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
