@@ -99,7 +99,7 @@ def replay_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
-    parser.add_argument("--weights", choices=("bfloat16", "int4"), default="bfloat16")
+    parser.add_argument("--weights", choices=("bfloat16", "fp8", "int4"), default="bfloat16")
     parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 32 each")
     parser.add_argument("--context", type=int, default=256)
     options = parser.parse_args()

@@ -71,8 +71,10 @@ def random_llama(
 
 
 def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
-    """In a layer: two bytes each, or four bits and a two-byte scale for every 128."""
-    return elements * 2 if weight_format == "bfloat16" else elements // 2 + elements // 64
+    """In a layer: two bytes each, or eight or four bits and a two-byte scale for every 128."""
+    bits = {"bfloat16": 16, "fp8": 8, "int4": 4}[weight_format]
+    scale_bytes = 0 if weight_format == "bfloat16" else elements // 64
+    return elements * bits // 8 + scale_bytes
 
 
 def step_bytes(

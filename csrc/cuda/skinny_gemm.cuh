@@ -22,6 +22,7 @@
 
 #include "device.cuh"
 #include "bf16_weights.cuh"
+#include "fp8_weights.cuh"
 #include "int4_weights.cuh"
 #include "launch.cuh"
 
@@ -143,25 +144,37 @@ inline void require_multiple(const char* op, int64_t columns, int64_t multiple) 
                                          " weight columns, need a multiple of " + std::to_string(multiple));
 }
 
-// Picks the kernel by the weights' format: bf16 (rows, columns), or int4 packed in units, uint8
-// (rows / 16, columns / 128, 1056) with tiles in the epilogue's order. x: (tokens, columns) bf16.
+// Units of a packed format, uint8 (rows / 16, columns / 128, bytes), tiles in the epilogue's order.
+template <class Weights>
+Weights packed_weights(const char* op, const Tensor& weights, int64_t rows, int64_t columns) {
+    require_multiple(op, columns, Weights::kUnitColumns);
+    const auto* units = weights.as<uint8_t>(
+        "weights", {rows / 16, columns / Weights::kUnitColumns, Weights::kUnitBytes});
+    return {units, static_cast<int>(columns)};
+}
+
+// Picks the kernel by the weights' format: bf16 (rows, columns), or packed; the size of a unit tells
+// fp8 from int4. x: (tokens, columns) bf16.
 template <class Epilogue>
 void multiply_few_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name,
                          const Tensor& x, const Epilogue& epilogue, Stream stream) {
     const int64_t tokens = x.length(x_name, 0), columns = x.length(x_name, 1);
     const bf16* input = x.as<bf16>(x_name, {tokens, columns});
-    const int count = static_cast<int>(tokens), width = static_cast<int>(columns);
+    const int count = static_cast<int>(tokens);
     require(tokens <= kMaxTokens, std::string(op) + ": " + std::to_string(tokens) +
                                       " tokens, at most " + std::to_string(kMaxTokens) + " are supported");
     if (weights.dtype == kDtype<uint8_t>) {
-        require_multiple(op, columns, Int4Weights::kUnitColumns);
-        const auto* units = weights.as<uint8_t>(
-            "weights", {rows / 16, columns / Int4Weights::kUnitColumns, Int4Weights::kUnitBytes});
-        return launch_for_tokens(op, Int4Weights{units, width}, input, count, epilogue, stream);
+        if (weights.length("weights", 2) == Fp8Weights::kUnitBytes) {
+            const auto units = packed_weights<Fp8Weights>(op, weights, rows, columns);
+            return launch_for_tokens(op, units, input, count, epilogue, stream);
+        }
+        const auto units = packed_weights<Int4Weights>(op, weights, rows, columns);
+        return launch_for_tokens(op, units, input, count, epilogue, stream);
     }
     require_multiple(op, columns, 32);
     const auto* matrix = weights.as<bf16>("weights", {rows, columns});
-    launch_for_tokens(op, Bf16Weights{matrix, width}, input, count, epilogue, stream);
+    const Bf16Weights dense{matrix, static_cast<int>(columns)};
+    launch_for_tokens(op, dense, input, count, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -1,7 +1,7 @@
 """Weights in four bits: symmetric codes, one bf16 scale per row and 128 columns, round to nearest.
 
 `quantise` decides the numbers, `pack` their order in memory: that of csrc/cuda/int4_weights.cuh,
-tile by tile in the order in which an op walks over its rows. Works on any device.
+tile by tile in a row order of tiles.py. Works on any device.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GROUP_COLUMNS = 128
-TILE_ROWS = 16
+from openinference_engine.tiles import GROUP_COLUMNS, TILE_ROWS, pack_units, unpack_units
+
 UNIT_BYTES = TILE_ROWS * GROUP_COLUMNS // 2 + TILE_ROWS * 2
 
 
@@ -42,43 +42,23 @@ def pack(codes: Tensor, scales: Tensor, row_order: Tensor) -> Tensor:
     tiles, groups = len(codes) // TILE_ROWS, codes.shape[1] // GROUP_COLUMNS
     # row = half·8 + g; column = run·64 + t·16 + word·8 + pair·2 + odd
     nibbles = codes[row_order].view(tiles, 2, 8, groups, 2, 4, 2, 4, 2).int()
-    shifts = 4 * (torch.arange(4)[:, None] + 4 * torch.arange(2)).to(codes.device)  # (pair, odd)
-    words = (nibbles << shifts).sum(
-        dim=(7, 8)
-    )  # (tile, half, g, group, run, t, word), wraps to int32
+    words = (nibbles << _shifts(codes.device)).sum(dim=(7, 8)).to(torch.int32)
     # in memory: tile, group, run, g, t, half, word
-    words = words.to(torch.int32).permute(0, 3, 4, 2, 5, 1, 6)
-    scale_pairs = scales[row_order].view(tiles, 2, 8, groups).permute(0, 3, 2, 1)
-    parts = (words.reshape(tiles, groups, -1), scale_pairs.reshape(tiles, groups, -1))
-    return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=2)
+    return pack_units(words.permute(0, 3, 4, 2, 5, 1, 6), scales, row_order)
 
 
 def unpack(units: Tensor, row_order: Tensor) -> tuple[Tensor, Tensor]:
     """The codes and scales that `pack` was given."""
     tiles, groups, _ = units.shape
-    words = units[:, :, :1024].contiguous().view(torch.int32).view(tiles, groups, 2, 8, 4, 2, 2)
-    words = words.permute(0, 5, 3, 1, 2, 4, 6)
-    shifts = 4 * (torch.arange(4)[:, None] + 4 * torch.arange(2)).to(units.device)
-    nibbles = words[..., None, None] >> shifts & 15
+    words, scales = unpack_units(units, row_order)
+    words = words.view(tiles, groups, 2, 8, 4, 2, 2).permute(0, 5, 3, 1, 2, 4, 6)
+    nibbles = words[..., None, None] >> _shifts(units.device) & 15
     rows, columns = tiles * TILE_ROWS, groups * GROUP_COLUMNS
     codes = torch.empty(rows, columns, dtype=torch.uint8, device=units.device)
     codes[row_order] = nibbles.reshape(rows, columns).to(torch.uint8)
-    scale_pairs = units[:, :, 1024:].contiguous().view(torch.bfloat16).view(tiles, groups, 8, 2)
-    scales = torch.empty(rows, groups, dtype=torch.bfloat16, device=units.device)
-    scales[row_order] = scale_pairs.permute(0, 3, 2, 1).reshape(rows, groups)
     return codes, scales
 
 
-def plain_order(rows: int) -> Tensor:
-    """Tiles of consecutive rows: output and down projections, LM head."""
-    return torch.arange(rows)
-
-
-def gate_up_order(rows: int) -> Tensor:
-    """Eight rows of gate, then the same eight of up."""
-    return torch.arange(rows).view(2, -1, 8).transpose(0, 1).flatten()
-
-
-def qkv_order(rows: int, head_dim: int) -> Tensor:
-    """Eight rows of a head's first half, then the eight that lie half a head behind them."""
-    return torch.arange(rows).view(-1, 2, head_dim // 16, 8).transpose(1, 2).flatten()
+def _shifts(device: torch.device) -> Tensor:
+    """(pair, odd): where in a word the columns 2·pair and 2·pair + 1 are."""
+    return (4 * (torch.arange(4)[:, None] + 4 * torch.arange(2))).to(device)

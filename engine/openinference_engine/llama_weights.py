@@ -1,7 +1,7 @@
 """The Llama family's weights as the CUDA kernels read them: merged, packed, on the device.
 
 Reads the tensors of a checkpoint by name, one layer at a time, and knows each matrix's order of
-rows in four bits. What the kernels cannot do is refused here, before anything large is read.
+rows when packed. What the kernels cannot do is refused here, before anything large is read.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from openinference_engine import int4
+from openinference_engine import fp8, int4, tiles
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.layers.rotary import Rotary
 from openinference_engine.weights.loader import Weights
 
-WeightFormat = Literal["bfloat16", "int4"]  # of a layer's matrices
+WeightFormat = Literal["bfloat16", "fp8", "int4"]  # of a layer's matrices
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Norms in bfloat16; matrices in bfloat16, (outputs, inputs), or packed in int4 (`packed`)."""
+    """Norms in bfloat16; matrices in bfloat16, (outputs, inputs), or packed (`packed`)."""
 
     attention_norm: Tensor
     qkv: Tensor
@@ -76,16 +76,19 @@ def packed(
     if weight_format == "bfloat16":
         return _mapped(layer, lambda name, tensor: tensor.to(device))
     orders = {
-        "qkv": int4.qkv_order(len(layer.qkv), config.head_dim),
-        "output": int4.plain_order(len(layer.output)),
-        "gate_up": int4.gate_up_order(len(layer.gate_up)),
-        "down": int4.plain_order(len(layer.down)),
+        "qkv": tiles.qkv_order(len(layer.qkv), config.head_dim),
+        "output": tiles.plain_order(len(layer.output)),
+        "gate_up": tiles.gate_up_order(len(layer.gate_up)),
+        "down": tiles.plain_order(len(layer.down)),
     }
 
     def pack(name: str, tensor: Tensor) -> Tensor:
         if name not in orders:
             return tensor.to(device)
-        return int4.pack(*int4.quantise(tensor.to(device)), orders[name].to(device))
+        tensor, order = tensor.to(device), orders[name].to(device)
+        if weight_format == "fp8":
+            return fp8.pack(*fp8.quantise(tensor), order)
+        return int4.pack(*int4.quantise(tensor), order)
 
     return _mapped(layer, pack)
 
@@ -97,7 +100,7 @@ def _mapped(layer: LayerWeights, change: Callable[[str, Tensor], Tensor]) -> Lay
 
 def pad_rows(matrix: Tensor) -> Tensor:
     """The matrix with zero rows up to whole tiles; the same tensor if there is nothing to add."""
-    missing = -len(matrix) % int4.TILE_ROWS
+    missing = -len(matrix) % tiles.TILE_ROWS
     return torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
 
 
@@ -126,7 +129,7 @@ def _load_layer(weights: Weights, config: ModelConfig) -> LayerWeights:
 
 def _check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
     """What every launcher would refuse later, said before the weights are read."""
-    multiple = 32 if weight_format == "bfloat16" else int4.GROUP_COLUMNS
+    multiple = 32 if weight_format == "bfloat16" else tiles.GROUP_COLUMNS
     if config.head_dim not in (64, 128):
         raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")
     widths = {

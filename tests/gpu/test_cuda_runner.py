@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from openinference_engine import int4
+from openinference_engine import fp8, int4
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
@@ -25,6 +25,7 @@ from openinference_engine.weights.loader import Weights
 
 BOUND = 0.04  # logits have a standard deviation of 1; seen: 0.017
 NUM_BLOCKS, MAX_LENGTH = 24, 96
+PACKINGS = {"fp8": fp8, "int4": int4}
 
 CONFIG = ModelConfig(
     architecture="llama", vocab_size=99, hidden_size=192, intermediate_size=160, num_layers=2,
@@ -102,8 +103,9 @@ def build_oracle(config, weight_format="bfloat16"):
     state = model.state_dict()
     for name, parameter in state.items():
         value = source.tensor(name, tuple(parameter.shape)).float()
-        if weight_format == "int4" and name.endswith("_proj.weight"):
-            value = int4.dequantise(*int4.quantise(value))
+        if weight_format in PACKINGS and name.endswith("_proj.weight"):
+            packing = PACKINGS[weight_format]
+            value = packing.dequantise(*packing.quantise(value))
         parameter.copy_(value)
 
     @torch.inference_mode()
@@ -168,13 +170,14 @@ def test_logits_equal_the_oracle_within_bf16(place, oracle):
     torch.testing.assert_close(logits, oracle(prompt)[-1], rtol=0, atol=BOUND)
 
 
-def test_int4_weights_follow_the_oracle_of_their_rounded_matrices(place):
+@pytest.mark.parametrize("weight_format", ["fp8", "int4"])
+def test_packed_weights_follow_the_oracle_of_their_rounded_matrices(place, weight_format):
     config = changed(hidden_size=256, num_heads=2, head_dim=128, intermediate_size=384)
-    runner = build_runner(place, RandomCheckpoint(config), "int4")
+    runner = build_runner(place, RandomCheckpoint(config), weight_format)
     prompts = prompts_of(3, 21)
     outputs, _ = generate(runner, prompts, num_tokens=4)
     for prompt, output in zip(prompts, outputs, strict=True):
-        check_greedy(build_oracle(config, "int4"), prompt, output)
+        check_greedy(build_oracle(config, weight_format), prompt, output)
 
 
 def test_drawn_tokens_repeat_with_their_seed(place):

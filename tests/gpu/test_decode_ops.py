@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from openinference_engine import int4
+from openinference_engine import fp8, int4, tiles
 from openinference_engine.ops import cuda_reference as reference
 
 BF16 = {"rtol": 2**-7, "atol": 2**-7}
@@ -261,13 +261,17 @@ def test_more_tokens_than_a_step_holds_are_refused(place, inputs):
         place.ops.project_gate_up(x, squares, EPSILON, weights, out, place.stream)
 
 
+packings = pytest.mark.parametrize("packing", [fp8, int4], ids=["fp8", "int4"])
+
+
+@packings
 @pytest.mark.parametrize("tokens", TOKEN_COUNTS)
 @pytest.mark.parametrize("columns", [128, 384, 4224])
-def test_int4_weights_multiply_like_their_dense_matrix(place, inputs, tokens, columns):
-    matrix, order = inputs.normal(80, columns, scale=columns**-0.5), int4.plain_order(80)
+def test_packed_weights_multiply_like_their_dense_matrix(place, inputs, packing, tokens, columns):
+    matrix, order = inputs.normal(80, columns, scale=columns**-0.5), tiles.plain_order(80)
     arguments = {
         "input": inputs.normal(tokens, columns),
-        "weights": int4.pack(*int4.quantise(matrix), order),
+        "weights": packing.pack(*packing.quantise(matrix), order),
         "norm_weight": inputs.normal(80),
         "hidden": inputs.normal(tokens, 80, dtype=torch.float32),
         "x": inputs.unwritten(tokens, 80),
@@ -276,30 +280,32 @@ def test_int4_weights_multiply_like_their_dense_matrix(place, inputs, tokens, co
     check(place, "project_residual", arguments, ["hidden", "x", "sum_squares"])
 
 
-def test_int4_gate_up_pairs_the_rows_of_a_tile(place, inputs):
+@packings
+def test_packed_gate_up_pairs_the_rows_of_a_tile(place, inputs, packing):
     x, squares = inputs.normed(5, 256)
-    codes_and_scales = int4.quantise(inputs.normal(80, 256, scale=256**-0.5))
+    codes_and_scales = packing.quantise(inputs.normal(80, 256, scale=256**-0.5))
     arguments = {
         "x": x,
         "sum_squares": squares,
         "epsilon": EPSILON,
-        "weights": int4.pack(*codes_and_scales, int4.gate_up_order(80)),
+        "weights": packing.pack(*codes_and_scales, tiles.gate_up_order(80)),
         "out": inputs.unwritten(5, 40),
     }
     check(place, "project_gate_up", arguments, ["out"])
 
 
+@packings
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_int4_qkv_pairs_the_halves_of_a_head(place, inputs, head_dim):
+def test_packed_qkv_pairs_the_halves_of_a_head(place, inputs, packing, head_dim):
     x, squares = inputs.normed(4, 128)
     table, blocks = inputs.pages(4, per_sequence=1)
-    codes_and_scales = int4.quantise(inputs.normal(4 * head_dim, 128, scale=128**-0.5))
+    codes_and_scales = packing.quantise(inputs.normal(4 * head_dim, 128, scale=128**-0.5))
     cache = (blocks * 16, 1, head_dim)
     arguments = {
         "x": x,
         "sum_squares": squares,
         "epsilon": EPSILON,
-        "weights": int4.pack(*codes_and_scales, int4.qkv_order(4 * head_dim, head_dim)),
+        "weights": packing.pack(*codes_and_scales, tiles.qkv_order(4 * head_dim, head_dim)),
         "rotary": inputs.normal(16, head_dim // 2, 2, dtype=torch.float32),
         "positions": inputs.integers(0, 16, 4),
         "block_table": table,
@@ -310,8 +316,11 @@ def test_int4_qkv_pairs_the_halves_of_a_head(place, inputs, head_dim):
     check(place, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
 
 
-def test_int4_head_chooses_like_its_dense_matrix(place, inputs):
-    units = int4.pack(*int4.quantise(inputs.normal(80, 128, scale=128**-0.5)), int4.plain_order(80))
+@packings
+def test_packed_head_chooses_like_its_dense_matrix(place, inputs, packing):
+    units = packing.pack(
+        *packing.quantise(inputs.normal(80, 128, scale=128**-0.5)), tiles.plain_order(80)
+    )
     arguments = _choice(place, inputs, 3, inputs.normal(80, 128)) | {"weights": units}
     after = check(place, "choose_token", arguments, ["logits"])
     assert after["tokens"].tolist() == after["logits"].argmax(-1).tolist()

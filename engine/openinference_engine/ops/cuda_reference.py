@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from openinference_engine import int4
+from openinference_engine import fp8, int4, tiles
 
 PAGE_TOKENS = 16
 SQUARE_COLUMNS = 16
@@ -48,7 +48,7 @@ def project_qkv(
     tokens, query_heads, head_dim = query.shape
     kv_heads = key_cache.shape[1]
     rows = (query_heads + 2 * kv_heads) * head_dim
-    matrix = dense(weights, int4.qkv_order(rows, head_dim))
+    matrix = dense(weights, tiles.qkv_order(rows, head_dim))
     heads = _project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     for token, position in enumerate(positions.tolist()):
@@ -97,7 +97,7 @@ def project_residual(
     sum_squares: Tensor,
     stream: Any = None,
 ) -> None:
-    hidden += input.float() @ dense(weights, int4.plain_order(hidden.shape[1])).T
+    hidden += input.float() @ dense(weights, tiles.plain_order(hidden.shape[1])).T
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
 
 
@@ -109,7 +109,7 @@ def project_gate_up(
     out: Tensor,
     stream: Any = None,
 ) -> None:
-    matrix = dense(weights, int4.gate_up_order(2 * out.shape[1]))
+    matrix = dense(weights, tiles.gate_up_order(2 * out.shape[1]))
     gate, up = _project_normed(x, sum_squares, epsilon, matrix).chunk(2, dim=-1)
     out.copy_(functional.silu(gate) * up)
 
@@ -126,8 +126,8 @@ def choose_token(
     counter: Tensor,
     stream: Any = None,
 ) -> None:
-    rows = -(-logits.shape[1] // int4.TILE_ROWS) * int4.TILE_ROWS
-    matrix = dense(weights, int4.plain_order(rows))
+    rows = -(-logits.shape[1] // tiles.TILE_ROWS) * tiles.TILE_ROWS
+    matrix = dense(weights, tiles.plain_order(rows))
     logits.copy_(_project_normed(x, sum_squares, epsilon, matrix)[:, : logits.shape[1]])
     is_running = (positions >= 0) & ~logits.isnan().all(dim=-1)
     chosen = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
@@ -147,10 +147,13 @@ def slots_of(pages: Tensor) -> Tensor:
 
 
 def dense(weights: Tensor, row_order: Tensor) -> Tensor:
-    """(outputs, inputs) float32 of a bf16 matrix, or of int4 units packed in `row_order`."""
+    """(outputs, inputs) float32 of a bf16 matrix, or of units packed in `row_order`."""
     if weights.dtype != torch.uint8:
         return weights.float()
-    return int4.dequantise(*int4.unpack(weights, row_order.to(weights.device)))
+    row_order = row_order.to(weights.device)
+    if weights.shape[2] == fp8.UNIT_BYTES:
+        return fp8.dequantise(*fp8.unpack(weights, row_order))
+    return int4.dequantise(*int4.unpack(weights, row_order))
 
 
 def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+// Weight format fp8: e4m3 codes, one bf16 scale per row and 128 columns.
+//
+// Stored like int4 (int4_weights.cuh) in units of 16 rows × 128 columns: four runs of 512 bytes, one per
+// 32 columns, in which lane 4·g + t has columns 8t..8t+7 of rows g and g+8 (fp8.py packs them); then
+// the scales. Bytes 1 and 3 of a word are columns 0 and 1, bytes 0 and 2 columns 2 and 3: moved four
+// bits down behind their sign, exponent and mantissa are those of bf16, 120 powers of two too small.
+#pragma once
+
+#include "device.cuh"
+#include "tile.cuh"
+
+namespace openinference {
+
+struct Fp8Weights {
+    static constexpr int kUnitColumns = 128;
+    static constexpr int kUnitBytes = 16 * kUnitColumns + 16 * 2;
+    // Two blocks of 64 registers would spill 52 bytes; one holds as many bytes in flight without.
+    __host__ __device__ static constexpr int blocks(int) { return 1; }
+    __host__ __device__ static constexpr int depth(int groups) { return groups == 1 ? 4 : 2; }
+
+    const uint8_t* units;
+    int columns;
+
+    struct Unit {
+        uint4 codes[4];   // of 32 columns each: row g (x, y), row g+8 (z, w)
+        uint32_t scales;  // of rows g and g+8
+
+        __device__ __forceinline__ void load(const Fp8Weights& weights, const TileRows& tile, int unit) {
+            const int lane = threadIdx.x % 32;
+            const size_t index = static_cast<size_t>(tile.index) * (weights.columns / kUnitColumns) + unit;
+            const uint8_t* bytes = weights.units + index * kUnitBytes;
+#pragma unroll
+            for (int run = 0; run < 4; ++run) codes[run] = load_weights(bytes + run * 512 + lane * 16);
+            scales = load_weight_word(bytes + 2048 + lane / 4 * 4);
+        }
+
+        template <int kGroups>
+        __device__ __forceinline__ void multiply(const Fp8Weights& weights, const bf16* x, int tokens,
+                                                 int unit, float (&sums)[kGroups][4]) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            float part[kGroups][4] = {};
+#pragma unroll
+            for (int run = 0; run < 4; ++run) {
+                const int k = unit * kUnitColumns + run * 32 + t * 8;
+                const uint4 code = codes[run];
+                const uint32_t first[4] = {as_bf16(code.x), as_bf16(code.z), as_bf16(code.x << 8),
+                                           as_bf16(code.z << 8)};
+                const uint32_t second[4] = {as_bf16(code.y), as_bf16(code.w), as_bf16(code.y << 8),
+                                            as_bf16(code.w << 8)};
+#pragma unroll
+                for (int group = 0; group < kGroups; ++group) {
+                    const uint4 activations =
+                        load_activations(x, tokens, weights.columns, group * 8 + g, k);
+                    multiply_add(part[group], first, {activations.x, activations.y});
+                    multiply_add(part[group], second, {activations.z, activations.w});
+                }
+            }
+            constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
+            const float lower = lower_half(scales) * kExponentGap, upper = upper_half(scales) * kExponentGap;
+#pragma unroll
+            for (int group = 0; group < kGroups; ++group) {
+                sums[group][0] += lower * part[group][0];
+                sums[group][1] += lower * part[group][1];
+                sums[group][2] += upper * part[group][2];
+                sums[group][3] += upper * part[group][3];
+            }
+        }
+
+        // Bytes 1 and 3 of a word as bf16, times 2^-120.
+        __device__ __forceinline__ static uint32_t as_bf16(uint32_t word) {
+            return (word & 0x80008000u) | (word >> 4 & 0x07f007f0u);
+        }
+    };
+};
+
+}  // namespace openinference
