@@ -197,9 +197,13 @@ def token_flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def server(token_flags: tuple[str, str]) -> Iterator[ServerProcess]:
-    """SmolLM2 with two seats, a queue of two and a token, shared by the tests of the API."""
-    flags = ("--served-model-name", "smollm2", "--max-sequences", "2", "--max-waiting", "2")
-    server = ServerProcess(SMOLLM2, *flags, "--max-model-len", "512", *token_flags)
+    """SmolLM2 with two seats, a queue of two and a token, shared by the tests of the API.
+
+    On the exact path: between "The" and "L" the first answer is a near tie.
+    """
+    seats = ("--max-sequences", "2", "--max-waiting", "2", "--max-model-len", "512")
+    flags = ("--served-model-name", "smollm2", "--dtype", "float32", *seats, *token_flags)
+    server = ServerProcess(SMOLLM2, *flags)
     server.wait_until("/ready", 200)
     yield server
     server.stop()
