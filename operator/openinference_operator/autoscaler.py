@@ -7,17 +7,15 @@ last decision stands. All that is held here may be lost; a new leader begins wit
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from openinference_operator import timestamps
 from openinference_operator.manifests.engine import seats
-from openinference_operator.observe import (
-    Observed,
-    demand_from_routers,
-    held_requests,
-    long_ready,
-)
+from openinference_operator.observe import Observed
 from openinference_operator.pacing import Memory
 from openinference_operator.scaling import Capacity, Decision, Demand, Lost, decide
 from openinference_operator.signals.prometheus import Expected, Prometheus
 from openinference_operator.spec import Autoscaling, InferenceService
+
+METRICS_GRACE_SECONDS = 30.0  # two scrapes at the usual 15 s
 
 
 @dataclass(slots=True)
@@ -67,7 +65,7 @@ class Autoscaler:
         """
         record = self._records.setdefault(key, _Record(Memory.begin(recorded, now)))
         due_in = record.evaluated_at + autoscaling.interval_seconds - now
-        wakes = recorded == 0 and held_requests(observed, service.name) > 0
+        wakes = recorded == 0 and observed.routers.held > 0
         if due_in > 0 and not wakes:
             return Standing(record.decision, due_in)
         demand = await self._demand(service, observed, now)
@@ -81,7 +79,7 @@ class Autoscaler:
         self, service: InferenceService, observed: Observed, now: float
     ) -> Demand | Lost:
         """Ask Prometheus, and the routers where it has no answer."""
-        held = held_requests(observed, service.name)
+        held = observed.routers.held
         if held and not observed.groups:
             # Nothing runs, and a router knows sooner than the next scrape that somebody waits.
             return Demand(held, 0, "Routers")
@@ -89,7 +87,7 @@ class Autoscaler:
         told = await self._prometheus.queue(service.namespace, service.name, expected)
         if isinstance(told, Demand):
             return told
-        fallback = demand_from_routers(observed, service.name)
+        fallback = _told_by_routers(observed)
         if isinstance(fallback, Demand):
             return fallback
         return Lost(f"{told.reason}; {fallback.reason}")
@@ -99,12 +97,31 @@ def _types(autoscaling: Autoscaling) -> list[str]:
     return [metric.type for metric in autoscaling.metrics]
 
 
+def _told_by_routers(observed: Observed) -> Demand | Lost:
+    """Demand as the routers themselves report it; whole, or lost."""
+    routers = observed.routers
+    if not routers.ready:
+        return Lost("no router pod is Ready")
+    if routers.silent:
+        return Lost(f"router pods do not tell their state: {', '.join(routers.silent)}")
+    return Demand(
+        waiting=routers.held + sum(group.waiting for group in observed.groups),
+        running=sum(group.running for group in observed.groups),
+        source="Routers",
+    )
+
+
 def _expected(observed: Observed, now: float) -> Expected:
     pods = [group.pod for group in observed.groups if group.pod is not None and group.is_ready]
     return Expected(
-        routers=sum(long_ready(router.ready_since, now) for router in observed.ready_routers),
-        engines=sum(long_ready(pod.ready_since, now) for pod in pods),
+        routers=sum(_long_ready(router.ready_since, now) for router in observed.routers.ready),
+        engines=sum(_long_ready(pod.ready_since, now) for pod in pods),
     )
+
+
+def _long_ready(since: str, now: float) -> bool:
+    """Whether a pod has been Ready long enough to have been scraped."""
+    return bool(since) and now - timestamps.from_text(since) >= METRICS_GRACE_SECONDS
 
 
 def _routable(observed: Observed) -> int:

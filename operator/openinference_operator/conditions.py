@@ -136,8 +136,8 @@ def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
 
 
 def _nobody_can_tell(facts: Facts) -> Condition | None:
-    silent = facts.observed.silent_routers
-    if not silent or len(silent) < len(facts.observed.ready_routers):
+    silent = facts.observed.routers.silent
+    if not silent or len(silent) < len(facts.observed.routers.ready):
         return None
     message = f"no router pod tells its state: {', '.join(silent)}"
     return Condition("Available", "Unknown", Reason.ROUTER_STATE_UNKNOWN, message)
@@ -265,15 +265,15 @@ def _all_healthy(facts: Facts) -> Condition:
 
 
 def _no_router(facts: Facts) -> Condition | None:
-    if facts.observed.ready_routers:
+    if facts.observed.routers.ready:
         return None
-    pods = _count(len(facts.observed.routers), "router pod")
+    pods = _count(len(facts.observed.routers.pods), "router pod")
     message = f"none of {pods} in the namespace is Ready; nothing that serves is drained"
     return Condition("RouterReady", "False", Reason.ROUTER_NOT_READY, message)
 
 
 def _silent_router(facts: Facts) -> Condition | None:
-    silent = facts.observed.silent_routers
+    silent = facts.observed.routers.silent
     if not silent:
         return None
     message = f"router pods do not tell their state, so nothing is drained: {', '.join(silent)}"
@@ -292,7 +292,7 @@ def _name_taken(facts: Facts) -> Condition | None:
 
 
 def _routers_ready(facts: Facts) -> Condition:
-    ready = len(facts.observed.ready_routers)
+    ready = len(facts.observed.routers.ready)
     return Condition(
         "RouterReady", "True", Reason.ROUTERS_READY, f"{_count(ready, 'router pod')} Ready"
     )

@@ -18,15 +18,10 @@ from openinference_operator.errors import LeaseLost, NameConflict, OperatorError
 from openinference_operator.events import Note, Recorder, notes_on
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
-from openinference_operator.observe import (
-    Observed,
-    Router,
-    observe,
-    observe_routers,
-    router_endpoint,
-)
+from openinference_operator.observe import Observed, observe
 from openinference_operator.plan import plan_router, plan_service
 from openinference_operator.reasons import Reason
+from openinference_operator.routers import Router, observe_routers, router_endpoint
 from openinference_operator.scaling import Decision
 from openinference_operator.settings import Settings
 from openinference_operator.signals.router_state import Endpoint, RouterStates
@@ -166,15 +161,16 @@ class Controller:
         desired = within_bounds(service, decision.desired) if decision else recorded
         plan = plan_service(service, observed, desired, self._settings.engine_image, now)
         status = build_status(Facts(service, observed, plan, decision, now))
-        # The scaler's record is written before its consequences, so that a new leader goes on
-        # from it; the status of the operations themselves follows with the next run.
+        if desired != recorded:
+            # The scaler's record comes before its consequences: a new leader goes on from it.
+            await self._writer.write_status(raw, status)
+        has_changed = await self._writer.perform(plan.operations)
         await self._writer.write_status(raw, status)
-        await self._writer.perform(plan.operations)
         for note in [*_scaling_notes(recorded, decision), *notes_on(plan.operations)]:
             await self._recorder.record(raw, note)
         for note in _trouble_notes(observed):
             await self._recorder.record(raw, note)
-        if plan.operations:
+        if has_changed:
             self._queue.add(key)
         if plan.look_again_at is not None:
             self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))

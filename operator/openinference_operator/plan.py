@@ -14,10 +14,11 @@ from itertools import count
 
 from openinference_operator import names, recovery, timestamps
 from openinference_operator.drift import differs
+from openinference_operator.groups import Group, group_state
 from openinference_operator.manifests import engine, routing, services
 from openinference_operator.manifests.common import Manifest, signed
 from openinference_operator.manifests.router import build_router
-from openinference_operator.observe import Group, Live, Observed, Revision, group_state
+from openinference_operator.observe import Live, Observed, Revision
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
 from openinference_operator.recovery import budget_returns_at, crashes_in_vain, to_recreate
 from openinference_operator.revision import revised_fields, revision_of
@@ -65,7 +66,10 @@ def plan_service(
     drain_timeout = service.rollout.drain_timeout_seconds
     states = tuple(group_state(group, drain_timeout, now) for group in observed.groups)
     step = next_step(
-        states, target, bounds(service.rollout, desired), routers_settled=observed.routers_settled
+        states,
+        target,
+        bounds(service.rollout, desired),
+        routers_settled=observed.routers.is_settled,
     )
     current = target if _is_complete(states, target, desired) else observed.current_revision
     rendered = engine.build_pod_template(service, default_image)

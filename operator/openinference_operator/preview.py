@@ -10,12 +10,13 @@ from openinference_operator.errors import SpecError
 from openinference_operator.observe import Observed
 from openinference_operator.operations import Apply, Create, Operation
 from openinference_operator.plan import plan_router, plan_service
+from openinference_operator.routers import RouterView
 from openinference_operator.settings import Settings
 from openinference_operator.spec import parse
 from openinference_operator.status import recorded_desired
 
 NOTHING_OBSERVED = Observed(
-    groups=(), revisions={}, routers=(), routers_settled=False, live={}, status={}
+    groups=(), revisions={}, routers=RouterView("", (), {}), live={}, status={}, name_taken_by=""
 )
 
 

@@ -13,7 +13,7 @@ restart of the operator cannot spend the budget twice.
 from collections.abc import Iterable
 
 from openinference_operator import timestamps
-from openinference_operator.observe import Group
+from openinference_operator.groups import Group
 from openinference_operator.pods import CRASH_REASONS
 from openinference_operator.spec import RestartBudget
 

@@ -13,7 +13,7 @@ to, and Kubernetes' own restarts go on.
 
 from collections.abc import Iterable, Iterator
 
-from openinference_operator.observe import Group
+from openinference_operator.groups import Group
 from openinference_operator.pods import CRASH_REASONS
 
 CRASHES = 3  # restarts, which with the kubelet's back-off take a minute or more

@@ -25,48 +25,56 @@ class Writer:
         self._lease = lease
         self._store = store
 
-    async def perform(self, operations: Iterable[Operation]) -> None:
-        """Perform a plan in order. Raises NameConflict, LeaseLost or ApiError."""
+    async def perform(self, operations: Iterable[Operation]) -> bool:
+        """Perform a plan in order; return whether the cluster is another one for it.
+
+        Raises NameConflict, LeaseLost or ApiError at the first operation that fails.
+        """
+        has_changed = False
         for operation in operations:
             self._lease.check()
-            await self._perform(operation)
+            has_changed |= await self._perform(operation)
+        return has_changed
 
     async def write_status(self, raw: Object, status: Mapping[str, Any]) -> None:
         """Write the status of an InferenceService unless it says so already."""
-        if (raw.get("status") or {}) == status:
+        metadata = raw["metadata"]
+        present = self._store.service(metadata["namespace"], metadata["name"]) or raw
+        if (present.get("status") or {}) == status:
             return
         self._lease.check()
-        metadata = {key: raw["metadata"][key] for key in ("name", "namespace")}
-        api_version = f"{names.API_GROUP}/{names.API_VERSION}"
-        manifest = {"apiVersion": api_version, "kind": names.KIND, "metadata": metadata}
-        answer = await self._cluster.apply(
-            {**manifest, "status": dict(status)}, force=True, subresource="status"
-        )
-        self._store.put(answer)
+        manifest = {
+            "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+            "kind": names.KIND,
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+            "status": dict(status),
+        }
+        self._store.put(await self._cluster.apply(manifest, force=True, subresource="status"))
 
-    async def _perform(self, operation: Operation) -> None:
+    async def _perform(self, operation: Operation) -> bool:
         match operation:
             case Create(manifest):
-                await self._create(manifest)
+                return await self._create(manifest)
             case Apply(manifest, exists):
                 ours = exists or await self._find_ours(manifest)
-                self._store.put(await self._cluster.apply(manifest, force=ours))
+                return self._store.put(await self._cluster.apply(manifest, force=ours))
             case Annotate(reference, annotations):
-                self._store.put(await self._cluster.annotate(reference, annotations))
+                return self._store.put(await self._cluster.annotate(reference, annotations))
             case Delete(reference):
                 answer = await self._cluster.delete(reference)
                 if answer.get("kind") == reference.kind:
                     self._store.put(answer)
+                return True
 
-    async def _create(self, manifest: Mapping[str, Any]) -> None:
+    async def _create(self, manifest: Mapping[str, Any]) -> bool:
         try:
-            self._store.put(await self._cluster.create(manifest))
+            return self._store.put(await self._cluster.create(manifest))
         except AlreadyExists as error:
             present = await self._look_up(manifest)
             if present is None or not is_owned_by(present, _owner_uid(manifest)):
-                raise Conflict(
-                    error.status, "it belongs to an InferenceService that is gone"
-                ) from error
+                gone = "it belongs to an InferenceService that is gone"
+                raise Conflict(error.status, gone) from error
+            return True
 
     async def _find_ours(self, manifest: Mapping[str, Any]) -> bool:
         """Whether an object of that name is there, and ours. Raises NameConflict if not ours."""

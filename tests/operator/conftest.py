@@ -20,9 +20,10 @@ from openinference_operator import names, timestamps
 from openinference_operator.cluster import RESOURCES, Cluster
 from openinference_operator.lease import Lease
 from openinference_operator.manifests.routing import read_routing
-from openinference_operator.observe import Router, observe
+from openinference_operator.observe import observe
 from openinference_operator.operations import Annotate, Apply, Create, Delete
 from openinference_operator.plan import plan_service
+from openinference_operator.routers import Router
 from openinference_operator.signals.router_state import GroupReport, RouterReport, ServiceReport
 from openinference_operator.spec import parse
 from openinference_operator.store import Store

@@ -5,13 +5,14 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp import web
 from openinference_operator import names, timestamps
 from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.cluster import RESOURCES
 from openinference_operator.controller import Controller, Key
 from openinference_operator.events import Recorder
 from openinference_operator.settings import Settings
-from openinference_operator.signals.prometheus import Prometheus
+from openinference_operator.signals.prometheus import WAITING, Prometheus
 from openinference_operator.signals.router_state import RouterStates
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
@@ -56,7 +57,27 @@ async def until(claim, seconds=5.0):
 
 
 @pytest.fixture
-async def running(server, cluster, lease):
+async def prometheus():
+    """A Prometheus at the border that knows ten waiting requests of any service."""
+
+    async def query(request):
+        value = time.time() if "timestamp(" in request.query["query"] else 10
+        metric = {"__name__": WAITING, "component": "router"}
+        result = [{"metric": metric, "value": [time.time(), str(value)]}]
+        data = {"resultType": "vector", "result": result}
+        return web.json_response({"status": "success", "data": data})
+
+    app = web.Application()
+    app.router.add_get("/api/v1/query", query)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def running(server, cluster, lease, prometheus):
     store, queue, tokens = Store(), WorkQueue(), Tokens(cluster)
     async with aiohttp.ClientSession() as session:
         states = RouterStates(session, tokens.token_of, lambda *_: None)
@@ -68,7 +89,7 @@ async def running(server, cluster, lease):
             recorder=Recorder(cluster),
             tokens=tokens,
             states=states,
-            autoscaler=Autoscaler(Prometheus(session, "")),
+            autoscaler=Autoscaler(Prometheus(session, prometheus)),
             queue=queue,
         )
         workers = [asyncio.create_task(controller.work()) for _ in range(2)]
@@ -152,11 +173,21 @@ async def test_without_the_lease_nothing_is_done(running, lease, server, raw_ser
     assert len(server.calls) == calls
 
 
+async def test_a_taken_name_does_not_flicker(running, server, raw_service):
+    server.put("Service", "demo", spec={"selector": {"app": "theirs"}})
+    running.submit(raw_service())
+    await until(lambda: running.ready().get("reason") == "NameConflict")
+    await asyncio.sleep(0.5)
+    writes = [path for method, path in server.calls if path.endswith("/demo/status")]
+    assert len(writes) == 1
+
+
 async def test_the_scaler_records_its_number_before_it_acts(running, server, raw_service):
-    metrics = [{"type": "Queue", "target": {"averageValue": 1}}]
-    running.submit(raw_service(replicas=3, autoscaling={"maxReplicas": 5, "metrics": metrics}))
-    await until(lambda: running.status().get("replicas") == 3)
-    assert running.status()["scaling"]["desired"] == 3
+    metrics = [{"type": "Queue", "target": {"averageValue": 5}}]
+    running.submit(raw_service(autoscaling={"maxReplicas": 5, "metrics": metrics}))
+    await until(lambda: running.status().get("replicas") == 2)
+    assert running.status()["scaling"]["desired"] == 2
+    assert running.status()["scaling"]["inputs"][0]["source"] == "Prometheus"
     writes = [path for method, path in server.calls if method in ("PATCH", "POST")]
     first_status = next(at for at, path in enumerate(writes) if path.endswith("/demo/status"))
     first_group = next(at for at, path in enumerate(writes) if path.endswith("/statefulsets"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openinference_operator import names
-from openinference_operator.observe import group_state
+from openinference_operator.groups import group_state
 from openinference_operator.operations import Annotate, Create
 from openinference_operator.rollout import Phase, bounds
 
