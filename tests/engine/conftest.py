@@ -60,18 +60,21 @@ def smollm2_oracle(smollm2_path: Path) -> Any:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded Llama of two layers with a tokenizer of 300 tokens, saved by transformers."""
-    return _save_tiny_llama(tmp_path_factory.mktemp("tiny-llama"), {})
+    return _save_tiny_model(tmp_path_factory.mktemp("tiny-llama"), "Llama", {})
 
 
 @pytest.fixture(scope="session")
-def make_tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    return lambda **changes: _save_tiny_llama(tmp_path_factory.mktemp("llama"), changes)
+def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves such a model of any family; keywords change its config."""
+    return lambda family="Llama", **changes: _save_tiny_model(
+        tmp_path_factory.mktemp("tiny"), family, changes
+    )
 
 
-def _save_tiny_llama(folder: Path, changes: dict[str, Any]) -> Path:
+def _save_tiny_model(folder: Path, family: str, changes: dict[str, Any]) -> Path:
     import torch
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(7)
     shape: dict[str, Any] = {
@@ -86,7 +89,12 @@ def _save_tiny_llama(folder: Path, changes: dict[str, Any]) -> Path:
         "bos_token_id": 256,
         "eos_token_id": 257,
     }
-    LlamaForCausalLM(LlamaConfig(**(shape | changes))).save_pretrained(folder)
+    config = getattr(transformers, f"{family}Config")(**(shape | changes))
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms begin as ones and biases as zeros, which would hide errors
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    model.save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {sign: number for number, sign in enumerate(alphabet)}
     backend = Tokenizer(models.BPE(vocabulary, []))

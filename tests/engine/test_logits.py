@@ -100,27 +100,31 @@ LLAMA3_ROPE = {
 }
 
 
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("family", "changes"),
     [
-        pytest.param({}, id="plain"),
-        pytest.param({"tie_word_embeddings": True}, id="tied"),
-        pytest.param({"head_dim": 16}, id="wide heads"),
-        pytest.param({"attention_bias": True}, id="attention bias"),
-        pytest.param({"rope_parameters": LLAMA3_ROPE}, id="llama3 rope"),
-        pytest.param(
-            {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}},
-            id="linear rope",
-        ),
+        ("Llama", {}),
+        ("Llama", {"tie_word_embeddings": True}),
+        ("Llama", {"head_dim": 16}),
+        ("Llama", {"attention_bias": True}),
+        ("Llama", {"rope_parameters": LLAMA3_ROPE}),
+        ("Llama", {"rope_parameters": LINEAR_ROPE}),
+        ("Mistral", {"sliding_window": None}),
+        ("Mistral", {"sliding_window": 160}),
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 16}),
     ],
 )
-def test_tiny_llama_logits_equal_transformers(
-    make_tiny_llama: Callable[..., Path], changes: dict[str, Any]
+def test_tiny_model_logits_equal_transformers(
+    make_tiny_model: Callable[..., Path], family: str, changes: dict[str, Any]
 ) -> None:
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    folder = make_tiny_llama(**changes)
-    oracle = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    folder = make_tiny_model(family, **changes)
+    oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(open_checkpoint(folder), EngineConfig("", max_sequences=1))
     ids = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(3)).tolist()
     with torch.inference_mode():
@@ -128,13 +132,28 @@ def test_tiny_llama_logits_equal_transformers(
     torch.testing.assert_close(last_logits(engine, ids), expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "longest"),
+    [
+        ({"sliding_window": 100}, 100),
+        ({"sliding_window": 1000}, 256),
+        ({"sliding_window": None}, 256),
+    ],
+)
+def test_context_ends_where_a_sliding_window_would_begin_to_slide(
+    make_tiny_model: Callable[..., Path], changes: dict[str, Any], longest: int
+) -> None:
+    folder = make_tiny_model("Mistral", **changes)
+    assert open_checkpoint(folder).config.max_positions == longest
+
+
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 def test_half_precision_files_are_read(
-    make_tiny_llama: Callable[..., Path], tmp_path: Path, stored: torch.dtype
+    make_tiny_model: Callable[..., Path], tmp_path: Path, stored: torch.dtype
 ) -> None:
     from transformers import LlamaForCausalLM
 
-    folder = make_tiny_llama()
+    folder = make_tiny_model()
     oracle = LlamaForCausalLM.from_pretrained(folder, dtype=stored)
     oracle.save_pretrained(folder)
     engine = Engine(open_checkpoint(folder), EngineConfig("", max_sequences=1))
@@ -143,10 +162,10 @@ def test_half_precision_files_are_read(
     torch.testing.assert_close(last_logits(engine, [5, 6, 7]), expected, atol=2e-5, rtol=0)
 
 
-def test_missing_tensor_is_one_sentence(make_tiny_llama: Callable[..., Path]) -> None:
+def test_missing_tensor_is_one_sentence(make_tiny_model: Callable[..., Path]) -> None:
     from safetensors.torch import load_file, save_file
 
-    path = make_tiny_llama() / "model.safetensors"
+    path = make_tiny_model() / "model.safetensors"
     tensors = load_file(path)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path)
@@ -154,8 +173,8 @@ def test_missing_tensor_is_one_sentence(make_tiny_llama: Callable[..., Path]) ->
         Engine(open_checkpoint(path.parent), EngineConfig(""))
 
 
-def test_unknown_architecture_is_named(make_tiny_llama: Callable[..., Path]) -> None:
-    folder = make_tiny_llama()
+def test_unknown_architecture_is_named(make_tiny_model: Callable[..., Path]) -> None:
+    folder = make_tiny_model()
     config = folder / "config.json"
     config.write_text(config.read_text().replace("LlamaForCausalLM", "MambaForCausalLM"))
     with pytest.raises(StartError, match="architecture 'MambaForCausalLM' is unknown; known are"):

@@ -8,6 +8,7 @@ from torch import Tensor
 from openinference_engine import ops
 from openinference_engine.config import ModelConfig
 from openinference_engine.layers.linear import Linear
+from openinference_engine.layers.norm import RMSNorm
 from openinference_engine.weights.loader import Weights
 
 CACHE_DTYPE = torch.float32  # of KVCache
@@ -26,7 +27,10 @@ class KVCache:
 
 
 class Attention:
-    """Grouped-query attention of one layer."""
+    """Grouped-query attention of one layer.
+
+    Where the checkpoint has norms of query and key heads (Qwen3), they apply before the rotation.
+    """
 
     def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
         self._layer = layer
@@ -36,6 +40,11 @@ class Attention:
         parts = {"q_proj": queries, "k_proj": keys, "v_proj": values}
         self._qkv = Linear(weights, parts, config.hidden_size)
         self._output = Linear(weights, {"o_proj": config.hidden_size}, queries)
+        self._head_norms = [
+            RMSNorm(weights.at(name), config.head_dim, config.rms_norm_epsilon)
+            for name in ("q_norm", "k_norm")
+            if weights.has(f"{name}.weight")
+        ]
 
     def __call__(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache, plan: ops.AttentionPlan
@@ -43,6 +52,8 @@ class Attention:
         """x: (T, hidden) → (T, hidden); writes this step's keys and values into the cache."""
         heads = self._qkv(x).view(len(x), -1, self._head_dim)  # (T, H + 2K, D)
         query, key, value = torch.split(heads, self._num_heads, dim=1)
+        for part, norm in zip((query, key), self._head_norms, strict=False):
+            part.copy_(norm(part.reshape(-1, self._head_dim)).view(part.shape))
         ops.rotate(heads[:, : -self._num_heads[2]], *rotary)  # queries and keys
         keys, values = cache.keys[self._layer], cache.values[self._layer]
         ops.append_kv(key, value, keys, values, plan.slots)

@@ -1,4 +1,8 @@
-"""The Llama family (Llama 2 and 3, SmolLM2): pre-norm blocks of attention and gated MLP."""
+"""The Llama family: pre-norm blocks of attention and gated MLP.
+
+Llama 2 and 3, SmolLM2, Mistral, Qwen2 (biases) and Qwen3 (norms of heads) differ only in what their
+checkpoints hold, which the layers look up.
+"""
 
 from __future__ import annotations
 

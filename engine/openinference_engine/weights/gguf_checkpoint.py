@@ -60,7 +60,7 @@ class GGUFCheckpoint:
             num_heads=num_heads,
             num_kv_heads=int(self._optional("attention.head_count_kv", num_heads)),
             head_dim=head_dim,
-            max_positions=self._number("context_length"),
+            max_positions=self._max_positions(),
             rms_norm_epsilon=self._optional("attention.layer_norm_rms_epsilon", 1e-5),
             rope_theta=self._optional("rope.freq_base", 10_000.0),
             ties_embeddings="output.weight" not in self.file.tensors,
@@ -95,6 +95,11 @@ class GGUFCheckpoint:
         if self._architecture == "llama" and "attn_k." in stored_name:
             return _halves_from_pairs(rows, self.config.num_kv_heads)
         return rows
+
+    def _max_positions(self) -> int:
+        """The longest context. Up to its sliding window, such a model attends to everything."""
+        longest = self._number("context_length")
+        return min(longest, int(self._optional("attention.sliding_window", longest)))
 
     @property
     def _architecture(self) -> str:

@@ -26,7 +26,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # its bits: numpy has no name for it
 }
-_ARCHITECTURES = {"LlamaForCausalLM": "llama"}
+_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 
 
 class SafetensorsCheckpoint:
@@ -54,7 +59,7 @@ class SafetensorsCheckpoint:
             num_heads=num_heads,
             num_kv_heads=values.get("num_key_value_heads") or num_heads,
             head_dim=head_dim,
-            max_positions=values["max_position_embeddings"],
+            max_positions=_max_positions(values),
             rms_norm_epsilon=values["rms_norm_eps"],
             rope_theta=values.get("rope_theta") or rope.get("rope_theta", 10_000.0),
             rope_scaling=self._rope_scaling(rope),
@@ -112,6 +117,13 @@ class SafetensorsCheckpoint:
                     f"{self.folder}/config.json: rope type {other!r} is unknown; "
                     "known are default, linear, llama3"
                 )
+
+
+def _max_positions(values: dict[str, Any]) -> int:
+    """The longest context. Up to its sliding window, such a model attends to everything."""
+    longest: int = values["max_position_embeddings"]
+    window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
+    return longest if window is None else min(longest, window)
 
 
 class _SafetensorsFile:
