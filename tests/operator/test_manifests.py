@@ -1,0 +1,301 @@
+"""The objects that are made: names and flags of the wire, and what pod security demands."""
+
+import json
+
+import pytest
+import yaml
+from openinference_operator import names
+from openinference_operator.manifests import engine, router, routing, services
+from openinference_operator.manifests.common import signed
+from openinference_operator.preview import preview
+from openinference_operator.settings import Settings
+from openinference_operator.spec import parse
+
+SPEC = {
+    "model": {"uri": "package://models/tiny.gguf", "name": "tiny"},
+    "engine": {"maxModelLen": 2048, "maxSequences": 4, "maxWaiting": 0},
+    "resources": {"requests": {"cpu": "1"}, "limits": {"nvidia.com/gpu": 2}},
+    "rollout": {"drainTimeout": "2m"},
+    "podTemplate": {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "env": [{"name": "LOG", "value": "debug"}],
+    },
+}
+
+
+@pytest.fixture
+def service(raw_service):
+    return parse(raw_service(**SPEC))
+
+
+@pytest.fixture
+def template(service):
+    return engine.build_pod_template(service, "engine:1")
+
+
+@pytest.fixture
+def container(template):
+    return template["spec"]["containers"][0]
+
+
+def routers(service):
+    made = router.build_router([service], "engine:1", 2, {"limits": {"cpu": "1"}}, "router-role")
+    return {manifest["kind"]: manifest for manifest in made}
+
+
+def pod_specs(service, template):
+    return [template["spec"], routers(service)["Deployment"]["spec"]["template"]["spec"]]
+
+
+def test_pods_satisfy_the_restricted_pod_security_standard(service, template):
+    for spec in pod_specs(service, template):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for made in spec["containers"]:
+            assert made["securityContext"]["allowPrivilegeEscalation"] is False
+            assert made["securityContext"]["readOnlyRootFilesystem"] is True
+            assert made["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+        assert kinds <= {"emptyDir", "secret", "persistentVolumeClaim"}
+
+
+def test_pods_end_only_after_the_drain(service, template):
+    for spec in pod_specs(service, template):
+        assert spec["terminationGracePeriodSeconds"] == 150
+
+
+def test_images_are_not_pulled_again(service, template):
+    for spec in pod_specs(service, template):
+        assert spec["containers"][0]["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_engine_command_and_flags(container):
+    assert container["command"] == [
+        "python3",
+        "-m",
+        "openinference_engine",
+        "serve",
+        "package://models/tiny.gguf",
+    ]
+    assert set(container["args"]) == {
+        "--port=8000",
+        "--served-model-name=tiny",
+        "--max-model-len=2048",
+        "--max-sequences=4",
+        "--max-waiting=0",
+        "--dtype=float32",
+        "--drain-timeout-seconds=120",
+        "--token-file=/var/run/openinference/token",
+    }
+
+
+def test_what_is_not_set_is_left_to_the_engine(raw_service):
+    template = engine.build_pod_template(parse(raw_service()), "engine:1")
+    assert not any("max-model-len" in flag for flag in template["spec"]["containers"][0]["args"])
+
+
+def test_engine_environment(container):
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["OPENINFERENCE_NAMESPACE"] == "team-a"
+    assert environment["OPENINFERENCE_SERVICE"] == "demo"
+    assert environment["LOG"] == "debug"
+    group = next(entry for entry in container["env"] if entry["name"] == "OPENINFERENCE_GROUP")
+    path = group["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.labels['openinference.dev/group']"
+
+
+def test_engine_probes(container):
+    paths = {
+        name: container[name]["httpGet"]["path"]
+        for name in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    assert paths == {
+        "startupProbe": "/ready",
+        "readinessProbe": "/ready",
+        "livenessProbe": "/health",
+    }
+
+
+def test_what_the_user_asks_of_the_cluster_is_passed_on(template, container):
+    assert container["resources"] == {
+        "requests": {"cpu": "1"},
+        "limits": {"nvidia.com/gpu": "2"},
+    }
+    assert template["spec"]["nodeSelector"] == {"gpu": "h100"}
+    assert {"key": "gpu", "operator": "Exists"} in template["spec"]["tolerations"]
+
+
+def test_a_lost_node_is_left_after_thirty_seconds(template):
+    seconds = {
+        toleration["key"]: toleration["tolerationSeconds"]
+        for toleration in template["spec"]["tolerations"]
+        if "tolerationSeconds" in toleration
+    }
+    assert seconds == {
+        "node.kubernetes.io/not-ready": 30,
+        "node.kubernetes.io/unreachable": 30,
+    }
+
+
+def test_a_claim_is_mounted_read_only_and_named_as_a_file(raw_service):
+    service = parse(raw_service(model={"uri": "pvc://weights/llama/model.gguf"}))
+    spec = engine.build_pod_template(service, "engine:1")["spec"]
+    assert spec["containers"][0]["command"][-1] == "file:///models/llama/model.gguf"
+    claim = next(volume for volume in spec["volumes"] if volume["name"] == "model")
+    assert claim["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    mounts = spec["containers"][0]["volumeMounts"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in mounts
+
+
+def test_a_group_is_a_statefulset_of_one_that_only_the_operator_replaces(service, template):
+    group = engine.build_statefulset(service, "1a2b3c4d", "demo-1a2b3c4d-0", template)
+    assert group["spec"]["replicas"] == 1
+    assert group["spec"]["podManagementPolicy"] == "Parallel"
+    assert group["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert group["spec"]["serviceName"] == "demo-groups"
+    selector = group["spec"]["selector"]["matchLabels"]
+    labels = group["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= labels.items()
+    assert labels[names.LABEL_REVISION] == "1a2b3c4d"
+    assert labels[names.LABEL_ROLE] == "leader"
+
+
+def test_pods_are_scraped(service, template):
+    for made, port in (
+        (template, "8000"),
+        (routers(service)["Deployment"]["spec"]["template"], "8081"),
+    ):
+        assert made["metadata"]["annotations"] == {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": port,
+            "prometheus.io/path": "/metrics",
+        }
+
+
+def test_clients_reach_the_routers(service):
+    made = services.build_client_service(service)
+    labels = routers(service)["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert made["metadata"]["name"] == "demo"
+    assert made["spec"]["selector"].items() <= labels.items()
+    assert made["spec"]["ports"][0]["port"] == 80
+
+
+def test_groups_have_names_before_they_are_ready(service):
+    made = services.build_groups_service(service)
+    assert made["metadata"]["name"] == "demo-groups"
+    assert made["spec"]["clusterIP"] == "None"
+    assert made["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_disruption_budgets_never_hold_a_broken_pod(service):
+    for made in (
+        engine.build_engine_disruption_budget(service),
+        routers(service)["PodDisruptionBudget"],
+    ):
+        assert made["spec"]["maxUnavailable"] == 1
+        assert made["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_the_router_is_replaced_without_a_gap(service):
+    spec = routers(service)["Deployment"]["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert spec["replicas"] == 2
+    assert spec["template"]["spec"]["serviceAccountName"] == names.ROUTER
+
+
+def test_the_router_drains_as_long_as_its_most_patient_service(raw_service, service):
+    patient = parse(raw_service(name="patient", rollout={"drainTimeout": "1h"}))
+    made = router.build_router([service, patient], "engine:1", 1, {}, "role")[-1]
+    assert made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 3630
+
+
+def test_the_router_goes_with_the_last_service(raw_service, service):
+    other = parse(raw_service(name="other"))
+    for made in router.build_router([service, other], "engine:1", 1, {}, "role"):
+        owners = made["metadata"]["ownerReferences"]
+        assert {owner["name"] for owner in owners} == {"demo", "other"}
+        assert not any(owner.get("controller") for owner in owners)
+
+
+def test_children_of_one_service_go_with_it(service, template):
+    for made in (
+        services.build_client_service(service),
+        engine.build_statefulset(service, "1a2b3c4d", "demo-1a2b3c4d-0", template),
+        engine.build_controller_revision(service, "1a2b3c4d", 1, {}, template),
+    ):
+        assert made["metadata"]["ownerReferences"][0]["controller"] is True
+
+
+def test_routing_is_what_the_wire_says(service):
+    routes = [routing.Route("demo-1a2b3c4d-0", "1a2b3c4d", "Active")]
+    made = routing.build_routing_configmap(service, routes, None)
+    assert made["metadata"]["name"] == "demo-routing"
+    assert made["metadata"]["labels"]["openinference.dev/routing"] == "true"
+    assert json.loads(made["data"]["routing.json"]) == {
+        "service": "demo",
+        "model": "tiny",
+        "generation": 1,
+        "createdAt": "2026-01-01T00:00:00Z",
+        "groups": [
+            {
+                "id": "demo-1a2b3c4d-0",
+                "revision": "1a2b3c4d",
+                "address": "http://demo-1a2b3c4d-0-0.demo-groups.team-a.svc:8000",
+                "weight": 100,
+                "state": "Active",
+            }
+        ],
+        "queue": {
+            "maxRequests": 1000,
+            "contendedTimeoutSeconds": 60,
+            "coldStartTimeoutSeconds": 600,
+        },
+        "balancing": {"algorithm": "LeastLoad"},
+    }
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]"])
+def test_a_routing_that_cannot_be_read_is_written_anew(service, text):
+    live = {"data": {"routing.json": text}}
+    made = routing.build_routing_configmap(service, [], live)
+    assert json.loads(made["data"]["routing.json"])["generation"] == 1
+
+
+def test_a_manifest_without_a_field_is_another_one(service):
+    before = services.build_client_service(service)
+    after = {key: value for key, value in before.items() if key != "spec"}
+    hashes = [
+        signed(made)["metadata"]["annotations"][names.ANNOTATION_APPLIED]
+        for made in (before, after)
+    ]
+    assert hashes[0] != hashes[1]
+
+
+def test_plan_prints_every_object_without_a_cluster(raw_service, tmp_path):
+    path = tmp_path / "infsvc.yaml"
+    path.write_text(yaml.safe_dump(raw_service(**SPEC)))
+    with (tmp_path / "out.yaml").open("w") as out:
+        assert preview(path, Settings(), out) == 0
+    printed = list(yaml.safe_load_all((tmp_path / "out.yaml").read_text()))
+    assert sorted(made["kind"] for made in printed) == [
+        "ConfigMap",
+        "ControllerRevision",
+        "Deployment",
+        "PodDisruptionBudget",
+        "PodDisruptionBudget",
+        "RoleBinding",
+        "Service",
+        "Service",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    ]
+
+
+def test_plan_names_what_is_wrong(raw_service, tmp_path):
+    path = tmp_path / "infsvc.yaml"
+    path.write_text(yaml.safe_dump(raw_service(model={"uri": "ftp://x"})))
+    with (tmp_path / "out").open("w") as out:
+        assert preview(path, Settings(), out) == 1
+    assert "spec.model.uri: is 'ftp://x'" in (tmp_path / "out").read_text()
