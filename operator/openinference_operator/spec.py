@@ -18,7 +18,7 @@ from openinference_operator.fields import Fields, Share
 Value = TypeVar("Value")
 
 URI_SCHEMES = ("file", "pvc", "package")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)

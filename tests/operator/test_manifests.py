@@ -84,7 +84,7 @@ def test_engine_command_and_flags(container):
         "--max-model-len=2048",
         "--max-sequences=4",
         "--max-waiting=0",
-        "--dtype=float32",
+        "--dtype=auto",
         "--drain-timeout-seconds=120",
         "--token-file=/var/run/openinference/token",
     }

@@ -97,7 +97,7 @@ BAD = {
     "spec.model: expected an object": {"model": "llama"},
     "spec.engine.maxSequences: is 0; use a whole number from 1": {"engine": {"maxSequences": 0}},
     "spec.engine.maxModelLen: expected a whole number": {"engine": {"maxModelLen": "long"}},
-    "spec.engine.dtype: is 'int3'; use one of float32": {"engine": {"dtype": "int3"}},
+    "spec.engine.dtype: is 'int3'; use one of auto, float32": {"engine": {"dtype": "int3"}},
     "spec.replicas: is -1": {"replicas": -1},
     "spec.replicas: is True": {"replicas": True},
     "spec.rollout.maxSurge: is 0, and so is maxUnavailable": {

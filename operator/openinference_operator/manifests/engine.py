@@ -25,7 +25,7 @@ COMPONENT = "engine"
 
 DEFAULT_MAX_SEQUENCES = 8
 DEFAULT_MAX_WAITING = 64
-DEFAULT_DTYPE = "float32"
+DEFAULT_DTYPE = "auto"
 
 MODELS_DIRECTORY = "/models"
 START_SECONDS = 3600  # weights of hundreds of gigabytes load in this time or never
