@@ -18,9 +18,9 @@ std::unique_ptr<Packed> pack(const std::string& format, Address stored, int64_t 
 }
 
 void linear(Operations& operations, const Packed& weight, Address x, int64_t x_stride, int64_t rows, Address bias,
-            bool accumulates, Address out) {
+            Address out) {
     operations.linear(weight, {at<const float>(x), x_stride}, rows,
-                      {{at<float>(out), weight.outputs()}, at<const float>(bias), accumulates});
+                      {{at<float>(out), weight.outputs()}, at<const float>(bias)});
 }
 
 void embedding(Operations& operations, const Packed& weight, Address ids, int64_t count, Address out) {
@@ -85,8 +85,7 @@ PYBIND11_MODULE(_cpu, module) {
              "threads"_a, "isa"_a = "")
         .def_property_readonly("threads", &Operations::threads)
         .def_property_readonly("isa", &Operations::isa)
-        .def("linear", &linear, "weight"_a, "x"_a, "x_stride"_a, "rows"_a, "bias"_a, "accumulates"_a, "out"_a,
-             Unlocked())
+        .def("linear", &linear, "weight"_a, "x"_a, "x_stride"_a, "rows"_a, "bias"_a, "out"_a, Unlocked())
         .def("embedding", &embedding, "weight"_a, "ids"_a, "count"_a, "out"_a, Unlocked())
         .def("rms_norm", &rms_norm, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a, "n"_a, "out"_a,
              Unlocked())

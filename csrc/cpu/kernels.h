@@ -23,11 +23,10 @@ template <class T> struct Rows {
     T* operator[](int64_t row) const { return data + row * stride; }
 };
 
-// Where a linear operation leaves x · Wᵀ: `out` = or += it, plus `bias` unless null.
+// Where a linear operation leaves x · Wᵀ, plus `bias` unless null.
 struct LinearOutput {
     Rows<float> out;
     const float* bias;
-    bool accumulates;
 };
 
 // The paged cache: keys (blocks, kv_heads, head_dim, block_size), values (blocks, kv_heads,

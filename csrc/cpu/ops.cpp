@@ -22,7 +22,7 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 }  // namespace
 
 Operations::Operations(int threads, const Kernels& kernels)
-    : pool_(threads), kernels_(kernels), scratch_(threads) {}
+    : pool_(threads), kernels_(kernels), scratch_(pool_.threads()) {}
 
 template <class Work> void Operations::share_rows(int64_t rows, int64_t elements, Work work) {
     const int64_t worthwhile = kElementsWorthSharing / std::max<int64_t>(elements, 1) + 1;

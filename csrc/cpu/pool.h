@@ -17,6 +17,7 @@ namespace openinference::cpu {
 
 class Pool {
 public:
+    // At least one: the caller.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;

@@ -41,7 +41,6 @@ class Operations:
         x_stride: int,
         rows: int,
         bias: int,
-        accumulates: bool,
         out: int,
     ) -> None: ...
     def embedding(self, weight: Packed, ids: int, count: int, out: int) -> None: ...

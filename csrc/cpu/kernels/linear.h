@@ -20,7 +20,6 @@ void linear_floats(const Packed& weight, int64_t panel, Rows<const float> x, int
     const int64_t first = panel * kPanelRows, count = weight.outputs() - first;
     float* out = output.out[row] + first;
     if (output.bias) totals = add(totals, load_some(output.bias + first, count));
-    if (output.accumulates) totals = add(load_some(out, count), totals);
     store_some(out, totals, count);
 }
 

@@ -48,7 +48,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     rows, outputs = x.shape[0], weight.outputs
     bias_address = 0 if bias is None else _address(bias, "bias", torch.float32, outputs)
     output = torch.empty(rows, outputs)
-    operations().linear(weight, address, stride, rows, bias_address, False, output.data_ptr())
+    operations().linear(weight, address, stride, rows, bias_address, output.data_ptr())
     return output
 
 
