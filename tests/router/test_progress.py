@@ -70,6 +70,15 @@ def test_the_end_of_a_choice_is_told_once():
     assert progress.internal()["resume"]["token_ids"] == {"0": [5]}
 
 
+def test_usage_is_told_once():
+    progress = Progress(tracks_tokens=True)
+    progress.absorb(chunk({"content": "Hi"}, [5]))
+    usage = json.dumps({"id": "x", "created": 1, "choices": [], "usage": {}}).encode()
+    assert b"usage" in progress.absorb(usage)
+    progress.restart()
+    assert progress.absorb(usage) == b""
+
+
 def test_a_stream_is_complete_with_done_and_not_before():
     progress = Progress(tracks_tokens=True)
     progress.absorb(chunk({"content": "Hi"}, [5]))

@@ -1,0 +1,157 @@
+"""Streams of real engines over a network that cuts connections anywhere, again and again.
+
+What a client then sees must equal the undisturbed stream in text, finish reasons, usage and
+identity: the seam may fall inside a character, a stop string or between two choices.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections import Counter
+
+import aiohttp
+import pytest
+
+SEED = 20260101
+NUM_STREAMS = 240
+MAX_OPEN = 16
+CUT_SHARE = 0.6
+
+PROMPTS = ["Tell me about the sea.", "Count from one to twenty.", "数字を数えてください。🌊"]
+
+WAYS = {
+    "greedy": {"temperature": 0},
+    "seeded": {"temperature": 1.2},
+    "two choices": {"n": 2, "temperature": 1},
+    "stop strings": {"temperature": 0, "stop": [" the sea", "e, ", "\n\n"]},
+    "penalties": {"temperature": 0.7, "presence_penalty": 1, "frequency_penalty": 0.5},
+    "minimum": {"temperature": 0, "min_tokens": 20},
+}
+
+
+def request(number: int) -> dict:
+    way = list(WAYS.values())[number % len(WAYS)]
+    return {
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
+        "max_tokens": 24,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "seed": number,
+        **way,
+    }
+
+
+class CuttingNetwork:
+    """A TCP way to one engine; a share of the connections that begin with POST ends somewhere."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, target: str) -> None:
+        self._tasks = tasks
+        self._host, self._port = target.removeprefix("http://").split(":")
+        self._random = random.Random(SEED)
+        self.cuts = 0
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.create_task(self._serve(reader, writer))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        engine_reader, engine_writer = await asyncio.open_connection(self._host, self._port)
+        head = await reader.read(65536)
+        engine_writer.write(head)
+        bytes_left = None
+        if head.startswith(b"POST") and self._random.random() < CUT_SHARE:
+            bytes_left = self._random.randint(1, 7000)
+        up = asyncio.create_task(forward(reader, engine_writer, None))
+        down = asyncio.create_task(forward(engine_reader, writer, bytes_left))
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        writer.transport.abort()
+        engine_writer.transport.abort()
+        self.cuts += (await asyncio.gather(up, down))[1]
+
+
+async def forward(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_left: int | None
+) -> bool:
+    """Copy until the end; True when it was cut before."""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            if bytes_left is not None and len(data) >= bytes_left:
+                writer.write(data[:bytes_left])
+                await writer.drain()
+                return True
+            bytes_left = None if bytes_left is None else bytes_left - len(data)
+            writer.write(data)
+            await writer.drain()
+    return False
+
+
+@pytest.fixture
+async def networks(engines):
+    """Two unreliable ways to each of two engines."""
+    for engine in engines:
+        if engine.process.popen.poll() is not None:
+            await engine.restart()
+    async with asyncio.TaskGroup() as tasks:
+        ways, servers = [], []
+        for engine in [*engines, *engines]:
+            network = CuttingNetwork(tasks, engine.url)
+            servers.append(await asyncio.start_server(network.accept, "127.0.0.1", 0))
+            port = servers[-1].sockets[0].getsockname()[1]
+            ways.append((network, f"http://127.0.0.1:{port}"))
+        yield ways
+        for server in servers:
+            server.close()
+
+
+def told(chunks: list[dict]) -> dict:
+    """What a client learns from a stream, whatever chunks it came in."""
+    texts, finishes, roles = Counter(), {}, Counter()
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        index, delta = choice["index"], choice["delta"]
+        texts[index] = (texts[index] or "") + delta.get("content", "")
+        roles[index] += "role" in delta
+        if choice["finish_reason"]:
+            assert index not in finishes
+            finishes[index] = choice["finish_reason"]
+    usages = [chunk["usage"] for chunk in chunks if chunk["usage"]]
+    assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
+    return {
+        "texts": dict(texts),
+        "finishes": finishes,
+        "roles": dict(roles),
+        "usage": [(usage["prompt_tokens"], usage["completion_tokens"]) for usage in usages],
+    }
+
+
+async def ask(client: aiohttp.ClientSession, url: str, body: dict) -> dict:
+    headers = {"x-openinference-token": "test-token"}
+    async with client.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        lines = [line async for line in response.content if line.startswith(b"data: ")]
+    assert lines.pop() == b"data: [DONE]\n"
+    chunks = [json.loads(line[6:]) for line in lines]
+    assert not [chunk["error"] for chunk in chunks if "error" in chunk]
+    return told(chunks)
+
+
+async def test_campaign_stream_cut_anywhere_tells_what_the_undisturbed_one_tells(
+    networks, engines, make_bench, make_routing, make_routed
+):
+    groups = [make_routed(url, f"g{number}") for number, (_, url) in enumerate(networks)]
+    bench = await make_bench(make_routing(*groups))
+    await bench.admitted(len(groups))
+    places = asyncio.Semaphore(MAX_OPEN)
+
+    async def compare(number: int) -> tuple[dict, dict]:
+        body = request(number)
+        async with places:
+            undisturbed = await ask(bench.client, engines[number % 2].url, body)
+            return undisturbed, await ask(bench.client, bench.url, body)
+
+    pairs = await asyncio.gather(*(compare(number) for number in range(NUM_STREAMS)))
+    assert [cut for _, cut in pairs] == [undisturbed for undisturbed, _ in pairs]
+    print(
+        "CUTS", sum(network.cuts for network, _ in networks), "DIFF", sum(a != b for a, b in pairs)
+    )
+    assert sum(network.cuts for network, _ in networks) >= NUM_STREAMS / 3
