@@ -233,25 +233,27 @@ def test_empty_batch_is_a_step_that_does_nothing(place, inputs):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("name", "spoil", "message"),
     [
-        ({"x": torch.zeros(2, 64)}, "x: dtype float32, expected bfloat16"),
-        ({"out": torch.zeros(3, 8).bfloat16()}, r"out: shape \(3, 8\), expected \(2, 8\)"),
-        ({"weights": torch.zeros(64, 16).bfloat16().T}, "weights: not contiguous"),
-        (
-            {"weights": torch.zeros(1025).bfloat16()[1:].view(16, 64)},
-            "weights: address is not a mult",
-        ),
-        ({"out": torch.zeros(2, 7).bfloat16()}, "out: 7 columns, need a multiple of 8"),
+        ("x", lambda x: x.float(), "x: dtype float32, expected bfloat16"),
+        ("out", lambda out: out[:1].clone(), r"out: shape \(1, 8\), expected \(2, 8\)"),
+        ("weights", lambda weights: weights.T.contiguous().T, "weights: not contiguous"),
+        ("weights", lambda weights: _moved_by_one(weights), "weights: address is not a multiple"),
+        ("out", lambda out: out[:, 1:].clone(), "out: 7 columns, need a multiple of 8"),
     ],
 )
-def test_launcher_refuses_and_names_what_is_wrong(place, inputs, spoil, message):
+def test_launcher_refuses_and_names_what_is_wrong(place, inputs, name, spoil, message):
     x, squares = inputs.normed(2, 64)
     arguments = {"x": x, "sum_squares": squares, "epsilon": EPSILON}
     arguments |= {"weights": inputs.normal(16, 64), "out": inputs.unwritten(2, 8)}
-    arguments |= {name: value.to(place.device) for name, value in spoil.items()}
+    arguments[name] = spoil(arguments[name])
     with pytest.raises(place.ops.KernelError, match=message):
         place.ops.project_gate_up(**arguments, stream=place.stream)
+
+
+def _moved_by_one(matrix):
+    """The same shape, one element behind an aligned address."""
+    return matrix.new_zeros(matrix.numel() + 1)[1:].view(matrix.shape)
 
 
 def test_more_tokens_than_a_step_holds_are_refused(place, inputs):
