@@ -16,7 +16,7 @@ import pytest
 SEED = 20260101
 NUM_STREAMS = 24
 MAX_OPEN = 8
-CUT_SHARE = 0.6
+MAX_BYTES = 10_000  # a stream has about seven thousand
 
 PROMPTS = ["Tell me about the sea.", "Count from one to twenty.", "数字を数えてください。🌊"]
 
@@ -44,7 +44,7 @@ def request(number: int) -> dict:
 
 
 class CuttingNetwork:
-    """A TCP way to one engine; a share of the connections that begin with POST ends somewhere."""
+    """A TCP way to one engine; each connection that carries answers is cut somewhere."""
 
     def __init__(self, tasks: asyncio.TaskGroup, target: str) -> None:
         self._tasks = tasks
@@ -59,9 +59,8 @@ class CuttingNetwork:
         engine_reader, engine_writer = await asyncio.open_connection(self._host, self._port)
         head = await reader.read(65536)
         engine_writer.write(head)
-        bytes_left = None
-        if head.startswith(b"POST") and self._random.random() < CUT_SHARE:
-            bytes_left = self._random.randint(1, 7000)
+        is_answer = head.startswith(b"POST")
+        bytes_left = self._random.randint(1, MAX_BYTES) if is_answer else None
         up = asyncio.create_task(forward(reader, engine_writer, None))
         down = asyncio.create_task(forward(engine_reader, writer, bytes_left))
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
