@@ -46,7 +46,7 @@ class Screen:
     def file(self, path: str) -> None:
         """A file of the project, as `cat` would print it."""
         self.command(("cat", path))
-        self.console.print(Syntax.from_path(path, background_color="default"))
+        self.console.print(Syntax.from_path(path, background_color="default", word_wrap=True))
 
     def output(self, text: str) -> None:
         """What a command printed."""
