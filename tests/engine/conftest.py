@@ -173,13 +173,13 @@ class ServerProcess:
 
     def wait(self) -> tuple[int, str]:
         """Exit code and what was written to stderr."""
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=180)
         return self.process.returncode, errors
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.communicate(timeout=60)
+            self.process.communicate(timeout=180)
 
 
 @pytest.fixture

@@ -33,11 +33,13 @@ def test_http_answers_before_the_model_is_loaded(tiny_server: Any) -> None:
     tiny_server.wait_until("/health", 200)
     ready = httpx2.get(tiny_server.url + "/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "the model is loading")
-    refused = httpx2.post(tiny_server.url + "/v1/completions", json=BODY)
+    refused = httpx2.post(tiny_server.url + "/v1/completions", json=BODY, timeout=60)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["message"] == "the model is loading; try again later"
     tiny_server.wait_until("/ready", 200)
-    assert httpx2.post(tiny_server.url + "/v1/completions", json=BODY).status_code == 200
+    assert (
+        httpx2.post(tiny_server.url + "/v1/completions", json=BODY, timeout=60).status_code == 200
+    )
 
 
 def test_sigterm_finishes_what_runs_and_refuses_what_comes(slow_server: Any) -> None:
@@ -85,6 +87,27 @@ def test_death_of_the_core_ends_streams_and_the_process(tiny_server: Any) -> Non
         last = json.loads(list(events)[-1])
     assert last["error"]["message"] == "the engine core has ended; send the request again"
     assert tiny_server.wait()[0] == 1
+
+
+def test_hung_core_is_unready_then_killed(tiny_server: Any) -> None:
+    """A stopped process is the purest hang: alive, silent, and deaf to all but SIGKILL."""
+    tiny_server.wait_until("/ready", 200)
+    core = tiny_server.core_pid()
+    os.kill(core, signal.SIGSTOP)
+    tiny_server.wait_until("/ready", 503, deadline_seconds=15)
+    assert "no step finished for" in httpx2.get(tiny_server.url + "/ready").json()["reason"]
+    code, errors = tiny_server.wait()
+    assert code == 1
+    assert '"event":"engine core hangs"' in errors
+
+
+def test_core_tells_its_stacks_when_asked(tiny_server: Any) -> None:
+    tiny_server.wait_until("/ready", 200)
+    os.kill(tiny_server.core_pid(), signal.SIGUSR1)
+    tiny_server.process.send_signal(signal.SIGTERM)
+    code, errors = tiny_server.wait()
+    assert code == 0
+    assert "process.py" in errors
 
 
 def test_core_ends_with_the_api_process(tiny_server: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ EXIT_CANNOT_START = 2
 def main() -> int:
     started = time.monotonic()
     configure_logging()
+    faulthandler.register(signal.SIGUSR1)  # the API process asks for the stacks of a hung core
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     os.environ.setdefault("OMP_NUM_THREADS", str(processor_limit()))
     # Threads sleep at a barrier instead of spinning: on a shared machine, spinning for a thread

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable
@@ -27,6 +29,8 @@ from openinference_engine.core.messages import (
 )
 from openinference_engine.errors import Unavailable
 
+log = logging.getLogger("openinference.server")
+_WATCH_SECONDS = 1.0
 OnMessage = Callable[[FromCore], None]
 _Queue = asyncio.Queue[Token | None]  # None: the core has ended
 
@@ -55,13 +59,16 @@ class CoreClient:
         self._process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE
         )
-        receiving = asyncio.create_task(self._receive(on_message), name="core-receive")
+        tasks = (
+            asyncio.create_task(self._receive(on_message), name="core-receive"),
+            asyncio.create_task(self._watch(), name="core-watch"),
+        )
         try:
             if self._process.stdin is not None:
                 self._process.stdin.write(msgspec.json.encode(self._config) + b"\n")
             return await self._process.wait()
         finally:
-            await self._end(receiving)
+            await self._end(tasks)
 
     async def stream(self, submits: list[Submit]) -> AsyncGenerator[Token, None]:
         """The tokens of some sequences as they come. Leaving early ends the sequences.
@@ -97,6 +104,18 @@ class CoreClient:
             raise Unavailable("the engine core has ended; send the request again")
         self._socket.send(self._encoder.encode(message))
 
+    async def _watch(self) -> None:
+        """Ends a core that hangs in a step: it says where it stands, then it is killed."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self.loaded is not None and self._process is not None and self.heartbeat.is_hung:
+                break
+        age_seconds = round(self.heartbeat.age_seconds, 1)
+        log.error("engine core hangs", extra={"fields": {"step_age_seconds": age_seconds}})
+        self._process.send_signal(signal.SIGUSR1)  # its stacks, on stderr
+        await asyncio.sleep(_WATCH_SECONDS)
+        self._process.kill()
+
     async def _receive(self, on_message: OnMessage) -> None:
         decoder = msgspec.msgpack.Decoder(FromCore)
         while True:
@@ -111,9 +130,10 @@ class CoreClient:
                             queue.put_nowait(token)
             on_message(message)
 
-    async def _end(self, receiving: asyncio.Task[None]) -> None:
+    async def _end(self, tasks: tuple[asyncio.Task[None], ...]) -> None:
         self.has_ended = True
-        receiving.cancel()
+        for task in tasks:
+            task.cancel()
         for queue in set(self._queues.values()):
             queue.put_nowait(None)
         if self._process is not None and self._process.returncode is None:

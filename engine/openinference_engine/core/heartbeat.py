@@ -14,6 +14,7 @@ from pathlib import Path
 _LAYOUT = struct.Struct("<Qdd")  # steps done, time of the last end, predicted seconds of the next
 _MIN_STUCK_SECONDS = 5.0
 _SLOWER_THAN_PREDICTED = 10.0
+_HUNG_FACTOR = 4.0  # a stuck core takes no requests; it is ended when it stays stuck
 
 
 class Heartbeat:
@@ -43,5 +44,14 @@ class Heartbeat:
     @property
     def is_stuck(self) -> bool:
         """A step takes far longer than predicted, or the idle self-probe does not come."""
+        return self.age_seconds > self._patience_seconds
+
+    @property
+    def is_hung(self) -> bool:
+        """The core will not come back: neither load nor a slow step explains its silence."""
+        return self.age_seconds > _HUNG_FACTOR * self._patience_seconds
+
+    @property
+    def _patience_seconds(self) -> float:
         predicted = float(_LAYOUT.unpack_from(self._map)[2])
-        return self.age_seconds > max(_MIN_STUCK_SECONDS, _SLOWER_THAN_PREDICTED * predicted)
+        return max(_MIN_STUCK_SECONDS, _SLOWER_THAN_PREDICTED * predicted)
