@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from openinference_operator import timestamps
+from openinference_operator.groups import Group
 from openinference_operator.manifests.engine import seats
 from openinference_operator.observe import Observed
 from openinference_operator.pacing import Memory
@@ -106,9 +107,14 @@ def _told_by_routers(observed: Observed) -> Demand | Lost:
         return Lost(f"router pods do not tell their state: {', '.join(routers.silent)}")
     return Demand(
         waiting=routers.held + sum(group.waiting for group in observed.groups),
-        running=sum(group.running for group in observed.groups),
+        running=sum(_running(group) for group in observed.groups),
         source="Routers",
     )
+
+
+def _running(group: Group) -> int:
+    """Requests that run in a group; what routers have inside it counts before it says so itself."""
+    return max(group.running, (group.in_flight or 0) - group.waiting)
 
 
 def _expected(observed: Observed, now: float) -> Expected:

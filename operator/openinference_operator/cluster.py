@@ -19,7 +19,8 @@ from openinference_operator.metrics import API_CALLS
 from openinference_operator.operations import Reference
 from openinference_operator.store import Object
 
-TIMEOUT_SECONDS = 15.0
+READ_TIMEOUT_SECONDS = 15.0
+WRITE_TIMEOUT_SECONDS = 4.0  # ends before another leader may begin (see `lease`)
 PAGE_SIZE = 500
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
@@ -146,14 +147,14 @@ class Cluster:
 
     async def delete(self, reference: Reference) -> Object:
         """Delete exactly this version of an object, after what it owns. Raises Conflict."""
+        preconditions = {"uid": reference.uid}
+        if reference.resource_version:
+            preconditions["resourceVersion"] = reference.resource_version
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Foreground",
-            "preconditions": {
-                "uid": reference.uid,
-                "resourceVersion": reference.resource_version,
-            },
+            "preconditions": preconditions,
         }
         return await self._call(
             "DELETE", reference.kind, reference.namespace, reference.name, body=options
@@ -180,17 +181,20 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        status, payload = await self._exchange(request)
+        timeout = READ_TIMEOUT_SECONDS if method == "GET" else WRITE_TIMEOUT_SECONDS
+        status, payload = await self._exchange(request, timeout)
         API_CALLS.labels(verb=method, kind=kind, code=str(status)).inc()
         if 200 <= status < 300:
             return payload
         raise _error(status, payload, f"{method} {kind} {namespace}/{name}")
 
-    async def _exchange(self, request: tuple[Any, ...]) -> tuple[int, dict[str, Any]]:
+    async def _exchange(
+        self, request: tuple[Any, ...], timeout_seconds: float
+    ) -> tuple[int, dict[str, Any]]:
         method, url, headers, body, _ = request
         try:
             response = await self._api.call_api(
-                method, url, headers, body, _request_timeout=TIMEOUT_SECONDS
+                method, url, headers, body, _request_timeout=timeout_seconds
             )
             payload: dict[str, Any] = json.loads(await response.response.read())
             return response.status, payload

@@ -48,7 +48,12 @@ class Facts:
     @property
     def old(self) -> list[GroupState]:
         """Groups of another revision than the one rolled out that are still there."""
-        return [state for state in self.plan.states if state.revision != self.plan.target]
+        return [state for state in self.there if state.revision != self.plan.target]
+
+    @property
+    def there(self) -> list[GroupState]:
+        """All groups but those on a lost node, for which nobody waits."""
+        return [state for state in self.plan.states if state.phase is not Phase.LOST]
 
     @property
     def updated(self) -> list[GroupState]:
@@ -80,7 +85,11 @@ class Facts:
 
     def trouble(self, concern: Concern) -> Trouble | None:
         """What is wrong with the first pod in trouble of that kind."""
-        pods = (group.pod for group in self.observed.groups if not group.is_being_deleted)
+        pods = (
+            group.pod
+            for group in self.observed.groups
+            if group.is_lost or not group.is_being_deleted
+        )
         troubles = (pod.trouble for pod in pods if pod is not None and pod.trouble is not None)
         return next((trouble for trouble in troubles if trouble.concern is concern), None)
 
@@ -204,7 +213,7 @@ def _rolling_out(facts: Facts) -> Condition | None:
 
 
 def _changing_replicas(facts: Facts) -> Condition | None:
-    count, desired = len(facts.plan.states), facts.plan.desired
+    count, desired = len(facts.there), facts.plan.desired
     if count == desired == facts.routable:
         return None
     reason = Reason.STARTING if len(facts.updated) <= desired else Reason.SCALING_DOWN

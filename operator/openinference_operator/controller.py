@@ -7,14 +7,21 @@ time, and then only the next scale-down waits longer.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
+from typing import Any
 
 from openinference_operator import names
 from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.conditions import Facts, refused
-from openinference_operator.errors import LeaseLost, NameConflict, OperatorError, SpecError
+from openinference_operator.errors import (
+    ApiError,
+    LeaseLost,
+    NameConflict,
+    OperatorError,
+    SpecError,
+)
 from openinference_operator.events import Note, Recorder, notes_on
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
@@ -33,7 +40,7 @@ from openinference_operator.status import (
     within_bounds,
 )
 from openinference_operator.store import Object, Store, service_of
-from openinference_operator.tokens import Tokens
+from openinference_operator.tokens import CHECK_SECONDS, Tokens
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -89,6 +96,7 @@ class Controller:
         self._queue = queue
         self._specs: dict[Key, tuple[object, ...]] = {}
         self._synced = asyncio.Event()
+        self._term = 0
 
     def start(self) -> None:
         """Let the workers begin: every object that exists has been seen."""
@@ -119,11 +127,11 @@ class Controller:
             key = await self._queue.get()
             started, result = monotonic(), "error"
             try:
+                self._begin_term()
                 await self._reconcile(key)
                 result = "ok"
             except LeaseLost as error:
                 log.info("left to the leader: key=%s reason=%s", key, error)
-                self._autoscaler.forget_all()
             except OperatorError as error:
                 log.warning("will retry: key=%s error=%s", key, error)
             except Exception:
@@ -132,6 +140,13 @@ class Controller:
                 self._queue.done(key, succeeded=result == "ok")
             kind = "service" if key.service else "router"
             RECONCILE_SECONDS.labels(key=kind, result=result).observe(monotonic() - started)
+
+    def _begin_term(self) -> None:
+        """Forget what another leader may have decided since; write nothing without the lease."""
+        self._lease.check()
+        if self._term != self._lease.term:
+            self._term = self._lease.term
+            self._autoscaler.forget_all()
 
     async def _reconcile(self, key: Key) -> None:
         if not key.service:
@@ -148,10 +163,7 @@ class Controller:
         try:
             await self._reconcile_service(key, raw, parse(raw))
         except SpecError as error:
-            await self._refuse(raw, Reason.INVALID_SPEC, str(error))
-        except NameConflict as error:
-            await self._refuse(raw, Reason.NAME_CONFLICT, str(error))
-            raise
+            await self._refuse(raw, raw.get("status") or {}, Reason.INVALID_SPEC, str(error))
 
     async def _reconcile_service(self, key: Key, raw: Object, service: InferenceService) -> None:
         now = time()
@@ -164,7 +176,15 @@ class Controller:
         if desired != recorded:
             # The scaler's record comes before its consequences: a new leader goes on from it.
             await self._writer.write_status(raw, status)
-        has_changed = await self._writer.perform(plan.operations)
+        try:
+            has_changed = await self._writer.perform(plan.operations)
+        except NameConflict as error:
+            await self._refuse(raw, status, Reason.NAME_CONFLICT, str(error))
+            raise
+        except ApiError as error:
+            if error.is_refusal:
+                await self._refuse(raw, status, Reason.WRITE_REFUSED, str(error))
+            raise
         await self._writer.write_status(raw, status)
         for note in [*_scaling_notes(recorded, decision), *notes_on(plan.operations)]:
             await self._recorder.record(raw, note)
@@ -212,6 +232,7 @@ class Controller:
     async def _keep_router(self, namespace: str, owners: Sequence[InferenceService]) -> None:
         self._lease.check()
         await self._tokens.ensure(owners)
+        self._queue.add_after(Key(namespace, ""), CHECK_SECONDS)
         live = {
             (kind, obj["metadata"]["name"]): obj
             for kind in ROUTER_KINDS
@@ -219,9 +240,13 @@ class Controller:
         }
         await self._writer.perform(plan_router(owners, live, self._settings.router))
 
-    async def _refuse(self, raw: Object, reason: Reason, message: str) -> None:
-        generation, before = raw["metadata"]["generation"], raw.get("status") or {}
-        status = build_refusal(refused(reason, message), before, generation, time())
+    async def _refuse(
+        self, raw: Object, known: Mapping[str, Any], reason: Reason, message: str
+    ) -> None:
+        """Say that the service cannot be brought to its spec, beside what else is known of it."""
+        before = raw.get("status") or {}
+        generation = raw["metadata"]["generation"]
+        status = build_refusal(refused(reason, message), known, before, generation, time())
         await self._writer.write_status(raw, status)
         await self._recorder.record(raw, Note(reason, message, "Warning"))
 

@@ -46,6 +46,11 @@ class ApiError(OperatorError):
         super().__init__(f"{status}: {message}")
         self.status = status
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the same call will be refused again: bad, forbidden or invalid."""
+        return self.status in (400, 403, 405, 413, 415, 422)
+
 
 class NotFound(ApiError):
     """The object does not exist."""

@@ -16,6 +16,7 @@ from openinference_operator.store import Object
 class Group:
     """The facts about one group.
 
+    `ready_at`: when its pod was first seen Ready, None if it never was.
     `recreated_at`: when its pod was made anew by the operator, oldest first.
     `is_cut_off`: every router has seen a routing by which the group gets no new request.
     `in_flight`: requests of all routers inside it, None while that is unknown.
@@ -27,6 +28,7 @@ class Group:
     uid: str
     resource_version: str
     created_at: float
+    ready_at: float | None
     draining_since: float | None
     recreated_at: tuple[float, ...]
     is_being_deleted: bool
@@ -63,7 +65,7 @@ def read_group(statefulset: Object, pod: Pod | None, routers: RouterView) -> Gro
     metadata = statefulset["metadata"]
     name, annotations = metadata["name"], metadata.get("annotations") or {}
     can_answer = pod is not None and pod.is_ready and not pod.is_terminating
-    may_hold = pod is not None and (pod.has_started or pod.is_terminating)
+    may_hold = pod is not None and (pod.is_running or pod.is_terminating)
     reports = routers.reports(name)
     return Group(
         name=name,
@@ -71,6 +73,7 @@ def read_group(statefulset: Object, pod: Pod | None, routers: RouterView) -> Gro
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         created_at=timestamps.from_text(metadata["creationTimestamp"]),
+        ready_at=_time(annotations.get(names.ANNOTATION_READY_AT)),
         draining_since=_time(annotations.get(names.ANNOTATION_DRAINING_SINCE)),
         recreated_at=_times(annotations.get(names.ANNOTATION_RECREATED_AT)),
         is_being_deleted="deletionTimestamp" in metadata,
@@ -107,11 +110,9 @@ def _phase(group: Group, drain_timeout_seconds: int, now: float) -> Phase:
         return Phase.DRAINED if is_idle or is_over else Phase.DRAINING
     if group.is_routable:
         return Phase.ROUTABLE
-    if pod is not None and pod.trouble is not None:
-        return Phase.BROKEN
-    if pod is None or not pod.has_started or pod.is_terminating:
-        return Phase.STARTING
-    return Phase.UNROUTABLE
+    if pod is not None and pod.is_running and (group.ready_at or pod.has_started):
+        return Phase.UNROUTABLE
+    return Phase.BROKEN if pod is not None and pod.trouble is not None else Phase.STARTING
 
 
 def _time(text: str | None) -> float | None:

@@ -35,6 +35,8 @@ class Lease:
         self._seen_renewal = ""
         self._seen_at = 0.0
         self._acquired = asyncio.Event()
+        self.term = 0
+        """Counts how often this replica became the leader."""
 
     @property
     def is_held(self) -> bool:
@@ -85,9 +87,10 @@ class Lease:
             metadata = {"name": NAME, "namespace": self._namespace}
             await self._cluster.create(_lease({"metadata": metadata, "spec": {}}, self._identity))
         else:
-            if not self._may_take(present["spec"], asked_at):
+            if not self._may_take(present.get("spec") or {}, asked_at):
                 return
             await self._cluster.replace(_lease(present, self._identity))
+        self.term += not self.is_held
         self._believed_until = asked_at + BELIEF_SECONDS
         self._acquired.set()
 
@@ -103,7 +106,7 @@ def _lease(
     present: Mapping[str, Any], holder: str, duration_seconds: int = DURATION_SECONDS
 ) -> dict[str, Any]:
     """The Lease with a new holder; its resourceVersion makes two takers collide."""
-    spec = dict(present["spec"])
+    spec = dict(present.get("spec") or {})
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if spec.get("holderIdentity") != holder:
         spec["acquireTime"] = now

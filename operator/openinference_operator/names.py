@@ -25,6 +25,7 @@ ANNOTATION_RESTARTED_AT: Final = "openinference.dev/restartedAt"
 ANNOTATION_DRAINING_SINCE: Final = "openinference.dev/draining-since"
 ANNOTATION_APPLIED: Final = "openinference.dev/applied"
 ANNOTATION_SUCCEEDED_AT: Final = "openinference.dev/succeeded-at"
+ANNOTATION_READY_AT: Final = "openinference.dev/ready-at"
 ANNOTATION_RECREATED_AT: Final = "openinference.dev/recreated-at"
 ANNOTATION_FAILURE: Final = "openinference.dev/failure"
 

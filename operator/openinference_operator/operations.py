@@ -14,7 +14,7 @@ from openinference_operator.manifests.common import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One object in one version."""
+    """One object in one version; in any, where `resource_version` is empty."""
 
     kind: str
     namespace: str

@@ -4,8 +4,8 @@ The stabilisation window takes the lowest recommendation within it on the way up
 the way down; the policies bound the change within their periods; all as in
 HorizontalPodAutoscaler v2. Zero is special on both sides:
 
-- To zero it goes when nothing has waited or run for `idleAfter`, however long windows are; until
-  then one replica stays.
+- To zero it goes when nothing has waited or run for `idleAfter`, however long windows are, unless
+  scaling down is disabled; until then one replica stays.
 - From zero it goes at once, by at least one, whatever windows and policies say: somebody waits.
 
 The memory of all this lives in the leader only. A new leader begins with a vote for the recorded
@@ -69,9 +69,10 @@ def remember_change(memory: Memory, change: int, now: float) -> Memory:
 def pace(wanted: int, current: int, memory: Memory, autoscaling: Autoscaling, now: float) -> Pace:
     """The number to ask for now, on the way from `current` to `wanted`."""
     may_be_zero = autoscaling.min_replicas == 0
+    may_go_down = autoscaling.scale_down.select_policy != "Disabled"
     if may_be_zero and current == 0:
         return _from_zero(wanted, memory, autoscaling, now)
-    if may_be_zero and _has_been_idle(memory, autoscaling, now):
+    if may_be_zero and may_go_down and _has_been_idle(memory, autoscaling, now):
         return Pace(0)
     stable = _stabilize(wanted, current, memory, autoscaling, now)
     return _limit(stable, wanted, current, memory, autoscaling, now)

@@ -82,6 +82,7 @@ def plan_service(
         *_creations(service, observed, target, step, rendered),
         *_deletions(service, observed, step),
         *_recreations(service, observed, target, step, now),
+        *_mark_ready(service, observed, step, now),
         *_mark_success(service, observed, current, now),
         *_forget_revisions(service, observed, revision),
     )
@@ -109,9 +110,10 @@ def plan_router(
 
 
 def _is_complete(states: Sequence[GroupState], target: str, desired: int) -> bool:
-    """Whether all groups are of one revision, as many as wanted, and routable."""
-    done = [group for group in states if group.phase is Phase.ROUTABLE and group.revision == target]
-    return len(states) == len(done) == desired > 0
+    """Whether all groups but lost ones are of one revision, as many as wanted, and routable."""
+    there = [group for group in states if group.phase is not Phase.LOST]
+    done = [group for group in there if group.phase is Phase.ROUTABLE and group.revision == target]
+    return len(there) == len(done) == desired > 0
 
 
 def _failure(service: InferenceService, observed: Observed, revision: str, now: float) -> str:
@@ -239,6 +241,17 @@ def _recreations(
         yield Delete(_pod_reference(service, group))
 
 
+def _mark_ready(
+    service: InferenceService, observed: Observed, step: Step, now: float
+) -> Iterator[Operation]:
+    """Note on a group once that it was ready: what served is not treated like what never did."""
+    for group in observed.groups:
+        stays = not group.is_going and group.name not in step.drain
+        if group.is_ready and group.ready_at is None and stays:
+            note = {names.ANNOTATION_READY_AT: timestamps.to_text(now)}
+            yield Annotate(_reference(service, group), note)
+
+
 def _mark_failures(
     service: InferenceService, observed: Observed, revision: str, failure: str, target: str
 ) -> Iterator[Operation]:
@@ -282,9 +295,9 @@ def _reference(service: InferenceService, group: Group) -> Reference:
 
 
 def _pod_reference(service: InferenceService, group: Group) -> Reference:
+    """A pod in any version: one that crashes changes all the time."""
     assert group.pod is not None, "only a pod that crashes is made anew"  # noqa: S101
-    pod = group.pod
-    return Reference("Pod", service.namespace, pod.name, pod.uid, pod.resource_version)
+    return Reference("Pod", service.namespace, group.pod.name, group.pod.uid, "")
 
 
 def _revision_reference(service: InferenceService, kept: Revision) -> Reference:

@@ -34,23 +34,25 @@ class Trouble:
 class Pod:
     """The facts about an engine pod.
 
-    `has_started`: its container has passed the startup probe since its last start.
+    `has_started`: its container has passed the startup probe since its last start; false for a
+    moment, too, after the kubelet itself restarted. `is_running`: its container runs.
+    `is_backing_off`: the kubelet waits before it starts a crashing container again.
     `is_lost`: Kubernetes gave up on its node; it will neither answer nor confirm its end.
     """
 
     name: str
     uid: str
-    resource_version: str
     is_ready: bool
     ready_since: str
     has_started: bool
+    is_running: bool
+    is_backing_off: bool
     is_terminating: bool
     is_lost: bool
     restarts: int
     trouble: Trouble | None
 
 
-CRASH_REASONS = (Reason.CRASH_LOOP, Reason.OUT_OF_MEMORY)
 IMAGE_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONTAINER_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -60,14 +62,20 @@ def read_pod(raw: RawPod) -> Pod:
     ready = condition(raw, "Ready")
     disruption = condition(raw, "DisruptionTarget")
     is_terminating = "deletionTimestamp" in raw["metadata"]
-    is_lost = is_terminating and disruption.get("reason") == "DeletionByTaintManager"
+    is_ready = ready.get("status") == "True"
+    # Kubernetes marks the pods of a silent node unready; one that is ready only obeys a taint.
+    is_lost = (
+        is_terminating and not is_ready and disruption.get("reason") == "DeletionByTaintManager"
+    )
+    state = _container(raw).get("state", {})
     return Pod(
         name=raw["metadata"]["name"],
         uid=raw["metadata"]["uid"],
-        resource_version=raw["metadata"]["resourceVersion"],
-        is_ready=ready.get("status") == "True",
+        is_ready=is_ready,
         ready_since=ready.get("lastTransitionTime", ""),
         has_started=bool(_container(raw).get("started")),
+        is_running="running" in state,
+        is_backing_off=state.get("waiting", {}).get("reason") == "CrashLoopBackOff",
         is_terminating=is_terminating,
         is_lost=is_lost,
         restarts=int(_container(raw).get("restartCount", 0)),
@@ -90,7 +98,8 @@ def _trouble(raw: RawPod, is_lost: bool) -> Trouble | None:
 
 def _node_lost(raw: RawPod) -> Trouble:
     node = raw["spec"].get("nodeName", "?")
-    message = f"pod {raw['metadata']['name']} is on node {node}, which does not answer"
+    name = raw["metadata"]["name"]
+    message = f"pod {name} was given up on node {node}, which does not answer or is tainted"
     return Trouble(Concern.GROUPS_HEALTHY, Reason.NODE_LOST, message)
 
 

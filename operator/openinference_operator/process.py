@@ -67,16 +67,27 @@ async def run(settings: Settings) -> None:
                 for number in range(settings.workers)
             ),
         ]
-        stack.push_async_callback(_stop, background)
         log.info("operator started: identity=%s", settings.pod_name)
-        await kopf.operator(
-            registry=build_registry(store, controller),
-            settings=build_kopf_settings(),
-            standalone=True,
-            clusterwide=not settings.watch_namespace,
-            namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
-            ready_flag=watching,
+        watches = asyncio.create_task(
+            kopf.operator(
+                registry=build_registry(store, controller),
+                settings=build_kopf_settings(),
+                standalone=True,
+                clusterwide=not settings.watch_namespace,
+                namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
+                ready_flag=watching,
+            ),
+            name="watches",
         )
+        await _until_one_ends([watches, *background])
+
+
+async def _until_one_ends(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the watches to stop on a signal; a task that fails ends the process with it."""
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await _stop([task for task in tasks if task not in ended])
+    for task in ended:
+        task.result()
 
 
 async def _stop(tasks: list[asyncio.Task[None]]) -> None:

@@ -2,9 +2,9 @@
 
 The kubelet restarts a crashed container in place, which is the fastest way back and loses no
 image or volume. Where that does not help (a broken device, a full node), another pod on another
-node may: after so many crashes in a row the operator deletes the pod, and its StatefulSet makes a
-new one. That is done within the budget of `failurePolicy.restartBudget`; beyond it the kubelet's
-own back-off goes on alone, and the condition says so.
+node may: when the kubelet backs off from a container that it has restarted so often, the operator
+deletes the pod, and its StatefulSet makes a new one. That is done within the budget of
+`failurePolicy.restartBudget`; beyond it the kubelet goes on alone, and the condition says so.
 
 The times are kept as an annotation on the StatefulSet, written before the pod is deleted, so a
 restart of the operator cannot spend the budget twice.
@@ -14,7 +14,6 @@ from collections.abc import Iterable
 
 from openinference_operator import timestamps
 from openinference_operator.groups import Group
-from openinference_operator.pods import CRASH_REASONS
 from openinference_operator.spec import RestartBudget
 
 CRASHES_IN_PLACE = 5  # with the kubelet's back-off some five minutes
@@ -34,9 +33,8 @@ def crashes_in_vain(group: Group) -> bool:
         pod is not None
         and not group.is_going
         and not pod.is_terminating
+        and pod.is_backing_off
         and pod.restarts >= CRASHES_IN_PLACE
-        and pod.trouble is not None
-        and pod.trouble.reason in CRASH_REASONS
     )
 
 

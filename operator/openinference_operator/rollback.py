@@ -1,9 +1,9 @@
 """Whether the wanted revision has failed, and which revision to roll out instead: pure.
 
-A rollout fails when a group of the wanted revision crashes again and again, or does not get ready
-within `progressDeadline` of its creation. That is judged per group and from what is observed, so
-no clock has to be kept. Routers are not part of it: a group that is ready but not routable says
-nothing against its revision.
+A rollout fails when a group of the wanted revision crashes again and again, or has never been
+ready within `progressDeadline` of its creation. That is judged per group and from what is
+observed, so no clock has to be kept. Routers are not part of it: a group that is ready but not
+routable says nothing against its revision, and neither does one that was ready and is not.
 
 A failed revision is marked on its ControllerRevision, and the last good one is the target from
 then on. The mark lasts as long as the revision is wanted: any other spec, and also the same one
@@ -14,7 +14,6 @@ to, and Kubernetes' own restarts go on.
 from collections.abc import Iterable, Iterator
 
 from openinference_operator.groups import Group
-from openinference_operator.pods import CRASH_REASONS
 
 CRASHES = 3  # restarts, which with the kubelet's back-off take a minute or more
 
@@ -33,7 +32,7 @@ def choose_target(wanted: str, current: str, failure: str) -> str:
 
 def deadlines(groups: Iterable[Group], wanted: str, deadline_seconds: int) -> list[float]:
     """When groups of the wanted revision that are not ready will be late."""
-    waiting = (group for group in _judged(groups, wanted) if not group.is_ready)
+    waiting = (group for group in _judged(groups, wanted) if not _was_ready(group))
     return [group.created_at + deadline_seconds for group in waiting]
 
 
@@ -43,14 +42,18 @@ def _judged(groups: Iterable[Group], wanted: str) -> Iterator[Group]:
 
 def _crashes(group: Group) -> str:
     pod = group.pod
-    if pod is None or pod.trouble is None or pod.restarts < CRASHES:
+    if pod is None or pod.trouble is None or not pod.is_backing_off or pod.restarts < CRASHES:
         return ""
-    return pod.trouble.message if pod.trouble.reason in CRASH_REASONS else ""
+    return pod.trouble.message
 
 
 def _is_late(group: Group, deadline_seconds: int, now: float) -> str:
-    if group.is_ready or now < group.created_at + deadline_seconds:
+    if _was_ready(group) or now < group.created_at + deadline_seconds:
         return ""
-    trouble = group.pod.trouble if group.pod else None
+    trouble = group.pod.trouble if group.pod is not None else None
     late = f"{group.name} was not ready within {deadline_seconds} s"
     return f"{late}: {trouble.message}" if trouble else late
+
+
+def _was_ready(group: Group) -> bool:
+    return group.is_ready or group.ready_at is not None

@@ -109,7 +109,7 @@ def observe_routers(
             Router(
                 pod=pod.name,
                 is_ready=pod.is_ready and not pod.is_terminating,
-                may_carry=endpoint is not None,
+                may_carry=endpoint is not None and not pod.is_lost,
                 ready_since=pod.ready_since,
                 report=report_of(endpoint) if endpoint else None,
             )

@@ -43,13 +43,20 @@ def build_status(facts: Facts) -> Status:
 
 
 def build_refusal(
-    conditions: Sequence[Condition], before: Mapping[str, Any], generation: int, now: float
+    conditions: Sequence[Condition],
+    known: Mapping[str, Any],
+    before: Mapping[str, Any],
+    generation: int,
+    now: float,
 ) -> Status:
-    """The status of a service that cannot be reconciled: what was said stays, but for these."""
+    """The status of a service that cannot be brought to its spec.
+
+    What is `known` of it stays, but for these conditions; times go on from the status `before`.
+    """
     replaced = {condition.type for condition in conditions}
-    kept = [entry for entry in before.get("conditions") or [] if entry["type"] not in replaced]
+    kept = [entry for entry in known.get("conditions") or [] if entry["type"] not in replaced]
     rendered = [_render(condition, before, generation, now) for condition in conditions]
-    return {**before, "observedGeneration": generation, "conditions": [*rendered, *kept]}
+    return {**known, "observedGeneration": generation, "conditions": [*rendered, *kept]}
 
 
 def build_conditions(

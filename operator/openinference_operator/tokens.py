@@ -43,7 +43,8 @@ class Tokens:
         try:
             secret = await self._cluster.get("Secret", namespace, names.TOKEN_SECRET)
         except NotFound:
-            token = secrets.token_urlsafe(TOKEN_BYTES)
+            # One that was deleted comes back as it was: running pods have read it.
+            token = self._tokens.get(namespace) or secrets.token_urlsafe(TOKEN_BYTES)
             secret = await self._cluster.create(build_token(owners, token))
         if (secret["metadata"].get("labels") or {}).get(
             names.LABEL_MANAGED_BY

@@ -69,12 +69,8 @@ class Writer:
     async def _create(self, manifest: Mapping[str, Any]) -> bool:
         try:
             return self._store.put(await self._cluster.create(manifest))
-        except AlreadyExists as error:
-            present = await self._look_up(manifest)
-            if present is None or not is_owned_by(present, _owner_uid(manifest)):
-                gone = "it belongs to an InferenceService that is gone"
-                raise Conflict(error.status, gone) from error
-            return True
+        except AlreadyExists:
+            return await self._find_ours(manifest)
 
     async def _find_ours(self, manifest: Mapping[str, Any]) -> bool:
         """Whether an object of that name is there, and ours. Raises NameConflict if not ours."""
@@ -90,9 +86,8 @@ class Writer:
         is_ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
         if not is_ours or service_of(present) != service_of(manifest):
             raise NameConflict(kind, metadata["name"])
+        owner = metadata["ownerReferences"][0]
+        if owner.get("controller") and not is_owned_by(present, owner["uid"]):
+            raise Conflict(409, f"{kind} {metadata['name']} belongs to an earlier InferenceService")
         self._store.put(present)
         return present
-
-
-def _owner_uid(manifest: Mapping[str, Any]) -> str:
-    return str(manifest["metadata"]["ownerReferences"][0]["uid"])

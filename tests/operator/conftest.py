@@ -76,6 +76,7 @@ class World:
         self.service = service
         self.objects = {}
         self.ready = set()
+        self.started = set()
         self.broken = set()
         self.restarts = 0
         self.lost = set()
@@ -142,7 +143,9 @@ class World:
 
     def start_pods(self, groups=None):
         """Let pods pass their startup probe, all or those of some groups."""
-        self.ready |= set(self.groups if groups is None else groups) - self.broken - self.lost
+        able = set(self.groups if groups is None else groups) - self.broken - self.lost
+        self.ready |= able
+        self.started |= able
 
     def end_pods(self):
         """Let deleted StatefulSets and their pods go."""
@@ -150,6 +153,7 @@ class World:
             if "deletionTimestamp" in obj["metadata"] and group not in self.lost:
                 del self.objects["StatefulSet", group]
                 self.ready.discard(group)
+                self.started.discard(group)
 
     def lose_nodes(self, groups):
         """Let the nodes of groups fall silent; their pods neither answer nor end."""
@@ -269,6 +273,7 @@ class World:
             build_pod(
                 group,
                 is_ready=group in self.ready,
+                has_started=group in self.started,
                 is_ending="deletionTimestamp" in obj["metadata"],
                 is_broken=group in self.broken,
                 is_lost=group in self.lost,
@@ -303,11 +308,24 @@ class World:
 
 
 def build_pod(
-    group, is_ready=True, is_ending=False, is_broken=False, is_lost=False, restarts=0, **status
+    group,
+    is_ready=True,
+    has_started=None,
+    is_ending=False,
+    is_broken=False,
+    is_lost=False,
+    restarts=0,
+    **status,
 ):
     """A raw engine pod of a group."""
-    container = {"name": "engine", "started": is_ready, "restartCount": restarts, "state": {}}
+    container = {
+        "name": "engine",
+        "started": is_ready if has_started is None else has_started,
+        "restartCount": restarts,
+        "state": {"running": {}},
+    }
     if is_broken:
+        container["started"] = False
         container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
         container["lastState"] = {"terminated": {"exitCode": 1}}
     metadata = {
@@ -350,12 +368,15 @@ class ApiServer:
         self.objects = {}
         self.calls = []
         self.failures = []
+        self.refused = ""
         self._numbers = itertools.count(1)
 
     async def handle(self, request):
         self.calls.append((request.method, request.path))
         if self.failures:
             return error(self.failures.pop(0), "Internal")
+        if self.refused and request.method == "POST" and request.path.endswith(self.refused):
+            return error(422, "Invalid")
         body = json.loads(await request.text() or "null")
         path = request.path.removesuffix("/status")
         return getattr(self, f"_{request.method.lower()}")(path, body, request)

@@ -80,7 +80,7 @@ async def test_an_object_of_another_inference_service_is_a_conflict_of_names(
 async def test_an_object_of_an_earlier_namesake_is_waited_for(writer, server, service):
     labels = statefulset(service)["metadata"]["labels"]
     server.put("StatefulSet", "demo-1a2b3c4d-0", metadata={"labels": labels})
-    with pytest.raises(Conflict, match="InferenceService that is gone"):
+    with pytest.raises(Conflict, match="belongs to an earlier InferenceService"):
         await writer.perform([Create(statefulset(service))])
 
 

@@ -349,7 +349,9 @@ def test_a_refusal_keeps_what_was_said_before(make_world):
     world = make_world(replicas=1)
     world.settle()
     before = status_of(world)
-    after = build_refusal(refused(Reason.INVALID_SPEC, "spec.x: is bad"), before, 7, world.now)
+    after = build_refusal(
+        refused(Reason.INVALID_SPEC, "spec.x: is bad"), before, before, 7, world.now
+    )
     assert condition(after, "Ready") == ("False", "InvalidSpec", "spec.x: is bad")
     assert condition(after, "Progressing")[:2] == ("False", "InvalidSpec")
     assert condition(after, "Available") == condition(before, "Available")

@@ -143,6 +143,17 @@ async def test_an_api_server_that_fails_now_and_then_is_outlived(running, server
     await until(lambda: running.status().get("replicas") == 1)
 
 
+async def test_a_refused_object_is_a_condition_and_freezes_nothing(running, server, raw_service):
+    """A quota, say: the status tells it, and everything else that is known."""
+    server.refused = "statefulsets"
+    running.submit(raw_service())
+    await until(lambda: running.ready().get("reason") == "WriteRefused")
+    assert "422" in running.ready()["message"]
+    assert running.status()["updateRevision"]
+    server.refused = ""
+    await until(lambda: running.status().get("replicas") == 1)
+
+
 async def test_nothing_is_done_twice_at_rest(running, server, raw_service):
     running.submit(raw_service())
     await until(lambda: running.status().get("replicas") == 1)

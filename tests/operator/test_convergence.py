@@ -33,6 +33,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("crash"), st.integers(0, 5)),
     st.tuples(st.just("time passes"), st.sampled_from([60, 700, 2000])),
     st.tuples(st.just("stop being ready"), st.integers(0, 5)),
+    st.tuples(st.just("kubelet restarts"), st.none()),
     st.tuples(st.just("lose node"), st.integers(0, 5)),
     st.tuples(st.just("end"), st.none()),
     st.tuples(st.just("routers read"), st.integers(0, 2)),
@@ -62,6 +63,9 @@ def happen(world, event, argument):
             world.now += argument
         case "stop being ready":
             world.ready -= set(groups[argument : argument + 1])
+        case "kubelet restarts":
+            world.started.clear()
+            world.ready.clear()
         case "lose node":
             world.lose_nodes(groups[argument : argument + 1])
         case "end":
@@ -129,6 +133,7 @@ def test_every_history_ends_in_the_wanted_state(make_world, history, replicas, r
     target = world.plan().target
     assert [world.revision_of(group) for group in world.groups] == [target] * world.replicas
     assert world.routable == world.groups.keys()
+    assert not world.replicas or world.observe().current_revision == target
 
 
 @CALM
@@ -165,6 +170,30 @@ def test_a_lost_node_does_not_block_its_replacement(make_world):
     world.settle()
     assert len(world.routable) == 2
     assert gone in world.groups
+
+
+def test_a_lost_node_does_not_hold_a_rollout_open(make_world):
+    world = make_world(replicas=2)
+    world.settle()
+    world.lose_nodes(sorted(world.groups)[:1])
+    world.change(engine={"maxSequences": 4})
+    world.settle()
+    assert world.observe().current_revision == world.plan().revision
+
+
+def test_a_kubelet_that_restarts_takes_no_group_away(make_world):
+    """For a moment its containers count as not started, although requests run in them."""
+    world = make_world(replicas=2)
+    world.settle()
+    serving = set(world.groups)
+    world.send_requests()
+    world.change(engine={"maxSequences": 4})
+    world.started.clear()
+    world.ready.clear()
+    for _ in range(3):
+        world.reconcile()
+        world.routers_read()
+    assert not world.draining & serving
 
 
 def test_rest_needs_no_operation(make_world):

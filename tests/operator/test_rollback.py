@@ -84,6 +84,18 @@ def test_groups_that_were_updated_already_are_taken_back(make_world):
     assert len(world.routable) == 3
 
 
+def test_a_group_that_was_ready_once_is_never_late(make_world):
+    """A rollout may last longer than the deadline; a blip of a new group is no failure then."""
+    world = make_world(replicas=2, rollout={"progressDeadline": "5m"})
+    good, bad = begin_upgrade(world)
+    world.start_pods()
+    world.reconcile()
+    world.now += 10_000
+    world.ready -= world.groups.keys() - good
+    assert world.plan().failure == ""
+    assert world.plan().target == bad
+
+
 def test_a_router_that_is_away_fails_no_revision(make_world):
     world = make_world(replicas=1, rollout={"progressDeadline": "5m"})
     _, bad = begin_upgrade(world)

@@ -214,6 +214,11 @@ def test_without_a_minimum_of_zero_idleness_changes_nothing():
     assert play(autoscaling(minimum=1), 1, [IDLE] * 9) == [1] * 9
 
 
+def test_scaling_down_that_is_disabled_does_not_reach_zero():
+    scaler = autoscaling(minimum=0, down=rules(select="Disabled"))
+    assert play(scaler, 1, [IDLE] * 9) == [1] * 9
+
+
 FROM_ZERO = {
     "one request": (waiting(1), SCALE_UP, 1),
     "many requests, within the policies": (waiting(40), SCALE_UP, 4),

@@ -13,6 +13,7 @@ from openinference_operator.spec import InferenceService
 
 Manifest: TypeAlias = dict[str, Any]
 
+UNREACHABLE_SECONDS = 30  # Kubernetes' own default of 300 s is too long for a lost replica
 USER_ID = 65532  # the conventional "nonroot" of distroless images
 
 POD_SECURITY: Mapping[str, Any] = {
@@ -36,6 +37,19 @@ TOKEN_MOUNT: Mapping[str, Any] = {
     "mountPath": names.TOKEN_DIRECTORY,
     "readOnly": True,
 }
+
+
+def lost_node_tolerations() -> list[Manifest]:
+    """How long a pod waits for a node that does not answer before another takes its place."""
+    return [
+        {
+            "key": f"node.kubernetes.io/{condition}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": UNREACHABLE_SECONDS,
+        }
+        for condition in ("not-ready", "unreachable")
+    ]
 
 
 def component_labels(component: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from openinference_operator.manifests.common import (
     Manifest,
     child,
     disruption_budget,
+    lost_node_tolerations,
     scrape_annotations,
     service_labels,
 )
@@ -30,7 +31,6 @@ DEFAULT_DTYPE = "auto"
 MODELS_DIRECTORY = "/models"
 START_SECONDS = 3600  # weights of hundreds of gigabytes load in this time or never
 SHUTDOWN_MARGIN_SECONDS = 30  # after the drain: closing streams, freeing memory
-UNREACHABLE_SECONDS = 30  # Kubernetes' own default of 300 s is too long for a lost replica
 
 
 def seats(service: InferenceService) -> int:
@@ -186,13 +186,5 @@ def _probes() -> Manifest:
 
 
 def _tolerations(service: InferenceService) -> list[Manifest]:
-    lost_node = [
-        {
-            "key": f"node.kubernetes.io/{condition}",
-            "operator": "Exists",
-            "effect": "NoExecute",
-            "tolerationSeconds": UNREACHABLE_SECONDS,
-        }
-        for condition in ("not-ready", "unreachable")
-    ]
-    return [*lost_node, *(dict(toleration) for toleration in service.pod_template.tolerations)]
+    given = (dict(toleration) for toleration in service.pod_template.tolerations)
+    return [*lost_node_tolerations(), *given]

@@ -17,6 +17,7 @@ from openinference_operator.manifests.common import (
     Manifest,
     component_labels,
     disruption_budget,
+    lost_node_tolerations,
     scrape_annotations,
     shared_child,
 )
@@ -97,6 +98,7 @@ def _deployment(
             "volumes": [{"name": "tmp", "emptyDir": {}}, dict(TOKEN_VOLUME)],
             "securityContext": dict(POD_SECURITY),
             "enableServiceLinks": False,
+            "tolerations": lost_node_tolerations(),
             "terminationGracePeriodSeconds": drain_seconds + SHUTDOWN_MARGIN_SECONDS,
             "topologySpreadConstraints": [
                 {

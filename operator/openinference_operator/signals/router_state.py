@@ -15,7 +15,6 @@ import aiohttp
 import msgspec
 
 from openinference_operator import names
-from openinference_operator.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -126,14 +125,9 @@ class RouterStates:
             try:
                 async for report in self._stream(endpoint):
                     self._set_report(endpoint, report)
-            except (
-                aiohttp.ClientError,
-                TimeoutError,
-                OperatorError,
-                msgspec.MsgspecError,
-            ) as error:
+            except Exception as error:  # whatever it was, the report is lost and is tried again
                 if endpoint in self._reports:  # one that was heard; others may just be starting
-                    log.info("router state lost: pod=%s error=%s", endpoint.pod, error)
+                    log.info("router state lost: pod=%s error=%r", endpoint.pod, error)
             self._set_report(endpoint, None)
             await asyncio.sleep(RECONNECT_SECONDS)
 
