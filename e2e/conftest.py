@@ -16,7 +16,7 @@ from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
 from e2e.cluster.kubectl import environment
 from e2e.cluster.places import PROJECT
 from e2e.inference_service import MODEL, InferenceService, remove_namespace
-from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE
+from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK, SYSTEM_NAMESPACE
 from e2e.kube import Kube
 from e2e.reach import reach
 from e2e.traffic import Traffic
@@ -30,6 +30,7 @@ def installation(pytestconfig: pytest.Config) -> Kube:
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # the first time compiles for minutes
         _type(CLUSTER_UP)
+    _type(HELM_UNLOCK)
     _type(HELM_INSTALL)
     # The image's tag stays the same when the code changes, so an operator from an earlier run
     # would be tested otherwise.

@@ -49,7 +49,10 @@ class Kube:
 
     async def delete_namespace(self) -> None:
         """Delete the namespace, if there is one, and wait until nothing is left of it."""
-        await self.run("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=true")
+        await self.run(
+            *("delete", "namespace", self.namespace, "--ignore-not-found"),
+            *("--wait=true", "--timeout=3m"),
+        )
 
     async def apply(self, manifest: Json) -> None:
         await self.run("apply", "--filename=-", stdin=json.dumps(manifest))

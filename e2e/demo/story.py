@@ -21,7 +21,7 @@ from e2e.demo.ticks import at_least_every
 from e2e.demo.views import conditions_view, rollout_view, scaling_view
 from e2e.exchange import Transcript, exchange
 from e2e.inference_service import MODEL, InferenceService, is_ready, remove_namespace
-from e2e.install import CLUSTER_UP, HELM_INSTALL
+from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK
 from e2e.kube import Kube, command
 from e2e.reach import reach
 from e2e.report import Report
@@ -73,6 +73,7 @@ def start_cluster(screen: Screen) -> None:
 
 async def install(screen: Screen) -> None:
     screen.chapter("The operator", "One Helm chart brings the CRD, the operator and its rights.")
+    await command(*HELM_UNLOCK)
     await _type(screen, *HELM_INSTALL, "--hide-notes")
 
 
@@ -165,14 +166,25 @@ async def say_goodbye(screen: Screen, url: str, prometheus_url: str) -> None:
     await _type(screen, "kubectl", "get", "infsvc", f"--namespace={NAMESPACE}")
     question = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}]})
     screen.say("\nTo chat:")
+    lasting_url = _lasting_url(screen, url, f"--namespace={NAMESPACE} service/{SERVICE.name}", 80)
     screen.command(
-        f"curl {url}/v1/chat/completions --header 'content-type: application/json' "
+        f"curl {lasting_url}/v1/chat/completions --header 'content-type: application/json' "
         f"--data {shlex.quote(question)}"
     )
     screen.say("To see its metrics, open Prometheus:")
-    screen.command(f"xdg-open {prometheus_url}")
+    service = "--namespace=monitoring service/prometheus"
+    screen.command(f"xdg-open {_lasting_url(screen, prometheus_url, service, 9090)}")
     screen.say("To remove the cluster and all in it:")
     screen.command("make demo-down")
+
+
+def _lasting_url(screen: Screen, url: str, service: str, port: int) -> str:
+    """The URL when the demo has ended, and the forwarding of ports that it made with it."""
+    if not url.startswith("http://127.0.0.1"):
+        return url
+    local_port = 8000 + port
+    screen.command(f"kubectl port-forward {service} {local_port}:{port} &")
+    return f"http://127.0.0.1:{local_port}"
 
 
 async def _ask(url: str, seen: Transcript, on_progress: Callable[[], None]) -> None:

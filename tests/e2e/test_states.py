@@ -5,7 +5,7 @@ import pytest
 from e2e.inference_service import is_ready, is_surging
 from e2e.kube import condition, is_true
 
-READY = {"type": "Ready", "status": "True", "reason": "AllRoutable", "message": ""}
+READY = {"type": "Ready", "status": "True", "reason": "Serving", "message": ""}
 SETTLED = {
     "observedGeneration": 2,
     "replicas": 1,
