@@ -120,7 +120,7 @@ def _first(rules: Sequence[Rule], facts: Facts) -> Condition:
 # Ready: the sum of the others.
 
 
-READY_ORDER = ("Progressing", "Scheduled", "GroupsHealthy", "RouterReady")
+CAUSES = ("Scheduled", "GroupsHealthy", "RouterReady")
 
 
 def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
@@ -135,7 +135,7 @@ def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
         return Condition("Ready", "True", Reason.SERVING, available.message)
     if facts.is_at_zero and by_type["RouterReady"].status == "True":
         return Condition("Ready", "True", Reason.SCALED_TO_ZERO, available.message)
-    blockers = (by_type[name] for name in READY_ORDER)
+    blockers = (by_type[name] for name in CAUSES)
     cause = next((condition for condition in blockers if condition.status != "True"), progressing)
     is_unknown = available.status == "Unknown"
     return Condition("Ready", "Unknown" if is_unknown else "False", cause.reason, cause.message)

@@ -178,6 +178,14 @@ async def test_a_holder_that_is_silent_is_replaced_after_the_duration(cluster, s
     task.cancel()
 
 
+async def test_every_time_as_leader_is_a_new_term(cluster, lease, monkeypatch):
+    monkeypatch.setattr(lease_module, "PERIOD_SECONDS", 0.01)
+    first = lease.term
+    await lease.release()
+    await asyncio.wait_for(lease.wait_until_held(), 5)
+    assert lease.term == first + 1
+
+
 async def test_a_holder_that_cannot_renew_stops_believing(cluster, server, monkeypatch):
     monkeypatch.setattr(lease_module, "PERIOD_SECONDS", 0.01)
     monkeypatch.setattr(lease_module, "BELIEF_SECONDS", 0.2)

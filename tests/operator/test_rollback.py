@@ -190,6 +190,7 @@ def test_without_a_good_revision_the_attempts_go_on(make_world):
     assert len(world.groups) == 1
     found = conditions(world)
     assert found["Progressing"]["reason"] == "ProgressDeadlineExceeded"
+    assert found["Ready"]["reason"] == "CrashLoop"
     world.broken.clear()
     world.settle()
     assert conditions(world)["Ready"]["status"] == "True"

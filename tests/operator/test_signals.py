@@ -149,7 +149,8 @@ class FakeRouter:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         while (sent := await self.states.get()) is not None:
-            await response.write(f"event: state\ndata: {json.dumps(sent)}\n\n".encode())
+            data = sent if isinstance(sent, str) else json.dumps(sent)
+            await response.write(f"event: state\ndata: {data}\n\n".encode())
         return response
 
 
@@ -203,6 +204,20 @@ async def test_a_closed_stream_is_lost_and_opened_again(followed):
     router.states.put_nowait(None)
     await changes.get()
     assert states.report(endpoint) is None
+    router.states.put_nowait(state())
+    await changes.get()
+    assert states.report(endpoint) is not None
+
+
+@pytest.mark.parametrize("line", ["no json", '{"router": 1}', "x" * 700_000])
+async def test_a_stream_that_says_nonsense_is_lost_and_opened_again(followed, line):
+    router, states, endpoint, changes = followed
+    router.states.put_nowait(state())
+    await changes.get()
+    router.states.put_nowait(line)
+    await changes.get()
+    assert states.report(endpoint) is None
+    router.states.put_nowait(None)
     router.states.put_nowait(state())
     await changes.get()
     assert states.report(endpoint) is not None
