@@ -14,7 +14,7 @@ from typing import Any
 
 from openinference_operator import names
 from openinference_operator.autoscaler import Autoscaler
-from openinference_operator.conditions import Facts, refused
+from openinference_operator.conditions import refused
 from openinference_operator.errors import (
     ApiError,
     LeaseLost,
@@ -23,6 +23,7 @@ from openinference_operator.errors import (
     SpecError,
 )
 from openinference_operator.events import Note, Recorder, notes_on
+from openinference_operator.facts import Facts
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
 from openinference_operator.observe import Observed, observe

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from openinference_operator.conditions import Facts, refused
+from openinference_operator.conditions import refused
+from openinference_operator.facts import Facts
 from openinference_operator.pods import read_pod
 from openinference_operator.reasons import Reason
 from openinference_operator.scaling import Decision, Demand, Input, Lost

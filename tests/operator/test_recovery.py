@@ -1,7 +1,7 @@
 """Pods that crash in place: made anew within a budget, and then left to the kubelet, in words."""
 
 import pytest
-from openinference_operator.conditions import Facts
+from openinference_operator.facts import Facts
 from openinference_operator.status import build_status
 
 
