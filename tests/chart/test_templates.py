@@ -151,8 +151,9 @@ def test_image_is_put_together(environment, common, own, expected):
 
 def test_operator_reads_what_the_values_say(environment, monkeypatch):
     """The environment is made of the names that the operator's settings have."""
-    found = environment(VARIANTS["everything set"])
     prefix = Settings.model_config["env_prefix"]
+    everything = environment(VARIANTS["everything set"])
+    found = {name: value for name, value in everything.items() if name.startswith(prefix)}
     for name, value in found.items():
         monkeypatch.setenv(name, value or "from-the-pod")
 

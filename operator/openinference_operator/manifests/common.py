@@ -28,6 +28,14 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+# The one place a container may write. Not /tmp: the local cluster runs a checkout where it lies,
+# and a volume on /tmp would hide one that lies there.
+SCRATCH_VOLUME: Mapping[str, Any] = {"name": "scratch", "emptyDir": {}}
+SCRATCH_MOUNT: Mapping[str, Any] = {"name": "scratch", "mountPath": "/scratch"}
+SCRATCH_ENVIRONMENT: tuple[Mapping[str, Any], ...] = (
+    {"name": "HOME", "value": "/scratch"},
+    {"name": "TMPDIR", "value": "/scratch"},
+)
 TOKEN_VOLUME: Mapping[str, Any] = {
     "name": "token",
     "secret": {"secretName": names.TOKEN_SECRET, "defaultMode": 0o440},

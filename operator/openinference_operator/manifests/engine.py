@@ -11,6 +11,9 @@ from openinference_operator import names
 from openinference_operator.manifests.common import (
     CONTAINER_SECURITY,
     POD_SECURITY,
+    SCRATCH_ENVIRONMENT,
+    SCRATCH_MOUNT,
+    SCRATCH_VOLUME,
     TOKEN_MOUNT,
     TOKEN_VOLUME,
     Manifest,
@@ -99,8 +102,8 @@ def build_pod_template(service: InferenceService, default_image: str) -> Manifes
         "securityContext": dict(CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (the container's own)
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            dict(SCRATCH_MOUNT),
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  (the container's own)
             dict(TOKEN_MOUNT),
             *model_mounts,
         ],
@@ -114,7 +117,7 @@ def build_pod_template(service: InferenceService, default_image: str) -> Manifes
         "spec": {
             "containers": [container],
             "volumes": [
-                {"name": "tmp", "emptyDir": {}},
+                dict(SCRATCH_VOLUME),
                 {"name": "shm", "emptyDir": {"medium": "Memory"}},
                 dict(TOKEN_VOLUME),
                 *model_volumes,
@@ -161,7 +164,7 @@ def _flags(service: InferenceService) -> list[str]:
 def _environment(service: InferenceService) -> list[Manifest]:
     group_label = f"metadata.labels['{names.LABEL_GROUP}']"
     return [
-        {"name": "HOME", "value": "/tmp"},  # noqa: S108
+        *map(dict, SCRATCH_ENVIRONMENT),
         {"name": "OPENINFERENCE_NAMESPACE", "value": service.namespace},
         {"name": "OPENINFERENCE_SERVICE", "value": service.name},
         {"name": "OPENINFERENCE_GROUP", "valueFrom": {"fieldRef": {"fieldPath": group_label}}},

@@ -12,6 +12,9 @@ from openinference_operator import names
 from openinference_operator.manifests.common import (
     CONTAINER_SECURITY,
     POD_SECURITY,
+    SCRATCH_ENVIRONMENT,
+    SCRATCH_MOUNT,
+    SCRATCH_VOLUME,
     TOKEN_MOUNT,
     TOKEN_VOLUME,
     Manifest,
@@ -95,7 +98,7 @@ def _deployment(
         "spec": {
             "serviceAccountName": names.ROUTER,
             "containers": [_container(image, resources, drain_seconds)],
-            "volumes": [{"name": "tmp", "emptyDir": {}}, dict(TOKEN_VOLUME)],
+            "volumes": [dict(SCRATCH_VOLUME), dict(TOKEN_VOLUME)],
             "securityContext": dict(POD_SECURITY),
             "enableServiceLinks": False,
             "tolerations": lost_node_tolerations(),
@@ -139,7 +142,7 @@ def _container(image: str, resources: Mapping[str, Any], drain_seconds: int) -> 
                 "value": f"{names.TOKEN_DIRECTORY}/{names.TOKEN_KEY}",
             },
             {"name": "OPENINFERENCE_ROUTER_DRAIN_TIMEOUT_SECONDS", "value": str(drain_seconds)},
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108  (the container's own)
+            *map(dict, SCRATCH_ENVIRONMENT),
         ],
         "ports": [
             {"name": "http", "containerPort": names.ROUTER_PORT},
@@ -149,7 +152,7 @@ def _container(image: str, resources: Mapping[str, Any], drain_seconds: int) -> 
         "securityContext": dict(CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            dict(SCRATCH_MOUNT),
             dict(TOKEN_MOUNT),
         ],
         "startupProbe": ready | {"periodSeconds": 1, "failureThreshold": 120},
