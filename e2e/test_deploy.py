@@ -13,7 +13,7 @@ from e2e.inference_service import MODEL, WEIGHTS, InferenceService, manifest
 from e2e.kube import Kube, KubeError, command
 from e2e.traffic import Traffic
 
-PROMPT = "What is the capital of France?"
+PROMPT = "What is the capital of France, and what is it known for?"
 
 
 @pytest.fixture
