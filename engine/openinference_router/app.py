@@ -71,7 +71,7 @@ def internal_app(
 
     async def state(request: web.Request) -> web.StreamResponse:
         given = request.headers.get(TOKEN_HEADER, "")
-        if token and not hmac.compare_digest(given.encode(), token.encode()):
+        if token and not hmac.compare_digest(given.encode(errors="replace"), token.encode()):
             return web.Response(status=401, text=f"{TOKEN_HEADER} is missing or wrong\n")
         return await _stream_state(router, request)
 
@@ -165,6 +165,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
+        if request.writer.output_size > 0:
+            raise  # a second answer cannot follow the first; aiohttp logs and closes
         _log.exception("request broke the router", extra={"requestId": request[TRACE].request_id})
         refusal = Refusal(500, "the router failed; its log has the reason", kind="server_error")
     return web.Response(

@@ -81,7 +81,7 @@ class RoutingWatch:
             except _Expired:
                 continue
             except (client.ApiException, aiohttp.ClientError, OSError, ValueError) as error:
-                _log.warning("routing unknown", extra={"reason": str(error).split("\\n")[0]})
+                _log.warning("routing unknown", extra={"reason": str(error).split("\n")[0]})
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _list(self) -> str:

@@ -109,7 +109,7 @@ class KeyRing:
 
     def _name(self, authorization: str) -> str:
         scheme, _, key = authorization.partition(" ")
-        digest = hashlib.sha256(key.strip().encode()).hexdigest()
+        digest = hashlib.sha256(key.strip().encode(errors="replace")).hexdigest()
         name = self._names.get(digest) if scheme.lower() == "bearer" else None
         if name is None:
             raise Refusal(

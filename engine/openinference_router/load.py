@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class LoadWatch:
-    """Tells `service` what `group` reports, as long as `run` runs."""
+    """Tells `service` what `group` reports, as long as the service wants to know."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class LoadWatch:
 
     async def run(self) -> None:
         try:
-            while True:
+            while self._service.is_watched(self._group):
                 await self._listen()
                 self._service.disconnected(self._group)
                 await asyncio.sleep(self._pause_seconds)
@@ -69,6 +69,8 @@ class LoadWatch:
                 async for chunk in response.content.iter_any():
                     for data in splitter.feed(chunk):
                         self._heard(_decode(data))
+                    if not self._service.is_watched(self._group):
+                        return
             self._note("closed")
         except aiohttp.ClientResponseError as error:
             self._note(_REMEDIES.get(error.status, f"answered {error.status}"))

@@ -12,7 +12,7 @@ from openinference_router import sse
 from openinference_router.errors import UNAVAILABLE, AttemptFailed
 from openinference_router.exchange import INTERNAL_FIELD
 
-MAX_KEPT_BACK_BYTES = 4096
+MAX_KEPT_BACK_BYTES = 64 * 1024  # the openings of 128 choices are half of it
 
 
 class _Internal(msgspec.Struct, frozen=True):

@@ -128,7 +128,7 @@ class Proxy:
         call.trace.groups.append(group.id)
         call.reply.headers[GROUP_HEADER] = group.id
         call.reply.headers[REVISION_HEADER] = group.routed.revision
-        num_released = call.progress.num_released
+        num_released, resume_key = call.progress.num_released, group.resume_key
         try:
             async with group.attempt() as life:
                 await self._relay(call, group, life)
@@ -139,18 +139,18 @@ class Proxy:
             if call.progress.num_released > num_released:
                 call.broken = 0
             call.broken += failure.is_broken
-            self._change_wish(call, group)
+            self._change_wish(call, group.id, resume_key)
             return failure
         group.succeeded()
         return None
 
-    def _change_wish(self, call: Call, failed: Group) -> None:
+    def _change_wish(self, call: Call, failed_id: str, resume_key: str) -> None:
         """Elsewhere if possible; once the client has seen tokens, only where they would recur."""
         call.progress.restart()
         call.wish = replace(
             call.wish,
-            avoid=call.wish.avoid | {failed.id},
-            resume_key=failed.resume_key if call.progress.has_begun else None,
+            avoid=call.wish.avoid | {failed_id},
+            resume_key=resume_key if call.progress.has_begun else None,
         )
 
     async def _relay(self, call: Call, group: Group, life: asyncio.Timeout) -> None:
@@ -176,12 +176,12 @@ class Proxy:
     ) -> None:
         """Pass events on as they come. What is absorbed is written before the next is looked at."""
         while (batch := await upstream.events()) is not None:
-            now = time.monotonic()
+            arrived_at = time.monotonic()
             for data in batch:
                 events = call.progress.absorb(data)
                 if events:
-                    call.trace.answered(200, engine_seconds=now - asked_at)
-                    life.reschedule(now + self._stall_timeout_seconds)
+                    call.trace.answered(200, engine_seconds=arrived_at - asked_at)
+                    life.reschedule(time.monotonic() + self._stall_timeout_seconds)
                     await call.reply.write(events)
             if call.progress.is_complete:
                 await call.reply.end()

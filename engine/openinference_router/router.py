@@ -6,6 +6,7 @@ Ties the pieces together and holds no rule of its own: `routing` says which serv
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Iterable
 
@@ -32,6 +33,7 @@ class Router:
         self._namespace = namespace
         self._engine_headers = {TOKEN_HEADER: token} if token else {}
         self._services: dict[str, Service] = {}
+        self._leaving: list[Service] = []  # deleted, perhaps not yet empty
         self._table = RoutingTable(namespace)
         self._watches: dict[Group, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -50,7 +52,10 @@ class Router:
         """Make services and watches what the documents say, all of them at once."""
         wanted = {routing.service: routing for routing in routings}
         for name in self._services.keys() - wanted.keys():
-            self._services.pop(name).remove()
+            removed = self._services.pop(name)
+            removed.remove()
+            self._leaving.append(removed)
+        self._leaving = [service for service in self._leaving if service.open_requests]
         for name, routing in wanted.items():
             if name in self._services:
                 self._services[name].route(routing)
@@ -72,7 +77,7 @@ class Router:
 
     @property
     def open_requests(self) -> int:
-        return sum(service.open_requests for service in self._services.values())
+        return sum(service.open_requests for service in [*self.services(), *self._leaving])
 
     def state(self) -> RouterState:
         return RouterState(
@@ -100,9 +105,12 @@ class Router:
         self._changed.clear()
 
     def _watch_groups(self) -> None:
+        """Start what is missing; a watch that is no longer wanted ends by itself."""
         wanted = {g: service for service in self.services() for g in service.groups.values()}
-        for group in self._watches.keys() - wanted.keys():
-            self._watches.pop(group).cancel()
         for group in wanted.keys() - self._watches.keys():
             watch = LoadWatch(self._session, wanted[group], group, self._engine_headers)
             self._watches[group] = asyncio.create_task(watch.run(), name=f"load {group.id}")
+            self._watches[group].add_done_callback(functools.partial(self._forget, group))
+
+    def _forget(self, group: Group, _: asyncio.Task[None]) -> None:
+        self._watches.pop(group, None)

@@ -68,8 +68,13 @@ class Service:
     def remove(self) -> None:
         """The service is gone: whoever waits is refused, what runs may finish."""
         self._is_removed = True
+        self.groups = {}
         for ticket in self._line:
             ticket.granted.set()
+
+    def is_watched(self, group: Group) -> bool:
+        """A group is listened to while it is routed, and after that while requests are inside."""
+        return self.groups.get(group.id) is group or group.in_flight > 0
 
     def report(self, group: Group, load: LoadReport) -> None:
         group.report(load, self._clock())

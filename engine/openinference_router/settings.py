@@ -41,5 +41,10 @@ class Settings(BaseSettings):
     """After the pause, open requests get this long to finish."""
 
     def token(self) -> str | None:
-        """The namespace token, None without a file. Raises OSError when it cannot be read."""
-        return self.token_file.read_text().strip() if self.token_file else None
+        """The namespace token, None without a file. Raises OSError when there is none inside."""
+        if self.token_file is None:
+            return None
+        token = self.token_file.read_text().strip()
+        if not token:
+            raise OSError(f"{self.token_file} is empty; it must hold the namespace token")
+        return token

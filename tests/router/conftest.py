@@ -65,8 +65,8 @@ def make_routed(address: str, name: str = "demo-1a2b3c4d-0", **changes) -> Route
 
 
 async def until(claim: Callable[[], bool]) -> None:
-    """Wait until `claim()` is true; it must be so within five seconds."""
-    async with asyncio.timeout(5):
+    """Wait until `claim()` is true; it must be so within half a minute."""
+    async with asyncio.timeout(30):
         while True:
             if claim():
                 return

@@ -182,6 +182,24 @@ async def test_a_group_that_falls_silent_loses_its_streams_to_another(
         assert (await response.read()).endswith(DONE)
 
 
+async def test_a_group_is_listened_to_until_the_last_request_has_left_it(
+    play, make_bench, make_routing, make_routed, monkeypatch
+):
+    """It is out of the routing when it falls silent; its stream must still move on."""
+    monkeypatch.setattr("openinference_router.load.SILENT_SECONDS", 0.5)
+    leaving = await play(usual=says(chunk("Hi", 5), then=stall))
+    good = await play(usual=says(chunk("!", 6, "stop"), DONE))
+    good.load["running"] = 1
+    groups = [make_routed(leaving.address, "g0"), make_routed(good.address, "g1")]
+    bench = await make_bench(make_routing(*groups), stall_timeout_seconds=60)
+    await bench.admitted(2)
+    async with bench.chat(stream=True) as response:
+        await response.content.readuntil(b"\n\n")
+        bench.router.apply([make_routing(groups[1], generation=2)])
+        leaving.is_silent = True
+        assert (await response.read()).endswith(DONE)
+
+
 async def test_a_cut_stream_waits_for_its_only_replica(play, make_bench, make_routing, make_routed):
     script = says(chunk("Hi", 5), then=cut)
     engine = await play(scripts=[script], usual=says(chunk("!", 6, "stop"), DONE))

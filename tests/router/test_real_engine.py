@@ -33,11 +33,19 @@ def body(number: int = 0, **changes) -> dict:
     }
 
 
-async def stream(client: aiohttp.ClientSession, url: str, asked: dict, **headers) -> dict:
-    """What a client makes of one stream; raises when it is not whole."""
+async def stream(
+    client: aiohttp.ClientSession, url: str, asked: dict, begun: list | None = None, **headers
+) -> dict:
+    """What a client makes of one stream; raises when it is not whole. Joins `begun` on its way."""
+    begun = [] if begun is None else begun
     async with client.post(f"{url}/v1/chat/completions", json=asked, headers=headers) as response:
         assert response.status == 200, await response.text()
-        lines = [line async for line in response.content if line.startswith(b"data: ")]
+        lines = []
+        async for line in response.content:
+            if line.startswith(b"data: "):
+                lines.append(line)
+            if len(lines) == 3:
+                begun.append(response.headers.get("x-openinference-group"))
     assert lines.pop() == b"data: [DONE]\n"
     chunks = [json.loads(line[6:]) for line in lines]
     assert not [chunk for chunk in chunks if "error" in chunk or "openinference" in chunk]
@@ -85,12 +93,12 @@ async def test_the_official_client_gets_its_answers(front):
     assert [model.id for model in models.data] == ["smollm2"]
 
 
-async def test_a_killed_engine_loses_no_request_and_changes_no_text(front, client, engines):
+async def test_a_killed_engine_loses_no_request_and_changes_no_text(front, client, engines, until):
     """Streams and whole answers are open on both engines when one is killed.
 
     The control group has its resume switched off: the kill is one that hurts.
     """
-    asked = [body(number) for number in range(10)]
+    asked = [body(number, min_tokens=40, max_tokens=40) for number in range(10)]
     undisturbed = await asyncio.gather(*(stream(client, front.url, one) for one in asked))
 
     async def whole(number: int) -> int:
@@ -99,10 +107,17 @@ async def test_a_killed_engine_loses_no_request_and_changes_no_text(front, clien
             return (await response.json())["usage"]["completion_tokens"]
 
     off = {"x-openinference-resume": "off"}
-    control = [asyncio.create_task(stream(client, front.url, one, **off)) for one in asked]
-    streams = [asyncio.create_task(stream(client, front.url, one)) for one in asked]
+    begun, control_begun = [], []
+    streams, control = [], []
+    for first in range(0, len(asked), 2):  # by pairs, or each engine would get but one kind
+        for one in asked[first : first + 2]:
+            streams.append(asyncio.create_task(stream(client, front.url, one, begun)))
+        for one in asked[first : first + 2]:
+            task = stream(client, front.url, one, control_begun, **off)
+            control.append(asyncio.create_task(task))
     answers = [asyncio.create_task(whole(number)) for number in range(4)]
-    await asyncio.sleep(0.5)
+    killed = engines[0].routed.id
+    await until(lambda: killed in begun and killed in control_begun)
     engines[0].process.kill()
     assert await asyncio.gather(*streams) == undisturbed
     assert all(await asyncio.gather(*answers))

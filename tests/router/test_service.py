@@ -145,6 +145,8 @@ async def test_the_deletion_of_a_service_refuses_who_waits():
     with pytest.raises(Refusal) as caught:
         await waiting
     assert caught.value.code == "service_deleted"
+    with pytest.raises(Refusal, match="was deleted"):
+        rig.enter()
 
 
 def test_new_routing_keeps_what_is_known_of_a_group():
