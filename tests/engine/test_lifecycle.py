@@ -104,6 +104,8 @@ def test_hung_core_is_unready_then_killed(tiny_server: Any) -> None:
 def test_core_tells_its_stacks_when_asked(tiny_server: Any) -> None:
     tiny_server.wait_until("/ready", 200)
     os.kill(tiny_server.core_pid(), signal.SIGUSR1)
+    # Its answer comes after the signal, and so after the stacks.
+    httpx2.post(tiny_server.url + "/v1/completions", json=BODY, timeout=60)
     tiny_server.process.send_signal(signal.SIGTERM)
     code, errors = tiny_server.wait()
     assert code == 0
