@@ -71,6 +71,8 @@ class BlockPool:
             self._references[block_id] -= 1
             if self._references[block_id] == 0:
                 self._free[block_id] = None
+                if self._hash_of[block_id] is None:  # holds nothing that could be found again
+                    self._free.move_to_end(block_id, last=False)
 
     def check_integrity(self) -> None:
         """Raises BookkeepingError unless free, held and known blocks add up."""

@@ -17,7 +17,7 @@ import torch
 from openinference_engine.decoder import MAX_ROWS, Decoder
 from openinference_engine.errors import EngineError
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS
-from openinference_engine.sampling import _is_plain_greedy, sample
+from openinference_engine.sampling import is_plain_greedy, sample
 from openinference_engine.scheduler import Chunk, Draw, Step
 
 BUCKETS = (1, 2, 4, 8, 16, MAX_ROWS)
@@ -80,7 +80,7 @@ class CudaRunner:
         for index in drawing:
             if likeliest[index] < 0:
                 raise EngineError(f"request {rows[index].request_id}: its logits are not numbers")
-        if all(_is_plain_greedy(draw.params) for draw in draws):
+        if all(is_plain_greedy(draw.params) for draw in draws):
             return [likeliest[index] for index in drawing]
         return sample(self._decoder.logits(bucket)[drawing].cpu(), draws)
 

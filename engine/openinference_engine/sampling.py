@@ -18,7 +18,7 @@ from openinference_engine.scheduler import Draw
 
 def sample(logits: Tensor, draws: list[Draw]) -> list[int]:
     """logits: (S, vocab), one row per draw → the token of each."""
-    if all(_is_plain_greedy(draw.params) for draw in draws):
+    if all(is_plain_greedy(draw.params) for draw in draws):
         return logits.argmax(dim=-1).tolist()
     return [_sample_one(row, draw) for row, draw in zip(logits.float(), draws, strict=True)]
 
@@ -30,7 +30,7 @@ def uniform(seed: int, choice: int, position: int) -> float:
     return (word >> 11) * 2.0**-53
 
 
-def _is_plain_greedy(params: SamplingParams) -> bool:
+def is_plain_greedy(params: SamplingParams) -> bool:
     return (
         params.temperature == 0
         and params.repetition_penalty == 1

@@ -40,6 +40,14 @@ def test_chat_answers(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == 45
 
 
+def test_our_own_answer_may_be_sent_back(client: openai.OpenAI) -> None:
+    """Regression: its message says `refusal: null`, which was refused on the second turn."""
+    first = client.chat.completions.create(model="smollm2", messages=QUESTION, temperature=0)
+    turns: Any = [*QUESTION, first.choices[0].message, {"role": "user", "content": "And of Spain?"}]
+    second = client.chat.completions.create(model="smollm2", messages=turns, temperature=0)
+    assert "Madrid" in (second.choices[0].message.content or "")
+
+
 def test_stream_brings_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
     chunks = list(
         client.chat.completions.create(

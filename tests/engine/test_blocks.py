@@ -82,6 +82,7 @@ def test_oldest_free_block_is_handed_out_first() -> None:
     pool = BlockPool(3, block_size=4)
     first, second, third = pool.allocate(3) or []
     for block in (second, third, first):
+        pool.seal(block, bytes([block]))
         pool.release([block])
     assert pool.allocate(2) == [second, third]
 
@@ -133,3 +134,17 @@ def test_hash_covers_all_tokens_before_and_the_salt(
     first = extend_hashes(Request("a", [1, 2, 3, 4, 5, 6, 7, 8], params), 4, 2)
     second = extend_hashes(Request("b", other_ids, params, salt=other_salt), 4, 2)
     assert sum(a == b for a, b in zip(first, second, strict=True)) == common
+
+
+def test_blocks_without_a_prefix_are_reused_before_those_with_one() -> None:
+    """Regression: each idle self-probe pushed one cached prefix out."""
+    pool = BlockPool(num_blocks=4, block_size=4)
+    held = pool.allocate(2) or []
+    for number, block_id in enumerate(held):
+        pool.seal(block_id, bytes([number]))
+    pool.release(held)
+
+    for _ in range(8):
+        pool.release(pool.allocate(1) or [])
+
+    assert len(pool.take_prefix([bytes([0]), bytes([1])])) == 2

@@ -26,6 +26,10 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
             *(400, "messages[0].content[0].type", "invalid value 'image_url'"),
         ),
         ({"messages": [{"role": "user", "content": "long " * 600}]}, 400, "messages", "shorten it"),
+        # One word so long that encoding it would block the heartbeat for many seconds.
+        ({"messages": [{"role": "user", "content": "a" * 4_000_000}]}, 400, "messages", "fit"),
+        ({"logit_bias": {"1" * 5000: 1}}, 400, "logit_bias", "keys must be token ids"),
+        ({"top_k": 2**70}, 400, "top_k", "is not allowed"),
         ({"temperature": -0.1}, 400, "temperature", "-0.1 is not allowed; expected `float` >= 0"),
         ({"temperature": "warm"}, 400, "temperature", '"warm" is not allowed'),
         ({"top_p": 0}, 400, "top_p", "0 is not allowed"),
@@ -89,6 +93,7 @@ def test_fields_that_ask_for_nothing_are_accepted(
         (b"{", 400, "not valid JSON"),
         (b"[]", 400, "is a JSON list; send an object"),
         (b'{"model": "\xff"}', 400, "not valid JSON"),
+        (b"[" * 100_000, 400, "not valid JSON"),
         (b'"' + b"x" * (5 << 20) + b'"', 413, "the body exceeds 4194304 bytes"),
     ],
 )
@@ -144,9 +149,12 @@ def test_more_choices_than_the_queue_holds_are_429(http: httpx2.Client) -> None:
     assert answer.json()["error"]["code"] == "queue_full"
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-openinference-token": "wrong"}])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"x-openinference-token": "wrong"}, {"x-openinference-token": b"\xff"}],
+)
 def test_token_is_wanted_everywhere_but_for_health_and_metrics(
-    http: httpx2.Client, headers: dict[str, str]
+    http: httpx2.Client, headers: dict[str, str | bytes]
 ) -> None:
     with httpx2.Client(base_url=http.base_url, headers=headers) as stranger:
         for path in ("/v1/models", "/load", "/version"):

@@ -57,7 +57,9 @@ class CoreClient:
         self._socket.bind(f"ipc://{self._folder}/core.ipc")
         command = (sys.executable, "-m", "openinference_engine.core", str(self._folder))
         self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process, which drains first
         )
         tasks = (
             asyncio.create_task(self._receive(on_message), name="core-receive"),
@@ -85,6 +87,8 @@ class CoreClient:
                 token = await queue.get()
                 if token is None:
                     raise Unavailable("the engine core has ended; send the request again")
+                if token.request_id not in self._queues:
+                    continue  # drawn before the core heard of the abort
                 if token.finish_reason is not None:
                     pending.discard(token.request_id)
                     self._queues.pop(token.request_id, None)

@@ -81,7 +81,7 @@ async def token(request: web.Request, handler: Handler) -> web.StreamResponse:
     expected = request.app[STATE].server.token
     if expected is not None and request.path not in _OPEN_PATHS:
         given = request.headers.get(TOKEN_HEADER, "")
-        if not hmac.compare_digest(given.encode(), expected.encode()):
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode()):
             raise Unauthorized(f"the header {TOKEN_HEADER} is missing or wrong")
     return await handler(request)
 

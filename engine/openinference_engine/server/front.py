@@ -17,6 +17,7 @@ class Front:
     tokenizer: Tokenizer
     vocab_size: int
     fingerprint: str  # of weights, tokenizer and chat template
+    longest_token: int  # characters; so many at most does one token stand for
 
     def resume_key(self, dtype: DataType, kernel_path: str) -> str:
         """Hash of everything that the next token depends on."""
@@ -31,4 +32,5 @@ def load_front(model_uri: str) -> Front:
     tokenizer = load_tokenizer(checkpoint, path)
     digest = hashlib.sha256(checkpoint.fingerprint.encode())
     digest.update(tokenizer.fingerprint_text.encode())
-    return Front(tokenizer, checkpoint.config.vocab_size, digest.hexdigest())
+    longest_token = max(map(len, tokenizer.backend.get_vocab()))
+    return Front(tokenizer, checkpoint.config.vocab_size, digest.hexdigest(), longest_token)

@@ -86,7 +86,10 @@ class Generation:
             if choice.fold.finish_reason is not None:
                 yield ChoiceDelta(choice.params.choice, None, Delta("", choice.fold.finish_reason))
         unfinished = [choice for choice in self.choices if choice.fold.finish_reason is None]
-        by_id = {f"{self.id}/{choice.params.choice}": choice for choice in unfinished}
+        # The core's own names: a resumed answer keeps its public id, and the attempt before it may
+        # still run in this very core.
+        attempt = secrets.token_hex(8)
+        by_id = {f"{attempt}/{choice.params.choice}": choice for choice in unfinished}
         submits = [self._submit(request_id, choice) for request_id, choice in by_id.items()]
         try:
             async with aclosing(self._state.core.stream(submits)) as tokens:

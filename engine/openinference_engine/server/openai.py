@@ -11,6 +11,7 @@ from aiohttp import web
 
 from openinference_engine.errors import ModelNotFound, RequestError
 from openinference_engine.server.generation import ChoiceDelta, Generation
+from openinference_engine.server.params import check_size
 from openinference_engine.server.schema import (
     ChatRequest,
     CompletionRequest,
@@ -76,6 +77,7 @@ async def _answer(
 ) -> web.StreamResponse:
     _check(state, body)
     with state.admit(body.n):
+        check_size(state, body, prompt_size)
         if prompt_size > _LONG_TEXT:
             prompt_ids = await asyncio.to_thread(encode, state.front_or_refuse.tokenizer)
         else:

@@ -10,6 +10,8 @@ from openinference_engine.request import SamplingParams
 from openinference_engine.server.schema import ChatRequest, CompletionRequest, GenerationRequest
 from openinference_engine.server.state import ServerState
 
+_COLDEST = 1e-5  # logits divided by less overflow; the likeliest token is meant
+
 
 def sampling_params(
     state: ServerState, request: GenerationRequest, num_prompt: int
@@ -29,7 +31,7 @@ def sampling_params(
         max_tokens=max_tokens,
         min_tokens=request.min_tokens,
         stop_token_ids=ends.union(request.stop_token_ids),
-        temperature=request.temperature,
+        temperature=request.temperature if request.temperature >= _COLDEST else 0.0,
         top_p=request.top_p,
         top_k=max(request.top_k, 0),
         min_p=request.min_p,
@@ -40,9 +42,24 @@ def sampling_params(
     )
 
 
+def check_size(state: ServerState, request: GenerationRequest, size: int) -> None:
+    """Raises RequestError if so many characters (or ids) cannot fit, before they are encoded.
+
+    Encoding one very long word blocks the process for seconds, and with it the heartbeat.
+    """
+    most = state.max_model_len * state.front_or_refuse.longest_token
+    if size > most:
+        field = _prompt_field(request)
+        raise RequestError(
+            f"{field}: {size} characters cannot fit into a context of {state.max_model_len} "
+            "tokens; shorten it",
+            field,
+        )
+
+
 def check_prompt(state: ServerState, request: GenerationRequest, prompt_ids: list[int]) -> None:
     """Raises RequestError if the prompt is empty, too long or holds an unknown token."""
-    field = "messages" if isinstance(request, ChatRequest) else "prompt"
+    field = _prompt_field(request)
     if not prompt_ids:
         raise RequestError(f"{field}: the prompt has no tokens; send some text", field)
     if len(prompt_ids) >= state.max_model_len:
@@ -52,6 +69,10 @@ def check_prompt(state: ServerState, request: GenerationRequest, prompt_ids: lis
             field,
         )
     check_in_vocabulary(field, prompt_ids, state.front_or_refuse.vocab_size)
+
+
+def _prompt_field(request: GenerationRequest) -> str:
+    return "messages" if isinstance(request, ChatRequest) else "prompt"
 
 
 def _max_tokens(request: GenerationRequest, num_prompt: int, max_model_len: int) -> int:
@@ -72,7 +93,7 @@ def _max_tokens(request: GenerationRequest, num_prompt: int, max_model_len: int)
 
 
 def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
-    if not all(key.isdecimal() for key in bias):
+    if not all(key.isdecimal() and len(key) < 10 for key in bias):
         raise RequestError('logit_bias: keys must be token ids, as in {"42": -100}', "logit_bias")
     by_id = {int(key): value for key, value in bias.items()}
     check_in_vocabulary("logit_bias", by_id, vocab_size)

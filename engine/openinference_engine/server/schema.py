@@ -51,7 +51,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: Count = 0
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Meta(ge=-1)] = 0
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = 0
     min_p: Probability = 0.0
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=16)] = []
@@ -150,11 +150,14 @@ def parse(body: bytes, kind: type[RequestType]) -> RequestType:
     """A validated request. Raises RequestError naming field, value and remedy."""
     try:
         fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise RequestError(f"the body is a JSON {type(fields).__name__}; send an object")
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = _without_nulls(fields)
+    if isinstance(messages := given.get("messages"), list):
+        # Clients send our own answers back, and those say `refusal: null`.
+        given["messages"] = [_without_nulls(m) if isinstance(m, dict) else m for m in messages]
     known = kind.__struct_fields__
     for name in given.keys() - set(known):
         _refuse_unless_off(name, given[name])
@@ -162,6 +165,10 @@ def parse(body: bytes, kind: type[RequestType]) -> RequestType:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise _explain(error, given) from error
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _refuse_unless_off(name: str, value: Any) -> None:

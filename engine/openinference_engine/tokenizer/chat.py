@@ -30,7 +30,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages, add_generation_prompt=True, tools=None, **self._special_tokens
             )
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # whatever a model's own program may raise
             raise RequestError(
                 f"messages: the model's chat template refuses them: {error}", "messages"
             ) from error

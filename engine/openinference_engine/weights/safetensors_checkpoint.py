@@ -7,6 +7,7 @@ it is read here directly: numpy has no bfloat16, which the package's numpy reade
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 from functools import cached_property
 from pathlib import Path
@@ -147,8 +148,15 @@ class _SafetensorsFile:
         if entry["dtype"] not in _DTYPES:
             known = ", ".join(_DTYPES)
             raise StartError(f"{self.path}: {name} is {entry['dtype']}; known are {known}")
-        if self._data_start + entry["data_offsets"][1] > len(self._map):
+        start, end = entry["data_offsets"]
+        if self._data_start + end > len(self._map):
             raise StartError(f"{self.path} is cut short in tensor {name}; fetch it again")
+        size = math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
+        if start < 0 or end - start != size:
+            raise StartError(
+                f"{self.path}: {name} of shape {entry['shape']} needs {size} bytes and has "
+                f"{end - start}; fetch it again"
+            )
 
     def bytes_of(self, name: str) -> npt.NDArray[np.uint8]:
         start, end = self.entries[name]["data_offsets"]
