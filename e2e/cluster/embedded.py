@@ -75,7 +75,7 @@ class EmbeddedProvider:
             _remove_everything()
 
     def _adopt_or_begin(self, nodes: int) -> ClusterState:
-        """Go on with the cluster of this boot, or clean up what is left and begin a new one."""
+        """Go on with this checkout's cluster of this boot, or clean up and begin a new one."""
         cluster = state.load()
         if cluster is None or not namespaces.exist(1):
             _remove_everything()

@@ -1,8 +1,9 @@
 """What is remembered between two calls of the command line.
 
-One small JSON file with what cannot be derived: the address block, the number of nodes, and
-the boot in which they were made. After a reboot the namespaces, mounts and processes are gone
-while the file is still there; the boot id tells these two apart.
+One small JSON file with what cannot be derived: the address block, the number of nodes, the boot
+in which they were made, and the checkout whose code the pods run. After a reboot the namespaces,
+mounts and processes are gone while the file is still there; and the containers of one checkout
+cannot run another's code. A record of either kind is no record of this cluster.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from e2e.cluster import places
 from e2e.cluster.addresses import AddressPlan
 
-FORMAT = 1  # raise when a cluster made by older code cannot be adopted by newer code
+FORMAT = 2  # raise when a cluster made by older code cannot be adopted by newer code
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,12 @@ class ClusterState:
 
 
 def load() -> ClusterState | None:
-    """Read the record; None if there is none, or it is of another boot or format."""
+    """Read the record; None if there is none, or it is of another boot, checkout or format."""
     try:
         record = json.loads(places.CLUSTER_RECORD.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    if (record["format"], record["bootId"]) != (FORMAT, boot_id()):
+    if record.get("madeBy") != _maker():
         return None
     return ClusterState(AddressPlan(IPv4Network(record["block"])), record["nodes"])
 
@@ -38,8 +39,7 @@ def load() -> ClusterState | None:
 def save(state: ClusterState) -> None:
     """Write the record whole, so that a crash leaves the old one or the new one."""
     record = {
-        "format": FORMAT,
-        "bootId": boot_id(),
+        "madeBy": _maker(),
         "block": str(state.plan.block),
         "nodes": state.nodes,
     }
@@ -47,6 +47,11 @@ def save(state: ClusterState) -> None:
     draft = places.CLUSTER_RECORD.with_suffix(".draft")
     draft.write_text(json.dumps(record))
     draft.replace(places.CLUSTER_RECORD)
+
+
+def _maker() -> list[str]:
+    """What must be the same for a cluster to be adopted."""
+    return [str(FORMAT), boot_id(), str(places.PROJECT), str(places.interpreter())]
 
 
 def boot_id() -> str:
