@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster import packages, places, programs
+from e2e.cluster import packages, places, programs, runtime
 from e2e.cluster.errors import UnsupportedMachine
 from e2e.cluster.provider import ProviderName
 from e2e.cluster.shell import succeeds
@@ -36,6 +36,8 @@ class Machine:
     missing_packages: tuple[str, ...]
     free_bytes: int
     is_built: bool
+    hidden_in_pods: tuple[Path, ...] = ()
+    closed_to_pods: tuple[Path, ...] = ()
 
     @property
     def needed_bytes(self) -> int:
@@ -55,6 +57,8 @@ def observe() -> Machine:
         missing_packages=packages.missing() if is_root else (),
         free_bytes=shutil.disk_usage(_nearest_existing(places.cache())).free,
         is_built=programs.are_built(),
+        hidden_in_pods=tuple(runtime.hidden_in_pods(runtime.host_folders())),
+        closed_to_pods=tuple(filter(_is_closed, (*runtime.host_folders(), places.SOURCES))),
     )
 
 
@@ -114,11 +118,27 @@ def _embedded_obstacles(machine: Machine) -> Iterator[str]:
         )
     elif not machine.has_bridge_filter:
         yield "The kernel module br_netfilter is missing; load it with `modprobe br_netfilter`."
+    for path in machine.hidden_in_pods:
+        yield (
+            f"Pods mount something of their own over {path}, which holds the checkout or its "
+            "Python; move that to another folder."
+        )
+    for path in machine.closed_to_pods:
+        yield (
+            f"Pods run as another user, who may not read {path}; open the folder it belongs to "
+            "with `chmod -R go+rX`."
+        )
 
 
 def _has_bridge_filter() -> bool:
     switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     return switch.exists() or (succeeds("modprobe", "br_netfilter") and switch.exists())
+
+
+def _is_closed(path: Path) -> bool:
+    """Say whether others may not read a file, or not enter a folder (a clone with umask 077)."""
+    needed = 0o5 if path.is_dir() else 0o4
+    return path.stat().st_mode & needed != needed
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -22,6 +22,9 @@ SANDBOX_IMAGE = "openinference/pause:dev"
 CLUSTER_PROGRAMS = "/opt/openinference"  # where pods find our compiled programs
 _CNI_PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
 
+# Pods mount something of their own here, over whatever the host has below.
+_HIDDEN_IN_PODS = ("/dev", "/models", CLUSTER_PROGRAMS, "/proc", "/scratch", "/sys")
+
 # Without these, programs whose library is chosen by Debian's alternatives do not start.
 _LINKER_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
 
@@ -75,6 +78,18 @@ def mounted_paths(paths: Iterable[Path]) -> list[Path]:
     return kept
 
 
+def host_folders() -> list[Path]:
+    """What every container sees of the host, each at its own path."""
+    sources = [Path("/usr"), Path(sys.base_prefix), places.interpreter(), places.PROJECT]
+    sources += [path for path in map(Path, _LINKER_FILES) if path.exists()]
+    return mounted_paths(sources)
+
+
+def hidden_in_pods(paths: Iterable[Path]) -> list[Path]:
+    """The paths that pods would not see, because they mount something over them."""
+    return [path for path in paths if any(map(path.is_relative_to, _HIDDEN_IN_PODS))]
+
+
 def _settings(node: int, specification: Path, network: Path) -> str:
     home = namespaces.home(node) / "containerd"
     return f"""\
@@ -120,9 +135,7 @@ def _base_specification(programs: Path) -> dict[str, object]:
     assert isinstance(mounts, list)
     # 1,024 open files would bound the router's streams; without a limit ours is inherited.
     process.pop("rlimits")
-    sources = [Path("/usr"), Path(sys.base_prefix), places.interpreter(), places.PROJECT]
-    sources += [path for path in map(Path, _LINKER_FILES) if path.exists()]
-    mounts += [_read_only(path, str(path)) for path in mounted_paths(sources)]
+    mounts += [_read_only(path, str(path)) for path in host_folders()]
     mounts.append(_read_only(programs, CLUSTER_PROGRAMS))
     specification["mounts"] = [mount for mount in mounts if mount["destination"] != "/run"]
     return specification

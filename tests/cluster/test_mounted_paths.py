@@ -1,6 +1,10 @@
 """Which folders of the host every container sees."""
 
-from e2e.cluster.runtime import mounted_paths
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster.runtime import hidden_in_pods, mounted_paths
 
 
 def test_a_folder_inside_another_is_mounted_once(tmp_path):
@@ -23,3 +27,13 @@ def test_a_neighbour_whose_name_begins_alike_is_not_swallowed(tmp_path):
     paths = [tmp_path / "lib", tmp_path / "lib64"]
 
     assert mounted_paths(paths) == paths
+
+
+@pytest.mark.parametrize("path", ["/dev/x", "/models", "/opt/openinference/src", "/scratch/x"])
+def test_a_checkout_below_a_mount_of_pods_is_hidden(path):
+    assert hidden_in_pods([Path("/usr"), Path(path)]) == [Path(path)]
+
+
+@pytest.mark.parametrize("path", ["/dev-tools", "/opt/openinference-v2", "/home/models"])
+def test_other_checkouts_are_seen(path):
+    assert hidden_in_pods([Path(path)]) == []

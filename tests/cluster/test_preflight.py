@@ -1,9 +1,11 @@
 """What a user hears before anything is started."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from e2e.cluster import preflight
 from e2e.cluster.errors import UnsupportedMachine
 from e2e.cluster.preflight import BUILD_BYTES, RUN_BYTES, Machine, check, choose, obstacles
 from e2e.cluster.provider import ProviderName
@@ -60,6 +62,8 @@ def test_a_capable_machine_has_no_obstacles():
         ({"has_bridge_filter": False}, "modprobe br_netfilter"),
         ({"missing_packages": ("runc",), "has_apt": False}, "packages are missing: runc"),
         ({"free_bytes": 2 * 2**30}, "needs 7 GiB .* there are 2.0"),
+        ({"hidden_in_pods": (Path("/models/x"),)}, "over /models/x.* move that"),
+        ({"closed_to_pods": (Path("/home/x"),)}, "may not read /home/x; .*chmod -R go"),
     ],
 )
 def test_each_obstacle_is_one_sentence_with_its_remedy(change, remedy):
@@ -68,6 +72,15 @@ def test_each_obstacle_is_one_sentence_with_its_remedy(change, remedy):
 
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_closed"), [(0o755, False), (0o700, True), (0o750, True), (0o744, True)]
+)
+def test_a_folder_that_others_cannot_enter_is_closed(mode, is_closed, tmp_path):
+    tmp_path.chmod(mode)
+
+    assert preflight._is_closed(tmp_path) is is_closed
 
 
 def test_missing_packages_are_no_obstacle_where_apt_can_install_them():
