@@ -4,16 +4,22 @@ They serve two ends. Each kubelet gets its own root, or two kubelets would take 
 pods for orphans and kill them. And every process of a node starts below its tree, so the tree
 is the list of all processes to end when the node goes, containers and their shims included,
 however they were started; no pid can be stale or reused.
+
+On cgroup v2 a container sees some inner group as the root, and the kernel lets an inner group
+hand controllers down only while it holds no process; so its processes move into a leaf, where
+they stay. That path has been tested on files alone, not yet on a machine with cgroup v2.
 """
 
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from e2e.cluster.errors import ClusterError
 
 ROOT = "openinference"
+_EVACUATED = "init"
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids", "hugetlb")
 
 
@@ -25,12 +31,13 @@ def node_root(node: int) -> str:
 def create(node: int) -> None:
     """Make the tree of a node, with a leaf for the node's own daemons."""
     for hierarchy in hierarchies():
-        path = hierarchy
-        for part in (ROOT, f"node-{node}", "system"):
-            _delegate_controllers(path)
-            path = path / part
-            path.mkdir(exist_ok=True)
-            _fill_cpuset(path)
+        try:
+            _create_below(hierarchy, node)
+        except OSError as error:
+            raise ClusterError(
+                f"No control groups can be made in {hierarchy} ({error.strerror}); inside a "
+                "container, start that container with --privileged --cgroupns=private."
+            ) from error
 
 
 def adopt(node: int, pid: int) -> None:
@@ -58,11 +65,26 @@ def remove(subtree: str = ROOT) -> None:
             _remove_leaf(folder)
 
 
+def are_writable() -> bool:
+    """Say whether groups can be made: there are hierarchies, and none is mounted read-only."""
+    found = hierarchies()
+    return bool(found) and all(os.access(hierarchy, os.W_OK) for hierarchy in found)
+
+
 def hierarchies() -> list[Path]:
     """The mount points of all hierarchies: one on cgroup v2, one per controller on v1."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     mounts = [line.split() for line in lines]
     return [Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
+
+
+def _create_below(hierarchy: Path, node: int) -> None:
+    path = hierarchy
+    for part in (ROOT, f"node-{node}", "system"):
+        _delegate_controllers(path)
+        path = path / part
+        path.mkdir(exist_ok=True)
+        _fill_cpuset(path)
 
 
 def _pids(subtree: str) -> set[int]:
@@ -105,7 +127,20 @@ def _delegate_controllers(parent: Path) -> None:
     available = (parent / "cgroup.controllers").read_text().split()
     wanted = [name for name in _V2_CONTROLLERS if name in available]
     if wanted:
+        _evacuate(parent)
         switch.write_text(" ".join(f"+{name}" for name in wanted))
+
+
+def _evacuate(group: Path) -> None:
+    """Move the processes of a group into a leaf; the real root, without a type, keeps its own."""
+    pids = (group / "cgroup.procs").read_text().split()
+    if not pids or not (group / "cgroup.type").exists():
+        return
+    leaf = group / _EVACUATED
+    leaf.mkdir(exist_ok=True)
+    for pid in pids:
+        with suppress(ProcessLookupError), (leaf / "cgroup.procs").open("a") as members:
+            members.write(f"{pid}\n")
 
 
 def _fill_cpuset(path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster import packages, places, programs, runtime
+from e2e.cluster import cgroups, packages, places, programs, runtime
 from e2e.cluster.errors import UnsupportedMachine
 from e2e.cluster.provider import ProviderName
 from e2e.cluster.shell import succeeds
@@ -31,6 +31,7 @@ class Machine:
     is_root: bool
     docker_answers: bool
     can_make_namespaces: bool
+    can_make_control_groups: bool
     has_bridge_filter: bool
     has_apt: bool
     missing_packages: tuple[str, ...]
@@ -52,6 +53,7 @@ def observe() -> Machine:
         is_root=is_root,
         docker_answers=succeeds("docker", "info"),
         can_make_namespaces=is_root and succeeds("unshare", "--net", "--mount", "true"),
+        can_make_control_groups=is_root and cgroups.are_writable(),
         has_bridge_filter=is_root and _has_bridge_filter(),
         has_apt=shutil.which("apt-get") is not None,
         missing_packages=packages.missing() if is_root else (),
@@ -110,6 +112,11 @@ def _embedded_obstacles(machine: Machine) -> Iterator[str]:
         yield (
             "The kernel does not let us make network and mount namespaces; inside a container, "
             "start that container with --privileged."
+        )
+    elif not machine.can_make_control_groups:
+        yield (
+            "The control groups below /sys/fs/cgroup are missing or read-only; inside a container, "
+            "start that container with --privileged --cgroupns=private."
         )
     elif machine.missing_packages and not machine.has_apt:
         yield (

@@ -10,6 +10,7 @@ POOR = Machine(
     is_root=False,
     docker_answers=False,
     can_make_namespaces=False,
+    can_make_control_groups=False,
     has_bridge_filter=False,
     has_apt=True,
     missing_packages=(),
