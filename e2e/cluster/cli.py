@@ -88,6 +88,7 @@ def env() -> None:
     _current()
     typer.echo(f"export KUBECONFIG={shlex.quote(str(places.kubeconfig()))}")
     typer.echo(f'export PATH={shlex.quote(str(places.tools()))}:"$PATH"')
+    typer.echo(f"export NO_PROXY={shlex.quote(kubectl.environment()['NO_PROXY'])}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from e2e.cluster import places
+from e2e.cluster import addresses, places
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.shell import run
 
@@ -14,7 +14,17 @@ from e2e.cluster.shell import run
 def environment() -> dict[str, str]:
     """The variables that make kubectl and helm speak to this cluster."""
     path = os.environ.get("PATH", "/usr/bin:/bin")
-    return {"KUBECONFIG": str(places.kubeconfig()), "PATH": f"{places.tools()}:{path}"}
+    return {
+        "KUBECONFIG": str(places.kubeconfig()),
+        "PATH": f"{places.tools()}:{path}",
+        "NO_PROXY": no_proxy(os.environ),
+    }
+
+
+def no_proxy(variables: Mapping[str, str]) -> str:
+    """The user's exceptions from the proxy, and every block that a cluster may live in."""
+    given = variables.get("NO_PROXY") or variables.get("no_proxy")
+    return ",".join((*([given] if given else []), *map(str, addresses.CANDIDATES)))
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:

@@ -9,6 +9,8 @@ ticks since boot, is recorded too; a pid alone may have been given to somebody e
 import hashlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import time
@@ -19,6 +21,8 @@ from pathlib import Path
 
 from e2e.cluster import cgroups, namespaces, places
 from e2e.cluster.errors import ClusterError
+
+_PROXY = re.compile(r"(all|http|https)_proxy", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +77,25 @@ def start(daemon: Daemon) -> None:
         path.chmod(0o600)
     places.LOGS.mkdir(parents=True, exist_ok=True)
     places.PROCESSES.mkdir(parents=True, exist_ok=True)
+    _allow_many_open_files()
     with daemon.log.open("ab") as log:
         process = subprocess.Popen(
             namespaces.inside(daemon.node, *daemon.command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=without_proxies(os.environ),
             start_new_session=True,
             cwd="/",
         )
     cgroups.adopt(daemon.node, process.pid)
     record = _Record(process.pid, _start_ticks(process.pid), daemon.fingerprint())
     record_path(daemon.name).write_text(json.dumps(asdict(record)))
+
+
+def without_proxies(variables: Mapping[str, str]) -> dict[str, str]:
+    """What a daemon inherits: it speaks to the cluster alone, which no proxy can reach."""
+    return {name: value for name, value in variables.items() if not _PROXY.fullmatch(name)}
 
 
 def record_path(name: str) -> Path:
@@ -103,6 +114,12 @@ def require_running(daemon: Daemon) -> None:
         lines = daemon.log.read_text(errors="replace").splitlines()
         last = lines[-1] if lines else "nothing was logged"
         raise ClusterError(f"{daemon.name} died: {last} (see {daemon.log}).")
+
+
+def _allow_many_open_files() -> None:
+    """Containers inherit this limit, and a shell's usual 1,024 would bound the router's streams."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _running(name: str) -> _Record | None:

@@ -54,15 +54,16 @@ def test_down_without_a_cluster_is_content(monkeypatch, capsys):
 
 
 def test_env_prints_what_a_shell_can_evaluate(empty_cache, monkeypatch, capsys):
+    monkeypatch.setenv("NO_PROXY", "intranet")
     record = empty_cache / "openinference" / "cluster" / "provider"
     record.parent.mkdir(parents=True)
     record.write_text("embedded")
 
     assert call(monkeypatch, "env") == 0
-    assert capsys.readouterr().out.splitlines() == [
-        f"export KUBECONFIG={record.parent}/kubeconfig",
-        f'export PATH={record.parent}/bin:"$PATH"',
-    ]
+    kubeconfig, path, no_proxy = capsys.readouterr().out.splitlines()
+    assert kubeconfig == f"export KUBECONFIG={record.parent}/kubeconfig"
+    assert path == f'export PATH={record.parent}/bin:"$PATH"'
+    assert no_proxy.startswith("export NO_PROXY=intranet,10.244.0.0/16,")
 
 
 def test_another_provider_than_the_running_one_is_refused(empty_cache, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,20 @@ def test_a_changed_description_is_another_daemon(other):
     daemon = Daemon("kubelet", 1, ("kubelet",), {Path("/a"): "1"})
 
     assert daemon.fingerprint() != other.fingerprint()
+
+
+def test_a_daemon_inherits_all_but_the_proxies():
+    variables = {"PATH": "/bin", "HTTPS_PROXY": "a", "http_proxy": "b", "ALL_PROXY": "c"}
+
+    assert processes.without_proxies(variables) == {"PATH": "/bin"}
+
+
+def test_a_daemon_may_open_as_many_files_as_the_machine_allows():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        processes._allow_many_open_files()
+
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
