@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import step
-from e2e.cluster.shell import run
+from e2e.cluster.shell import run, succeeds
 
 # A program (or file) that each package brings; asking for it works on any distribution.
 _PROVIDES = {
@@ -28,18 +29,41 @@ _PROVIDES = {
 }
 
 
+# What some of them would start at the next boot.
+_SERVICES = {"containerd": "containerd.service", "prometheus": "prometheus.service"}
+_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}
+# A machine that has just booted may be upgrading itself.
+_APT = ("apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300")
+
+
 def missing() -> tuple[str, ...]:
     """The packages whose program is not there."""
     return tuple(name for name, program in _PROVIDES.items() if shutil.which(program) is None)
 
 
 def install(names: tuple[str, ...]) -> None:
-    """Install packages without starting the services that some of them bring."""
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    """Install packages without starting their services, now or at the next boot.
+
+    One broken source fails the whole update, so only the installation decides; both are told.
+    """
     with step(f"Installing Debian packages: {' '.join(names)}"), _services_held_back():
-        run("apt-get", "update", "--quiet", environment=quiet, timeout_seconds=600)
-        command = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *names)
-        run(*command, environment=quiet, timeout_seconds=1800)
+        obstacle = _update()
+        try:
+            command = (*_APT, "install", "--yes", "--no-install-recommends", *names)
+            run(*command, environment=_ENVIRONMENT, timeout_seconds=1800)
+        except ClusterError as error:
+            raise ClusterError(f"{obstacle} {error}".strip()) from error
+        for name in _SERVICES.keys() & set(names):
+            succeeds("systemctl", "disable", _SERVICES[name])  # without systemd, nothing to do
+
+
+def _update() -> str:
+    """Read the lists of packages anew; return what was wrong with them."""
+    try:
+        run(*_APT, "update", environment=_ENVIRONMENT, timeout_seconds=600)
+    except ClusterError as error:
+        return str(error)
+    return ""
 
 
 @contextmanager
