@@ -36,6 +36,7 @@ class Machine:
     has_apt: bool
     missing_packages: tuple[str, ...]
     free_bytes: int
+    free_state_bytes: int
     is_built: bool
     hidden_in_pods: tuple[Path, ...] = ()
     closed_to_pods: tuple[Path, ...] = ()
@@ -57,7 +58,8 @@ def observe() -> Machine:
         has_bridge_filter=is_root and _has_bridge_filter(),
         has_apt=shutil.which("apt-get") is not None,
         missing_packages=packages.missing() if is_root else (),
-        free_bytes=shutil.disk_usage(_nearest_existing(places.cache())).free,
+        free_bytes=_free_bytes(places.cache()),
+        free_state_bytes=_free_bytes(places.STATE),
         is_built=programs.are_built(),
         hidden_in_pods=tuple(runtime.hidden_in_pods(runtime.host_folders())),
         closed_to_pods=tuple(filter(_is_closed, (*runtime.host_folders(), places.SOURCES))),
@@ -125,6 +127,11 @@ def _embedded_obstacles(machine: Machine) -> Iterator[str]:
         )
     elif not machine.has_bridge_filter:
         yield "The kernel module br_netfilter is missing; load it with `modprobe br_netfilter`."
+    if machine.free_state_bytes < RUN_BYTES:
+        yield (
+            f"A running cluster needs {RUN_BYTES / _GIB:.0f} GiB of free disk below "
+            f"{places.STATE}, and there are {machine.free_state_bytes / _GIB:.1f}; free some."
+        )
     for path in machine.hidden_in_pods:
         yield (
             f"Pods mount something of their own over {path}, which holds the checkout or its "
@@ -148,5 +155,7 @@ def _is_closed(path: Path) -> bool:
     return path.stat().st_mode & needed != needed
 
 
-def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+def _free_bytes(path: Path) -> int:
+    """The free space of the disk that a folder is on, or will be."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free

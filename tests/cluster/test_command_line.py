@@ -15,6 +15,7 @@ POOR = Machine(
     has_apt=True,
     missing_packages=(),
     free_bytes=100 * 2**30,
+    free_state_bytes=100 * 2**30,
     is_built=False,
 )
 

@@ -20,6 +20,7 @@ CAPABLE = Machine(
     has_apt=True,
     missing_packages=(),
     free_bytes=100 * 2**30,
+    free_state_bytes=100 * 2**30,
     is_built=False,
 )
 
@@ -64,6 +65,7 @@ def test_a_capable_machine_has_no_obstacles():
         ({"has_bridge_filter": False}, "modprobe br_netfilter"),
         ({"missing_packages": ("runc",), "has_apt": False}, "packages are missing: runc"),
         ({"free_bytes": 2 * 2**30}, "needs 7 GiB .* there are 2.0"),
+        ({"free_state_bytes": 2**29}, "needs 1 GiB .* there are 0.5"),
         ({"hidden_in_pods": (Path("/models/x"),)}, "over /models/x.* move that"),
         ({"closed_to_pods": (Path("/home/x"),)}, "may not read /home/x; .*chmod -R go"),
     ],
