@@ -1,4 +1,4 @@
-// The Python module `_cpu`. Tensors come as addresses and sizes: ops/native_cpu.py checks them.
+// The Python module `_cpu`. Tensors come as addresses and sizes: ops/cpu.py checks them.
 #include <pybind11/pybind11.h>
 
 #include "ops.h"

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import get_args
 
 from openinference_engine.config import DataType, EngineConfig, ServerConfig
-from openinference_engine.errors import StartError
+from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.log import configure_logging
-
-EXIT_CANNOT_START = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,9 @@ class BookkeepingError(EngineError):
     """The books of blocks and requests do not balance; only a bug here can cause it."""
 
 
+EXIT_CANNOT_START = 2  # what a process says that ended with StartError
+
+
 class StartError(EngineError):
     """The engine cannot start; the message names what, its value and the remedy."""
 

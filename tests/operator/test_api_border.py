@@ -54,9 +54,13 @@ async def test_a_write_is_in_the_store_at_once(writer, store, service):
     }
 
 
-async def test_creating_what_exists_is_no_error(writer, service):
+async def test_creating_what_exists_is_no_error(writer, server, service):
     await writer.perform([Create(statefulset(service))])
+    before = dict(server.objects)
+
     await writer.perform([Create(statefulset(service))])
+
+    assert server.objects == before
 
 
 async def test_an_object_of_somebody_else_is_a_conflict_of_names(writer, server, service):

@@ -12,11 +12,9 @@ from pathlib import Path
 import msgspec
 
 from openinference_engine.config import EngineConfig
-from openinference_engine.errors import StartError
+from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.limits import processor_limit
 from openinference_engine.log import configure_logging
-
-EXIT_CANNOT_START = 2
 
 
 def main() -> int:

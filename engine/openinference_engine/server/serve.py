@@ -18,14 +18,13 @@ from aiohttp import web
 
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.client import CoreClient
-from openinference_engine.errors import StartError
+from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.server.app import build_app
 from openinference_engine.server.front import load_front
 from openinference_engine.server.metrics import Metrics
 from openinference_engine.server.state import ServerState
 
 EXIT_CORE_DIED = 1
-EXIT_CANNOT_START = 2
 _FAREWELL_SECONDS = 0.5  # for error answers to leave after the core died
 
 log = logging.getLogger("openinference.server")
