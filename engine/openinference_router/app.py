@@ -20,12 +20,11 @@ from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import CALLER, Proxy
 from openinference_router.router import Router
-from openinference_router.trace import REQUEST_ID_HEADER, TRACE, start_trace
+from openinference_router.trace import CLIENT_GONE, REQUEST_ID_HEADER, TRACE, start_trace
 from openinference_router.wire import TOKEN_HEADER, Routing
 
 STATE_MIN_SECONDS = 0.1
 STATE_MAX_SECONDS = 1.0
-CLIENT_GONE = 499
 
 ROUTER = web.AppKey("router", Router)
 

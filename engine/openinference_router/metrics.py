@@ -10,10 +10,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from openinference_router.service import Service
-from openinference_router.trace import Trace
+from openinference_router.trace import CLIENT_GONE, Trace
 
 _ADDED_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 _HELD_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
+_FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 _LABELS = ("inference_namespace", "inference_service", "component")
 
 
@@ -22,6 +23,7 @@ class Metrics:
 
     def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
         self.registry = CollectorRegistry()
+        self._namespace = namespace
         self.registry.register(_Gauges(namespace, services))
         self._requests = Counter(
             "openinference_router_requests",
@@ -49,6 +51,22 @@ class Metrics:
             registry=self.registry,
         )
 
+        revision_labels = ("inference_namespace", "inference_service", "revision")
+        self._attempts = Counter(
+            "openinference_router_attempts",
+            "Attempts to answer a request, by revision and outcome (ok or failed); the operator "
+            "judges a canary by them",
+            (*revision_labels, "outcome"),
+            registry=self.registry,
+        )
+        self._first_token = Histogram(
+            "openinference_router_first_token_seconds",
+            "From the arrival of a streamed request to the first byte of its answer",
+            revision_labels,
+            buckets=_FIRST_TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+
     def ended(self, trace: Trace) -> None:
         self._requests.labels(trace.service, str(trace.code)).inc()
         if trace.service:
@@ -57,6 +75,30 @@ class Metrics:
             self._retries.labels(trace.service).inc(len(trace.failures))
         elif trace.added_seconds is not None:
             self._added.observe(trace.added_seconds)
+        if trace.groups:
+            self._attempts_ended(trace)
+
+    def _attempts_ended(self, trace: Trace) -> None:
+        """Count each attempt for its revision. One that its client left speaks for nobody."""
+        for group, outcome in zip(trace.groups, _outcomes(trace), strict=False):
+            labels = (self._namespace, trace.service, _revision_of(group))
+            self._attempts.labels(*labels, outcome).inc()
+        if trace.first_token_seconds is not None:
+            labels = (self._namespace, trace.service, _revision_of(trace.groups[-1]))
+            self._first_token.labels(*labels).observe(trace.first_token_seconds)
+
+
+def _outcomes(trace: Trace) -> list[str]:
+    """What became of each attempt in turn; every failure but the last was followed by another."""
+    failed = ["failed"] * len(trace.failures)
+    if trace.code == CLIENT_GONE:
+        return failed
+    return [*failed, "failed" if trace.code >= 500 else "ok"]
+
+
+def _revision_of(group: str) -> str:
+    """A group's name is `<service>-<revision>-<n>` (docs/wire.md)."""
+    return group.rsplit("-", 2)[-2] if group.count("-") >= 2 else ""
 
 
 class _Gauges(Collector):

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+CLIENT_GONE = 499
+"""The status of a request whose client left before its end, as nginx numbers it."""
+
 REQUEST_ID_HEADER = "x-request-id"
 
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -35,6 +38,8 @@ class Trace:
     held_seconds: float = 0.0
     added_seconds: float | None = None
     """Spent in the router itself until the first byte: neither held nor waiting for an engine."""
+    first_token_seconds: float | None = None
+    """From the arrival of a streamed request to its first byte, all waiting included."""
     arrived_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,6 +57,8 @@ class Trace:
             self.code = code
             passed = time.monotonic() - self.arrived_at
             self.added_seconds = passed - self.held_seconds - engine_seconds
+            if self.is_stream:
+                self.first_token_seconds = passed
 
     def line(self) -> dict[str, object]:
         """Fields of the access log."""

@@ -198,7 +198,7 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
     http.post("/v1/chat/completions", json=body)
     text = http.get("/metrics").text
     for name in (
-        'vllm:num_requests_running{engine="0",model_name="smollm2"} 0.0',
+        'vllm:num_requests_running{engine="0",inference_namespace="",inference_service="",',
         "vllm:num_requests_waiting{",
         "vllm:kv_cache_usage_perc{",
         "vllm:generation_tokens_total{",
@@ -206,13 +206,14 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
         "vllm:time_to_first_token_seconds_bucket{",
         "vllm:inter_token_latency_seconds_bucket{",
         "vllm:e2e_request_latency_seconds_bucket{",
-        'vllm:request_success_total{engine="0",finished_reason="length",model_name="smollm2"}',
+        'vllm:request_success_total{engine="0",finished_reason="length",inference_namespace="",',
         "vllm:cache_config_info{",
         'openinference_requests_waiting{component="engine",inference_namespace="",',
         "openinference_requests_running{",
         "openinference_engine_steps_total{",
         "openinference_last_step_age_seconds{",
         "openinference_prefill_tokens_per_second{",
+        "openinference_queued_tokens{",
         "openinference_start_stage_seconds{",
     ):
         assert f"\n{name}" in text, name

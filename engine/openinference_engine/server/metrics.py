@@ -50,12 +50,9 @@ class Metrics:
         # Else each counter has a second series that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._model = {"model_name": model_name, "engine": "0"}
-        self._own = {
-            "inference_namespace": server.namespace,
-            "inference_service": server.service,
-            "component": "engine",
-        }
+        place = {"inference_namespace": server.namespace, "inference_service": server.service}
+        self._model = {"model_name": model_name, "engine": "0"} | place
+        self._own = place | {"component": "engine"}
         self._num_preemptions = 0
         self._make_gauges(heartbeat)
         self._make_counters()
@@ -77,6 +74,7 @@ class Metrics:
         self.waiting_by_reason.labels(**self._model, reason="deferred").set(waiting - by_seats)
         self.kv_usage.set(status.kv_usage)
         self.gpu_cache_usage.set(status.kv_usage)
+        self.queued_tokens.set(status.queued_tokens)
         self.prefill_speed.set(status.prefill_tokens_per_second)
         self.decode_speed.set(status.decode_tokens_per_second)
         self.preemptions.inc(status.preemptions - self._num_preemptions)
@@ -142,6 +140,9 @@ class Metrics:
         )
         self.own_running = self._own_gauge("requests_running", "Sequences that are computed.")
         self.own_waiting = self._own_gauge("requests_waiting", "Sequences that wait for a seat.")
+        self.queued_tokens = self._own_gauge(
+            "queued_tokens", "Prompt tokens that are not computed yet."
+        )
         self.prefill_speed = self._own_gauge(
             "prefill_tokens_per_second", "Measured speed of prefill."
         )

@@ -1,0 +1,62 @@
+"""What the operator judges a canary by: attempts and first tokens, by revision."""
+
+import pytest
+from openinference_router.metrics import Metrics
+from openinference_router.trace import CLIENT_GONE, start_trace
+from prometheus_client import generate_latest
+
+OLD, NEW = "demo-1a2b3c4d-0", "demo-5e6f7a8b-0"
+
+
+@pytest.fixture
+def metrics():
+    return Metrics("team-a", list)
+
+
+def ended(metrics, code, groups, failures=(), first_token_seconds=None):
+    trace = start_trace("/v1/chat/completions", {})
+    trace.service, trace.code, trace.groups = "demo", code, list(groups)
+    trace.failures, trace.first_token_seconds = list(failures), first_token_seconds
+    metrics.ended(trace)
+
+
+def attempts(metrics, revision, outcome):
+    labels = {
+        "inference_namespace": "team-a",
+        "inference_service": "demo",
+        "revision": revision,
+        "outcome": outcome,
+    }
+    return metrics.registry.get_sample_value("openinference_router_attempts_total", labels)
+
+
+ENDINGS = {
+    # name: (code, groups, failures) -> attempts that were (ok, failed) of the old, of the new one
+    "answered": (200, [NEW], [], (None, None, 1, None)),
+    "a client's mistake says nothing bad": (400, [NEW], [], (None, None, 1, None)),
+    "cut and resumed elsewhere": (200, [NEW, OLD], ["cut"], (1, None, None, 1)),
+    "cut and given up": (503, [OLD, NEW], ["cut", "cut"], (None, 1, None, 1)),
+    "an error of the engine": (500, [NEW], [], (None, None, None, 1)),
+    "left by its client": (CLIENT_GONE, [OLD, NEW], ["cut"], (None, 1, None, None)),
+    "refused before any attempt": (429, [], [], (None, None, None, None)),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "groups", "failures", "expected"), ENDINGS.values(), ids=ENDINGS.keys()
+)
+def test_each_attempt_counts_for_its_revision(metrics, code, groups, failures, expected):
+    ended(metrics, code, groups, failures)
+    counted = [
+        attempts(metrics, revision, outcome)
+        for revision in ("1a2b3c4d", "5e6f7a8b")
+        for outcome in ("ok", "failed")
+    ]
+    assert tuple(counted) == expected
+
+
+def test_the_first_token_is_timed_for_the_revision_that_answered(metrics):
+    ended(metrics, 200, [OLD, NEW], ["cut"], first_token_seconds=0.2)
+    text = generate_latest(metrics.registry).decode()
+    assert 'first_token_seconds_count{inference_namespace="team-a"' in text
+    assert 'revision="5e6f7a8b"} 1.0' in text
