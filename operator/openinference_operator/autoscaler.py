@@ -13,8 +13,9 @@ from openinference_operator.manifests.engine import seats
 from openinference_operator.observe import Observed
 from openinference_operator.pacing import Memory
 from openinference_operator.scaling import Capacity, Decision, Demand, Lost, decide
+from openinference_operator.scaling_spec import Autoscaling
 from openinference_operator.signals.prometheus import Expected, Prometheus
-from openinference_operator.spec import Autoscaling, InferenceService
+from openinference_operator.spec import InferenceService
 
 METRICS_GRACE_SECONDS = 30.0  # two scrapes at the usual 15 s
 

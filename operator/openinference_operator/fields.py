@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 from openinference_operator.errors import SpecError
+
+Value = TypeVar("Value")
 
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
 DECIMAL_SUFFIXES = {
@@ -159,3 +161,8 @@ class Fields:
         if value is not None and not isinstance(value, kind):
             raise SpecError(self.at(name), f"expected {expected}, is {value!r}")
         return value
+
+
+def default(value: Value | None, otherwise: Value) -> Value:
+    """The value, or another one where the user set none."""
+    return otherwise if value is None else value

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from openinference_operator.reasons import Reason
-from openinference_operator.spec import Autoscaling, Policy, ScalingRules
+from openinference_operator.scaling_spec import Autoscaling, Policy, ScalingRules
 
 
 @dataclass(frozen=True, slots=True)

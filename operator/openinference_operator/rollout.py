@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from openinference_operator.spec import Rollout
+from openinference_operator.rollout_spec import Rollout
 
 
 class Phase(Enum):

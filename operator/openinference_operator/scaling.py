@@ -25,7 +25,7 @@ from typing import Literal
 
 from openinference_operator.pacing import Memory, pace, remember, remember_change
 from openinference_operator.reasons import Reason
-from openinference_operator.spec import Autoscaling, Metric
+from openinference_operator.scaling_spec import Autoscaling, Metric
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import pytest
 from openinference_operator.fields import Share
 from openinference_operator.rollout import Bounds, GroupState, Phase, bounds, next_step
-from openinference_operator.spec import Rollout
+from openinference_operator.rollout_spec import Rollout
 
 PHASES = {
     "s": Phase.STARTING,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openinference_operator.pacing import Memory
 from openinference_operator.scaling import Capacity, Demand, Lost, decide
-from openinference_operator.spec import (
+from openinference_operator.scaling_spec import (
     SCALE_DOWN,
     SCALE_UP,
     Autoscaling,

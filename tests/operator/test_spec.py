@@ -6,7 +6,9 @@ import pytest
 from openinference_operator.errors import SpecError
 from openinference_operator.fields import Share, parse_quantity
 from openinference_operator.revision import revised_fields, revision_of
-from openinference_operator.spec import Metric, Policy, Queue, RestartBudget, Rollout, parse
+from openinference_operator.rollout_spec import Rollout
+from openinference_operator.scaling_spec import Metric, Policy
+from openinference_operator.spec import Queue, RestartBudget, parse
 
 FULL = {
     "suspend": True,
