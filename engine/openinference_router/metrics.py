@@ -1,12 +1,18 @@
 """What Prometheus may ask. Labels are bounded: services come from the operator, codes from HTTP.
 
-Gauges are read from the live services at each scrape, so a deleted service leaves no series.
+What a service knows of itself is read from it at each scrape, so a deleted service leaves no
+series.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from openinference_router.service import Service
@@ -24,7 +30,7 @@ class Metrics:
     def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
         self.registry = CollectorRegistry()
         self._namespace = namespace
-        self.registry.register(_Gauges(namespace, services))
+        self.registry.register(_ServiceMetrics(namespace, services))
         self._requests = Counter(
             "openinference_router_requests",
             "Requests ended, by service and status (499: the client went away)",
@@ -101,12 +107,12 @@ def _revision_of(group: str) -> str:
     return group.rsplit("-", 2)[-2] if group.count("-") >= 2 else ""
 
 
-class _Gauges(Collector):
+class _ServiceMetrics(Collector):
     def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
         self._namespace = namespace
         self._services = services
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
             "openinference_requests_waiting",
             "Requests that wait in this process and nowhere else",
@@ -117,9 +123,32 @@ class _Gauges(Collector):
             "Requests of this router inside engines",
             labels=_LABELS,
         )
+        admitted = GaugeMetricFamily(
+            "openinference_router_groups_admitted",
+            "Replicas that this router sends requests to",
+            labels=_LABELS,
+        )
+        tokens = CounterMetricFamily(
+            "openinference_router_output_tokens",
+            "Tokens of answers that went to clients",
+            labels=_LABELS,
+        )
+        first_token = HistogramMetricFamily(
+            "openinference_router_first_token_seconds",
+            "Streams: from the request's arrival to its first tokens, waiting included",
+            labels=_LABELS,
+        )
+        per_token = HistogramMetricFamily(
+            "openinference_router_time_per_output_token_seconds",
+            "Streams: mean time per token after the first ones",
+            labels=_LABELS,
+        )
         for service in self._services():
-            labels = (self._namespace, service.name, "router")
+            labels, meter = (self._namespace, service.name, "router"), service.meter
             waiting.add_metric(labels, service.held)
-            in_flight.add_metric(labels, sum(g.in_flight for g in service.groups.values()))
-        yield waiting
-        yield in_flight
+            in_flight.add_metric(labels, service.in_flight)
+            admitted.add_metric(labels, service.num_admitted)
+            tokens.add_metric(labels, meter.num_tokens)
+            for family, buckets in ((first_token, meter.first_token), (per_token, meter.per_token)):
+                family.add_metric(labels, buckets.cumulative(), buckets.sum_seconds)
+        yield from (waiting, in_flight, admitted, tokens, first_token, per_token)

@@ -57,6 +57,8 @@ class Progress:
         self.is_complete = False
         self.num_released = 0
         """Events that went to the client; it stands still while attempts get nowhere."""
+        self.num_tokens = 0
+        """Tokens of the answer so far; where their ids are not tracked an event counts as one."""
 
     def internal(self) -> object | None:
         """The internal field of the next attempt's request."""
@@ -95,6 +97,7 @@ class Progress:
         if "error" in fields:
             return self._absorb_error(fields["error"], data)
         if not self.tracks_tokens:
+            self.num_tokens += 1
             return self._release(sse.event(data))
         fields.pop(INTERNAL_FIELD, None)
         chunk = _decode_chunk(data)
@@ -118,6 +121,7 @@ class Progress:
         self._first = self._first or chunk
         for choice, ids in chunk.openinference.token_ids.items():
             self._token_ids.setdefault(choice, []).extend(ids)
+            self.num_tokens += len(ids)
         self._has_usage = self._has_usage or not chunk.choices
         ended = {choice.index for choice in chunk.choices if choice.finish_reason}
         self._finished |= ended

@@ -20,6 +20,7 @@ from openinference_router.choice import Wish
 from openinference_router.errors import AttemptFailed, Refusal, unavailable
 from openinference_router.exchange import Exchange
 from openinference_router.group import Group
+from openinference_router.meter import Stopwatch
 from openinference_router.progress import Progress
 from openinference_router.reply import Reply
 from openinference_router.service import Service
@@ -51,6 +52,7 @@ class Call:
     trace: Trace
     rank: Rank
     wish: Wish
+    stopwatch: Stopwatch
     waited: Spent | None = None
     broken: int = 0
 
@@ -97,11 +99,12 @@ class Proxy:
             trace=trace,
             rank=service.rank(request[CALLER]),
             wish=Wish(draw=random.random()),  # noqa: S311  spreads load, guards nothing
+            stopwatch=Stopwatch(service.meter, trace.arrived_at),
         )
 
     async def _serve(self, call: Call) -> None:
         """Attempt until the answer is whole. Raises Refusal when a budget is spent."""
-        with call.service.open_request():
+        with call.service.open_request(), call.stopwatch:
             while (failure := await self._try_once(call)) is not None:
                 call.trace.failures.append(failure.reason)
                 self._allow_another(call, failure)
@@ -167,6 +170,7 @@ class Proxy:
             else:
                 answer = await upstream.answer()
                 call.trace.answered(answer.status, engine_seconds=time.monotonic() - asked_at)
+                call.service.meter.num_tokens += answer.num_tokens
                 await call.reply.whole(answer.status, answer.headers, answer.body)
         finally:
             upstream.close()
@@ -183,6 +187,7 @@ class Proxy:
                     call.trace.answered(200, engine_seconds=arrived_at - asked_at)
                     life.reschedule(time.monotonic() + self._stall_timeout_seconds)
                     await call.reply.write(events)
+                    call.stopwatch.streamed(call.progress.num_tokens, time.monotonic())
             if call.progress.is_complete:
                 await call.reply.end()
         if not call.progress.is_complete:

@@ -12,6 +12,7 @@ from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudg
 from openinference_router.choice import Wish, choose
 from openinference_router.errors import overloaded, unavailable
 from openinference_router.group import Group
+from openinference_router.meter import Meter
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
 from openinference_router.wire import LoadReport, Routing, ServiceState
 
@@ -27,6 +28,7 @@ class Service:
         self.routing = routing
         self.groups: dict[str, Group] = {}
         self.open_requests = 0
+        self.meter = Meter()
         self._retries = RetryBudget(clock())
         self._is_removed = False
         self._clock = clock
@@ -43,6 +45,16 @@ class Service:
     def held(self) -> int:
         """Requests that wait here."""
         return len(self._line)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this router inside engines."""
+        return sum(group.in_flight for group in self.groups.values())
+
+    @property
+    def num_admitted(self) -> int:
+        """Groups that this router sends requests to."""
+        return sum(group.is_admitted for group in self.groups.values())
 
     def state(self) -> ServiceState:
         return ServiceState(

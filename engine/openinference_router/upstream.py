@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
+import msgspec
 
 from openinference_router import sse
 from openinference_router.errors import AttemptFailed
@@ -16,6 +17,17 @@ from openinference_router.errors import AttemptFailed
 DECLINES = {401: "refused the token", 429: "is full", 503: "is not ready"}
 
 PASSED_ON = ("Content-Type", "Retry-After")
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int = 0
+
+
+class _Measured(msgspec.Struct):
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+
+_decode_measured = msgspec.json.Decoder(_Measured).decode
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=3.0)
 
@@ -27,6 +39,14 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were generated, as its usage says; 0 where it has none."""
+        try:
+            return _decode_measured(self.body).usage.completion_tokens
+        except msgspec.MsgspecError:
+            return 0
 
 
 class Upstream:
