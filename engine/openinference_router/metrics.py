@@ -133,11 +133,6 @@ class _ServiceMetrics(Collector):
             "Tokens of answers that went to clients",
             labels=_LABELS,
         )
-        first_token = HistogramMetricFamily(
-            "openinference_router_first_token_seconds",
-            "Streams: from the request's arrival to its first tokens, waiting included",
-            labels=_LABELS,
-        )
         per_token = HistogramMetricFamily(
             "openinference_router_time_per_output_token_seconds",
             "Streams: mean time per token after the first ones",
@@ -149,6 +144,6 @@ class _ServiceMetrics(Collector):
             in_flight.add_metric(labels, service.in_flight)
             admitted.add_metric(labels, service.num_admitted)
             tokens.add_metric(labels, meter.num_tokens)
-            for family, buckets in ((first_token, meter.first_token), (per_token, meter.per_token)):
-                family.add_metric(labels, buckets.cumulative(), buckets.sum_seconds)
-        yield from (waiting, in_flight, admitted, tokens, first_token, per_token)
+            times = meter.per_token
+            per_token.add_metric(labels, times.cumulative(), times.sum_seconds)
+        yield from (waiting, in_flight, admitted, tokens, per_token)

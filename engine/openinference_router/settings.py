@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     token_file: Path | None = None
     """Holds the namespace token. Without it engines must be open and a cut stream cannot resume."""
 
+    prometheus_url: str = ""
+    """Where the dashboard asks for the last hour; empty shows what this router saw itself."""
+
     keys_secret: str = ""
     """Name of the Secret with the API keys; empty leaves the router open to anybody."""
 

@@ -103,10 +103,7 @@ def plan_router(
     owners: Sequence[InferenceService], live: Live, settings: RouterSettings
 ) -> tuple[Operation, ...]:
     """Plan the router of a namespace, apart from the token Secret."""
-    manifests = build_router(
-        owners, settings.image, settings.replicas, settings.resources, settings.cluster_role
-    )
-    return tuple(_changed(manifests, live))
+    return tuple(_changed(build_router(owners, settings), live))
 
 
 def _is_complete(states: Sequence[GroupState], target: str, desired: int) -> bool:

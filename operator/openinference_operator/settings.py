@@ -17,6 +17,7 @@ class RouterSettings:
     replicas: int
     resources: Mapping[str, Any]
     cluster_role: str
+    prometheus_url: str
 
 
 class Settings(BaseSettings):
@@ -49,7 +50,8 @@ class Settings(BaseSettings):
     """ClusterRole that the operator binds to each namespace's router."""
 
     prometheus_url: str = ""
-    """Where PromQL is asked; empty means that demand is learned from the routers alone."""
+    """Where PromQL is asked, also for the history on the routers' dashboard. Empty: demand is
+    learned from the routers alone, and each router tells what it has seen itself."""
 
     port: int = Field(default=8080, ge=0, lt=65536)
     """Port of /metrics, /health and /ready; 0 takes a free one."""
@@ -68,4 +70,5 @@ class Settings(BaseSettings):
             replicas=self.router_replicas,
             resources=self.router_resources,
             cluster_role=self.router_cluster_role,
+            prometheus_url=self.prometheus_url,
         )

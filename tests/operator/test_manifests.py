@@ -8,7 +8,7 @@ from openinference_operator import names
 from openinference_operator.manifests import engine, router, routing, services
 from openinference_operator.manifests.common import signed
 from openinference_operator.preview import preview
-from openinference_operator.settings import Settings
+from openinference_operator.settings import RouterSettings, Settings
 from openinference_operator.spec import parse
 
 SPEC = {
@@ -39,8 +39,17 @@ def container(template):
     return template["spec"]["containers"][0]
 
 
+ROUTER = RouterSettings(
+    image="engine:1",
+    replicas=2,
+    resources={"limits": {"cpu": "1"}},
+    cluster_role="router-role",
+    prometheus_url="http://prometheus:9090",
+)
+
+
 def routers(service):
-    made = router.build_router([service], "engine:1", 2, {"limits": {"cpu": "1"}}, "router-role")
+    made = router.build_router([service], ROUTER)
     return {manifest["kind"]: manifest for manifest in made}
 
 
@@ -204,15 +213,21 @@ def test_the_router_is_replaced_without_a_gap(service):
     assert spec["template"]["spec"]["serviceAccountName"] == names.ROUTER
 
 
+def test_the_router_knows_where_its_dashboard_finds_history(service):
+    (container,) = routers(service)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["OPENINFERENCE_ROUTER_PROMETHEUS_URL"] == "http://prometheus:9090"
+
+
 def test_the_router_drains_as_long_as_its_most_patient_service(raw_service, service):
     patient = parse(raw_service(name="patient", rollout={"drainTimeout": "1h"}))
-    made = router.build_router([service, patient], "engine:1", 1, {}, "role")[-1]
+    made = router.build_router([service, patient], ROUTER)[-1]
     assert made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 3630
 
 
 def test_the_router_goes_with_the_last_service(raw_service, service):
     other = parse(raw_service(name="other"))
-    for made in router.build_router([service, other], "engine:1", 1, {}, "role"):
+    for made in router.build_router([service, other], ROUTER):
         owners = made["metadata"]["ownerReferences"]
         assert {owner["name"] for owner in owners} == {"demo", "other"}
         assert not any(owner.get("controller") for owner in owners)

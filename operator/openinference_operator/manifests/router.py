@@ -5,8 +5,7 @@ when the last of them goes.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from openinference_operator import names
 from openinference_operator.manifests.common import (
@@ -24,6 +23,7 @@ from openinference_operator.manifests.common import (
     scrape_annotations,
     shared_child,
 )
+from openinference_operator.settings import RouterSettings
 from openinference_operator.spec import InferenceService
 
 COMPONENT = "router"
@@ -39,21 +39,15 @@ def build_token(services: Sequence[InferenceService], token: str | None) -> Mani
     return manifest | {"type": "Opaque", "data": data}
 
 
-def build_router(
-    services: Sequence[InferenceService],
-    image: str,
-    replicas: int,
-    resources: Mapping[str, Any],
-    cluster_role: str,
-) -> list[Manifest]:
+def build_router(services: Sequence[InferenceService], settings: RouterSettings) -> list[Manifest]:
     """All objects of the router but the Secret, in the order in which they are needed."""
     disruption = shared_child(services, "policy/v1", "PodDisruptionBudget", names.ROUTER)
     return [
         shared_child(services, "v1", "ServiceAccount", names.ROUTER),
-        _role_binding(services, cluster_role),
+        _role_binding(services, settings.cluster_role),
         _service(services),
         disruption_budget(disruption, component_labels(COMPONENT)),
-        _deployment(services, image, replicas, resources),
+        _deployment(services, settings),
     ]
 
 
@@ -82,12 +76,7 @@ def _service(services: Sequence[InferenceService]) -> Manifest:
     }
 
 
-def _deployment(
-    services: Sequence[InferenceService],
-    image: str,
-    replicas: int,
-    resources: Mapping[str, Any],
-) -> Manifest:
+def _deployment(services: Sequence[InferenceService], settings: RouterSettings) -> Manifest:
     drain_seconds = max(service.rollout.drain_timeout_seconds for service in services)
     labels = component_labels(COMPONENT)
     template = {
@@ -97,7 +86,7 @@ def _deployment(
         },
         "spec": {
             "serviceAccountName": names.ROUTER,
-            "containers": [_container(image, resources, drain_seconds)],
+            "containers": [_container(settings, drain_seconds)],
             "volumes": [dict(SCRATCH_VOLUME), dict(TOKEN_VOLUME)],
             "securityContext": dict(POD_SECURITY),
             "enableServiceLinks": False,
@@ -115,7 +104,7 @@ def _deployment(
     }
     return shared_child(services, "apps/v1", "Deployment", names.ROUTER) | {
         "spec": {
-            "replicas": replicas,
+            "replicas": settings.replicas,
             "selector": {"matchLabels": labels},
             "strategy": {
                 "type": "RollingUpdate",
@@ -126,12 +115,12 @@ def _deployment(
     }
 
 
-def _container(image: str, resources: Mapping[str, Any], drain_seconds: int) -> Manifest:
+def _container(settings: RouterSettings, drain_seconds: int) -> Manifest:
     ready = {"httpGet": {"path": "/ready", "port": "internal"}, "timeoutSeconds": 2}
     alive = {"httpGet": {"path": "/health", "port": "internal"}, "timeoutSeconds": 5}
     return {
         "name": COMPONENT,
-        "image": image,
+        "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", "openinference_router"],
         "env": [
@@ -142,13 +131,14 @@ def _container(image: str, resources: Mapping[str, Any], drain_seconds: int) -> 
                 "value": f"{names.TOKEN_DIRECTORY}/{names.TOKEN_KEY}",
             },
             {"name": "OPENINFERENCE_ROUTER_DRAIN_TIMEOUT_SECONDS", "value": str(drain_seconds)},
+            {"name": "OPENINFERENCE_ROUTER_PROMETHEUS_URL", "value": settings.prometheus_url},
             *map(dict, SCRATCH_ENVIRONMENT),
         ],
         "ports": [
             {"name": "http", "containerPort": names.ROUTER_PORT},
             {"name": "internal", "containerPort": names.ROUTER_INTERNAL_PORT},
         ],
-        "resources": dict(resources),
+        "resources": dict(settings.resources),
         "securityContext": dict(CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
