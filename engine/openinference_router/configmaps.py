@@ -79,7 +79,7 @@ class RoutingWatch:
                 async for _ in self._changes(version):
                     yield list(self._routings.values())
             except _Expired:
-                continue
+                _log.info("routing watch expired")
             except (client.ApiException, aiohttp.ClientError, OSError, ValueError) as error:
                 _log.warning("routing unknown", extra={"reason": str(error).split("\n")[0]})
             await asyncio.sleep(RETRY_SECONDS)

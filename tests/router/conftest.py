@@ -230,6 +230,11 @@ class ApiServer:
     watchers: set[asyncio.Queue] = field(default_factory=set)
     queries: list[dict] = field(default_factory=list)
     secret: dict[str, str] | None = None
+    is_compacted: bool = False  # every watch is told at once that its version is too old
+
+    @property
+    def num_lists(self) -> int:
+        return sum(query.get("watch", "").lower() != "true" for query in self.queries)
 
     async def read_secret(self, _: web.Request) -> web.Response:
         """The Secret `openinference-keys`, its entries encoded as Kubernetes does."""
@@ -277,6 +282,8 @@ class ApiServer:
         if request.query.get("watch", "").lower() != "true":
             metadata = {"resourceVersion": str(self.version)}
             return web.json_response({"metadata": metadata, "items": list(self.items.values())})
+        if self.is_compacted:
+            return web.json_response({"kind": "Status", "code": 410}, status=410)
         response = web.StreamResponse()
         await response.prepare(request)
         events: asyncio.Queue = asyncio.Queue()

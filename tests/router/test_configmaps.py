@@ -64,8 +64,24 @@ async def test_a_watch_that_expired_starts_from_a_new_list(api_server, snapshots
     await until(lambda: bool(api_server.watchers))
     api_server.expire()
     assert await following == {}
-    lists = [query for query in api_server.queries if query.get("watch", "").lower() != "true"]
-    assert len(lists) == 2
+    assert api_server.num_lists == 2
+
+
+async def test_a_watch_that_expires_again_and_again_does_not_hammer_the_api_server(
+    api_server, snapshots, monkeypatch
+):
+    """A list once came at once after each expiry: hundreds a second, from every router pod."""
+    pauses = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(configmaps.asyncio, "sleep", note)
+    api_server.is_compacted = True
+    for _ in range(3):
+        assert await snapshots() == {}
+    assert api_server.num_lists == 3
+    assert pauses == [configmaps.RETRY_SECONDS] * 2
 
 
 async def test_a_lost_connection_is_no_loss_of_routing(
