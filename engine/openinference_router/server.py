@@ -11,15 +11,17 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import web
+from kubernetes.aio import client
 
 from openinference_router.app import client_app, internal_app
-from openinference_router.configmaps import RoutingWatch, cluster_api
+from openinference_router.configmaps import watch_routing
 from openinference_router.keys import KeyRing
 from openinference_router.keysecret import KeySecret
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
 from openinference_router.settings import Settings
+from openinference_router.watch import cluster_api
 
 _log = logging.getLogger(__name__)
 
@@ -97,11 +99,11 @@ async def _following(router: Router, keys: KeyRing, settings: Settings) -> Async
     """Keep routing and keys up to date; a failure here ends the process."""
 
     async def follow_routing() -> None:
-        async for routings in RoutingWatch(api, settings.namespace).snapshots():
+        async for routings in watch_routing(api, settings.namespace).snapshots():
             router.apply(routings)
 
     async def follow_keys() -> None:
-        secret = KeySecret(api, settings.namespace, settings.keys_secret)
+        secret = KeySecret(client.CoreV1Api(api), settings.namespace, settings.keys_secret)
         async for known in secret.snapshots():
             keys.replace(known)
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from kubernetes.aio import client, config
-from openinference_router import configmaps
-from openinference_router.configmaps import RoutingWatch
+from openinference_router import watch
+from openinference_router.configmaps import watch_routing
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ async def snapshots(api_server, tmp_path):
     """Iterates what the watch yields, with a time limit on each step."""
     await config.load_kube_config(str(api_server.kubeconfig(tmp_path)))
     async with client.ApiClient() as api:
-        stream = RoutingWatch(client.CoreV1Api(api), "team-a").snapshots()
+        stream = watch_routing(api, "team-a").snapshots()
 
         async def take() -> dict[str, int]:
             async with asyncio.timeout(5):
@@ -76,18 +76,18 @@ async def test_a_watch_that_expires_again_and_again_does_not_hammer_the_api_serv
     async def note(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(configmaps.asyncio, "sleep", note)
+    monkeypatch.setattr(watch.asyncio, "sleep", note)
     api_server.is_compacted = True
     for _ in range(3):
         assert await snapshots() == {}
     assert api_server.num_lists == 3
-    assert pauses == [configmaps.RETRY_SECONDS] * 2
+    assert pauses == [watch.RETRY_SECONDS] * 2
 
 
 async def test_a_lost_connection_is_no_loss_of_routing(
     api_server, snapshots, make_routing, monkeypatch, until
 ):
-    monkeypatch.setattr(configmaps, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "RETRY_SECONDS", 0.05)
     api_server.put_routing(make_routing())
     assert await snapshots() == {"demo": 1}
     following = asyncio.create_task(snapshots())
