@@ -17,30 +17,40 @@ _Slots = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The chunks of a step laid end to end: T tokens, of which S draw the next one.
+    """The chunks of a step laid end to end: T tokens, of which S have their logits read.
 
     token_ids, positions: (T,) int64.
     attention: which cached positions each token sees.
-    drawing_rows: (S,) int64, rows whose logits are wanted.
+    logit_rows: (S,) int64; for each chunk, the rows before its targets, then the one that draws.
     """
 
     token_ids: Tensor
     positions: Tensor
     attention: AttentionPlan
-    drawing_rows: Tensor
+    logit_rows: Tensor
 
 
 def build_batch(chunks: list[Chunk], block_size: int) -> Batch:
     starts = np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)])
     slots = [_slots(chunk, block_size) for chunk in chunks]
-    drawing = [end - 1 for end, chunk in zip(starts[1:], chunks, strict=True) if chunk.draw]
     positions = [np.arange(chunk.start, chunk.start + len(chunk.token_ids)) for chunk in chunks]
     return Batch(
         token_ids=torch.tensor([token for chunk in chunks for token in chunk.token_ids]),
         positions=torch.from_numpy(np.concatenate(positions)),
         attention=_attention_plan(chunks, starts, slots),
-        drawing_rows=torch.tensor(drawing, dtype=torch.int64),
+        logit_rows=torch.tensor(_logit_rows(chunks), dtype=torch.int64),
     )
+
+
+def _logit_rows(chunks: list[Chunk]) -> list[int]:
+    rows: list[int] = []
+    start = 0
+    for chunk in chunks:
+        rows.extend(range(start, start + len(chunk.targets)))
+        start += len(chunk.token_ids)
+        if chunk.draw is not None:
+            rows.append(start - 1)
+    return rows
 
 
 def _slots(chunk: Chunk, block_size: int) -> _Slots:

@@ -17,6 +17,7 @@ import torch
 from openinference_engine.decoder import MAX_ROWS, Decoder
 from openinference_engine.errors import EngineError
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.results import StepResult
 from openinference_engine.sampling import is_plain_greedy, sample
 from openinference_engine.scheduler import Chunk, Draw, Step
 
@@ -55,8 +56,8 @@ class CudaRunner:
         self._uploaded: torch.cuda.Event | None = None
         self._replays: dict[int, Callable[[], None]] = {}
 
-    def run(self, step: Step) -> list[int]:
-        """Computes all chunks; returns one token for each that draws, in order.
+    def run(self, step: Step) -> StepResult:
+        """Computes all chunks; draws one token for each that draws, and rates none yet.
 
         Raises EngineError if a row has no logit to choose from (NaN in weights or states).
         """
@@ -64,7 +65,7 @@ class CudaRunner:
         tokens: list[int] = []
         for first in range(0, len(rows), MAX_ROWS):
             tokens += self._run_rows(rows[first : first + MAX_ROWS])
-        return tokens
+        return StepResult(tokens)
 
     @torch.inference_mode()
     def _run_rows(self, rows: list[Row]) -> list[int]:

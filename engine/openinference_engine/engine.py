@@ -15,6 +15,7 @@ from openinference_engine.layers.attention import CACHE_DTYPE
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.models.registry import build_model
 from openinference_engine.request import Request, SamplingParams
+from openinference_engine.results import StepResult
 from openinference_engine.runner import TORCH_DTYPES, Runner
 from openinference_engine.scheduler import Chunk, Draw, Drawn, Scheduler, Step
 from openinference_engine.speed import SpeedMeter
@@ -82,12 +83,12 @@ class Engine:
         self.runner.run(self._self_probe(1))
         self.num_steps += 1
 
-    def _run(self, step: Step) -> list[int]:
+    def _run(self, step: Step) -> StepResult:
         started = time.monotonic()
-        token_ids = self.runner.run(step)
+        result = self.runner.run(step)
         self.speed.observe(step.num_tokens, step.num_decodes, time.monotonic() - started)
         self.num_steps += 1
-        return token_ids
+        return result
 
     def _self_probe(self, num_tokens: int) -> Step:
         """A step that belongs to no request. It writes to blocks that nobody holds or reuses."""

@@ -26,6 +26,8 @@ class OutputFold:
         self, tokenizer: Tokenizer, params: SamplingParams, stop: tuple[str, ...] = ()
     ) -> None:
         self.num_tokens = 0
+        self.num_characters = 0
+        """Of all text so far, shown or not."""
         self.finish_reason: FinishReason | None = None
         self._params = params
         self._detokenizer = Detokenizer(tokenizer)
@@ -41,7 +43,9 @@ class OutputFold:
         if self.finish_reason is not None:
             return Delta("", self.finish_reason)
         self.num_tokens += 1
-        text = self._stops.feed(self._detokenizer.feed(token_id))
+        text = self._detokenizer.feed(token_id)
+        self.num_characters += len(text)
+        text = self._stops.feed(text)
         self.finish_reason = self._params.finish_reason_after(token_id, self.num_tokens)
         if self.finish_reason is not None and not self._stops.is_hit:
             text += self._stops.feed(self._detokenizer.flush()) + self._stops.flush()

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from openinference_engine.results import TokenLogprobs
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -30,6 +32,10 @@ class SamplingParams(msgspec.Struct, frozen=True):
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
+    allowed_token_ids: frozenset[int] = frozenset()  # empty: every token
+    bad_words: list[list[int]] = []  # sequences of tokens that no output contains
+    num_logprobs: int | None = None  # likeliest tokens to name beside each drawn one
+    num_prompt_logprobs: int | None = None  # the same for every prompt token but the first
 
     def finish_reason_after(self, token_id: int, num_outputs: int) -> FinishReason | None:
         """Why the output ends with `token_id` as its `num_outputs`-th token, or None."""
@@ -73,6 +79,7 @@ class Request:
         self.num_prompt = len(prompt_ids)
         self.num_computed = 0
         self.num_cached: int | None = None  # prompt tokens that the prefix cache saved at first
+        self.prompt_logprobs: list[TokenLogprobs] = []  # of the tokens behind the first
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []  # of full blocks, grown on demand
 
@@ -94,6 +101,17 @@ class Request:
         """Tokens to compute before the next one can be drawn; at least one while alive."""
         return len(self.token_ids) - self.num_computed
 
+    @property
+    def may_use_cache(self) -> bool:
+        """Positions found in the cache are not computed, so nothing can be said about them."""
+        return self.params.num_prompt_logprobs is None
+
+    def targets(self, start: int, end: int) -> list[int]:
+        """Prompt tokens whose probabilities are wanted from the positions before `end`."""
+        if self.params.num_prompt_logprobs is None:
+            return []
+        return self.token_ids[start + 1 : min(end + 1, self.num_prompt)]
+
     def admit(self, cached_block_ids: list[int], num_cached: int) -> None:
         """Starts behind the prefix that the cache holds."""
         self.block_ids = cached_block_ids
@@ -109,6 +127,11 @@ class Request:
 
     def advance(self, num_tokens: int) -> None:
         self.num_computed += num_tokens
+
+    def take_prompt_logprobs(self, logprobs: list[TokenLogprobs]) -> None:
+        """Those of the next prompt tokens; what a preempted request computes again is known."""
+        known = max(len(self.prompt_logprobs) - self.num_computed, 0)
+        self.prompt_logprobs.extend(logprobs[known:])
 
     def append(self, token_id: int) -> FinishReason | None:
         """Takes a drawn token; returns why the request ends with it, or None."""

@@ -11,8 +11,9 @@ from openinference_engine.batch import build_batch
 from openinference_engine.config import DataType, ModelConfig
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import Model
-from openinference_engine.sampling import sample
-from openinference_engine.scheduler import Step
+from openinference_engine.results import StepResult
+from openinference_engine.sampling import rate, rate_drawn, sample
+from openinference_engine.scheduler import Chunk, Step
 
 # What weights become; "auto" keeps matrices as they are stored and makes the rest float32.
 TORCH_DTYPES: dict[DataType, torch.dtype] = {
@@ -29,13 +30,38 @@ class Runner:
         self._block_size = block_size
         self._cache = KVCache(config, num_blocks, block_size)
 
-    def run(self, step: Step) -> list[int]:
-        """Computes all chunks; returns one token for each that draws, in order."""
-        draws = [chunk.draw for chunk in step.chunks if chunk.draw is not None]
+    def run(self, step: Step) -> StepResult:
+        """Computes all chunks, draws a token where one is due and rates what is to be rated."""
+        drawing, rated = _rows_of(step.chunks)
         logits = self.logits(step)
-        return sample(logits, draws) if draws else []
+        prompt_logprobs = [
+            rate(logits[row : row + len(chunk.targets)], chunk.targets, chunk.num_top)
+            for row, chunk in rated
+        ]
+        draws = [chunk.draw for chunk in step.chunks if chunk.draw is not None]
+        if not draws:
+            return StepResult([], [], prompt_logprobs)
+        if rated:  # else every row draws
+            logits = logits[drawing]
+        token_ids = sample(logits, draws)
+        return StepResult(token_ids, rate_drawn(logits, token_ids, draws), prompt_logprobs)
 
     @torch.inference_mode()
     def logits(self, step: Step) -> torch.Tensor:
-        """(S, vocab): logits behind the last token of each chunk that draws."""
+        """(S, vocab): logits behind the tokens that `batch.Batch.logit_rows` names."""
         return self._model(build_batch(step.chunks, self._block_size), self._cache)
+
+
+def _rows_of(chunks: list[Chunk]) -> tuple[list[int], list[tuple[int, Chunk]]]:
+    """Among the rows of logits: those that draw, and the first of each chunk with targets."""
+    drawing: list[int] = []
+    rated: list[tuple[int, Chunk]] = []
+    row = 0
+    for chunk in chunks:
+        if chunk.targets:
+            rated.append((row, chunk))
+            row += len(chunk.targets)
+        if chunk.draw is not None:
+            drawing.append(row)
+            row += 1
+    return drawing, rated

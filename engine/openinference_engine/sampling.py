@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from openinference_engine.request import SamplingParams
+from openinference_engine.results import TokenLogprobs
 from openinference_engine.scheduler import Draw
+
+_LOWEST_LOGPROB = -9999.0  # JSON knows no infinity
 
 
 def sample(logits: Tensor, draws: list[Draw]) -> list[int]:
@@ -21,6 +24,36 @@ def sample(logits: Tensor, draws: list[Draw]) -> list[int]:
     if all(is_plain_greedy(draw.params) for draw in draws):
         return logits.argmax(dim=-1).tolist()
     return [_sample_one(row, draw) for row, draw in zip(logits.float(), draws, strict=True)]
+
+
+def rate_drawn(
+    logits: Tensor, token_ids: list[int], draws: list[Draw]
+) -> list[TokenLogprobs | None]:
+    """logits: (S, vocab), as for `sample` → how likely each of its tokens was, where asked for."""
+    return [
+        None
+        if draw.params.num_logprobs is None
+        else rate(row[None], [token_id], draw.params.num_logprobs)[0]
+        for row, token_id, draw in zip(logits, token_ids, draws, strict=True)
+    ]
+
+
+def rate(logits: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprobs]:
+    """logits: (R, vocab) → the log-probability of one token in each row, and the likeliest ones.
+
+    Row by row in float64, so that the numbers do not depend on how many rows there are.
+    """
+    pairs = zip(logits, token_ids, strict=True)
+    return [_rate_one(row, token_id, num_top) for row, token_id in pairs]
+
+
+def _rate_one(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
+    """logits: (vocab,)."""
+    scores = logits.double()
+    logprobs = (scores - scores.logsumexp(0)).clamp(min=_LOWEST_LOGPROB)
+    top_logprobs, top_ids = logprobs.topk(num_top)
+    rank = int((scores > scores[token_id]).sum()) + 1
+    return TokenLogprobs(float(logprobs[token_id]), rank, top_ids.tolist(), top_logprobs.tolist())
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -36,15 +69,14 @@ def is_plain_greedy(params: SamplingParams) -> bool:
         and params.repetition_penalty == 1
         and not (params.presence_penalty or params.frequency_penalty)
         and not (params.logit_bias or params.min_tokens)
+        and not (params.allowed_token_ids or params.bad_words)
     )
 
 
 def _sample_one(logits: Tensor, draw: Draw) -> int:
     """logits: (vocab,) float32 → token."""
     params, position = draw.params, len(draw.history) - draw.num_prompt
-    logits = _penalise(logits.clone(), draw)
-    if position < params.min_tokens and params.stop_token_ids:
-        logits[sorted(params.stop_token_ids)] = -torch.inf
+    logits = _restrict(_penalise(logits.clone(), draw), draw)
     if params.temperature == 0:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / params.temperature, dim=-1)
@@ -69,6 +101,40 @@ def _penalise(logits: Tensor, draw: Draw) -> Tensor:
     for token_id, bias in params.logit_bias.items():
         logits[token_id] += bias
     return logits
+
+
+def _restrict(logits: Tensor, draw: Draw) -> Tensor:
+    """Takes forbidden tokens away. A rule that would leave no token at all is passed over."""
+    for rule in (_only_allowed, _no_bad_words, _no_early_end):
+        restricted = rule(logits, draw)
+        if restricted is not None and restricted.max() > -torch.inf:
+            logits = restricted
+    return logits
+
+
+def _only_allowed(logits: Tensor, draw: Draw) -> Tensor | None:
+    if not draw.params.allowed_token_ids:
+        return None
+    allowed = torch.tensor(sorted(draw.params.allowed_token_ids))
+    return torch.full_like(logits, -torch.inf).index_copy_(0, allowed, logits[allowed])
+
+
+def _no_bad_words(logits: Tensor, draw: Draw) -> Tensor | None:
+    """Forbids the last token of each bad word whose others were just drawn."""
+    outputs = draw.history[draw.num_prompt :]
+    last = [
+        word[-1]
+        for word in draw.params.bad_words
+        if outputs[len(outputs) - len(word) + 1 :] == word[:-1] and len(outputs) >= len(word) - 1
+    ]
+    return logits.index_fill(0, torch.tensor(last), -torch.inf) if last else None
+
+
+def _no_early_end(logits: Tensor, draw: Draw) -> Tensor | None:
+    ends, num_outputs = draw.params.stop_token_ids, len(draw.history) - draw.num_prompt
+    if not ends or num_outputs >= draw.params.min_tokens:
+        return None
+    return logits.index_fill(0, torch.tensor(sorted(ends)), -torch.inf)
 
 
 def _draw_from_head(probabilities: Tensor, params: SamplingParams, number: float) -> int:

@@ -11,11 +11,13 @@ computed again later, be it for a running one that grows or for a waiting one of
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from openinference_engine.blocks import BlockPool, extend_hashes
 from openinference_engine.errors import BookkeepingError
 from openinference_engine.request import FinishReason, Request, SamplingParams
+from openinference_engine.results import StepResult, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class Chunk:
     start: int  # position of the first of them
     block_ids: list[int]  # hold all positions up to the last of them
     draw: Draw | None  # None: more of the prompt follows in a later step
+    targets: list[int] = field(default_factory=list)
+    """Tokens whose log-probabilities are wanted behind the first positions of the chunk."""
+    num_top: int = 0
+    """How many of the likeliest tokens are wanted beside each target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Drawn:
     request: Request
     token_id: int
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 class Scheduler:
@@ -113,17 +120,20 @@ class Scheduler:
             token_budget -= len(chunks[-1].token_ids)
         return Step(chunks)
 
-    def commit(self, step: Step, token_ids: list[int]) -> list[Drawn]:
-        """Takes the results of a step: one token for each chunk that draws, in order."""
-        results = iter(token_ids)
+    def commit(self, step: Step, result: StepResult) -> list[Drawn]:
+        """Takes the results of a step."""
+        results = zip_longest(result.token_ids, result.logprobs)
+        prompt_logprobs = iter(result.prompt_logprobs)
         drawn: list[Drawn] = []
         for chunk in step.chunks:
             request = self._requests[chunk.request_id]
+            if chunk.targets:
+                request.take_prompt_logprobs(next(prompt_logprobs))
             self._advance(request, len(chunk.token_ids))
             if chunk.draw is not None:
-                token_id = next(results)
+                token_id, logprobs = next(results)
                 reason = request.append(token_id)
-                drawn.append(Drawn(request, token_id, reason))
+                drawn.append(Drawn(request, token_id, reason, logprobs))
                 if reason is not None:
                     self.abort(request.id)
         return drawn
@@ -193,7 +203,7 @@ class Scheduler:
 
     def _cached_prefix(self, request: Request) -> list[int]:
         """Held blocks of the known prefix; the last token is always computed, for its logits."""
-        if not self._caches_prefixes:
+        if not (self._caches_prefixes and request.may_use_cache):
             return []
         size = self.pool.block_size
         return self.pool.take_prefix(extend_hashes(request, size, (request.num_tokens - 1) // size))
@@ -215,12 +225,14 @@ def _insert(requests: list[Request], request: Request) -> None:
 
 
 def _chunk(request: Request, length: int) -> Chunk:
-    start = request.num_computed
-    draws = start + length == request.num_tokens
+    start, end = request.num_computed, request.num_computed + length
+    draws = end == request.num_tokens
     return Chunk(
         request_id=request.id,
-        token_ids=request.token_ids[start : start + length],
+        token_ids=request.token_ids[start:end],
         start=start,
         block_ids=request.block_ids,
         draw=Draw(request.params, request.num_prompt, request.token_ids) if draws else None,
+        targets=request.targets(start, end),
+        num_top=request.params.num_prompt_logprobs or 0,
     )

@@ -131,6 +131,110 @@ def test_extra_fields_of_other_engines_work(client: openai.OpenAI) -> None:
     assert not answer.choices[0].message.content.startswith("The")
 
 
+def test_chat_logprobs_spell_the_answer(client: openai.OpenAI) -> None:
+    """Tokens, bytes and the best alternatives; streamed they are the same."""
+    asked: Any = {
+        **{"model": "smollm2", "messages": QUESTION, "temperature": 0, "stop": ["Par"]},
+        **{"logprobs": True, "top_logprobs": 2},
+    }
+    whole = client.chat.completions.create(**asked).choices[0].logprobs
+    assert whole is not None
+    assert whole.content is not None
+    spelt = "".join(token.token for token in whole.content)
+    assert spelt == "The capital of France is Paris"  # the token that holds the stop string too
+    for token in whole.content:
+        assert bytes(token.bytes or []).decode() == token.token
+        assert token.top_logprobs[0].token == token.token  # greedy
+        assert token.top_logprobs[0].logprob == token.logprob <= 0
+        assert token.top_logprobs[1].logprob < token.logprob
+    chunks = client.chat.completions.create(**asked, stream=True)
+    rated = [c.choices[0].logprobs for c in chunks]
+    pieces = [token for one in rated if one is not None for token in one.content or []]
+    assert [p.model_dump() for p in pieces] == [token.model_dump() for token in whole.content]
+
+
+def test_parts_of_characters_are_rated_as_bytes(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=QUESTION,
+        max_tokens=4,
+        logit_bias={"10813": 100},  # the first two bytes of an emoji
+        logprobs=True,
+    )
+    assert answer.choices[0].logprobs is not None
+    spelt = [(one.token, one.bytes) for one in answer.choices[0].logprobs.content or []]
+    assert spelt == [("\ufffd", list(b"\xf0\x9f"))] * 4
+
+
+def test_completion_logprobs_lie_at_their_offsets(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="smollm2", prompt="1, 2, 3, 4,", temperature=0, max_tokens=6, logprobs=2
+    )
+    choice = answer.choices[0]
+    assert choice.logprobs is not None
+    tokens, offsets = choice.logprobs.tokens or [], choice.logprobs.text_offset or []
+    assert "".join(tokens) == choice.text
+    assert len(tokens) == 6
+    for token, offset in zip(tokens, offsets, strict=True):
+        assert choice.text[offset:].startswith(token)
+    for token, logprob, top in zip(
+        tokens,
+        choice.logprobs.token_logprobs or [],
+        choice.logprobs.top_logprobs or [],
+        strict=True,
+    ):
+        assert len(top) == 2
+        assert top[token] == logprob == max(top.values())
+
+
+def test_prompt_logprobs_name_every_token_but_the_first(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "prompt": [33, 28, 216, 34, 28], "prompt_logprobs": 1, "n": 2}
+    answer = http.post("/v1/completions", json=body | {"max_tokens": 1}).json()
+    first, *rated = answer["choices"][0]["prompt_logprobs"]
+    assert first is None
+    for token_id, one in zip(body["prompt"][1:], rated, strict=True):
+        assert 1 <= len(one) <= 2
+        best, own = min(one.values(), key=lambda item: item["rank"]), one[str(token_id)]
+        assert best["rank"] == 1
+        assert own["logprob"] <= best["logprob"] <= 0
+    assert "2" in [one["decoded_token"] for one in rated[2].values()]
+    chat = {"model": "smollm2", "messages": QUESTION, "max_tokens": 1, "prompt_logprobs": 0}
+    answer = http.post("/v1/chat/completions", json=chat).json()
+    assert len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"]
+
+
+def test_bad_words_and_allowed_tokens_are_kept(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 20}
+    answer = client.chat.completions.create(**asked, extra_body={"bad_words": ["Paris", "the"]})
+    text = answer.choices[0].message.content or ""
+    assert "Paris" not in text
+    assert " the " not in text
+    allowed = {"allowed_token_ids": [504, 3575]}
+    answer = client.chat.completions.create(**asked, extra_body=allowed)
+    assert set((answer.choices[0].message.content or "").split()) <= {"The", "capital"}
+
+
+def test_text_becomes_tokens_and_text_again(http: httpx2.Client) -> None:
+    text = "Ahoj světe \U0001f600!"
+    answer = http.post("/tokenize", json={"prompt": text, "return_token_strs": True}).json()
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] == 512
+    assert answer["token_strs"][0] == "A"
+    back = http.post("/detokenize", json={"tokens": answer["tokens"]}).json()
+    assert back == {"prompt": text}
+
+
+def test_conversation_is_tokenized_as_the_model_reads_it(http: httpx2.Client) -> None:
+    asked = {"model": "smollm2", "messages": QUESTION}
+    answer = http.post("/tokenize", json=asked).json()
+    body = asked | {"max_tokens": 1}
+    usage = http.post("/v1/chat/completions", json=body).json()["usage"]
+    assert answer["count"] == usage["prompt_tokens"] == 37
+    text = http.post("/detokenize", json={"tokens": answer["tokens"]}).json()["prompt"]
+    assert text.startswith("<|im_start|>system")
+    assert text.endswith("<|im_start|>assistant\n")
+
+
 async def test_many_at_once_get_their_own_answers(async_client: openai.AsyncOpenAI) -> None:
     async def count_from(start: int) -> str:
         answer = await async_client.completions.create(

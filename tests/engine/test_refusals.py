@@ -49,7 +49,13 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         ({"stream_options": {}}, 400, "stream_options", "only allowed with stream"),
         ({"tools": [{"type": "function"}]}, 400, "tools", "is not supported yet"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format", "not supported yet"),
-        ({"logprobs": True}, 400, "logprobs", "not supported yet"),
+        ({"logprobs": 2}, 400, "logprobs", "2 is not allowed; expected `bool`"),
+        ({"top_logprobs": 2}, 400, "top_logprobs", "only allowed with logprobs: true"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "<= 20"),
+        ({"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs", "set stream: false"),
+        ({"allowed_token_ids": []}, 400, "allowed_token_ids", "name some or remove the field"),
+        ({"allowed_token_ids": [49152]}, 400, "allowed_token_ids", "49152 is no token"),
+        ({"bad_words": [""]}, 400, "bad_words[0]", "length >= 1"),
         ({"temprature": 1}, 400, "temprature", "this field is unknown; remove it"),
         ({"openinference": {"resume": {}}}, 400, "openinference.resume", "missing required field"),
         (
@@ -116,6 +122,26 @@ def test_bad_completion_is_refused(http: httpx2.Client, change: Any, message: st
     body = {"model": "smollm2", "prompt": "x", "max_tokens": 1} | change
     answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "message"),
+    [
+        ("/tokenize", {}, "prompt", "send either prompt or messages"),
+        ("/tokenize", {"prompt": "x" * 4_000_000}, "prompt", "shorten it"),
+        ("/tokenize", {"model": "other", "prompt": "x"}, "model", "use 'smollm2'"),
+        ("/tokenize", {"prompt": 1}, "prompt", "1 is not allowed"),
+        ("/detokenize", {"tokens": [49152]}, "tokens", "49152 is no token"),
+        ("/detokenize", {"tokens": "x"}, "tokens", '"x" is not allowed'),
+    ],
+)
+def test_bad_text_or_tokens_are_refused(
+    http: httpx2.Client, path: str, body: dict[str, Any], field: str, message: str
+) -> None:
+    answer = http.post(path, json=body)
+    assert answer.status_code == (404 if field == "model" else 400)
+    assert answer.json()["error"]["param"] == field
     assert message in answer.json()["error"]["message"]
 
 

@@ -54,6 +54,28 @@ def test_resumed_stream_goes_on_with_the_same_tokens(http: httpx2.Client, cut: i
     assert all("role" not in c["delta"] for chunk in rest for c in chunk["choices"])
 
 
+@pytest.mark.parametrize("cut", [1, 9, 20])
+def test_resumed_stream_rates_what_was_not_rated(http: httpx2.Client, cut: int) -> None:
+    """No token's log-probability is lost at the seam or told twice, and none differs."""
+    body = BODY | {"logprobs": True, "top_logprobs": 2, "openinference": {"stream_token_ids": True}}
+    whole = stream(http, body)
+    rest = stream(http, body | {"openinference": resume_after(whole[:cut])})
+    assert rated(whole[:cut]) + rated(rest) == rated(whole)
+    assert len(rated(whole)) == whole[-1]["usage"]["completion_tokens"]
+
+
+def rated(chunks: list[dict[str, Any]]) -> list[Any]:
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    return [token for c in choices if c["logprobs"] for token in c["logprobs"]["content"]]
+
+
+def resume_after(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The internal field by which a router goes on behind these chunks."""
+    token_ids = [token for chunk in chunks for token in ids_of(chunk)]
+    first = {name: chunks[0][name] for name in ("id", "created")}
+    return {"stream_token_ids": True, "resume": first | {"token_ids": {"0": token_ids}}}
+
+
 def test_token_ids_are_only_shown_when_asked_for(http: httpx2.Client) -> None:
     assert all("openinference" not in chunk for chunk in stream(http, BODY))
 

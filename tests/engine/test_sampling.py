@@ -47,6 +47,10 @@ def test_temperature_sharpens() -> None:
         ({"logit_bias": {2: 100.0}}, {2}),
         ({"logit_bias": {1: -100.0}, "temperature": 0.0}, {3}),
         ({"stop_token_ids": frozenset({1, 3}), "min_tokens": 1}, {0, 2, 4}),
+        ({"allowed_token_ids": frozenset({0, 4})}, {0, 4}),
+        ({"bad_words": [[1], [0, 3]]}, {0, 2, 3, 4}),
+        # A rule that would leave nothing is passed over.
+        ({"allowed_token_ids": frozenset({4}), "bad_words": [[4]]}, {4}),
     ],
 )
 def test_filters_leave_exactly_these_tokens(settings: dict[str, Any], possible: set[int]) -> None:
@@ -66,6 +70,21 @@ def test_filters_leave_exactly_these_tokens(settings: dict[str, Any], possible: 
 def test_penalties_count_what_was_drawn(settings: dict[str, Any], expected: int) -> None:
     params = SamplingParams(seed=0, max_tokens=9, temperature=0, **settings)
     assert sample(LOGITS[None], [Draw(params, 1, [0, 1, 1])]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("bad_words", "expected"),
+    [
+        ([[0, 1]], 3),  # the output ends with 0, so 1 would complete the word
+        ([[4, 0, 1]], 3),
+        ([[2, 0, 1]], 1),
+        ([[7, 4, 0, 1]], 1),  # longer than the output; 7 stands in the prompt
+        ([[0, 1], [0, 3]], 0),
+    ],
+)
+def test_bad_word_is_cut_off_at_its_last_token(bad_words: list[list[int]], expected: int) -> None:
+    params = SamplingParams(seed=0, max_tokens=9, temperature=0, bad_words=bad_words)
+    assert sample(LOGITS[None], [Draw(params, 1, [7, 4, 0])]) == [expected]
 
 
 def test_repetition_penalty_counts_the_prompt_and_the_others_do_not() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from openinference_engine.blocks import BlockPool
 from openinference_engine.request import Request, SamplingParams, due_at
+from openinference_engine.results import StepResult
 from openinference_engine.scheduler import Scheduler, Step
 
 BLOCK_SIZE = 4
@@ -28,7 +29,7 @@ def lengths(step: Step) -> dict[str, int]:
 
 
 def commit(scheduler: Scheduler, step: Step, token_id: int = 1) -> None:
-    scheduler.commit(step, [token_id for chunk in step.chunks if chunk.draw])
+    scheduler.commit(step, StepResult([token_id for chunk in step.chunks if chunk.draw]))
 
 
 def test_long_prompt_is_computed_in_chunks_and_draws_once() -> None:
@@ -146,7 +147,7 @@ def test_resumed_request_computes_what_was_generated_and_draws_behind_it() -> No
     scheduler.add(request)
     step = scheduler.schedule(100)
     assert step.chunks[0].token_ids == [1, 2, 3, 7, 8, 9, 10]
-    (drawn,) = scheduler.commit(step, [11])
+    (drawn,) = scheduler.commit(step, StepResult([11]))
     assert drawn.finish_reason == "length"
 
 
@@ -194,7 +195,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert step.num_tokens <= token_budget
         assert bool(step.chunks) == bool(self.alive)
         self.check_order({chunk.request_id for chunk in step.chunks}, token_budget)
-        for drawn in self.scheduler.commit(step, self.compute(step)):
+        for drawn in self.scheduler.commit(step, StepResult(self.compute(step))):
             if drawn.finish_reason:
                 del self.alive[drawn.request.id]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from openinference_engine.request import FinishReason, SamplingParams
+from openinference_engine.results import TokenLogprobs
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -31,6 +32,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     token_id: int
     finish_reason: FinishReason | None
     num_cached_tokens: int
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: list[TokenLogprobs] = []  # with the first token
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -133,6 +133,12 @@ class Core:
 
 
 def _token(drawn: Drawn) -> Token:
+    request = drawn.request
     return Token(
-        drawn.request.id, drawn.token_id, drawn.finish_reason, drawn.request.num_cached or 0
+        request.id,
+        drawn.token_id,
+        drawn.finish_reason,
+        request.num_cached or 0,
+        drawn.logprobs,
+        request.prompt_logprobs if request.num_outputs == 1 else [],
     )

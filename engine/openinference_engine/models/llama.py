@@ -36,12 +36,12 @@ class Llama:
         )
 
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits of the rows that draw a token: (S, vocab)."""
+        """Logits of `batch.logit_rows`: (S, vocab)."""
         hidden = ops.embedding(batch.token_ids, self._embedding)  # (T, hidden)
         rotary = self._rotary.at(batch.positions)
         for layer in self._layers:
             hidden = layer(hidden, rotary, cache, batch.attention)
-        return ops.linear(self._norm(hidden[batch.drawing_rows]), self._head)
+        return ops.linear(self._norm(hidden[batch.logit_rows]), self._head)
 
 
 class LlamaLayer:

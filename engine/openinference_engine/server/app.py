@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from openinference_engine.errors import BodyTooLarge, RequestError, Unauthorized
-from openinference_engine.server import load, openai
+from openinference_engine.server import load, openai, tokens
 from openinference_engine.server.state import STATE, ServerState
 from openinference_engine.version import VERSION
 
@@ -35,6 +35,8 @@ def build_app(state: ServerState) -> web.Application:
     app.router.add_post("/v1/chat/completions", openai.chat_completions)
     app.router.add_post("/v1/completions", openai.completions)
     app.router.add_get("/v1/models", openai.models)
+    app.router.add_post("/tokenize", tokens.tokenize)
+    app.router.add_post("/detokenize", tokens.detokenize)
     app.router.add_get("/load", load.load)
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)

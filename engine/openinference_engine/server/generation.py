@@ -1,4 +1,4 @@
-"""One request inside the server: its prompt, its choices, and the deltas they bring.
+"""One request inside the server: its prompt, its choices, and the pieces they bring.
 
 Between HTTP (`openai.py`) and the core: knows ids, parameters and folds, not the shape of answers.
 """
@@ -14,21 +14,16 @@ from dataclasses import dataclass
 import msgspec
 
 from openinference_engine.core.messages import Submit, Token
-from openinference_engine.fold import Delta, OutputFold
+from openinference_engine.fold import OutputFold
 from openinference_engine.request import SamplingParams
-from openinference_engine.server.metrics import Metrics, Timing
-from openinference_engine.server.params import check_in_vocabulary, check_prompt, sampling_params
+from openinference_engine.results import TokenLogprobs
+from openinference_engine.server.logprobs import name_tokens
+from openinference_engine.server.metrics import Timing
+from openinference_engine.server.params import check_in_vocabulary, sampling_params
+from openinference_engine.server.piece import Piece, RatedToken
 from openinference_engine.server.schema import GenerationRequest
 from openinference_engine.server.state import ServerState
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceDelta:
-    """`token_id` is None when a resumed choice turns out to have ended already."""
-
-    choice: int
-    token_id: int | None
-    delta: Delta
+from openinference_engine.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(slots=True)
@@ -40,9 +35,13 @@ class Choice:
     resumed_ids: list[int]
     timing: Timing
 
-    def take(self, token: Token, metrics: Metrics) -> ChoiceDelta:
-        metrics.token(self.timing, time.monotonic())
-        return ChoiceDelta(self.params.choice, token.token_id, self.fold.feed(token.token_id))
+    def take(self, token: Token, tokenizer: Tokenizer) -> Piece:
+        offset = self.fold.num_characters
+        delta = self.fold.feed(token.token_id)
+        piece = Piece(self.params.choice, delta.text, delta.finish_reason, [token.token_id])
+        if token.logprobs is not None:
+            piece.rated = [name_tokens(tokenizer, token.token_id, token.logprobs, offset)]
+        return piece
 
 
 class Generation:
@@ -55,15 +54,17 @@ class Generation:
         self.id = resume.id if resume else f"{prefix}-{secrets.token_hex(12)}"
         self.created = resume.created if resume else int(time.time())
         self.prompt_ids = prompt_ids
-        check_prompt(state, request, prompt_ids)
         self.num_cached_tokens = 0
+        self.rates_prompt = request.prompt_logprobs is not None
+        self.prompt_rated: list[RatedToken] = []  # the tokens behind the first
         self._state = state
+        self._tokenizer = state.front_or_refuse.tokenizer
         self._priority = request.priority
         params = sampling_params(state, request, len(prompt_ids))
         resumed_ids = resume.token_ids if resume else {}
         self.choices = [
             self._choice(
-                msgspec.structs.replace(params, choice=number),
+                _of_choice(params, number),
                 request.stop_strings,
                 resumed_ids.get(str(number), []),
             )
@@ -80,11 +81,11 @@ class Generation:
             "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
         }
 
-    async def run(self) -> AsyncGenerator[ChoiceDelta, None]:
-        """Deltas of all choices as they come, until each has its finish reason."""
+    async def run(self) -> AsyncGenerator[Piece, None]:
+        """Pieces of all choices as they come, until each has its finish reason."""
         for choice in self.choices:
             if choice.fold.finish_reason is not None:
-                yield ChoiceDelta(choice.params.choice, None, Delta("", choice.fold.finish_reason))
+                yield Piece(choice.params.choice, finish_reason=choice.fold.finish_reason)
         unfinished = [choice for choice in self.choices if choice.fold.finish_reason is None]
         # The core's own names: a resumed answer keeps its public id, and the attempt before it may
         # still run in this very core.
@@ -95,19 +96,23 @@ class Generation:
             async with aclosing(self._state.core.stream(submits)) as tokens:
                 async for token in tokens:
                     self._count_prompt(token)
-                    item = by_id[token.request_id].take(token, self._state.metrics)
-                    if item.delta.finish_reason is not None:  # the core knows no stop strings
+                    if token.prompt_logprobs:
+                        self._rate_prompt(token.prompt_logprobs)
+                    choice = by_id[token.request_id]
+                    self._state.metrics.token(choice.timing, time.monotonic())
+                    piece = choice.take(token, self._tokenizer)
+                    if piece.finish_reason is not None:  # the core knows no stop strings
                         self._state.core.abort({token.request_id})
-                    yield item
+                    yield piece
         finally:
             self._count_answers(unfinished)
 
     def _choice(
         self, params: SamplingParams, stop: tuple[str, ...], resumed_ids: list[int]
     ) -> Choice:
-        front = self._state.front_or_refuse
-        check_in_vocabulary("openinference.resume.token_ids", resumed_ids, front.vocab_size)
-        fold = OutputFold(front.tokenizer, params, stop)
+        vocab_size = self._state.front_or_refuse.vocab_size
+        check_in_vocabulary("openinference.resume.token_ids", resumed_ids, vocab_size)
+        fold = OutputFold(self._tokenizer, params, stop)
         fold.replay(resumed_ids)
         return Choice(params, fold, resumed_ids, Timing(time.monotonic()))
 
@@ -115,6 +120,10 @@ class Generation:
         return Submit(
             request_id, self.prompt_ids, choice.params, choice.resumed_ids, self._priority
         )
+
+    def _rate_prompt(self, logprobs: list[TokenLogprobs]) -> None:
+        pairs = zip(self.prompt_ids[1:], logprobs, strict=True)
+        self.prompt_rated = [name_tokens(self._tokenizer, *pair) for pair in pairs]
 
     def _count_prompt(self, token: Token) -> None:
         """The first token tells what the prefix cache saved."""
@@ -130,3 +139,9 @@ class Generation:
                 len(self.prompt_ids),
                 choice.fold.num_tokens,
             )
+
+
+def _of_choice(params: SamplingParams, choice: int) -> SamplingParams:
+    """The prompt is rated once, with the first choice."""
+    num_prompt_logprobs = params.num_prompt_logprobs if choice == 0 else None
+    return msgspec.structs.replace(params, choice=choice, num_prompt_logprobs=num_prompt_logprobs)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
-from openinference_engine.errors import ModelNotFound, RequestError
-from openinference_engine.server.generation import ChoiceDelta, Generation
-from openinference_engine.server.params import check_size
+from openinference_engine.errors import RequestError
+from openinference_engine.server.generation import Generation
+from openinference_engine.server.params import check_model
+from openinference_engine.server.piece import Piece
+from openinference_engine.server.prompt import (
+    Prompt,
+    chat_prompt,
+    encode_to_answer,
+    text_prompt,
+)
 from openinference_engine.server.schema import (
     ChatRequest,
     CompletionRequest,
@@ -21,37 +26,21 @@ from openinference_engine.server.schema import (
 from openinference_engine.server.sse import DONE, event, open_stream
 from openinference_engine.server.state import STATE, ServerState
 from openinference_engine.server.style import ChatStyle, CompletionStyle, Style
-from openinference_engine.tokenizer.tokenizer import Tokenizer
-
-_LONG_TEXT = 4096  # characters; longer ones are encoded off the event loop
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = parse(await request.read(), ChatRequest)
-    messages = [message.for_template() for message in body.messages]
-    size = sum(len(message["content"]) for message in messages)
     return await _answer(
-        request,
-        state,
-        body,
-        lambda tokenizer: tokenizer.encode_chat(messages),
-        size,
-        ChatStyle(state.model_name),
+        request, state, body, chat_prompt(body.messages), ChatStyle(state.model_name)
     )
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = parse(await request.read(), CompletionRequest)
-    prompt = body.prompt
     return await _answer(
-        request,
-        state,
-        body,
-        lambda tokenizer: tokenizer.encode(prompt) if isinstance(prompt, str) else prompt,
-        len(prompt),
-        CompletionStyle(state.model_name),
+        request, state, body, text_prompt(body.prompt), CompletionStyle(state.model_name)
     )
 
 
@@ -71,17 +60,12 @@ async def _answer(
     request: web.Request,
     state: ServerState,
     body: GenerationRequest,
-    encode: Callable[[Tokenizer], list[int]],
-    prompt_size: int,
+    prompt: Prompt,
     style: Style,
 ) -> web.StreamResponse:
     _check(state, body)
     with state.admit(body.n):
-        check_size(state, body, prompt_size)
-        if prompt_size > _LONG_TEXT:
-            prompt_ids = await asyncio.to_thread(encode, state.front_or_refuse.tokenizer)
-        else:
-            prompt_ids = encode(state.front_or_refuse.tokenizer)
+        prompt_ids = await encode_to_answer(state, prompt)
         generation = Generation(state, body, prompt_ids, style.id_prefix)
         if body.stream:
             return await _stream(request, body, generation, style)
@@ -90,12 +74,15 @@ async def _answer(
 
 def _check(state: ServerState, body: GenerationRequest) -> None:
     """Refuses what the schema cannot see."""
-    if body.model != state.model_name:
-        raise ModelNotFound(
-            f"model: {body.model!r} is not served here; use {state.model_name!r}", "model"
-        )
+    check_model(state, body.model)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options: only allowed with stream: true", "stream_options")
+    if isinstance(body, ChatRequest) and body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs: only allowed with logprobs: true", "top_logprobs")
+    if body.prompt_logprobs is not None and body.stream:
+        raise RequestError(
+            "prompt_logprobs: a stream carries none; set stream: false", "prompt_logprobs"
+        )
     if body.openinference is None:
         return
     if state.server.token is None:
@@ -110,15 +97,11 @@ def _check(state: ServerState, body: GenerationRequest) -> None:
 
 
 async def _respond(generation: Generation, style: Style) -> web.Response:
-    texts = [""] * len(generation.choices)
-    async with aclosing(generation.run()) as items:
-        async for item in items:
-            texts[item.choice] += item.delta.text
-    choices = [
-        style.choice(index, text, generation.choices[index].fold.finish_reason)
-        for index, text in enumerate(texts)
-    ]
-    return web.json_response(style.body(generation, choices))
+    answers = [Piece(index) for index in range(len(generation.choices))]
+    async with aclosing(generation.run()) as pieces:
+        async for piece in pieces:
+            answers[piece.choice].extend(piece)
+    return web.json_response(style.body(generation, answers))
 
 
 async def _stream(
@@ -130,9 +113,9 @@ async def _stream(
         if body.resume is None:
             for opening in style.openings(body.n):
                 await response.write(event(chunks.chunk([opening])))
-        async with aclosing(generation.run()) as items:
-            async for item in items:
-                if chunk := chunks.take(item):
+        async with aclosing(generation.run()) as pieces:
+            async for piece in pieces:
+                if chunk := chunks.take(piece):
                     await response.write(event(chunk))
         if body.wants_usage:
             await response.write(event(chunks.chunk([], generation.usage)))
@@ -144,7 +127,7 @@ async def _stream(
 
 
 class ChunkWriter:
-    """Builds stream chunks. Ids whose text is held back ride with their choice's next chunk."""
+    """Builds stream chunks. What shows nothing yet rides with its choice's next chunk."""
 
     def __init__(
         self, generation: Generation, style: Style, with_usage: bool, with_ids: bool
@@ -153,18 +136,18 @@ class ChunkWriter:
         self._style = style
         self._with_usage = with_usage
         self._with_ids = with_ids
-        self._ids: dict[int, list[int]] = {}
+        self._held: dict[int, Piece] = {}
 
-    def take(self, item: ChoiceDelta) -> dict[str, Any] | None:
-        """The chunk that an id brings, or None while its text is held back."""
-        ids = self._ids.setdefault(item.choice, [])
-        if item.token_id is not None:
-            ids.append(item.token_id)
-        if not item.delta.text and item.delta.finish_reason is None:
+    def take(self, piece: Piece) -> dict[str, Any] | None:
+        """The chunk that a piece completes, or None while its text is held back."""
+        held = self._held.setdefault(piece.choice, Piece(piece.choice))
+        held.extend(piece)
+        if not held.is_visible:
             return None
-        chunk = self.chunk([self._style.delta(item.choice, item.delta)])
+        del self._held[piece.choice]
+        chunk = self.chunk([self._style.delta(held)])
         if self._with_ids:
-            chunk["openinference"] = {"token_ids": {str(item.choice): self._ids.pop(item.choice)}}
+            chunk["openinference"] = {"token_ids": {str(held.choice): held.token_ids}}
         return chunk
 
     def chunk(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 
-from openinference_engine.errors import RequestError
+from openinference_engine.errors import ModelNotFound, RequestError
 from openinference_engine.request import SamplingParams
 from openinference_engine.server.schema import ChatRequest, CompletionRequest, GenerationRequest
 from openinference_engine.server.state import ServerState
+from openinference_engine.tokenizer.tokenizer import Tokenizer
 
 _COLDEST = 1e-5  # logits divided by less overflow; the likeliest token is meant
 
@@ -39,40 +40,19 @@ def sampling_params(
         frequency_penalty=request.frequency_penalty,
         repetition_penalty=request.repetition_penalty,
         logit_bias=_logit_bias(request.logit_bias, front.vocab_size),
+        allowed_token_ids=_allowed_token_ids(request.allowed_token_ids, front.vocab_size),
+        bad_words=_bad_words(request.bad_words, front.tokenizer),
+        num_logprobs=request.num_logprobs,
+        num_prompt_logprobs=request.prompt_logprobs,
     )
 
 
-def check_size(state: ServerState, request: GenerationRequest, size: int) -> None:
-    """Raises RequestError if so many characters (or ids) cannot fit, before they are encoded.
-
-    Encoding one very long word blocks the process for seconds, and with it the heartbeat.
-    """
-    most = state.max_model_len * state.front_or_refuse.longest_token
-    if size > most:
-        field = _prompt_field(request)
-        raise RequestError(
-            f"{field}: {size} characters cannot fit into a context of {state.max_model_len} "
-            "tokens; shorten it",
-            field,
+def check_model(state: ServerState, name: str | None) -> None:
+    """Raises ModelNotFound unless the request means this model; None means any."""
+    if name not in (None, state.model_name):
+        raise ModelNotFound(
+            f"model: {name!r} is not served here; use {state.model_name!r}", "model"
         )
-
-
-def check_prompt(state: ServerState, request: GenerationRequest, prompt_ids: list[int]) -> None:
-    """Raises RequestError if the prompt is empty, too long or holds an unknown token."""
-    field = _prompt_field(request)
-    if not prompt_ids:
-        raise RequestError(f"{field}: the prompt has no tokens; send some text", field)
-    if len(prompt_ids) >= state.max_model_len:
-        raise RequestError(
-            f"{field}: the prompt has {len(prompt_ids)} tokens and the context holds "
-            f"{state.max_model_len} with the answer; shorten it",
-            field,
-        )
-    check_in_vocabulary(field, prompt_ids, state.front_or_refuse.vocab_size)
-
-
-def _prompt_field(request: GenerationRequest) -> str:
-    return "messages" if isinstance(request, ChatRequest) else "prompt"
 
 
 def _max_tokens(request: GenerationRequest, num_prompt: int, max_model_len: int) -> int:
@@ -98,6 +78,26 @@ def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
     by_id = {int(key): value for key, value in bias.items()}
     check_in_vocabulary("logit_bias", by_id, vocab_size)
     return by_id
+
+
+def _allowed_token_ids(token_ids: list[int] | None, vocab_size: int) -> frozenset[int]:
+    if token_ids == []:
+        raise RequestError(
+            "allowed_token_ids: [] allows no token at all; name some or remove the field",
+            "allowed_token_ids",
+        )
+    check_in_vocabulary("allowed_token_ids", token_ids or (), vocab_size)
+    return frozenset(token_ids or ())
+
+
+def _bad_words(words: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Each word as it is spelt at the beginning of a text and behind a blank."""
+    spelt = [
+        tokenizer.encode(blank + word, adds_special_tokens=False)
+        for word in words
+        for blank in ("", " ")
+    ]
+    return [list(token_ids) for token_ids in dict.fromkeys(map(tuple, spelt)) if token_ids]
 
 
 def check_in_vocabulary(field: str, token_ids: Iterable[int], vocab_size: int) -> None:

@@ -17,6 +17,7 @@ from openinference_engine.errors import RequestError
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
+NumLogprobs = Annotated[int, Meta(ge=0, le=20)]
 Stop = Annotated[str, Meta(min_length=1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -61,9 +62,17 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
+    allowed_token_ids: list[Count] | None = None
+    bad_words: Annotated[list[Stop], Meta(max_length=256)] = []
+    prompt_logprobs: NumLogprobs | None = None
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0  # the smaller, the more urgent
     user: str = ""  # names the end user to the operator of the service; changes no answer
     openinference: Internal | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to name beside each drawn one; None: rate nothing."""
+        raise NotImplementedError
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -100,18 +109,42 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: NumLogprobs | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     prompt: str | list[Count]
+    logprobs: NumLogprobs | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `prompt` and `messages`; `model` may be left out, as only one is served."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str | None = None
+    tokens: list[Count]
 
 
 # Fields of the OpenAI API and its common extensions that this engine does not act on yet, each with
 # the values that ask for nothing.
 _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
     "best_of": (1,),
     "cache_salt": (),
     "chat_template": (),
@@ -123,12 +156,10 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "guided_json": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "logprobs": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prediction": (),
-    "prompt_logprobs": (),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
@@ -138,12 +169,11 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
 
-RequestType = TypeVar("RequestType", ChatRequest, CompletionRequest)
+RequestType = TypeVar("RequestType", bound=msgspec.Struct)
 
 
 def parse(body: bytes, kind: type[RequestType]) -> RequestType:

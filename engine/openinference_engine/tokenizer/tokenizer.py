@@ -8,35 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from openinference_engine.tokenizer.chat import ChatTemplate
+from openinference_engine.tokenizer.spelling import Spelling
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tokenizer:
     backend: Backend
     template: ChatTemplate | None
     end_token_ids: frozenset[int]  # each ends an answer
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, adds_special_tokens: bool = True) -> list[int]:
         """Ids of a prompt, with the special tokens that the model wants around it."""
-        return list(self.backend.encode(text).ids)
+        return list(self.backend.encode(text, add_special_tokens=adds_special_tokens).ids)
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """Ids of a conversation, up to where the assistant speaks. Raises RequestError."""
         if self.template is None:
             return self.encode("\n".join(str(message["content"]) for message in messages))
         text = self.template.render(messages)
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        return self.encode(text, adds_special_tokens=False)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self.backend.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
+        return self.backend.decode(list(token_ids), skip_special_tokens=skips_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for; it may be a part of a character."""
+        return self._spelling.bytes_of(token_id)
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return Spelling(self.backend)
 
     @property
     def fingerprint_text(self) -> str:

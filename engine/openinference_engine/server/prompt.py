@@ -1,0 +1,78 @@
+"""From what a client wrote to the token ids of its prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from openinference_engine.errors import RequestError
+from openinference_engine.server.params import check_in_vocabulary
+from openinference_engine.server.schema import Message
+from openinference_engine.server.state import ServerState
+from openinference_engine.tokenizer.tokenizer import Tokenizer
+
+_LONG_TEXT = 4096  # characters; longer ones are encoded off the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    field: str  # where it stands in the request
+    size: int  # characters or ids
+    encode: Callable[[Tokenizer], list[int]]
+
+
+def text_prompt(prompt: str | list[int], *, adds_special_tokens: bool = True) -> Prompt:
+    def encode(tokenizer: Tokenizer) -> list[int]:
+        if isinstance(prompt, str):
+            return tokenizer.encode(prompt, adds_special_tokens=adds_special_tokens)
+        return prompt
+
+    return Prompt("prompt", len(prompt), encode)
+
+
+def chat_prompt(messages: list[Message]) -> Prompt:
+    rendered: list[dict[str, Any]] = [message.for_template() for message in messages]
+    size = sum(len(message["content"]) for message in rendered)
+    return Prompt("messages", size, lambda tokenizer: tokenizer.encode_chat(rendered))
+
+
+async def encode(state: ServerState, prompt: Prompt) -> list[int]:
+    """Raises RequestError if it cannot fit, or if the model's chat template refuses it."""
+    _check_size(state, prompt)
+    tokenizer = state.front_or_refuse.tokenizer
+    if prompt.size > _LONG_TEXT:
+        token_ids = await asyncio.to_thread(prompt.encode, tokenizer)
+    else:
+        token_ids = prompt.encode(tokenizer)
+    check_in_vocabulary(prompt.field, token_ids, state.front_or_refuse.vocab_size)
+    return token_ids
+
+
+async def encode_to_answer(state: ServerState, prompt: Prompt) -> list[int]:
+    """The same for a prompt that an answer is to follow, so it is not empty and leaves room."""
+    token_ids = await encode(state, prompt)
+    field = prompt.field
+    if not token_ids:
+        raise RequestError(f"{field}: the prompt has no tokens; send some text", field)
+    if len(token_ids) >= state.max_model_len:
+        raise RequestError(
+            f"{field}: the prompt has {len(token_ids)} tokens and the context holds "
+            f"{state.max_model_len} with the answer; shorten it",
+            field,
+        )
+    return token_ids
+
+
+def _check_size(state: ServerState, prompt: Prompt) -> None:
+    """Refuses what cannot fit before it is encoded.
+
+    Encoding one very long word blocks the process for seconds, and with it the heartbeat.
+    """
+    if prompt.size > state.max_model_len * state.front_or_refuse.longest_token:
+        raise RequestError(
+            f"{prompt.field}: {prompt.size} characters cannot fit into a context of "
+            f"{state.max_model_len} tokens; shorten it",
+            prompt.field,
+        )
