@@ -146,10 +146,13 @@ def _admitting(keys: KeyRing) -> Middleware:
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        with keys.admit(request.headers.get("Authorization", "")) as caller:
-            request[CALLER] = caller
-            request[TRACE].key = caller.key
-            return await handler(request)
+        with keys.admit(request.headers.get("Authorization", "")) as admission:
+            request[CALLER], trace = admission.caller, request[TRACE]
+            trace.key = admission.caller.key
+            try:
+                return await handler(request)
+            finally:
+                admission.num_tokens = trace.num_tokens
 
     return admit
 

@@ -6,7 +6,6 @@ the next attempt may run. Cancelled when the client goes away, which frees place
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -98,7 +97,7 @@ class Proxy:
             reply=reply,
             trace=trace,
             rank=service.rank(request[CALLER]),
-            wish=Wish(draw=random.random()),  # noqa: S311  spreads load, guards nothing
+            wish=service.wish(asked.fields, request.headers),
             stopwatch=Stopwatch(service.meter, trace.arrived_at),
         )
 

@@ -23,7 +23,13 @@ class Router:
     """Lives on one event loop. `is_draining` and `is_synced` are what `/ready` is made of."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, *, name: str, namespace: str, token: str | None
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        name: str,
+        namespace: str,
+        token: str | None,
+        replicas: int = 1,
     ) -> None:
         self.version = 0
         self.is_synced = False
@@ -31,6 +37,7 @@ class Router:
         self._session = session
         self._name = name
         self._namespace = namespace
+        self._replicas = replicas
         self._engine_headers = {TOKEN_HEADER: token} if token else {}
         self._services: dict[str, Service] = {}
         self._leaving: list[Service] = []  # deleted, perhaps not yet empty
@@ -50,7 +57,7 @@ class Router:
 
     def apply(self, routings: Iterable[Routing]) -> None:
         """Make services and watches what the documents say, all of them at once."""
-        wanted = {routing.service: routing for routing in routings}
+        wanted = {routing.service: routing.part_of(self._replicas) for routing in routings}
         for name in self._services.keys() - wanted.keys():
             removed = self._services.pop(name)
             removed.remove()

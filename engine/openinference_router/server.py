@@ -30,7 +30,13 @@ async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then drain."""
     token = settings.token()
     async with _engine_session() as session:
-        router = Router(session, name=settings.pod_name, namespace=settings.namespace, token=token)
+        router = Router(
+            session,
+            name=settings.pod_name,
+            namespace=settings.namespace,
+            token=token,
+            replicas=settings.replicas,
+        )
         proxy = Proxy(
             session,
             router.select,
@@ -38,7 +44,7 @@ async def serve(settings: Settings) -> None:
             keep_alive_seconds=settings.keep_alive_seconds,
             stall_timeout_seconds=settings.stall_timeout_seconds,
         )
-        keys = KeyRing(is_known=not settings.keys_secret)
+        keys = KeyRing(is_known=not settings.keys_secret, replicas=settings.replicas)
         metrics = Metrics(settings.namespace, router.services)
         clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes)
         internal = internal_app(router, keys, metrics, token)

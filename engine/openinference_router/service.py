@@ -6,17 +6,24 @@ Synchronous but for `wait`: every change (a request, a freed seat, a report, new
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 
+import msgspec
+
+from openinference_router import affinity
 from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudget, Spent
 from openinference_router.choice import Wish, choose
 from openinference_router.errors import overloaded, unavailable
 from openinference_router.group import Group
 from openinference_router.meter import Meter
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
-from openinference_router.wire import LoadReport, Routing, ServiceState
+from openinference_router.wire import PREFIX_AWARE, LoadReport, Routing, ServiceState
 
 TIMER_SLACK_SECONDS = 0.001  # a timer may fire this early
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+"""Steps of this size spread over [0, 1) more evenly than chance: canary shares hold at once."""
 
 
 class Service:
@@ -30,6 +37,7 @@ class Service:
         self.open_requests = 0
         self.meter = Meter()
         self._retries = RetryBudget(clock())
+        self._draws = 0.0
         self._is_removed = False
         self._clock = clock
         self._changed = changed
@@ -125,6 +133,17 @@ class Service:
         """Take one retry out of the budget; False when it is spent."""
         return self._retries.spend(self.open_requests, self._clock())
 
+    def wish(self, fields: Mapping[str, msgspec.Raw], headers: Mapping[str, str]) -> Wish:
+        """Where a request that arrives now would like to go."""
+        balancing = self.routing.balancing
+        if session := headers.get(balancing.session_header) if balancing.session_header else None:
+            drawn = affinity.of_session(session)
+            return Wish(draw=drawn.draw, affinity=drawn)
+        self._draws = math.fmod(self._draws + GOLDEN_RATIO, 1)
+        if balancing.algorithm == PREFIX_AWARE and len(self.groups) > 1:
+            return Wish(draw=self._draws, affinity=affinity.of_prompt(fields))
+        return Wish(draw=self._draws)
+
     def rank(self, caller: Caller) -> Rank:
         """The standing of a request that arrives now; kept over all its attempts."""
         return self._line.rank(caller, self._clock())
@@ -180,13 +199,14 @@ class Service:
             raise unavailable(f"service '{self.name}' was deleted", code="service_deleted")
 
     def _dispatch(self) -> None:
-        self._capacity.set(any(g.is_admitted for g in self.groups.values()), self._clock())
+        admitted = [group for group in self.groups.values() if group.is_admitted]
+        self._capacity.set(bool(admitted), self._clock())
         for ticket in self._line:
-            group = choose(self.groups.values(), ticket.wish)
-            if group is not None:
+            if not any(group.has_room for group in admitted):
+                break
+            # One that needs a special group, or another revision, lets others pass.
+            if (group := choose(admitted, ticket.wish)) is not None:
                 self._line.serve(ticket, group)
-            elif ticket.wish.resume_key is None:
-                break  # no room for anybody; one that needs a special group lets others pass
         self._changed()
 
     def _patience_seconds(self, ticket: Ticket) -> float:

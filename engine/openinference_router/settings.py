@@ -19,6 +19,8 @@ class Settings(BaseSettings):
     """The namespace whose routing ConfigMaps are served."""
     pod_name: str = Field(default="router", min_length=1)
     """How this router signs its `/state`."""
+    replicas: int = Field(default=1, ge=1)
+    """Router pods of the namespace: limits of services and keys are divided by their number."""
     token_file: Path | None = None
     """Holds the namespace token. Without it engines must be open and a cut stream cannot resume."""
 

@@ -36,6 +36,8 @@ class Trace:
     groups: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     held_seconds: float = 0.0
+    num_tokens: int = 0
+    """Of prompt and answer; estimated where the engine was not asked for usage."""
     added_seconds: float | None = None
     """Spent in the router itself until the first byte: neither held nor waiting for an engine."""
     first_token_seconds: float | None = None
@@ -73,6 +75,7 @@ class Trace:
             "code": self.code,
             "groups": self.groups,
             "failures": self.failures,
+            "tokens": self.num_tokens,
             "heldSeconds": round(self.held_seconds, 4),
             "durationSeconds": round(time.monotonic() - self.arrived_at, 4),
         }

@@ -4,12 +4,16 @@ routing.json comes from the operator, `/load` events from engines, `/state` even
 operator. Unknown fields are ignored, so that either side may be upgraded first.
 """
 
+import math
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 
 TOKEN_HEADER = "x-openinference-token"  # noqa: S105  the header's name, not a secret
+
+FULL_WEIGHT = 100
+PREFIX_AWARE = "PrefixAware"
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -22,7 +26,7 @@ class RoutedGroup(msgspec.Struct, frozen=True, rename="camel"):
     revision: str
     address: Annotated[str, msgspec.Meta(pattern="^https?://[^/]+$")]
     state: Literal["Active", "Draining"]
-    weight: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
+    weight: Annotated[int, msgspec.Meta(ge=0, le=FULL_WEIGHT)] = FULL_WEIGHT
 
 
 class QueuePolicy(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,6 +35,14 @@ class QueuePolicy(msgspec.Struct, frozen=True, rename="camel"):
     max_requests: Annotated[int, msgspec.Meta(ge=0)] = 1000
     contended_timeout_seconds: Seconds = 60.0
     cold_start_timeout_seconds: Seconds = 600.0
+
+
+class BalancingPolicy(msgspec.Struct, frozen=True, rename="camel"):
+    """How a group is chosen; an algorithm that this router does not know yet is least load."""
+
+    algorithm: str = "LeastLoad"
+    session_header: str = ""
+    """Requests with one value of this header stay together; empty: there is no such header."""
 
 
 class Routing(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,6 +54,14 @@ class Routing(msgspec.Struct, frozen=True, rename="camel"):
     created_at: datetime
     groups: tuple[RoutedGroup, ...] = ()
     queue: QueuePolicy = QueuePolicy()
+    balancing: BalancingPolicy = BalancingPolicy()
+    drain_timeout_seconds: Seconds = 600.0
+
+    def part_of(self, routers: int) -> "Routing":
+        """The part of one of so many router pods: bounds of the queue are those of all."""
+        part = math.ceil(self.queue.max_requests / routers)
+        queue = msgspec.structs.replace(self.queue, max_requests=part)
+        return msgspec.structs.replace(self, queue=queue)
 
 
 class LoadReport(msgspec.Struct, frozen=True, rename="camel"):

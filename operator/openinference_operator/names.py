@@ -31,13 +31,17 @@ ANNOTATION_FAILURE: Final = "openinference.dev/failure"
 
 ENGINE_PORT: Final = 8000
 ROUTER_PORT: Final = 8080
+ROUTER_TLS_PORT: Final = 8443
 ROUTER_INTERNAL_PORT: Final = 8081
 CLIENT_PORT: Final = 80
+CLIENT_TLS_PORT: Final = 443
 
 ROUTER: Final = "openinference-router"
 TOKEN_SECRET: Final = "openinference-token"  # noqa: S105  (a name, not a secret)
 TOKEN_KEY: Final = "token"  # noqa: S105
 TOKEN_DIRECTORY: Final = "/var/run/openinference"  # noqa: S105
+KEYS_SECRET: Final = "openinference-keys"  # noqa: S105
+TLS_SECRET: Final = "openinference-tls"  # noqa: S105
 TOKEN_HEADER: Final = "x-openinference-token"  # noqa: S105
 
 

@@ -18,6 +18,7 @@ from openinference_operator.scaling_spec import Autoscaling, parse_autoscaling
 
 URI_SCHEMES = ("file", "pvc", "package")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ALGORITHMS = ("LeastLoad", "PrefixAware")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,14 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Balancing:
+    """How routers choose a group. `session_header`: empty without session affinity."""
+
+    algorithm: str
+    session_header: str
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceService:
     """One custom resource. `revised`: the set fields that need new pods, as the user wrote them."""
 
@@ -86,6 +95,7 @@ class InferenceService:
     rollout: Rollout
     restart_budget: RestartBudget
     queue: Queue
+    balancing: Balancing
     revised: Mapping[str, Any]
 
 
@@ -117,6 +127,7 @@ def parse(raw: Mapping[str, Any]) -> InferenceService:
         rollout=parse_rollout(spec.section("rollout")),
         restart_budget=_restart_budget(spec.section("failurePolicy").section("restartBudget")),
         queue=_queue(spec.section("router").section("queue")),
+        balancing=_balancing(spec.section("router")),
         revised={field: spec.values[field] for field in REVISED_FIELDS if field in spec.values},
     )
 
@@ -165,4 +176,11 @@ def _queue(fields: Fields) -> Queue:
         max_requests=default(fields.integer("maxRequests"), 1000),
         contended_timeout_seconds=default(fields.duration_seconds("contendedTimeout"), 60),
         cold_start_timeout_seconds=default(fields.duration_seconds("coldStartTimeout"), 600),
+    )
+
+
+def _balancing(fields: Fields) -> Balancing:
+    return Balancing(
+        algorithm=fields.choice("algorithm", ALGORITHMS) or "PrefixAware",
+        session_header=fields.section("sessionAffinity").text("header") or "",
     )

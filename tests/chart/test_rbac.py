@@ -61,13 +61,15 @@ def test_operator_never_writes_a_spec(cluster_wide):
     assert granted["openinference.dev", "inferenceservices/status", None] == {"get", "patch"}
 
 
-def test_router_only_reads_routes_and_what_its_dashboard_shows(cluster_wide):
+def test_router_only_reads_what_it_serves_by_and_what_its_dashboard_shows(cluster_wide):
     granted = rules_of(cluster_wide, "ClusterRole", "openinference-router")
 
     assert granted == {
         ("", "configmaps", None): READ,
         ("", "events", None): READ,
         ("openinference.dev", "inferenceservices", None): READ,
+        ("", "secrets", "openinference-keys"): {"get"},
+        ("", "secrets", "openinference-tls"): {"get"},
     }
 
 

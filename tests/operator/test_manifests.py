@@ -266,8 +266,17 @@ def test_routing_is_what_the_wire_says(service):
             "contendedTimeoutSeconds": 60,
             "coldStartTimeoutSeconds": 600,
         },
-        "balancing": {"algorithm": "LeastLoad"},
+        "balancing": {"algorithm": "PrefixAware", "sessionHeader": ""},
+        "drainTimeoutSeconds": 120,
     }
+
+
+def test_routing_says_how_to_choose(raw_service):
+    affinity = {"algorithm": "LeastLoad", "sessionAffinity": {"header": "x-session-id"}}
+    service = parse(raw_service(**SPEC, router=affinity))
+    made = routing.build_routing_configmap(service, [], None)
+    balancing = json.loads(made["data"]["routing.json"])["balancing"]
+    assert balancing == {"algorithm": "LeastLoad", "sessionHeader": "x-session-id"}
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]"])

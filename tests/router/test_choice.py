@@ -101,18 +101,35 @@ def test_weights_share_requests_between_revisions():
     assert chosen.count("new") == 100
 
 
-def test_a_weight_of_zero_gets_nothing_while_another_has_room():
-    groups = [group("old", in_flight=4), group("new", weight=0, revision="r2")]
-    assert {choose(groups, Wish(draw=draw)).id for draw in DRAWS} == {"old"}
+@pytest.mark.parametrize(
+    ("old", "new", "share"), [(90, 10, 0.1), (50, 50, 0.5), (100, 0, 0.0), (0, 100, 1.0)]
+)
+def test_shares_hold_whatever_the_load_is(old, new, share):
+    """A share is exact: even while its groups are full, others get none of it."""
+    groups = [group("old", weight=old, in_flight=2), group("new", weight=new, revision="r2")]
+    chosen = [choose(groups, Wish(draw=draw)).id for draw in DRAWS]
+    assert chosen.count("new") == share * len(DRAWS)
+    groups[0].in_flight = 5
+    held = [draw for draw in DRAWS if choose(groups, Wish(draw=draw)) is None]
+    assert len(held) == len(DRAWS) - chosen.count("new")
 
 
-def test_a_full_revision_lets_the_other_help():
-    groups = [group("old", weight=90, in_flight=5), group("new", weight=10, revision="r2")]
-    assert {choose(groups, Wish(draw=draw)).id for draw in DRAWS} == {"new"}
+def test_a_share_is_that_of_all_groups_of_a_revision():
+    old = [group(f"old{number}", weight=30) for number in range(3)]
+    groups = [*old, group("new", weight=10, revision="r2")]
+    chosen = [choose(groups, Wish(draw=draw)).id for draw in DRAWS]
+    assert chosen.count("new") == 100
 
 
-def test_equal_weights_leave_the_choice_to_the_load():
-    assert draw_revision([group("old"), group("new", revision="r2")], 0.5) is None
+@pytest.mark.parametrize("weight", [0, 100])
+def test_full_weights_and_no_weights_leave_the_choice_to_the_load(weight):
+    groups = [group("old", weight=weight), group("new", weight=weight, revision="r2")]
+    assert draw_revision(groups, 0.5) is None
+
+
+def test_a_cut_stream_goes_on_whatever_share_it_was_drawn_from():
+    groups = [group("old", weight=100, in_flight=5), group("new", weight=0, revision="r2")]
+    assert choose(groups, Wish(resume_key="k")).id == "new"
 
 
 LOADS = st.builds(
@@ -149,4 +166,7 @@ def test_a_choice_has_room_and_a_request_is_held_only_when_nobody_has(loads, wis
         and one.occupancy < one.load.seats + look_ahead(one.load.seats)
         and wish.resume_key in (None, one.resume_key)
     ]
+    drawn = draw_revision([one for one in groups if one.is_admitted], wish.draw)
+    if wish.resume_key is None and drawn is not None:
+        able = [one for one in able if one.routed.revision == drawn]
     assert (chosen in able) if able else (chosen is None)

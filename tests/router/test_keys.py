@@ -25,15 +25,16 @@ class Clock:
         return self.now
 
 
-def ring(clock=None, **keys) -> KeyRing:
-    made = KeyRing(is_known=False, clock=clock or Clock())
+def ring(clock=None, replicas=1, **keys) -> KeyRing:
+    made = KeyRing(is_known=False, replicas=replicas, clock=clock or Clock())
     made.replace({name: Key(sha256=digest(f"{name}-key"), **key) for name, key in keys.items()})
     return made
 
 
-def admit(keys: KeyRing, authorization: str) -> Caller:
-    with keys.admit(authorization) as caller:
-        return caller
+def admit(keys: KeyRing, authorization: str, num_tokens: int = 0) -> Caller:
+    with keys.admit(authorization) as admission:
+        admission.num_tokens = num_tokens
+        return admission.caller
 
 
 def test_a_key_gives_its_name_and_class():
@@ -78,6 +79,30 @@ def test_requests_per_minute_refill_with_time_and_say_when_to_come_back():
     assert (caught.value.status, caught.value.code) == (429, "rate_limit_exceeded")
     clock.now += int(caught.value.headers()["Retry-After"])
     admit(keys, "Bearer team-key")
+
+
+def test_tokens_per_minute_are_paid_back_after_the_request_that_overdrew_them():
+    clock = Clock()
+    keys = ring(clock, team={"tokens_per_minute": 600})
+    admit(keys, "Bearer team-key", num_tokens=700)
+    with pytest.raises(Refusal, match="600 tokens a minute") as caught:
+        admit(keys, "Bearer team-key")
+    assert caught.value.headers()["Retry-After"] == "11"
+    clock.now += 11
+    admit(keys, "Bearer team-key")
+
+
+LIMITS = {
+    "concurrency": {"concurrency": 4},
+    "requests": {"requests_per_minute": 4},
+}
+
+
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
+def test_each_router_pod_grants_its_part(limits):
+    keys = ring(replicas=2, team=limits)
+    with keys.admit("Bearer team-key"), keys.admit("Bearer team-key"), pytest.raises(Refusal):
+        admit(keys, "Bearer team-key")
 
 
 def test_concurrency_counts_open_requests_only():

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 from openinference_router.budgets import NOTHING_SPENT
 from openinference_router.choice import Wish
 from openinference_router.errors import Refusal
 from openinference_router.group import look_ahead
 from openinference_router.service import Service
 from openinference_router.waiting import Caller
-from openinference_router.wire import LoadReport, QueuePolicy, RoutedGroup, Routing
+from openinference_router.wire import BalancingPolicy, LoadReport, QueuePolicy, RoutedGroup, Routing
 
 
 @dataclass
@@ -26,20 +27,22 @@ class Clock:
         return self.now
 
 
-def routing(num_groups: int = 1, **queue) -> Routing:
+def routing(num_groups: int = 1, balancing: BalancingPolicy | None = None, **queue) -> Routing:
     groups = tuple(
         RoutedGroup(f"g{number}", "r1", f"http://g{number}:8000", "Active")
         for number in range(num_groups)
     )
-    return Routing("demo", "m", 1, datetime(2026, 1, 1, tzinfo=UTC), groups, QueuePolicy(**queue))
+    created_at = datetime(2026, 1, 1, tzinfo=UTC)
+    balancing = balancing or BalancingPolicy()
+    return Routing("demo", "m", 1, created_at, groups, QueuePolicy(**queue), balancing)
 
 
 class Rig:
     """A service, its clock, and requests of one caller."""
 
-    def __init__(self, num_groups: int = 1, **queue) -> None:
+    def __init__(self, num_groups: int = 1, **policies) -> None:
         self.clock = Clock()
-        self.service = Service(routing(num_groups, **queue), self.clock, lambda: None)
+        self.service = Service(routing(num_groups, **policies), self.clock, lambda: None)
 
     def report(self, number: int = 0, **load) -> None:
         group = self.service.groups[f"g{number}"]
@@ -73,6 +76,34 @@ def test_seats_are_given_in_order_of_arrival():
     rig.service.leave(second)
     assert third.group
     assert not fourth.group
+
+
+def test_weights_hold_within_any_hundred_requests():
+    """A canary's share is judged over few requests: chance would give 4 or 16 of a hundred."""
+    rig = Rig(num_groups=2)
+    draws = [rig.service.wish({}, {}).draw for _ in range(1000)]
+    for first in range(0, 900, 50):
+        assert 9 <= sum(draw < 0.1 for draw in draws[first : first + 100]) <= 11
+
+
+def test_a_session_has_one_draw_and_one_home():
+    balancing = BalancingPolicy(session_header="x-session-id")
+    rig = Rig(num_groups=2, balancing=balancing)
+    wishes = [rig.service.wish({}, {"x-session-id": "s"}) for _ in range(3)]
+    assert len(set(wishes)) == 1
+    assert wishes[0].affinity != rig.service.wish({}, {"x-session-id": "other"}).affinity
+
+
+def test_a_full_revision_lets_requests_of_the_other_pass():
+    rig = Rig(num_groups=2)
+    old, new = rig.service.routing.groups
+    groups = (replace(old, weight=50), replace(new, weight=50, revision="r2"))
+    rig.service.route(replace(rig.service.routing, groups=groups))
+    rig.report(0, running=2)
+    rig.report(1)
+    first, second = rig.enter(draw=0.1), rig.enter(draw=0.9)
+    assert not first.group
+    assert second.group is rig.service.groups["g1"]
 
 
 def test_who_comes_back_after_a_failure_stands_before_all_that_came_later():

@@ -77,6 +77,15 @@ def service_labels(service: str, component: str) -> dict[str, str]:
     }
 
 
+def client_ports() -> list[Manifest]:
+    """Ports of Services that lead to routers; the second answers once there is a certificate."""
+    ports = {"http": names.CLIENT_PORT, "https": names.CLIENT_TLS_PORT}
+    return [
+        {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+        for name, port in ports.items()
+    ]
+
+
 def scrape_annotations(port: int) -> dict[str, str]:
     """Annotations by which Prometheus finds a pod."""
     return {

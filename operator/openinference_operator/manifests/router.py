@@ -17,6 +17,7 @@ from openinference_operator.manifests.common import (
     TOKEN_MOUNT,
     TOKEN_VOLUME,
     Manifest,
+    client_ports,
     component_labels,
     disruption_budget,
     lost_node_tolerations,
@@ -70,9 +71,8 @@ def _role_binding(services: Sequence[InferenceService], cluster_role: str) -> Ma
 
 
 def _service(services: Sequence[InferenceService]) -> Manifest:
-    port = {"name": "http", "port": names.CLIENT_PORT, "targetPort": "http", "protocol": "TCP"}
     return shared_child(services, "v1", "Service", names.ROUTER) | {
-        "spec": {"selector": component_labels(COMPONENT), "ports": [port]}
+        "spec": {"selector": component_labels(COMPONENT), "ports": client_ports()}
     }
 
 
@@ -130,12 +130,16 @@ def _container(settings: RouterSettings, drain_seconds: int) -> Manifest:
                 "name": "OPENINFERENCE_ROUTER_TOKEN_FILE",
                 "value": f"{names.TOKEN_DIRECTORY}/{names.TOKEN_KEY}",
             },
+            {"name": "OPENINFERENCE_ROUTER_REPLICAS", "value": str(settings.replicas)},
+            {"name": "OPENINFERENCE_ROUTER_KEYS_SECRET", "value": names.KEYS_SECRET},
+            {"name": "OPENINFERENCE_ROUTER_TLS_SECRET", "value": names.TLS_SECRET},
             {"name": "OPENINFERENCE_ROUTER_DRAIN_TIMEOUT_SECONDS", "value": str(drain_seconds)},
             {"name": "OPENINFERENCE_ROUTER_PROMETHEUS_URL", "value": settings.prometheus_url},
             *map(dict, SCRATCH_ENVIRONMENT),
         ],
         "ports": [
             {"name": "http", "containerPort": names.ROUTER_PORT},
+            {"name": "https", "containerPort": names.ROUTER_TLS_PORT},
             {"name": "internal", "containerPort": names.ROUTER_INTERNAL_PORT},
         ],
         "resources": dict(settings.resources),

@@ -65,5 +65,9 @@ def _content(service: InferenceService, routes: Sequence[Route]) -> dict[str, An
             "contendedTimeoutSeconds": service.queue.contended_timeout_seconds,
             "coldStartTimeoutSeconds": service.queue.cold_start_timeout_seconds,
         },
-        "balancing": {"algorithm": "LeastLoad"},
+        "balancing": {
+            "algorithm": service.balancing.algorithm,
+            "sessionHeader": service.balancing.session_header,
+        },
+        "drainTimeoutSeconds": service.rollout.drain_timeout_seconds,
     }

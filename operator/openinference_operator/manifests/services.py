@@ -1,7 +1,12 @@
 """The two Services of an InferenceService: the one clients use, and the one that names its pods."""
 
 from openinference_operator import names
-from openinference_operator.manifests.common import Manifest, child, component_labels
+from openinference_operator.manifests.common import (
+    Manifest,
+    child,
+    client_ports,
+    component_labels,
+)
 from openinference_operator.manifests.engine import selector
 from openinference_operator.spec import InferenceService
 
@@ -9,8 +14,7 @@ from openinference_operator.spec import InferenceService
 def build_client_service(service: InferenceService) -> Manifest:
     """The address of the model. It leads to the routers, which tell services apart by host."""
     manifest = child(service, "router", "v1", "Service", service.name)
-    port = {"name": "http", "port": names.CLIENT_PORT, "targetPort": "http", "protocol": "TCP"}
-    return manifest | {"spec": {"selector": component_labels("router"), "ports": [port]}}
+    return manifest | {"spec": {"selector": component_labels("router"), "ports": client_ports()}}
 
 
 def build_groups_service(service: InferenceService) -> Manifest:
