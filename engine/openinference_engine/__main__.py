@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens)
     add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
+    add("--queue-timeout-seconds", type=float, help="longest wait for a seat, then 503")
     add("--no-prefix-caching", dest="prefix_caching", action="store_false")
     return parser
 
@@ -65,6 +66,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_step_tokens=options.max_step_tokens,
         prefix_caching=options.prefix_caching,
         ageing_seconds=options.ageing_seconds,
+        queue_timeout_seconds=options.queue_timeout_seconds,
     )
 
 

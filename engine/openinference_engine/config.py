@@ -63,6 +63,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     step_seconds: float = 0.25  # the token budget follows the measured speed to keep this
     prefix_caching: bool = True
     ageing_seconds: float = 30.0  # waiting this long is worth one class of priority
+    queue_timeout_seconds: float | None = None  # longest wait for the first seat; None: any
 
 
 class ServerConfig(msgspec.Struct, frozen=True):

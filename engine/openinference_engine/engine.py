@@ -5,6 +5,7 @@ Runs in the core process, or inside a test. Not thread-safe: one caller adds, ab
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from openinference_engine.errors import StartError
 from openinference_engine.layers.attention import CACHE_DTYPE
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.models.registry import build_model
-from openinference_engine.request import Request, SamplingParams
+from openinference_engine.request import FailureReason, Request, SamplingParams
 from openinference_engine.results import StepResult
 from openinference_engine.runner import TORCH_DTYPES, Runner
 from openinference_engine.scheduler import Chunk, Draw, Drawn, Scheduler, Step
@@ -23,12 +24,21 @@ from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
 _WARM_UP_TOKENS = 32
+log = logging.getLogger("openinference.core")
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
     max_model_len: int
     num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that ended without its answer; the others did not notice."""
+
+    request_id: str
+    reason: FailureReason
 
 
 class Engine:
@@ -64,12 +74,24 @@ class Engine:
         )
         return self.scheduler.schedule(budget)
 
-    def execute(self, step: Step) -> list[Drawn]:
-        """Runs the step and takes its results."""
-        return self.scheduler.commit(step, self._run(step))
+    def execute(self, step: Step) -> list[Drawn | Failed]:
+        """Runs the step and takes its results. A request that cannot be computed ends alone.
 
-    def step(self) -> list[Drawn]:
+        Raises what the model raises if it does not even compute a self-probe: then no request is
+        at fault.
+        """
+        try:
+            result = self._run(step)
+        except Exception:
+            return self._execute_apart(step)
+        return list(self.scheduler.commit(step, result))
+
+    def step(self) -> list[Drawn | Failed]:
         return self.execute(self.schedule())
+
+    def expire(self, now: float) -> list[Failed]:
+        """Ends the requests that waited too long for their first seat."""
+        return [Failed(request_id, "expired") for request_id in self.scheduler.expire(now)]
 
     def warm_up(self) -> None:
         """Pays one-time costs and measures both speeds, before the first request."""
@@ -82,6 +104,25 @@ class Engine:
         """Proves progress while idle: a real step over one token."""
         self.runner.run(self._self_probe(1))
         self.num_steps += 1
+
+    def _execute_apart(self, step: Step) -> list[Drawn | Failed]:
+        """Each chunk as a step of its own, which gives the same tokens and shows who is at fault.
+
+        What the failed step has written to the cache is written again.
+        """
+        self.probe()
+        results: list[Drawn | Failed] = []
+        for chunk in step.chunks:
+            alone = Step([chunk])
+            try:
+                result = self._run(alone)
+            except Exception:
+                log.exception("request failed", extra={"fields": {"request": chunk.request_id}})
+                self.scheduler.abort(chunk.request_id)
+                results.append(Failed(chunk.request_id, "error"))
+            else:
+                results += self.scheduler.commit(alone, result)
+        return results
 
     def _run(self, step: Step) -> StepResult:
         started = time.monotonic()

@@ -8,7 +8,8 @@ EngineError
     ├── BodyTooLarge    413
     ├── QueueFull       429
     ├── Unauthorized    401
-    └── Unavailable     503, with Retry-After
+    ├── Unavailable     503, with Retry-After
+    └── GenerationFailed  500: it was admitted, and computing it failed
 """
 
 from __future__ import annotations
@@ -68,3 +69,9 @@ class Unavailable(RequestError):
     status = 503
     kind = "service_unavailable_error"
     code = "unavailable"
+
+
+class GenerationFailed(RequestError):
+    status = 500
+    kind = "server_error"
+    code = "generation_failed"

@@ -7,6 +7,7 @@ prefix hits, preemption and a resumed request differ only in where the first num
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from openinference_engine.results import TokenLogprobs
 
 FinishReason = Literal["stop", "length"]
+FailureReason = Literal["error", "expired"]  # computing it failed; it waited too long for a seat
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -65,13 +67,16 @@ class Request:
         output_ids: list[int] | None = None,
         salt: bytes = b"",
         due: float = 0.0,
+        expires: float = math.inf,
     ) -> None:
         """`output_ids`: what was generated elsewhere already; drawing goes on behind them.
 
         `due`: the request's place among all others, the smallest first (see `due_at`).
+        `expires`: the moment at which it ends unless it has had a seat.
         """
         self.id = request_id
         self.due = due
+        self.expires = expires
         self.number = 0  # breaks ties of `due`; given by the scheduler
         self.params = params
         self.salt = salt
@@ -97,6 +102,11 @@ class Request:
         return len(self.token_ids) - self.num_prompt
 
     @property
+    def has_begun(self) -> bool:
+        """It has had a seat, even if it lost it again."""
+        return self.num_cached is not None
+
+    @property
     def num_missing(self) -> int:
         """Tokens to compute before the next one can be drawn; at least one while alive."""
         return len(self.token_ids) - self.num_computed
@@ -112,9 +122,9 @@ class Request:
             return []
         return self.token_ids[start + 1 : min(end + 1, self.num_prompt)]
 
-    def admit(self, cached_block_ids: list[int], num_cached: int) -> None:
-        """Starts behind the prefix that the cache holds."""
-        self.block_ids = cached_block_ids
+    def admit(self, block_ids: list[int], num_cached: int) -> None:
+        """Starts with blocks for all its tokens, behind the prefix that the cache holds."""
+        self.block_ids = block_ids
         self.num_computed = num_cached
         if self.num_cached is None:
             self.num_cached = min(num_cached, self.num_prompt)

@@ -10,8 +10,10 @@ computed again later, be it for a running one that grows or for a waiting one of
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import zip_longest
 
 from openinference_engine.blocks import BlockPool, extend_hashes
@@ -77,6 +79,8 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._waiting: list[Request] = []  # both in the order of `place`
         self._running: list[Request] = []
+        self._num_waiting_tokens = 0
+        self._expiries: list[tuple[float, str]] = []  # a heap; may name requests that are gone
 
     @property
     def num_waiting(self) -> int:
@@ -89,13 +93,25 @@ class Scheduler:
     @property
     def num_queued_tokens(self) -> int:
         """Tokens to compute before every request has drawn its next token."""
-        return sum(request.num_missing for request in self._requests.values())
+        return self._num_waiting_tokens + sum(request.num_missing for request in self._running)
 
     def add(self, request: Request) -> None:
         request.number = self._num_added
         self._num_added += 1
         self._requests[request.id] = request
-        _insert(self._waiting, request)
+        self._enqueue(request)
+        if request.expires < math.inf:
+            heappush(self._expiries, (request.expires, request.id))
+
+    def expire(self, now: float) -> list[str]:
+        """Ends the requests that have waited for their first seat until they expired: their ids."""
+        expired: list[str] = []
+        while self._expiries and self._expiries[0][0] <= now:
+            request = self._requests.get(heappop(self._expiries)[1])
+            if request is not None and not request.has_begun:
+                self.abort(request.id)
+                expired.append(request.id)
+        return expired
 
     def abort(self, request_id: str) -> None:
         """Ends a request wherever it is; unknown ids are ignored (it may just have finished)."""
@@ -106,7 +122,7 @@ class Scheduler:
             self._running.remove(request)
             self.pool.release(request.preempt())
         else:
-            self._waiting.remove(request)
+            self._dequeue(request)
 
     def schedule(self, token_budget: int) -> Step:
         """The next step: at most `token_budget` tokens, each request at most once."""
@@ -146,6 +162,8 @@ class Scheduler:
             raise BookkeepingError("a block is held by no running request")
         if any(request.block_ids for request in self._waiting):
             raise BookkeepingError("a waiting request holds blocks")
+        if self._num_waiting_tokens != sum(request.num_tokens for request in self._waiting):
+            raise BookkeepingError("the tokens of waiting requests do not add up")
         if len(self._requests) != self.num_running + self.num_waiting:
             raise BookkeepingError("a request is neither waiting nor running")
         for requests in (self._running, self._waiting):
@@ -173,10 +191,18 @@ class Scheduler:
                     return
                 self._preempt_last()
 
+    def _enqueue(self, request: Request) -> None:
+        _insert(self._waiting, request)
+        self._num_waiting_tokens += request.num_tokens
+
+    def _dequeue(self, request: Request) -> None:
+        self._waiting.remove(request)
+        self._num_waiting_tokens -= request.num_tokens
+
     def _preempt_last(self) -> None:
         victim = self._running.pop()
         self.pool.release(victim.preempt())
-        _insert(self._waiting, victim)
+        self._enqueue(victim)
         self.num_preemptions += 1
 
     def _reserve(self, request: Request) -> bool:
@@ -193,11 +219,12 @@ class Scheduler:
         if len(self._running) >= self.max_sequences:
             return False
         prefix = self._cached_prefix(request)
-        request.admit(prefix, len(prefix) * self.pool.block_size)
-        if not self._reserve(request):
-            self.pool.release(request.preempt())
+        rest = self.pool.allocate(self.pool.blocks_for(request.num_tokens) - len(prefix))
+        if rest is None:
+            self.pool.release(prefix)
             return False
-        self._waiting.remove(request)
+        self._dequeue(request)
+        request.admit(prefix + rest, len(prefix) * self.pool.block_size)
         _insert(self._running, request)
         return True
 

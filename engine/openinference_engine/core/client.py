@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import (
     Abort,
+    Failure,
     FromCore,
     Loaded,
     Progress,
@@ -27,12 +28,12 @@ from openinference_engine.core.messages import (
     ToCore,
     Token,
 )
-from openinference_engine.errors import Unavailable
+from openinference_engine.errors import GenerationFailed, RequestError, Unavailable
 
 log = logging.getLogger("openinference.server")
 _WATCH_SECONDS = 1.0
 OnMessage = Callable[[FromCore], None]
-_Queue = asyncio.Queue[Token | None]  # None: the core has ended
+_Queue = asyncio.Queue[Token | Failure | None]  # None: the core has ended
 
 
 class CoreClient:
@@ -75,7 +76,8 @@ class CoreClient:
     async def stream(self, submits: list[Submit]) -> AsyncGenerator[Token, None]:
         """The tokens of some sequences as they come. Leaving early ends the sequences.
 
-        Raises Unavailable if the core ends meanwhile.
+        Raises Unavailable if the core ends meanwhile or has no seat in time, GenerationFailed if it
+        cannot compute one of them.
         """
         queue: _Queue = asyncio.Queue()
         pending = {submit.request_id for submit in submits}
@@ -87,6 +89,8 @@ class CoreClient:
                 token = await queue.get()
                 if token is None:
                     raise Unavailable("the engine core has ended; send the request again")
+                if isinstance(token, Failure):
+                    raise self._explain(token)
                 if token.request_id not in self._queues:
                     continue  # drawn before the core heard of the abort
                 if token.finish_reason is not None:
@@ -102,6 +106,12 @@ class CoreClient:
         alive = [request_id for request_id in request_ids if self._queues.pop(request_id, None)]
         if alive:
             self._send(Abort(alive))
+
+    def _explain(self, failure: Failure) -> RequestError:
+        if failure.reason == "expired":
+            seconds = self._config.queue_timeout_seconds
+            return Unavailable(f"no seat was free for {seconds} s; send the request again later")
+        return GenerationFailed("the engine failed on this request; its log says why")
 
     def _send(self, message: ToCore) -> None:
         if self.has_ended:
@@ -127,12 +137,16 @@ class CoreClient:
             match message:
                 case Loaded():
                     self.loaded = message
-                case Progress(tokens, status):
-                    self.status = status
-                    for token in tokens:
-                        if queue := self._queues.get(token.request_id):
-                            queue.put_nowait(token)
+                case Progress():
+                    self.status = message.status
+                    self._deliver(message.tokens)
+                    self._deliver(message.failures)
             on_message(message)
+
+    def _deliver(self, results: Sequence[Token | Failure]) -> None:
+        for result in results:
+            if queue := self._queues.get(result.request_id):
+                queue.put_nowait(result)
 
     async def _end(self, tasks: tuple[asyncio.Task[None], ...]) -> None:
         self.has_ended = True

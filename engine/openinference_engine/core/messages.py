@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from openinference_engine.request import FinishReason, SamplingParams
+from openinference_engine.request import FailureReason, FinishReason, SamplingParams
 from openinference_engine.results import TokenLogprobs
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
     """Start a sequence; `output_ids` were generated elsewhere already.
 
-    `priority`: its class, the smaller the more urgent.
+    `priority`: its class, the smaller the more urgent. `salt`: prefixes are shared only among
+    requests of the same.
     """
 
     request_id: str
@@ -19,6 +20,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     params: SamplingParams
     output_ids: list[int] = []
     priority: int = 0
+    salt: bytes = b""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -34,6 +36,13 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: list[TokenLogprobs] = []  # with the first token
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence that ended without its answer."""
+
+    request_id: str
+    reason: FailureReason
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -63,6 +72,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     tokens: list[Token]
     status: Status
     num_step_tokens: int = 0
+    failures: list[Failure] = []
 
 
 ToCore = Submit | Abort

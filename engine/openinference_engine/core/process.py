@@ -7,6 +7,7 @@ first line of stdin, and the end of stdin means that the API process is gone.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import (
     Abort,
+    Failure,
     FromCore,
     Loaded,
     Progress,
@@ -28,7 +30,7 @@ from openinference_engine.core.messages import (
     ToCore,
     Token,
 )
-from openinference_engine.engine import Engine
+from openinference_engine.engine import Engine, Failed
 from openinference_engine.ops import KERNEL_PATH
 from openinference_engine.request import Request, due_at
 from openinference_engine.scheduler import Drawn
@@ -103,21 +105,35 @@ class Core:
 
     def _handle(self, message: ToCore) -> None:
         match message:
-            case Submit(request_id, prompt_ids, params, output_ids, priority):
-                due = due_at(time.monotonic(), priority, self._engine.config.ageing_seconds)
-                self._engine.add(Request(request_id, prompt_ids, params, output_ids, due=due))
+            case Submit():
+                self._engine.add(self._request(message, time.monotonic()))
             case Abort(request_ids):
                 for request_id in request_ids:
                     self._engine.abort(request_id)
 
+    def _request(self, submit: Submit, now: float) -> Request:
+        config = self._engine.config
+        return Request(
+            submit.request_id,
+            submit.prompt_ids,
+            submit.params,
+            submit.output_ids,
+            salt=submit.salt,
+            due=due_at(now, submit.priority, config.ageing_seconds),
+            expires=now + (config.queue_timeout_seconds or math.inf),
+        )
+
     def _step(self) -> None:
         engine = self._engine
+        failed = engine.expire(time.monotonic())
         step = engine.schedule()
         self._heartbeat.expect(engine.speed.predict_seconds(step.num_tokens, step.num_decodes))
-        drawn = engine.execute(step)
+        results = engine.execute(step)
         self.beat()
-        tokens = [_token(one) for one in drawn]
-        self.send(Progress(tokens, self._status(), step.num_tokens))
+        tokens = [_token(result) for result in results if isinstance(result, Drawn)]
+        failed += [result for result in results if isinstance(result, Failed)]
+        failures = [Failure(one.request_id, one.reason) for one in failed]
+        self.send(Progress(tokens, self._status(), step.num_tokens, failures))
 
     def _status(self) -> Status:
         scheduler, speed = self._engine.scheduler, self._engine.speed

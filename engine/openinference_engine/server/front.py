@@ -19,9 +19,10 @@ class Front:
     fingerprint: str  # of weights, tokenizer and chat template
     longest_token: int  # characters; so many at most does one token stand for
 
-    def resume_key(self, dtype: DataType, kernel_path: str) -> str:
-        """Hash of everything that the next token depends on."""
-        parts = (self.fingerprint, dtype, kernel_path, f"numerics-{NUMERICS_VERSION}")
+    def resume_key(self, dtype: DataType, kernel_path: str, max_model_len: int) -> str:
+        """Hash of everything that the next token, or the end of the answer, depends on."""
+        numerics = f"numerics-{NUMERICS_VERSION}"
+        parts = (self.fingerprint, dtype, kernel_path, numerics, f"context-{max_model_len}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -51,9 +51,11 @@ class ServerState:
     @property
     def resume_key(self) -> str:
         """Equal on two servers that would draw the same next token; empty while loading."""
-        if self.front is None or self.core.loaded is None:
+        loaded = self.core.loaded
+        if self.front is None or loaded is None:
             return ""
-        return self.front.resume_key(self.engine.dtype, self.core.loaded.kernel_path)
+        dtype = self.engine.dtype
+        return self.front.resume_key(dtype, loaded.kernel_path, loaded.max_model_len)
 
     @property
     def max_model_len(self) -> int:

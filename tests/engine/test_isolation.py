@@ -1,0 +1,131 @@
+"""A request that cannot be computed, or waits too long, ends alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openinference_engine.config import EngineConfig
+from openinference_engine.core.client import CoreClient
+from openinference_engine.core.messages import Loaded, Submit, Token
+from openinference_engine.engine import Engine, Failed
+from openinference_engine.errors import GenerationFailed, Unavailable
+from openinference_engine.request import Request
+
+UNKNOWN_TOKEN = 10**6  # no check stands between these tests and the model
+
+
+def run(engine: Engine) -> tuple[dict[str, list[int]], list[Failed]]:
+    outputs: dict[str, list[int]] = {}
+    failed: list[Failed] = []
+    while engine.has_work:
+        for result in engine.step():
+            if isinstance(result, Failed):
+                failed.append(result)
+            else:
+                outputs.setdefault(result.request.id, []).append(result.token_id)
+    engine.scheduler.check_integrity()
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+    return outputs, failed
+
+
+def test_request_that_cannot_be_computed_ends_alone(
+    make_tiny_engine: Callable[..., Engine], run_to_end: Any, greedy: Any
+) -> None:
+    prompts = {"first": [5, 6, 7], "bad": [8, UNKNOWN_TOKEN], "last": [9] * 20}
+    healthy = [Request(name, prompts[name], greedy(12)) for name in ("first", "last")]
+    expected = run_to_end(make_tiny_engine(), healthy)
+    engine = make_tiny_engine()
+    for name, prompt in prompts.items():
+        engine.add(Request(name, prompt, greedy(12)))
+
+    outputs, failed = run(engine)
+
+    assert outputs == expected
+    assert failed == [Failed("bad", "error")]
+
+
+def test_error_that_is_no_requests_fault_is_raised(
+    make_tiny_engine: Callable[..., Engine], greedy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process then ends and is started anew, instead of failing request after request."""
+
+    def fail(_: Any) -> list[int]:
+        raise RuntimeError("the device is gone")
+
+    engine = make_tiny_engine()
+    engine.add(Request("any", [5], greedy(3)))
+    monkeypatch.setattr(engine.runner, "run", fail)
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        engine.step()
+
+
+def test_only_requests_that_never_had_a_seat_expire(
+    make_tiny_engine: Callable[..., Engine], greedy: Any
+) -> None:
+    engine = make_tiny_engine(max_sequences=1)
+    seated = Request("seated", [5], greedy(8), due=1.0, expires=10.0)
+    engine.add(seated)
+    engine.step()
+    engine.add(Request("urgent", [6], greedy(8), due=0.0, expires=10.0))
+    engine.add(Request("late", [7], greedy(8), due=2.0, expires=10.0))
+    engine.add(Request("patient", [8], greedy(8), due=3.0))
+    engine.step()
+    assert engine.scheduler.num_preemptions == 1
+
+    assert engine.expire(9.9) == []
+    assert engine.expire(10.0) == [Failed("late", "expired")]
+
+    outputs, failed = run(engine)
+    assert (outputs.keys(), failed) == ({"seated", "urgent", "patient"}, [])
+    assert seated.num_outputs == 8
+
+
+@asynccontextmanager
+async def running_core(config: EngineConfig) -> AsyncIterator[CoreClient]:
+    client, loaded = CoreClient(config), asyncio.Event()
+    process = asyncio.create_task(
+        client.run(lambda message: loaded.set() if isinstance(message, Loaded) else None)
+    )
+    try:
+        await asyncio.wait_for(loaded.wait(), 60)
+        yield client
+    finally:
+        process.cancel()
+        with suppress(asyncio.CancelledError):
+            await process
+
+
+async def collect(client: CoreClient, *submits: Submit) -> list[Token]:
+    return [token async for token in client.stream(list(submits))]
+
+
+async def test_core_process_survives_a_request_that_it_cannot_compute(
+    tiny_llama: Path, greedy: Any
+) -> None:
+    async with running_core(EngineConfig(f"file://{tiny_llama}")) as client:
+        good = asyncio.create_task(collect(client, Submit("good", [5, 6], greedy(100))))
+        with pytest.raises(GenerationFailed, match="the engine failed on this request"):
+            await collect(client, Submit("bad", [UNKNOWN_TOKEN], greedy(100)))
+        assert len(await good) == 100
+        assert len(await collect(client, Submit("next", [5, 6], greedy(10)))) == 10
+
+
+async def test_request_that_waits_too_long_for_a_seat_is_told_so(
+    make_tiny_model: Callable[..., Path], greedy: Any
+) -> None:
+    folder = make_tiny_model(max_position_embeddings=8192)
+    config = EngineConfig(f"file://{folder}", max_sequences=1, queue_timeout_seconds=0.3)
+    async with (
+        running_core(config) as client,
+        aclosing(client.stream([Submit("seated", [5], greedy(8000))])) as seated,
+    ):
+        await anext(seated)
+        with pytest.raises(Unavailable, match=r"no seat was free for 0\.3 s"):
+            await collect(client, Submit("late", [6], greedy(8)))
+        assert (await anext(seated)).finish_reason is None
