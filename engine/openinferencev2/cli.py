@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from openinferencev2 import model
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.add_typer(model.app, name="model")
 
 
 @app.callback()

@@ -8,6 +8,7 @@ API process opens checkpoints too, for the tokenizer and the fingerprint.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,15 @@ class StoredMatrix:
     rows: npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """How much of a file one tensor takes, and in which format."""
+
+    format: str
+    num_values: int
+    num_bytes: int
+
+
 class Checkpoint(Protocol):
     """What a container must answer."""
 
@@ -42,6 +52,9 @@ class Checkpoint(Protocol):
         """Identifies the weights: hex digest over all headers and the start of every tensor."""
 
     def names(self) -> frozenset[str]: ...
+
+    def tensors(self) -> Iterable[StoredTensor]:
+        """Every tensor's size, read from the headers alone."""
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """The tensor `name`: float32, float16, or the bits of bfloat16 as uint16."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import StoredMatrix
+from openinference_engine.weights.checkpoint import StoredMatrix, StoredTensor
 from openinference_engine.weights.gguf import GGUFFile
 from openinference_engine.weights.quantisation import FORMATS
 
@@ -75,6 +77,10 @@ class GGUFCheckpoint:
 
     def names(self) -> frozenset[str]:
         return frozenset(self._stored_names)
+
+    def tensors(self) -> Iterator[StoredTensor]:
+        for info in self.file.tensors.values():
+            yield StoredTensor(FORMATS[info.type_id].name, math.prod(info.shape), info.num_bytes)
 
     def array(self, name: str) -> npt.NDArray[Any]:
         stored_name = self._stored_names[name]

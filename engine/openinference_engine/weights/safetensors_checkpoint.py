@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig, RopeScaling
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import StoredMatrix
+from openinference_engine.weights.checkpoint import StoredMatrix, StoredTensor
 from openinference_engine.weights.gguf_checkpoint import FINGERPRINT_BYTES_PER_TENSOR
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -78,6 +79,12 @@ class SafetensorsCheckpoint:
 
     def names(self) -> frozenset[str]:
         return frozenset(self._file_of)
+
+    def tensors(self) -> Iterator[StoredTensor]:
+        for file in self._files:
+            for entry in file.entries.values():
+                start, end = entry["data_offsets"]
+                yield StoredTensor(entry["dtype"], math.prod(entry["shape"]), end - start)
 
     def array(self, name: str) -> npt.NDArray[Any]:
         return self._file_of[name].array(name)

@@ -1,0 +1,52 @@
+"""What the size of a model is made of: enough to plan memory without reading its weights.
+
+A summary is read from headers alone. The operator and `openinference plan` do arithmetic on it, so
+it is small, JSON, and knows nothing of how the engine lays anything out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from openinference_engine.weights.checkpoint import open_checkpoint
+
+
+class Summary(msgspec.Struct, frozen=True, rename="camel"):
+    """The shape of a model. `weight_bytes` as stored; `stored_as` is what most bytes are in."""
+
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    stored_as: str
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    max_positions: int
+
+
+def summarise(path: Path) -> Summary:
+    """The summary of a checkpoint. Raises StartError if it cannot be read or lacks something."""
+    checkpoint = open_checkpoint(path)
+    config, tensors = checkpoint.config, list(checkpoint.tensors())
+    bytes_by_format: Counter[str] = Counter()
+    for tensor in tensors:
+        bytes_by_format[tensor.format] += tensor.num_bytes
+    return Summary(
+        architecture=config.architecture,
+        parameters=sum(tensor.num_values for tensor in tensors),
+        weight_bytes=bytes_by_format.total(),
+        stored_as=bytes_by_format.most_common(1)[0][0],
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_positions,
+    )
