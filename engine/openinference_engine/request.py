@@ -8,7 +8,7 @@ prefix hits, preemption and a resumed request differ only in where the first num
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -36,6 +36,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     logit_bias: dict[int, float] = {}
     allowed_token_ids: frozenset[int] = frozenset()  # empty: every token
     bad_words: list[list[int]] = []  # sequences of tokens that no output contains
+    grammar: str = ""  # that the output follows (see `grammar`); empty: none
     num_logprobs: int | None = None  # likeliest tokens to name beside each drawn one
     num_prompt_logprobs: int | None = None  # the same for every prompt token but the first
 
@@ -56,6 +57,14 @@ def due_at(arrived_seconds: float, priority: int, ageing_seconds: float) -> floa
     return arrived_seconds + priority * ageing_seconds
 
 
+class Constraint(Protocol):
+    """What the tokens so far allow the next one to be."""
+
+    def accept(self, token_id: int) -> None: ...
+
+    def restrict(self, logits: Any) -> Any: ...
+
+
 class Request:
     """One sequence. The scheduler owns it; only the named transitions change it."""
 
@@ -68,11 +77,13 @@ class Request:
         salt: bytes = b"",
         due: float = 0.0,
         expires: float = math.inf,
+        constraint: Constraint | None = None,
     ) -> None:
         """`output_ids`: what was generated elsewhere already; drawing goes on behind them.
 
         `due`: the request's place among all others, the smallest first (see `due_at`).
         `expires`: the moment at which it ends unless it has had a seat.
+        `constraint`: has accepted `output_ids` already.
         """
         self.id = request_id
         self.due = due
@@ -80,6 +91,7 @@ class Request:
         self.number = 0  # breaks ties of `due`; given by the scheduler
         self.params = params
         self.salt = salt
+        self.constraint = constraint
         self.token_ids = prompt_ids + (output_ids or [])
         self.num_prompt = len(prompt_ids)
         self.num_computed = 0
@@ -146,4 +158,6 @@ class Request:
     def append(self, token_id: int) -> FinishReason | None:
         """Takes a drawn token; returns why the request ends with it, or None."""
         self.token_ids.append(token_id)
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
         return self.params.finish_reason_after(token_id, self.num_outputs)

@@ -69,7 +69,7 @@ def is_plain_greedy(params: SamplingParams) -> bool:
         and params.repetition_penalty == 1
         and not (params.presence_penalty or params.frequency_penalty)
         and not (params.logit_bias or params.min_tokens)
-        and not (params.allowed_token_ids or params.bad_words)
+        and not (params.allowed_token_ids or params.bad_words or params.grammar)
     )
 
 
@@ -105,11 +105,15 @@ def _penalise(logits: Tensor, draw: Draw) -> Tensor:
 
 def _restrict(logits: Tensor, draw: Draw) -> Tensor:
     """Takes forbidden tokens away. A rule that would leave no token at all is passed over."""
-    for rule in (_only_allowed, _no_bad_words, _no_early_end):
+    for rule in (_in_grammar, _only_allowed, _no_bad_words, _no_early_end):
         restricted = rule(logits, draw)
         if restricted is not None and restricted.max() > -torch.inf:
             logits = restricted
     return logits
+
+
+def _in_grammar(logits: Tensor, draw: Draw) -> Tensor | None:
+    return None if draw.constraint is None else draw.constraint.restrict(logits)
 
 
 def _only_allowed(logits: Tensor, draw: Draw) -> Tensor | None:

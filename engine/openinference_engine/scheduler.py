@@ -18,7 +18,7 @@ from itertools import zip_longest
 
 from openinference_engine.blocks import BlockPool, extend_hashes
 from openinference_engine.errors import BookkeepingError
-from openinference_engine.request import FinishReason, Request, SamplingParams
+from openinference_engine.request import Constraint, FinishReason, Request, SamplingParams
 from openinference_engine.results import StepResult, TokenLogprobs
 
 
@@ -29,6 +29,7 @@ class Draw:
     params: SamplingParams
     num_prompt: int
     history: list[int]  # prompt and outputs so far
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,11 @@ def _chunk(request: Request, length: int) -> Chunk:
         token_ids=request.token_ids[start:end],
         start=start,
         block_ids=request.block_ids,
-        draw=Draw(request.params, request.num_prompt, request.token_ids) if draws else None,
+        draw=_draw(request) if draws else None,
         targets=request.targets(start, end),
         num_top=request.params.num_prompt_logprobs or 0,
     )
+
+
+def _draw(request: Request) -> Draw:
+    return Draw(request.params, request.num_prompt, request.token_ids, request.constraint)

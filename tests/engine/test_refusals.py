@@ -48,7 +48,6 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         ({"presence_penalty": 3}, 400, "presence_penalty", "<= 2"),
         ({"stream_options": {}}, 400, "stream_options", "only allowed with stream"),
         ({"tools": [{"type": "function"}]}, 400, "tools", "is not supported yet"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format", "not supported yet"),
         ({"logprobs": 2}, 400, "logprobs", "2 is not allowed; expected `bool`"),
         ({"top_logprobs": 2}, 400, "top_logprobs", "only allowed with logprobs: true"),
         ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "<= 20"),

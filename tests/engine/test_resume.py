@@ -54,19 +54,43 @@ def test_resumed_stream_goes_on_with_the_same_tokens(http: httpx2.Client, cut: i
     assert all("role" not in c["delta"] for chunk in rest for c in chunk["choices"])
 
 
-@pytest.mark.parametrize("cut", [1, 9, 20])
-def test_resumed_stream_rates_what_was_not_rated(http: httpx2.Client, cut: int) -> None:
-    """No token's log-probability is lost at the seam or told twice, and none differs."""
-    body = BODY | {"logprobs": True, "top_logprobs": 2, "openinference": {"stream_token_ids": True}}
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "light": {"type": "number"}}}
+MATRIX: dict[str, dict[str, Any]] = {
+    "logprobs": {"logprobs": True, "top_logprobs": 2},
+    "stop strings": {"stop": ["sea", " was"], "logprobs": True},
+    "schema": {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "light", "schema": SCHEMA},
+        },
+    },
+    "bad words": {"bad_words": ["the", "a"], "frequency_penalty": 0.5},
+}
+
+
+@pytest.mark.parametrize("change", MATRIX.values(), ids=MATRIX)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_resumed_stream_says_what_the_undisturbed_one_says(
+    http: httpx2.Client, change: dict[str, Any], share: float
+) -> None:
+    """Nothing is lost at the seam or told twice: text, log-probabilities, end and usage."""
+    body = BODY | change | {"openinference": {"stream_token_ids": True}}
     whole = stream(http, body)
+    cut = max(1, round(share * len(whole)))
     rest = stream(http, body | {"openinference": resume_after(whole[:cut])})
-    assert rated(whole[:cut]) + rated(rest) == rated(whole)
-    assert len(rated(whole)) == whole[-1]["usage"]["completion_tokens"]
+    assert said(whole[:cut] + rest) == said(whole)
+    assert whole[-1]["usage"]["completion_tokens"] == rest[-1]["usage"]["completion_tokens"]
 
 
-def rated(chunks: list[dict[str, Any]]) -> list[Any]:
+def said(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """All that a client makes of the only choice."""
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
-    return [token for c in choices if c["logprobs"] for token in c["logprobs"]["content"]]
+    return {
+        "text": text_of(chunks),
+        "logprobs": [token for c in choices if c["logprobs"] for token in c["logprobs"]["content"]],
+        "ends": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
+        "token_ids": [token for chunk in chunks for token in ids_of(chunk)],
+    }
 
 
 def resume_after(chunks: list[dict[str, Any]]) -> dict[str, Any]:

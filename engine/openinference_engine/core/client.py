@@ -19,6 +19,8 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import (
     Abort,
+    Compile,
+    Compiled,
     Failure,
     FromCore,
     Loaded,
@@ -32,6 +34,7 @@ from openinference_engine.errors import GenerationFailed, RequestError, Unavaila
 
 log = logging.getLogger("openinference.server")
 _WATCH_SECONDS = 1.0
+_HAS_ENDED = "the engine core has ended; send the request again"
 OnMessage = Callable[[FromCore], None]
 _Queue = asyncio.Queue[Token | Failure | None]  # None: the core has ended
 
@@ -50,6 +53,8 @@ class CoreClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)  # bounded by the admission of requests instead
         self._queues: dict[str, _Queue] = {}
+        self._compiling: dict[int, asyncio.Future[str | None]] = {}
+        self._num_compiled = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -88,7 +93,7 @@ class CoreClient:
             while pending:
                 token = await queue.get()
                 if token is None:
-                    raise Unavailable("the engine core has ended; send the request again")
+                    raise Unavailable(_HAS_ENDED)
                 if isinstance(token, Failure):
                     raise self._explain(token)
                 if token.request_id not in self._queues:
@@ -113,9 +118,24 @@ class CoreClient:
             return Unavailable(f"no seat was free for {seconds} s; send the request again later")
         return GenerationFailed("the engine failed on this request; its log says why")
 
+    async def compile(self, grammar: str) -> str | None:
+        """Makes a grammar ready for `Submit`; returns what is wrong with it, or None.
+
+        Raises Unavailable if the core ends meanwhile.
+        """
+        self._num_compiled += 1
+        number = self._num_compiled
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._compiling[number] = future
+        try:
+            self._send(Compile(number, grammar))
+            return await future
+        finally:
+            del self._compiling[number]
+
     def _send(self, message: ToCore) -> None:
         if self.has_ended:
-            raise Unavailable("the engine core has ended; send the request again")
+            raise Unavailable(_HAS_ENDED)
         self._socket.send(self._encoder.encode(message))
 
     async def _watch(self) -> None:
@@ -141,6 +161,9 @@ class CoreClient:
                     self.status = message.status
                     self._deliver(message.tokens)
                     self._deliver(message.failures)
+                case Compiled(number, error):
+                    if (future := self._compiling.get(number)) and not future.done():
+                        future.set_result(error)
             on_message(message)
 
     def _deliver(self, results: Sequence[Token | Failure]) -> None:
@@ -154,6 +177,9 @@ class CoreClient:
             task.cancel()
         for queue in set(self._queues.values()):
             queue.put_nowait(None)
+        for future in self._compiling.values():
+            if not future.done():
+                future.set_exception(Unavailable(_HAS_ENDED))
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()

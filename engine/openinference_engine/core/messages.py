@@ -29,6 +29,20 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     request_ids: list[str]
 
 
+class Compile(msgspec.Struct, frozen=True, tag=True):
+    """Make a grammar ready and say whether it is sound."""
+
+    number: int
+    grammar: str
+
+
+class Compiled(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Compile`."""
+
+    number: int
+    error: str | None
+
+
 class Token(msgspec.Struct, frozen=True, array_like=True):
     request_id: str
     token_id: int
@@ -75,5 +89,5 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     failures: list[Failure] = []
 
 
-ToCore = Submit | Abort
-FromCore = Loaded | Progress
+ToCore = Submit | Abort | Compile
+FromCore = Loaded | Progress | Compiled

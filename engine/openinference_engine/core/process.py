@@ -21,6 +21,8 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import (
     Abort,
+    Compile,
+    Compiled,
     Failure,
     FromCore,
     Loaded,
@@ -31,13 +33,16 @@ from openinference_engine.core.messages import (
     Token,
 )
 from openinference_engine.engine import Engine, Failed
+from openinference_engine.grammar import Grammars
 from openinference_engine.ops import KERNEL_PATH
 from openinference_engine.request import Request, due_at
 from openinference_engine.scheduler import Drawn
+from openinference_engine.tokenizer.tokenizer import load_tokenizer
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.uri import resolve
 
 _PROBE_SECONDS = 2.0
+_LOOK_SECONDS = 0.002  # for a grammar that is compiled meanwhile
 log = logging.getLogger("openinference.core")
 
 
@@ -46,9 +51,12 @@ def run(folder: Path, config: EngineConfig, started: float) -> NoReturn:
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     socket.connect(f"ipc://{folder}/core.ipc")
     imported = time.monotonic()
-    engine = Engine(open_checkpoint(resolve(config.model_uri)), config)
+    path = resolve(config.model_uri)
+    checkpoint = open_checkpoint(path)
+    engine = Engine(checkpoint, config)
     loaded = time.monotonic()
-    core = Core(engine, socket, Heartbeat(folder / "heartbeat"))
+    grammars = Grammars(lambda: load_tokenizer(checkpoint, path), checkpoint.config.vocab_size)
+    core = Core(engine, grammars, socket, Heartbeat(folder / "heartbeat"))
     engine.warm_up()
     core.beat()
     seconds = {
@@ -74,8 +82,15 @@ def exit_with_stdin() -> None:
 
 
 class Core:
-    def __init__(self, engine: Engine, socket: zmq.Socket[bytes], heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        grammars: Grammars,
+        socket: zmq.Socket[bytes],
+        heartbeat: Heartbeat,
+    ) -> None:
         self._engine = engine
+        self._grammars = grammars
         self._socket = socket
         self._heartbeat = heartbeat
         self._decoder = msgspec.msgpack.Decoder(ToCore)
@@ -83,7 +98,9 @@ class Core:
 
     def turn(self) -> None:
         """Takes what arrived, then one step; while idle, sleeps until something arrives."""
-        self._receive(0 if self._engine.has_work else _PROBE_SECONDS)
+        self._receive(self._patience_seconds)
+        for number, error in self._grammars.take_compiled():
+            self.send(Compiled(number, error))
         if self._engine.has_work:
             self._step()
         elif self._heartbeat.age_seconds >= _PROBE_SECONDS:
@@ -96,6 +113,12 @@ class Core:
     def send(self, message: FromCore) -> None:
         self._socket.send(self._encoder.encode(message))
 
+    @property
+    def _patience_seconds(self) -> float:
+        if self._engine.has_work:
+            return 0.0
+        return _LOOK_SECONDS if self._grammars.has_pending else _PROBE_SECONDS
+
     def _receive(self, wait_seconds: float) -> None:
         if not self._socket.poll(int(wait_seconds * 1000)):
             return
@@ -107,6 +130,8 @@ class Core:
         match message:
             case Submit():
                 self._engine.add(self._request(message, time.monotonic()))
+            case Compile(number, grammar):
+                self._grammars.compile_soon(number, grammar)
             case Abort(request_ids):
                 for request_id in request_ids:
                     self._engine.abort(request_id)
@@ -121,6 +146,7 @@ class Core:
             salt=submit.salt,
             due=due_at(now, submit.priority, config.ageing_seconds),
             expires=now + (config.queue_timeout_seconds or math.inf),
+            constraint=self._grammars.constraint(submit.params.grammar, submit.output_ids),
         )
 
     def _step(self) -> None:

@@ -48,7 +48,12 @@ class Generation:
     """The constructor raises RequestError if the request does not fit the model."""
 
     def __init__(
-        self, state: ServerState, request: GenerationRequest, prompt_ids: list[int], prefix: str
+        self,
+        state: ServerState,
+        request: GenerationRequest,
+        prompt_ids: list[int],
+        grammar: str,
+        prefix: str,
     ) -> None:
         resume = request.resume
         self.id = resume.id if resume else f"{prefix}-{secrets.token_hex(12)}"
@@ -60,7 +65,7 @@ class Generation:
         self._state = state
         self._tokenizer = state.front_or_refuse.tokenizer
         self._priority = request.priority
-        params = sampling_params(state, request, len(prompt_ids))
+        params = sampling_params(state, request, len(prompt_ids), grammar)
         resumed_ids = resume.token_ids if resume else {}
         self.choices = [
             self._choice(

@@ -25,6 +25,7 @@ from openinference_engine.server.schema import (
 )
 from openinference_engine.server.sse import DONE, event, open_stream
 from openinference_engine.server.state import STATE, ServerState
+from openinference_engine.server.structure import compile_structure, structure_of
 from openinference_engine.server.style import ChatStyle, CompletionStyle, Style
 
 
@@ -64,9 +65,11 @@ async def _answer(
     style: Style,
 ) -> web.StreamResponse:
     _check(state, body)
+    structure = structure_of(body)
     with state.admit(body.n):
         prompt_ids = await encode_to_answer(state, prompt)
-        generation = Generation(state, body, prompt_ids, style.id_prefix)
+        grammar = await compile_structure(state, structure)
+        generation = Generation(state, body, prompt_ids, grammar, style.id_prefix)
         if body.stream:
             return await _stream(request, body, generation, style)
         return await _respond(generation, style)

@@ -15,7 +15,7 @@ _COLDEST = 1e-5  # logits divided by less overflow; the likeliest token is meant
 
 
 def sampling_params(
-    state: ServerState, request: GenerationRequest, num_prompt: int
+    state: ServerState, request: GenerationRequest, num_prompt: int, grammar: str = ""
 ) -> SamplingParams:
     """Raises RequestError if the request does not fit the model."""
     max_tokens = _max_tokens(request, num_prompt, state.max_model_len)
@@ -42,6 +42,7 @@ def sampling_params(
         logit_bias=_logit_bias(request.logit_bias, front.vocab_size),
         allowed_token_ids=_allowed_token_ids(request.allowed_token_ids, front.vocab_size),
         bad_words=_bad_words(request.bad_words, front.tokenizer),
+        grammar=grammar,
         num_logprobs=request.num_logprobs,
         num_prompt_logprobs=request.prompt_logprobs,
     )

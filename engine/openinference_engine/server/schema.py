@@ -41,6 +41,40 @@ class Internal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resume: Resume | None = None
 
 
+class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    pass
+
+
+class JsonObject(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
+    pass
+
+
+class NamedSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`strict` changes nothing: a schema is always kept."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str = ""
+    strict: bool | None = None
+
+
+class JsonSchema(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
+    json_schema: NamedSchema
+
+
+Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of these; a schema may also be sent as its JSON text."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None  # EBNF as of llama.cpp
+    json_object: bool = False
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that chat and plain completions share."""
 
@@ -65,6 +99,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     allowed_token_ids: list[Count] | None = None
     bad_words: Annotated[list[Stop], Meta(max_length=256)] = []
     prompt_logprobs: NumLogprobs | None = None
+    response_format: TextFormat | JsonObject | JsonSchema | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0  # the smaller, the more urgent
     user: str = ""  # names the end user to the operator of the service; changes no answer
     openinference: Internal | None = None
@@ -77,6 +117,16 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def guided(self) -> StructuredOutputs:
+        """The older names of `structured_outputs`."""
+        return StructuredOutputs(
+            json=self.guided_json,
+            regex=self.guided_regex,
+            choice=self.guided_choice,
+            grammar=self.guided_grammar,
+        )
 
     @property
     def wants_usage(self) -> bool:
@@ -153,7 +203,6 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
-    "guided_json": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "metadata": ({},),
@@ -161,11 +210,9 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True, False),
     "prediction": (),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "skip_special_tokens": (True,),
     "store": (False,),
-    "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),

@@ -1,0 +1,134 @@
+"""What a client asks an answer to look like, as one grammar (see `grammar`).
+
+OpenAI's `response_format` and vLLM's `structured_outputs` and `guided_*` say the same things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from openinference_engine.errors import RequestError
+from openinference_engine.server.schema import GenerationRequest, JsonObject, JsonSchema
+from openinference_engine.server.state import ServerState
+
+Format = dict[str, Any]  # a part of a structural tag
+
+_LONGEST = 256 * 1024  # characters of one grammar; compiling takes time in proportion
+# A model may write blanks between the parts of a JSON text; small ones would never stop.
+_MOST_BLANKS = 32
+# Keywords of JSON schema that a grammar cannot keep; to pass over them would be to lie.
+_UNKEPT_KEYWORDS = ("not", "if", "contains", "uniqueItems", "dependentSchemas", "propertyNames")
+_NAMING_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions")
+_LOOKAROUND = ("(?=", "(?!", "(?<=", "(?<!")
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    field: str  # where the client asked for it
+    format: Format
+
+
+def structure_of(request: GenerationRequest) -> Structure | None:
+    """Raises RequestError if two fields ask for a structure, or if one cannot be kept."""
+    asked = list(_structures(request))
+    if len(asked) > 1:
+        names = " and ".join(structure.field for structure in asked)
+        raise RequestError(f"{asked[0].field}: {names} contradict; send one", asked[0].field)
+    if not asked:
+        return None
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request, name):
+            raise RequestError(
+                f"{name}: contradicts {asked[0].field}, which says where an answer ends; "
+                "remove one of them",
+                name,
+            )
+    return asked[0]
+
+
+async def compile_structure(state: ServerState, structure: Structure | None) -> str:
+    """The grammar, known to the core; empty for none. Raises RequestError if it is not sound."""
+    if structure is None:
+        return ""
+    tag = {"type": "structural_tag", "format": structure.format}
+    grammar = msgspec.json.encode(tag).decode()
+    if len(grammar) > _LONGEST:
+        raise RequestError(
+            f"{structure.field}: {len(grammar)} characters are too many to compile; "
+            f"use at most {_LONGEST}",
+            structure.field,
+        )
+    if error := await state.core.compile(grammar):
+        raise RequestError(f"{structure.field}: {error}; mend it", structure.field)
+    return grammar
+
+
+def json_format(schema: dict[str, Any] | bool) -> Format:
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _MOST_BLANKS}
+
+
+def _structures(request: GenerationRequest) -> Iterator[Structure]:
+    match request.response_format:
+        case JsonObject():
+            yield Structure("response_format", json_format({"type": "object"}))
+        case JsonSchema(named):
+            yield _schema("response_format.json_schema.schema", named.schema)
+    for prefix, fields in (
+        ("structured_outputs.", request.structured_outputs),
+        ("guided_", request.guided),
+    ):
+        if fields is None:
+            continue
+        if fields.json is not None:
+            yield _schema(f"{prefix}json", fields.json)
+        if fields.regex is not None:
+            yield _regex(f"{prefix}regex", fields.regex)
+        if fields.choice is not None:
+            yield Structure(f"{prefix}choice", _choice(fields.choice))
+        if fields.grammar is not None:
+            form = {"type": "grammar", "grammar": fields.grammar}
+            yield Structure(f"{prefix}grammar", form)
+        if fields.json_object:
+            yield Structure(f"{prefix}json_object", json_format({"type": "object"}))
+
+
+def _schema(field: str, schema: dict[str, Any] | str) -> Structure:
+    if isinstance(schema, str):
+        try:
+            schema = msgspec.json.decode(schema, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise RequestError(f"{field}: is not the JSON of an object: {error}", field) from error
+    if keyword := next(_unkept(schema), None):
+        raise RequestError(f"{field}: the keyword {keyword!r} cannot be kept; remove it", field)
+    return Structure(field, json_format(schema))
+
+
+def _unkept(schema: Any) -> Iterator[str]:
+    """Keywords in the schema and its parts that a grammar cannot keep."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _unkept(part)
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        if keyword in _UNKEPT_KEYWORDS and value is not False:
+            yield keyword
+        elif keyword in _NAMING_KEYWORDS and isinstance(value, dict):
+            yield from _unkept(list(value.values()))
+        elif keyword not in ("enum", "const", "default", "examples"):
+            yield from _unkept(value)
+
+
+def _regex(field: str, pattern: str) -> Structure:
+    if any(sign in pattern for sign in _LOOKAROUND):
+        raise RequestError(f"{field}: cannot look ahead or behind; rewrite the pattern", field)
+    return Structure(field, {"type": "regex", "pattern": pattern})
+
+
+def _choice(texts: list[str]) -> Format:
+    elements = [{"type": "const_string", "value": text} for text in texts]
+    return {"type": "or", "elements": elements}
