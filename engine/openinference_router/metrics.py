@@ -30,7 +30,7 @@ class Metrics:
     def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
         self.registry = CollectorRegistry()
         self._namespace = namespace
-        self.registry.register(_ServiceMetrics(namespace, services))
+        self.registry.register(_ServiceMetrics(namespace, services, self._know_revision))
         self._requests = Counter(
             "openinference_router_requests",
             "Requests ended, by service and status (499: the client went away)",
@@ -84,6 +84,12 @@ class Metrics:
         if trace.groups:
             self._attempts_ended(trace)
 
+    def _know_revision(self, service: str, revision: str) -> None:
+        """Begin the counters of a revision at 0: `increase` does not see what begins above."""
+        for outcome in ("ok", "failed"):
+            self._attempts.labels(self._namespace, service, revision, outcome)
+        self._first_token.labels(self._namespace, service, revision)
+
     def _attempts_ended(self, trace: Trace) -> None:
         """Count each attempt for its revision. One that its client left speaks for nobody."""
         for group, outcome in zip(trace.groups, _outcomes(trace), strict=False):
@@ -108,9 +114,15 @@ def _revision_of(group: str) -> str:
 
 
 class _ServiceMetrics(Collector):
-    def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        services: Callable[[], Iterable[Service]],
+        know_revision: Callable[[str, str], None],
+    ) -> None:
         self._namespace = namespace
         self._services = services
+        self._know_revision = know_revision
 
     def collect(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
@@ -146,4 +158,6 @@ class _ServiceMetrics(Collector):
             tokens.add_metric(labels, meter.num_tokens)
             times = meter.per_token
             per_token.add_metric(labels, times.cumulative(), times.sum_seconds)
+            for group in service.groups.values():
+                self._know_revision(service.name, group.routed.revision)
         yield from (waiting, in_flight, admitted, tokens, per_token)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from openinference_operator import timestamps
+from openinference_operator.canary import Stage
 from openinference_operator.facts import Facts
 from openinference_operator.pods import Concern
 from openinference_operator.reasons import Reason
@@ -63,7 +65,7 @@ def _ready(facts: Facts, others: Sequence[Condition]) -> Condition:
         )
     by_type = {condition.type: condition for condition in others}
     available, progressing = by_type["Available"], by_type["Progressing"]
-    complete = facts.routable >= facts.needed and not facts.old and not facts.plan.is_rolled_back
+    complete = facts.routable >= facts.needed and not facts.old and not facts.course.is_rolled_back
     if available.status == "True" and complete:
         return Condition("Ready", "True", Reason.SERVING, available.message)
     if facts.is_at_zero and by_type["RouterReady"].status == "True":
@@ -110,34 +112,78 @@ def _nobody_answers(facts: Facts) -> Condition:
 def _suspended(facts: Facts) -> Condition | None:
     if not facts.service.suspend:
         return None
-    left = len(facts.plan.states)
+    left = len(facts.course.states)
     message = f"spec.suspend is true: {_count(left, 'replica')} left to drain and delete"
     return Condition("Progressing", "True", Reason.SUSPENDED, message)
 
 
 def _rolled_back(facts: Facts) -> Condition | None:
-    if not facts.plan.is_rolled_back:
+    if not facts.course.is_rolled_back:
         return None
     message = (
-        f"revision {facts.plan.revision} failed, {facts.plan.target} is kept: {facts.plan.failure};"
+        f"revision {facts.course.revision} failed, {facts.course.target} is kept:"
+        f" {facts.course.failure};"
         " change the spec, or the annotation openinference.dev/restartedAt, to try again"
     )
     return Condition("Progressing", "False", Reason.ROLLED_BACK, message)
 
 
 def _failed(facts: Facts) -> Condition | None:
-    if not facts.plan.failure:
+    if not facts.course.failure:
         return None
-    message = f"revision {facts.plan.revision} has no good one before it: {facts.plan.failure}"
+    message = f"revision {facts.course.revision} has no good one before it: {facts.course.failure}"
     return Condition("Progressing", "False", Reason.PROGRESS_DEADLINE_EXCEEDED, message)
+
+
+def _paused(facts: Facts) -> Condition | None:
+    is_over = facts.course.revision == facts.observed.current_revision
+    if not facts.service.rollout.paused or is_over or facts.course.is_rolled_back:
+        return None
+    fresh, old = _routable(facts.updated), len(facts.old)
+    message = (
+        f"spec.rollout.paused is true: {fresh} updated replicas of revision {facts.course.target}"
+        f" are routable, {old} of older revisions stay"
+    )
+    return Condition("Progressing", "Unknown", Reason.PAUSED, message)
+
+
+def _analysis_missing(facts: Facts) -> Condition | None:
+    stage, missing = facts.course.stage, facts.evidence.verdict.missing
+    if stage is None or stage.ends_at is None or facts.now < stage.ends_at or not missing:
+        return None
+    message = f"{_canary_words(stage, facts)}; its pause is over, but there is no {missing}"
+    return Condition("Progressing", "Unknown", Reason.ANALYSIS_UNAVAILABLE, message)
+
+
+def _canary(facts: Facts) -> Condition | None:
+    stage = facts.course.stage
+    if stage is None or stage.is_complete:
+        return None
+    message = _canary_words(stage, facts)
+    if facts.course.unproved:
+        message += f"; {', '.join(facts.course.unproved)} has golden prompts to answer first"
+    if stage.ends_at is not None:
+        message += f", until {timestamps.to_text(stage.ends_at)} at least"
+    if seen := facts.evidence.verdict.seen:
+        message += f"; {seen}"
+    return Condition("Progressing", "True", Reason.CANARY, message)
+
+
+def _canary_words(stage: Stage, facts: Facts) -> str:
+    canary = facts.service.rollout.canary
+    number = len(canary.steps) if canary is not None else 0
+    return (
+        f"step {stage.place.done + 1} of {number}: revision {facts.course.target} gets"
+        f" {stage.weight} % of the requests"
+    )
 
 
 def _rolling_out(facts: Facts) -> Condition | None:
     if not facts.old:
         return None
-    draining = [state.name for state in facts.plan.states if state.phase is Phase.DRAINING]
+    draining = [state.name for state in facts.course.states if state.phase is Phase.DRAINING]
     message = (
-        f"revision {facts.plan.target}: {_routable(facts.updated)} of {facts.plan.desired}"
+        f"revision {facts.course.target}: {_routable(facts.updated)} of {facts.plan.desired}"
         f" updated replicas are routable, {len(facts.old)} of older revisions left"
     )
     if draining:
@@ -151,14 +197,14 @@ def _changing_replicas(facts: Facts) -> Condition | None:
         return None
     reason = Reason.STARTING if len(facts.updated) <= desired else Reason.SCALING_DOWN
     message = (
-        f"revision {facts.plan.target}: {facts.routable} of {desired} replicas are routable,"
+        f"revision {facts.course.target}: {facts.routable} of {desired} replicas are routable,"
         f" {count} exist"
     )
     return Condition("Progressing", "True", reason, message)
 
 
 def _complete(facts: Facts) -> Condition:
-    message = f"{_count(facts.plan.desired, 'replica')} of revision {facts.plan.target}"
+    message = f"{_count(facts.plan.desired, 'replica')} of revision {facts.course.target}"
     return Condition("Progressing", "True", Reason.COMPLETE, message)
 
 
@@ -194,12 +240,12 @@ def _budget_spent(facts: Facts) -> Condition | None:
 
 
 def _all_scheduled(facts: Facts) -> Condition:
-    message = f"no pod of {_count(len(facts.plan.states), 'replica')} lacks a node"
+    message = f"no pod of {_count(len(facts.course.states), 'replica')} lacks a node"
     return Condition("Scheduled", "True", Reason.SCHEDULED, message)
 
 
 def _all_healthy(facts: Facts) -> Condition:
-    message = f"no pod of {_count(len(facts.plan.states), 'replica')} is in trouble"
+    message = f"no pod of {_count(len(facts.course.states), 'replica')} is in trouble"
     return Condition("GroupsHealthy", "True", Reason.HEALTHY, message)
 
 
@@ -290,7 +336,17 @@ def _scaling_unlimited(facts: Facts) -> Condition:
 
 CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_nobody_can_tell, _somebody_answers, _scaled_to_zero, _nobody_answers),
-    (_suspended, _rolled_back, _failed, _rolling_out, _changing_replicas, _complete),
+    (
+        _suspended,
+        _rolled_back,
+        _failed,
+        _paused,
+        _analysis_missing,
+        _canary,
+        _rolling_out,
+        _changing_replicas,
+        _complete,
+    ),
     (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
     (_budget_spent, _pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
     (_no_router, _silent_router, _name_taken, _routers_ready),

@@ -15,6 +15,7 @@ from typing import Any
 from openinference_operator import names
 from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.conditions import refused
+from openinference_operator.course import Evidence
 from openinference_operator.errors import (
     ApiError,
     LeaseLost,
@@ -42,6 +43,7 @@ from openinference_operator.status import (
 )
 from openinference_operator.store import Object, Store, service_of
 from openinference_operator.tokens import CHECK_SECONDS, Tokens
+from openinference_operator.trials import Trials
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -84,6 +86,7 @@ class Controller:
         tokens: Tokens,
         states: RouterStates,
         autoscaler: Autoscaler,
+        trials: Trials,
         queue: WorkQueue[Key],
     ) -> None:
         self._settings = settings
@@ -94,6 +97,7 @@ class Controller:
         self._tokens = tokens
         self._states = states
         self._autoscaler = autoscaler
+        self._trials = trials
         self._queue = queue
         self._specs: dict[Key, tuple[object, ...]] = {}
         self._synced = asyncio.Event()
@@ -156,6 +160,7 @@ class Controller:
         raw = self._store.service(key.namespace, key.service)
         if raw is None or "deletionTimestamp" in raw["metadata"]:
             self._autoscaler.forget(key)
+            self._trials.forget(key)
             self._specs.pop(key, None)
             return
         if self._routers_are_connecting(key.namespace):
@@ -172,8 +177,10 @@ class Controller:
         recorded = recorded_desired(service, observed.status)
         decision = await self._scale(key, service, observed, recorded, now)
         desired = within_bounds(service, decision.desired) if decision else recorded
-        plan = plan_service(service, observed, desired, self._settings.engine_image, now)
-        status = build_status(Facts(service, observed, plan, decision, now))
+        evidence = await self._gather(key, service, observed, now)
+        image = self._settings.engine_image
+        plan = plan_service(service, observed, desired, image, now, evidence)
+        status = build_status(Facts(service, observed, plan, decision, now, evidence))
         if desired != recorded:
             # The scaler's record comes before its consequences: a new leader goes on from it.
             await self._writer.write_status(raw, status)
@@ -213,6 +220,17 @@ class Controller:
         )
         self._queue.add_after(key, standing.next_in_seconds)
         return standing.decision
+
+    async def _gather(
+        self, key: Key, service: InferenceService, observed: Observed, now: float
+    ) -> Evidence:
+        """The evidence about a revision on trial, if there is one."""
+        evidence, again_in_seconds = await self._trials.evidence(
+            key, service, observed, now, on_result=lambda: self._queue.add(key)
+        )
+        if again_in_seconds is not None:
+            self._queue.add_after(key, again_in_seconds)
+        return evidence
 
     async def _reconcile_router(self, namespace: str) -> None:
         raws = self._store.services(namespace)

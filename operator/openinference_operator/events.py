@@ -6,7 +6,7 @@ with a count. What is said again within ten minutes is not sent at all.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Literal
@@ -41,18 +41,26 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
             case Create({"kind": "StatefulSet", "metadata": {"name": name}}):
                 yield Note("GroupCreated", f"started {name}")
             case Annotate(reference, annotations):
-                if names.ANNOTATION_DRAINING_SINCE in annotations:
-                    yield Note("GroupDraining", f"{reference.name} gets no new request")
-                elif names.ANNOTATION_SUCCEEDED_AT in annotations:
-                    yield Note("RolloutComplete", f"all replicas are of {reference.name}")
-                elif names.ANNOTATION_RECREATED_AT in annotations:
-                    yield Note("PodRecreated", f"{reference.name} crashed in vain", "Warning")
-                elif failure := annotations.get(names.ANNOTATION_FAILURE):
-                    yield Note("RolledBack", f"gave {reference.name} up: {failure}", "Warning")
+                yield from _notes_on_progress(reference.name, annotations)
             case Delete(reference) if reference.kind == "StatefulSet":
                 yield Note("GroupDeleted", f"{reference.name} has drained or was lost")
             case _:
                 pass
+
+
+def _notes_on_progress(name: str, annotations: Mapping[str, str | None]) -> Iterator[Note]:
+    if names.ANNOTATION_DRAINING_SINCE in annotations:
+        yield Note("GroupDraining", f"{name} gets no new request")
+    if names.ANNOTATION_SUCCEEDED_AT in annotations:
+        yield Note("RolloutComplete", f"all replicas are of {name}")
+    if names.ANNOTATION_RECREATED_AT in annotations:
+        yield Note("PodRecreated", f"{name} crashed in vain", "Warning")
+    if names.ANNOTATION_GOLDEN_AT in annotations:
+        yield Note("GoldenPassed", f"{name} answered its golden prompts as expected")
+    if failure := annotations.get(names.ANNOTATION_FAILURE):
+        yield Note("RolledBack", f"gave {name} up: {failure}", "Warning")
+    if place := annotations.get(names.ANNOTATION_CANARY):
+        yield Note("CanaryStep", f"{name} is at {place} (steps done, and since when the next)")
 
 
 class Recorder:

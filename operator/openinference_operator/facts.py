@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from openinference_operator.course import NO_EVIDENCE, Course, Evidence
 from openinference_operator.observe import Observed
 from openinference_operator.plan import Plan
 from openinference_operator.pods import Concern, Trouble
@@ -12,36 +13,45 @@ from openinference_operator.spec import InferenceService
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that conditions are made from. `decision` is None without autoscaling."""
+    """All that conditions are made from. `decision` is None without autoscaling.
+
+    `evidence`: what is known of a revision on trial.
+    """
 
     service: InferenceService
     observed: Observed
     plan: Plan
     decision: Decision | None
     now: float
+    evidence: Evidence = NO_EVIDENCE
+
+    @property
+    def course(self) -> Course:
+        """The decisions about the rollout."""
+        return self.plan.course
 
     @property
     def routable(self) -> int:
         """Replicas that every router sends requests to, draining ones not counted."""
-        return sum(state.phase is Phase.ROUTABLE for state in self.plan.states)
+        return sum(state.phase is Phase.ROUTABLE for state in self.course.states)
 
     @property
     def old(self) -> list[GroupState]:
         """Groups of another revision than the one rolled out that are still there."""
-        return [state for state in self.there if state.revision != self.plan.target]
+        return [state for state in self.there if state.revision != self.course.target]
 
     @property
     def there(self) -> list[GroupState]:
         """All groups but those on a lost node, for which nobody waits."""
-        return [state for state in self.plan.states if state.phase is not Phase.LOST]
+        return [state for state in self.course.states if state.phase is not Phase.LOST]
 
     @property
     def updated(self) -> list[GroupState]:
         """Groups of the revision rolled out that do not go."""
         return [
             state
-            for state in self.plan.states
-            if state.revision == self.plan.target and state.phase in LIVE
+            for state in self.course.states
+            if state.revision == self.course.target and state.phase in LIVE
         ]
 
     @property
@@ -60,7 +70,7 @@ class Facts:
     def is_at_zero(self) -> bool:
         """Whether the autoscaler wants no replica, and none is left that takes requests."""
         is_wanted = self.service.autoscaling is not None and self.plan.desired == 0
-        is_left = any(state.phase in LIVE for state in self.plan.states)
+        is_left = any(state.phase in LIVE for state in self.course.states)
         return is_wanted and not self.service.suspend and not is_left
 
     def trouble(self, concern: Concern) -> Trouble | None:

@@ -17,6 +17,7 @@ class Group:
     """The facts about one group.
 
     `ready_at`: when its pod was first seen Ready, None if it never was.
+    `golden_at`: when it had passed its golden prompts, None if it has not or need not.
     `recreated_at`: when its pod was made anew by the operator, oldest first.
     `is_cut_off`: every router has seen a routing by which the group gets no new request.
     `in_flight`: requests of all routers inside it, None while that is unknown.
@@ -29,6 +30,7 @@ class Group:
     resource_version: str
     created_at: float
     ready_at: float | None
+    golden_at: float | None
     draining_since: float | None
     recreated_at: tuple[float, ...]
     is_being_deleted: bool
@@ -74,6 +76,7 @@ def read_group(statefulset: Object, pod: Pod | None, routers: RouterView) -> Gro
         resource_version=metadata["resourceVersion"],
         created_at=timestamps.from_text(metadata["creationTimestamp"]),
         ready_at=_time(annotations.get(names.ANNOTATION_READY_AT)),
+        golden_at=_time(annotations.get(names.ANNOTATION_GOLDEN_AT)),
         draining_since=_time(annotations.get(names.ANNOTATION_DRAINING_SINCE)),
         recreated_at=_times(annotations.get(names.ANNOTATION_RECREATED_AT)),
         is_being_deleted="deletionTimestamp" in metadata,

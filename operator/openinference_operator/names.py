@@ -27,6 +27,8 @@ ANNOTATION_APPLIED: Final = "openinference.dev/applied"
 ANNOTATION_SUCCEEDED_AT: Final = "openinference.dev/succeeded-at"
 ANNOTATION_READY_AT: Final = "openinference.dev/ready-at"
 ANNOTATION_RECREATED_AT: Final = "openinference.dev/recreated-at"
+ANNOTATION_GOLDEN_AT: Final = "openinference.dev/golden-at"
+ANNOTATION_CANARY: Final = "openinference.dev/canary"
 ANNOTATION_FAILURE: Final = "openinference.dev/failure"
 
 ENGINE_PORT: Final = 8000

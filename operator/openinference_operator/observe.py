@@ -32,13 +32,14 @@ class Revision:
     """One ControllerRevision.
 
     `succeeded_at`: when a rollout to it was last completed, or 0. `failure`: why the rollout to it
-    failed, while it is still wanted.
+    failed, while it is still wanted. `canary`: the place of a canary under way, as text.
     """
 
     name: str
     number: int
     succeeded_at: float
     failure: str
+    canary: str
     template: Mapping[str, Any]
     uid: str
     resource_version: str
@@ -109,6 +110,7 @@ def _revision(obj: Object) -> Revision:
         number=int(obj.get("revision", 0)),
         succeeded_at=timestamps.from_text(succeeded_at) if succeeded_at else 0.0,
         failure=annotations.get(names.ANNOTATION_FAILURE, ""),
+        canary=annotations.get(names.ANNOTATION_CANARY, ""),
         template=(obj.get("data") or {}).get("template") or {},
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],

@@ -16,10 +16,12 @@ from openinference_operator.events import Recorder
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import measure_loop_lag
 from openinference_operator.settings import Settings
+from openinference_operator.signals.golden import GoldenChecks
 from openinference_operator.signals.prometheus import Prometheus
 from openinference_operator.signals.router_state import RouterStates
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
+from openinference_operator.trials import Trials
 from openinference_operator.watches import build_kopf_settings, build_registry, relist
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
@@ -41,6 +43,9 @@ async def run(settings: Settings) -> None:
             session, tokens.token_of, lambda *changed: controller.states_changed(*changed)
         )
         stack.push_async_callback(states.close)
+        prometheus = Prometheus(session, settings.prometheus_url)
+        golden = GoldenChecks(session, tokens.token_of)
+        stack.push_async_callback(golden.close)
         controller = Controller(
             settings=settings,
             store=store,
@@ -49,7 +54,8 @@ async def run(settings: Settings) -> None:
             recorder=Recorder(cluster),
             tokens=tokens,
             states=states,
-            autoscaler=Autoscaler(Prometheus(session, settings.prometheus_url)),
+            autoscaler=Autoscaler(prometheus),
+            trials=Trials(prometheus, golden),
             queue=queue,
         )
         watching = asyncio.Event()

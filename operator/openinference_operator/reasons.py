@@ -24,6 +24,9 @@ class Reason(StrEnum):
     STARTING = "Starting"
     SCALING_DOWN = "ScalingDown"
     ROLLING_OUT = "RollingOut"
+    PAUSED = "Paused"
+    CANARY = "Canary"
+    ANALYSIS_UNAVAILABLE = "AnalysisUnavailable"
     ROLLED_BACK = "RolledBack"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     # Scheduled

@@ -1,9 +1,10 @@
 """Whether the wanted revision has failed, and which revision to roll out instead: pure.
 
 A rollout fails when a group of the wanted revision crashes again and again, or has never been
-ready within `progressDeadline` of its creation. That is judged per group and from what is
-observed, so no clock has to be kept. Routers are not part of it: a group that is ready but not
-routable says nothing against its revision, and neither does one that was ready and is not.
+ready within `progressDeadline` of its creation (or, in a canary, not passed its golden prompts).
+That is judged per group and from what is observed, so no clock has to be kept. Routers are not
+part of it: a group that is ready but not routable says nothing against its revision, and neither
+does one that was ready and is not.
 
 A failed revision is marked on its ControllerRevision, and the last good one is the target from
 then on. The mark lasts as long as the revision is wanted: any other spec, and also the same one
@@ -11,17 +12,28 @@ applied again after another, is a new attempt. Without a good revision there is 
 to, and Kubernetes' own restarts go on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from openinference_operator.groups import Group
 
 CRASHES = 3  # restarts, which with the kubelet's back-off take a minute or more
 
 
-def find_failure(groups: Iterable[Group], wanted: str, deadline_seconds: int, now: float) -> str:
-    """What is wrong with the wanted revision, in words; empty while it may still succeed."""
+def find_failure(
+    groups: Iterable[Group],
+    wanted: str,
+    deadline_seconds: int,
+    now: float,
+    unproved: Sequence[str] = (),
+) -> str:
+    """What is wrong with the wanted revision, in words; empty while it may still succeed.
+
+    `unproved`: groups that have golden prompts still to pass, which the deadline is for, too.
+    """
     judged = (group for group in _judged(groups, wanted) if not group.is_lost)
-    failures = (_crashes(group) or _is_late(group, deadline_seconds, now) for group in judged)
+    failures = (
+        _crashes(group) or _is_late(group, deadline_seconds, now, unproved) for group in judged
+    )
     return next(filter(None, failures), "")
 
 
@@ -30,9 +42,15 @@ def choose_target(wanted: str, current: str, failure: str) -> str:
     return current if failure and current else wanted
 
 
-def deadlines(groups: Iterable[Group], wanted: str, deadline_seconds: int) -> list[float]:
-    """When groups of the wanted revision that are not ready will be late."""
-    waiting = (group for group in _judged(groups, wanted) if not _was_ready(group))
+def deadlines(
+    groups: Iterable[Group], wanted: str, deadline_seconds: int, unproved: Sequence[str] = ()
+) -> list[float]:
+    """When groups of the wanted revision that are not ready, or not proved, will be late."""
+    waiting = (
+        group
+        for group in _judged(groups, wanted)
+        if not _was_ready(group) or group.name in unproved
+    )
     return [group.created_at + deadline_seconds for group in waiting]
 
 
@@ -47,9 +65,12 @@ def _crashes(group: Group) -> str:
     return pod.trouble.message
 
 
-def _is_late(group: Group, deadline_seconds: int, now: float) -> str:
-    if _was_ready(group) or now < group.created_at + deadline_seconds:
+def _is_late(group: Group, deadline_seconds: int, now: float, unproved: Sequence[str]) -> str:
+    is_proved = group.name not in unproved
+    if (_was_ready(group) and is_proved) or now < group.created_at + deadline_seconds:
         return ""
+    if _was_ready(group):
+        return f"{group.name} did not answer its golden prompts within {deadline_seconds} s"
     trouble = group.pod.trouble if group.pod is not None else None
     late = f"{group.name} was not ready within {deadline_seconds} s"
     return f"{late}: {trouble.message}" if trouble else late

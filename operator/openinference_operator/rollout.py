@@ -1,14 +1,17 @@
 """The next step of a rollout or of a change of replicas: pure, from what is observed.
 
-With R replicas wanted, S = maxSurge, U = maxUnavailable, per step:
+With R replicas wanted, S = maxSurge, U = maxUnavailable, and F fresh and K kept groups as the
+split of the moment (R and 0; other numbers in a canary or a pause), per step:
 
     existing = groups that are not lost            (draining and deleted ones count until gone)
     fresh    = live groups of the target revision
-    create   = max(0, min(R - fresh, R + S - existing))
+    kept     = live groups of the last good revision
+    restore  = max(0, min(K - kept, R + S - existing))
+    create   = max(0, min(F - fresh, R + S - existing - restore))
     floor    = R - U                               (routable groups that must remain)
     budget   = routable - floor                    (routable groups that may go now)
 
-To go are all live groups of other revisions, and the fresh ones beyond R. Of these, groups that
+To go are the fresh groups beyond F, the kept ones beyond K, and all others. Of these, groups that
 never served (starting, or broken) go at once: nobody would miss them. Groups that serve go as far
 as the budget reaches, least loaded first. Groups that served and are not routable just now may
 come back, so they go only while the floor holds without them. Nothing that may serve is drained
@@ -68,12 +71,24 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """How many groups of the target revision to have, and how many of the last good one."""
+
+    fresh: int
+    old: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What to do now: how many groups to create, which to drain, which to delete."""
+    """What to do now: how many groups to create, which to drain, which to delete.
+
+    `restore`: how many to create of the last good revision, beside a canary or while paused.
+    """
 
     create: int
     drain: tuple[str, ...]
     delete: tuple[str, ...]
+    restore: int = 0
 
 
 def bounds(rollout: Rollout, replicas: int) -> Bounds:
@@ -83,25 +98,54 @@ def bounds(rollout: Rollout, replicas: int) -> Bounds:
     return Bounds(replicas, surge, 1 if surge == 0 and unavailable == 0 else unavailable)
 
 
+def frozen(groups: Iterable[GroupState], target: str, replicas: int) -> Split:
+    """The split of a paused rollout: what is of the target stays so, the rest stays old."""
+    fresh = sum(group.phase in LIVE and group.revision == target for group in groups)
+    return Split(min(fresh, replicas), max(0, replicas - fresh))
+
+
 def next_step(
-    groups: Sequence[GroupState], target: str, limits: Bounds, *, routers_settled: bool
+    groups: Sequence[GroupState],
+    target: str,
+    limits: Bounds,
+    *,
+    routers_settled: bool,
+    split: Split | None = None,
+    stable: str = "",
 ) -> Step:
-    """Decide the next step towards `limits.replicas` groups of revision `target`."""
+    """Decide the next step towards `split`, which is `limits.replicas` groups of `target` if None.
+
+    `stable`: the last good revision; while there is none, groups of any other count as kept.
+    """
+    split = split or Split(limits.replicas, 0)
     live = [group for group in groups if group.phase in LIVE]
     fresh = [group for group in live if group.revision == target]
-    old = [group for group in live if group.revision != target]
+    others = [group for group in live if group.revision != target]
+    kept = [group for group in others if stable in ("", group.revision)]
+    unwanted = [group for group in others if group not in kept]
     existing = sum(group.phase is not Phase.LOST for group in groups)
-    room = limits.replicas + limits.max_surge - existing
-    surplus = _in_going_order(fresh)[: max(0, len(fresh) - limits.replicas)]
+    room = max(0, limits.replicas + limits.max_surge - existing)
+    restore = min(max(0, split.old - len(kept)), room) if stable else 0
+    going = [
+        *_in_going_order([*unwanted, *_surplus(kept, split.old)]),
+        *_in_going_order(_surplus(fresh, split.fresh)),
+    ]
     return Step(
-        create=max(0, min(limits.replicas - len(fresh), room)),
-        drain=_to_drain([*_in_going_order(old), *surplus], live, limits, routers_settled),
+        create=min(max(0, split.fresh - len(fresh)), room - restore),
+        drain=_to_drain(going, live, limits, routers_settled),
         delete=tuple(
             group.name
             for group in groups
             if group.phase in (Phase.DRAINED, Phase.LOST) and not group.is_being_deleted
         ),
+        restore=restore,
     )
+
+
+def _surplus(groups: Iterable[GroupState], wanted: int) -> list[GroupState]:
+    """The groups beyond so many, those that serve least."""
+    ordered = _in_going_order(groups)
+    return ordered[: max(0, len(ordered) - wanted)]
 
 
 def _to_drain(

@@ -27,17 +27,17 @@ def build_status(facts: Facts) -> Status:
         "observedGeneration": service.generation,
         "modelName": service.model.name,
         "url": client_url(service),
-        "replicas": len(plan.states),
+        "replicas": len(facts.course.states),
         "readyReplicas": sum(pod is not None and pod.is_ready for pod in pods),
         "routableReplicas": facts.routable,
         "updatedReplicas": len(facts.updated),
         "replicasSummary": f"{facts.routable}/{plan.desired}",
         "selector": labels,
-        "updateRevision": plan.revision,
+        "updateRevision": facts.course.revision,
         "conditions": build_conditions(judge(facts), observed.status, service, now),
     }
-    if plan.current:
-        status["currentRevision"] = plan.current
+    if facts.course.current:
+        status["currentRevision"] = facts.course.current
     if service.autoscaling is not None:
         status["scaling"] = _scaling(facts, now)
     return status

@@ -17,7 +17,9 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client
 from openinference_operator import names, timestamps
+from openinference_operator.canary import Verdict
 from openinference_operator.cluster import RESOURCES, Cluster
+from openinference_operator.course import Evidence
 from openinference_operator.lease import Lease
 from openinference_operator.manifests.routing import read_routing
 from openinference_operator.observe import observe
@@ -86,6 +88,9 @@ class World:
         self.siblings = []
         self.recreated = []
         self.image = IMAGE
+        self.verdict = Verdict()
+        self.golden_failure = ""
+        self.answers_golden = True
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
 
@@ -100,7 +105,14 @@ class World:
         return observe(store, self.parsed, self._router_facts())
 
     def plan(self):
-        return plan_service(self.parsed, self.observe(), self.replicas, self.image, self.now)
+        return plan_service(
+            self.parsed, self.observe(), self.replicas, self.image, self.now, self.evidence()
+        )
+
+    def evidence(self):
+        """Every group that is ready has answered its golden prompts, if they do answer."""
+        answered = self.ready if self.answers_golden else ()
+        return Evidence(dict.fromkeys(answered, self.golden_failure), self.verdict)
 
     def perform(self, operation):
         """Apply one operation as the API server would. Raises ApiConflict."""
@@ -188,7 +200,10 @@ class World:
         """Let everybody act in turn until the operator has nothing to do."""
         for _ in range(rounds):
             self.everybody_acts()
-            if not self.reconcile().operations:
+            plan = self.reconcile()
+            if plan.course.stage is not None and plan.course.stage.ends_at is not None:
+                self.now = max(self.now, plan.course.stage.ends_at)
+            if not plan.operations:
                 self.everybody_acts()
                 if not self.plan().operations:
                     return

@@ -12,10 +12,12 @@ from openinference_operator.cluster import RESOURCES
 from openinference_operator.controller import Controller, Key
 from openinference_operator.events import Recorder
 from openinference_operator.settings import Settings
+from openinference_operator.signals.golden import GoldenChecks
 from openinference_operator.signals.prometheus import WAITING, Prometheus
 from openinference_operator.signals.router_state import RouterStates
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
+from openinference_operator.trials import Trials
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -90,6 +92,7 @@ async def running(server, cluster, lease, prometheus):
             tokens=tokens,
             states=states,
             autoscaler=Autoscaler(Prometheus(session, prometheus)),
+            trials=Trials(Prometheus(session, prometheus), GoldenChecks(session, tokens.token_of)),
             queue=queue,
         )
         workers = [asyncio.create_task(controller.work()) for _ in range(2)]

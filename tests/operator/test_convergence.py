@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openinference_operator import names
+from openinference_operator.canary import Verdict
 from openinference_operator.groups import group_state
 from openinference_operator.operations import Annotate, Create
 from openinference_operator.rollout import Phase, bounds
@@ -17,6 +18,13 @@ CALM = settings(
 )
 
 ENGINES = st.sampled_from([{}, {"maxSequences": 2}, {"maxSequences": 3}, {"image": "engine:2"}])
+CANARY = {
+    "strategy": "Canary",
+    "canary": {
+        "steps": [{"weight": 10, "pause": "30s"}, {"weight": 60, "pause": "30s"}],
+        "golden": [{"prompt": "2+2?", "expect": "4"}],
+    },
+}
 ROLLOUTS = st.sampled_from(
     [
         {"maxSurge": 1, "maxUnavailable": 0},
@@ -24,8 +32,13 @@ ROLLOUTS = st.sampled_from(
         {"maxSurge": "50%", "maxUnavailable": "50%"},
         {"maxSurge": 3, "maxUnavailable": 2},
         {"maxSurge": 0, "maxUnavailable": "100%"},
+        {"paused": True},
+        CANARY,
+        CANARY | {"maxSurge": 2, "maxUnavailable": 1},
+        CANARY | {"paused": True},
     ]
 )
+VERDICTS = st.sampled_from([Verdict(), Verdict(missing="requests"), Verdict(failed="errors")])
 EVENTS = st.one_of(
     st.tuples(st.just("reconcile"), st.one_of(st.none(), st.integers(0, 4))),
     st.tuples(st.just("start"), st.integers(0, 5)),
@@ -42,6 +55,9 @@ EVENTS = st.one_of(
     st.tuples(st.just("finish"), st.none()),
     st.tuples(st.just("engine"), ENGINES),
     st.tuples(st.just("rollout"), ROLLOUTS),
+    st.tuples(st.just("verdict"), VERDICTS),
+    st.tuples(st.just("golden"), st.sampled_from(["", "answered wrong"])),
+    st.tuples(st.just("golden answers"), st.booleans()),
     st.tuples(st.just("replicas"), st.integers(0, 4)),
 )
 HISTORIES = st.lists(EVENTS, max_size=40)
@@ -82,6 +98,12 @@ def happen(world, event, argument):
             world.change(engine=argument)
         case "rollout":
             world.change(rollout=argument)
+        case "verdict":
+            world.verdict = argument
+        case "golden":
+            world.golden_failure = argument
+        case "golden answers":
+            world.answers_golden = argument
         case "replicas":
             world.change(replicas=argument)
 
@@ -120,6 +142,8 @@ def become_calm(world):
         router.is_ready = True
     world.broken.clear()
     world.lost.clear()
+    world.verdict, world.golden_failure, world.answers_golden = Verdict(), "", True
+    world.change(rollout=world.service["spec"]["rollout"] | {"paused": False})
 
 
 @CALM
@@ -130,7 +154,7 @@ def test_every_history_ends_in_the_wanted_state(make_world, history, replicas, r
         happen(world, event, argument)
     become_calm(world)
     world.settle()
-    target = world.plan().target
+    target = world.plan().course.target
     assert [world.revision_of(group) for group in world.groups] == [target] * world.replicas
     assert world.routable == world.groups.keys()
     assert not world.replicas or world.observe().current_revision == target
@@ -158,7 +182,7 @@ def test_a_crash_after_any_operation_of_any_plan_changes_nothing_in_the_end(
         world.everybody_acts()
     world.settle()
     assert len(world.groups) == 2
-    assert {world.revision_of(group) for group in world.groups} == {world.plan().revision}
+    assert {world.revision_of(group) for group in world.groups} == {world.plan().course.revision}
 
 
 def test_a_lost_node_does_not_block_its_replacement(make_world):
@@ -178,7 +202,7 @@ def test_a_lost_node_does_not_hold_a_rollout_open(make_world):
     world.lose_nodes(sorted(world.groups)[:1])
     world.change(engine={"maxSequences": 4})
     world.settle()
-    assert world.observe().current_revision == world.plan().revision
+    assert world.observe().current_revision == world.plan().course.revision
 
 
 def test_a_kubelet_that_restarts_takes_no_group_away(make_world):

@@ -13,7 +13,7 @@ def begin_upgrade(world):
     good = set(world.groups)
     world.change(engine={"maxSequences": 4})
     world.reconcile()
-    return good, world.plan().revision
+    return good, world.plan().course.revision
 
 
 def crash(world, groups, restarts=3):
@@ -39,7 +39,7 @@ def test_a_crash_loop_is_rolled_back(make_world, replicas):
     crash(world, world.groups.keys() - good)
     world.settle()
     assert set(world.groups) == good == world.routable
-    assert world.plan().revision == bad != world.plan().target
+    assert world.plan().course.revision == bad != world.plan().course.target
 
 
 def test_a_few_crashes_are_not_a_failure(make_world):
@@ -47,7 +47,7 @@ def test_a_few_crashes_are_not_a_failure(make_world):
     good, bad = begin_upgrade(world)
     crash(world, world.groups.keys() - good, restarts=2)
     act(world)
-    assert world.plan().target == bad
+    assert world.plan().course.target == bad
     world.broken.clear()
     world.settle()
     assert {world.revision_of(group) for group in world.groups} == {bad}
@@ -58,9 +58,9 @@ def test_a_group_that_is_not_ready_in_time_is_rolled_back(make_world):
     good, bad = begin_upgrade(world)
     assert world.plan().look_again_at == world.now + 300
     world.now += 299
-    assert world.plan().target == bad
+    assert world.plan().course.target == bad
     world.now += 1
-    assert "was not ready within 300 s" in world.plan().failure
+    assert "was not ready within 300 s" in world.plan().course.failure
     world.broken = world.groups.keys() - good
     world.settle()
     assert set(world.groups) == good
@@ -80,7 +80,7 @@ def test_groups_that_were_updated_already_are_taken_back(make_world):
             crash(world, world.groups.keys() - world.routable)
         world.everybody_acts()
         world.reconcile()
-        assert len(world.routable) >= 3 or world.plan().target == bad
+        assert len(world.routable) >= 3 or world.plan().course.target == bad
     assert len(world.routable) == 3
 
 
@@ -92,8 +92,8 @@ def test_a_group_that_was_ready_once_is_never_late(make_world):
     world.reconcile()
     world.now += 10_000
     world.ready -= world.groups.keys() - good
-    assert world.plan().failure == ""
-    assert world.plan().target == bad
+    assert world.plan().course.failure == ""
+    assert world.plan().course.target == bad
 
 
 def test_a_router_that_is_away_fails_no_revision(make_world):
@@ -104,8 +104,8 @@ def test_a_router_that_is_away_fails_no_revision(make_world):
         router.is_ready = False
     world.now += 10_000
     world.reconcile()
-    assert world.plan().failure == ""
-    assert world.plan().target == bad
+    assert world.plan().course.failure == ""
+    assert world.plan().course.target == bad
 
 
 def test_a_lost_node_fails_no_revision(make_world):
@@ -113,7 +113,7 @@ def test_a_lost_node_fails_no_revision(make_world):
     good, bad = begin_upgrade(world)
     world.lose_nodes(world.groups.keys() - good)
     world.now += 10_000
-    assert world.plan().target == bad
+    assert world.plan().course.target == bad
 
 
 def test_a_failed_revision_is_not_tried_again(make_world):
@@ -136,8 +136,8 @@ def test_another_spec_is_a_new_attempt(make_world):
     world.change(engine={"maxSequences": 5})
     world.broken.clear()
     world.settle()
-    assert world.plan().target == world.plan().revision != bad
-    assert {world.revision_of(group) for group in world.groups} == {world.plan().revision}
+    assert world.plan().course.target == world.plan().course.revision != bad
+    assert {world.revision_of(group) for group in world.groups} == {world.plan().course.revision}
 
 
 def test_the_failed_spec_applied_again_after_another_is_a_new_attempt(make_world):
@@ -161,8 +161,8 @@ def test_restarted_at_is_a_new_attempt(make_world):
     world.broken.clear()
     world.service["metadata"]["annotations"] = {"openinference.dev/restartedAt": "now"}
     world.settle()
-    assert world.plan().revision != bad
-    assert {world.revision_of(group) for group in world.groups} == {world.plan().revision}
+    assert world.plan().course.revision != bad
+    assert {world.revision_of(group) for group in world.groups} == {world.plan().course.revision}
 
 
 def test_the_status_does_not_report_success(make_world):
@@ -200,11 +200,11 @@ def test_a_crash_after_the_rollout_is_no_rollback(make_world):
     world = make_world(replicas=2)
     begin_upgrade(world)
     world.settle()
-    revision = world.plan().revision
+    revision = world.plan().course.revision
     crash(world, sorted(world.groups)[:1], restarts=9)
     world.ready -= world.broken
     act(world)
-    assert world.plan().target == revision
+    assert world.plan().course.target == revision
     assert len(world.groups) == 2
 
 

@@ -113,7 +113,7 @@ def trace(world, rounds=30):
     """Reconcile with everybody acting in between; note every step that does something."""
     steps = []
     for _ in range(rounds):
-        step = world.reconcile().step
+        step = world.reconcile().course.step
         if step.create or step.drain or step.delete:
             steps.append((step.create, len(step.drain), len(step.delete)))
         world.everybody_acts()
@@ -149,13 +149,13 @@ def test_sequence_of_a_rolling_update(make_world, rollout, expected):
 def test_old_spec_applied_again_finds_its_revision(make_world):
     world = make_world(replicas=1)
     world.settle()
-    first = world.plan().revision
+    first = world.plan().course.revision
     world.change(engine={"maxSequences": 4})
     world.settle()
     world.change(engine={})
     world.settle()
     revisions = [name for kind, name in world.objects if kind == "ControllerRevision"]
-    assert world.plan().revision == first == world.observe().current_revision
+    assert world.plan().course.revision == first == world.observe().current_revision
     assert len(revisions) == 2
 
 
@@ -171,7 +171,7 @@ def test_a_drain_waits_for_requests_in_flight(make_world):
     assert len(world.draining) == 1
     assert not any("deletionTimestamp" in obj["metadata"] for obj in world.groups.values())
     world.finish_requests()
-    assert len(world.reconcile().step.delete) == 1
+    assert len(world.reconcile().course.step.delete) == 1
 
 
 def test_a_drain_ends_at_its_timeout(make_world):
@@ -183,9 +183,9 @@ def test_a_drain_ends_at_its_timeout(make_world):
         world.reconcile()
         world.start_pods()
         world.routers_read()
-    assert world.plan().step.delete == ()
+    assert world.plan().course.step.delete == ()
     world.now += 121
-    assert len(world.plan().step.delete) == 1
+    assert len(world.plan().course.step.delete) == 1
 
 
 def test_a_drain_waits_until_every_router_has_heard_of_it(make_world):
@@ -194,9 +194,9 @@ def test_a_drain_waits_until_every_router_has_heard_of_it(make_world):
     world.change(replicas=1)
     world.reconcile()
     world.routers_read(world.routers[:1])
-    assert world.plan().step.delete == ()
+    assert world.plan().course.step.delete == ()
     world.routers_read()
-    assert len(world.plan().step.delete) == 1
+    assert len(world.plan().course.step.delete) == 1
 
 
 def test_scale_down_drains_the_least_loaded_group(make_world):
@@ -213,7 +213,7 @@ def test_scale_down_drains_the_least_loaded_group(make_world):
 def test_scaling_makes_no_revision(make_world):
     world = make_world(replicas=1)
     world.settle()
-    revision = world.plan().revision
+    revision = world.plan().course.revision
     world.change(replicas=3, rollout={"maxSurge": 2}, router={"queue": {"maxRequests": 5}})
     world.settle()
     assert {world.revision_of(group) for group in world.groups} == {revision}

@@ -60,3 +60,14 @@ def test_the_first_token_is_timed_for_the_revision_that_answered(metrics):
     text = generate_latest(metrics.registry).decode()
     assert 'first_token_seconds_count{inference_namespace="team-a"' in text
     assert 'revision="5e6f7a8b"} 1.0' in text
+
+
+async def test_counters_of_a_revision_begin_at_zero_before_its_first_request(
+    make_bench, make_routing, make_routed
+):
+    """Else the first failure of a new revision would be no increase to Prometheus."""
+    bench = await make_bench(make_routing(make_routed("http://127.0.0.1:9")))
+    async with bench.client.get(f"{bench.internal_url}/metrics") as response:
+        text = await response.text()
+    assert 'openinference_router_attempts_total{inference_namespace="team-a"' in text
+    assert 'outcome="failed",revision="1a2b3c4d"} 0.0' in text

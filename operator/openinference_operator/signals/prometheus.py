@@ -46,18 +46,19 @@ class Prometheus:
 
     async def queue(self, namespace: str, service: str, expected: Expected) -> Demand | Lost:
         """Requests that wait for and run in an InferenceService, over all its processes."""
-        if not self._url:
-            return Lost("no Prometheus is configured")
-        labels = f'inference_namespace="{namespace}",inference_service="{service}"'
-        samples = await self._query(f'{{__name__=~"{WAITING}|{RUNNING}",{labels}}}')
+        labels = selector(namespace, service)
+        samples = await self.query(f'{{__name__=~"{WAITING}|{RUNNING}",{labels}}}')
         if isinstance(samples, Lost):
             return samples
-        times = await self._query(f"timestamp({WAITING}{{{labels}}})")
+        times = await self.query(f"timestamp({WAITING}{{{labels}}})")
         if isinstance(times, Lost):
             return times
         return read_queue(samples, times, expected, time())
 
-    async def _query(self, expression: str) -> list[Sample] | Lost:
+    async def query(self, expression: str) -> list[Sample] | Lost:
+        """The instant vector of an expression now."""
+        if not self._url:
+            return Lost("no Prometheus is configured")
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         try:
             async with self._session.get(
@@ -70,6 +71,11 @@ class Prometheus:
             return Lost(
                 f"Prometheus at {self._url} does not answer: {error or type(error).__name__}"
             )
+
+
+def selector(namespace: str, service: str) -> str:
+    """Labels of the series of one InferenceService, as PromQL writes them."""
+    return f'inference_namespace="{namespace}",inference_service="{service}"'
 
 
 def read_vector(payload: Any) -> list[Sample] | Lost:
