@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from openinference_router import sse
+from openinference_router.dashboard.pages import PREFIX as DASHBOARD
 from openinference_router.errors import Refusal
 from openinference_router.exchange import GENERATING
 from openinference_router.keys import KeyRing
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 def client_app(
     router: Router, proxy: Proxy, keys: KeyRing, metrics: Metrics, max_body_bytes: int
 ) -> web.Application:
-    """Port 8080: the OpenAI API."""
+    """Port 8080: the OpenAI API; the dashboard adds its own routes."""
     middlewares = [_observing(router, metrics), _admitting(keys)]
     app = web.Application(client_max_size=max_body_bytes, middlewares=middlewares)
     for path in sorted(GENERATING):
@@ -146,6 +147,8 @@ def _admitting(keys: KeyRing) -> Middleware:
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == "/" or request.path.startswith(DASHBOARD):
+            return await handler(request)  # it checks keys where it tells something
         with keys.admit(request.headers.get("Authorization", "")) as admission:
             request[CALLER], trace = admission.caller, request[TRACE]
             trace.key = admission.caller.key

@@ -133,14 +133,19 @@ class KeyRing:
                 self._allowances[name] = Allowance(key, self._replicas, self._clock())
         self._names = {key.sha256: name for name, key in keys.items()}
 
+    def check(self, authorization: str) -> None:
+        """Let pass who may ask at all, and count nothing. Raises Refusal 401, or 503 too early."""
+        self._check_known()
+        if not self._is_open:
+            self._name(authorization)
+
     @contextlib.contextmanager
     def admit(self, authorization: str) -> Iterator[Admission]:
         """The caller behind an Authorization header, counted while the request is open.
 
         Raises Refusal: 401 for a wrong or missing key, 429 for one that has used up its limits.
         """
-        if not self.is_known:
-            raise unavailable("the API keys were not read yet", code="keys_unknown")
+        self._check_known()
         if self._is_open:
             yield Admission(ANYBODY)
             return
@@ -152,6 +157,10 @@ class KeyRing:
             yield admission
         finally:
             allowance.give_back(admission.num_tokens)
+
+    def _check_known(self) -> None:
+        if not self.is_known:
+            raise unavailable("the API keys were not read yet", code="keys_unknown")
 
     def _name(self, authorization: str) -> str:
         scheme, _, key = authorization.partition(" ")

@@ -15,6 +15,10 @@ from kubernetes.aio import client
 
 from openinference_router.app import client_app, internal_app
 from openinference_router.configmaps import watch_routing
+from openinference_router.dashboard.cluster import ClusterView
+from openinference_router.dashboard.history import LiveHistory
+from openinference_router.dashboard.pages import Dashboard
+from openinference_router.dashboard.prometheus import PrometheusHistory
 from openinference_router.keys import KeyRing
 from openinference_router.keysecret import KeySecret
 from openinference_router.metrics import Metrics
@@ -47,17 +51,32 @@ async def serve(settings: Settings) -> None:
         keys = KeyRing(is_known=not settings.keys_secret, replicas=settings.replicas)
         metrics = Metrics(settings.namespace, router.services)
         clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes)
+        history = LiveHistory(router.services)
+        clients.add_routes(_dashboard(router, keys, history, session, settings).routes())
         internal = internal_app(router, keys, metrics, token)
         async with (
             _listening(internal, settings.host, settings.internal_port, farewell_seconds=0.1),
             _listening(clients, settings.host, settings.client_port, farewell_seconds=5) as site,
-            _following(router, keys, settings),
+            _following(router, keys, history, settings),
         ):
             _log.info("router started", extra={"namespace": settings.namespace})
             await _termination()
             await _drain(router, site, settings)
             await router.close()
     _log.info("router ended")
+
+
+def _dashboard(
+    router: Router,
+    keys: KeyRing,
+    history: LiveHistory,
+    session: aiohttp.ClientSession,
+    settings: Settings,
+) -> Dashboard:
+    """The page about this namespace, its history from Prometheus where there is one."""
+    view, url = ClusterView(settings.namespace), settings.prometheus_url
+    source = PrometheusHistory(session, url, settings.namespace, history) if url else history
+    return Dashboard(router, keys, view, source.read)
 
 
 async def _drain(router: Router, site: web.TCPSite, settings: Settings) -> None:
@@ -101,8 +120,10 @@ async def _listening(
 
 
 @contextlib.asynccontextmanager
-async def _following(router: Router, keys: KeyRing, settings: Settings) -> AsyncIterator[None]:
-    """Keep routing and keys up to date; a failure here ends the process."""
+async def _following(
+    router: Router, keys: KeyRing, history: LiveHistory, settings: Settings
+) -> AsyncIterator[None]:
+    """Keep routing, keys and history up to date; a failure here ends the process."""
 
     async def follow_routing() -> None:
         async for routings in watch_routing(api, settings.namespace).snapshots():
@@ -114,7 +135,10 @@ async def _following(router: Router, keys: KeyRing, settings: Settings) -> Async
             keys.replace(known)
 
     async with cluster_api() as api, asyncio.TaskGroup() as group:
-        tasks = [group.create_task(follow_routing(), name="routing")]
+        tasks = [
+            group.create_task(follow_routing(), name="routing"),
+            group.create_task(history.run(), name="history"),
+        ]
         if settings.keys_secret:
             tasks.append(group.create_task(follow_keys(), name="keys"))
         try:

@@ -71,7 +71,7 @@ class Watch(Generic[T]):
 
     def __init__(self, what: str, open_: Open, decode: Callable[[msgspec.Raw], T]) -> None:
         self.items: dict[str, T] = {}
-        self.trouble = "not read yet"
+        self.trouble = ""
         """Why `items` may be out of date; empty while they are not."""
         self._what = what
         self._open = open_

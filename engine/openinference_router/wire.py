@@ -73,6 +73,7 @@ class LoadReport(msgspec.Struct, frozen=True, rename="camel"):
     running: Annotated[int, msgspec.Meta(ge=0)] = 0
     waiting: Annotated[int, msgspec.Meta(ge=0)] = 0
     queued_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    kv_usage: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     prefill_tokens_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     decode_tokens_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     resume_key: str = ""

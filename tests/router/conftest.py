@@ -27,6 +27,9 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, settings
 from openinference_router.app import client_app, internal_app
+from openinference_router.dashboard.cluster import ClusterView
+from openinference_router.dashboard.history import LiveHistory
+from openinference_router.dashboard.pages import Dashboard
 from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
@@ -162,6 +165,7 @@ class Bench:
 
     router: Router
     keys: KeyRing
+    history: LiveHistory
     client: aiohttp.ClientSession
     url: str
     internal_url: str
@@ -202,12 +206,17 @@ async def make_bench() -> AsyncIterator[Callable]:
             keys = KeyRing(is_known=True)
             metrics = Metrics("team-a", router.services)
             port, internal_port = free_port(), free_port()
-            await _listen(stack, client_app(router, proxy, keys, metrics, 10_000), port)
+            history = LiveHistory(router.services)
+            clients = client_app(router, proxy, keys, metrics, 10_000)
+            dashboard = Dashboard(router, keys, ClusterView("team-a"), history.read)
+            clients.add_routes(dashboard.routes())
+            await _listen(stack, clients, port)
             await _listen(stack, internal_app(router, keys, metrics, token), internal_port)
             router.apply(routings)
             return Bench(
                 router,
                 keys,
+                history,
                 client,
                 f"http://127.0.0.1:{port}",
                 f"http://127.0.0.1:{internal_port}",
@@ -216,44 +225,30 @@ async def make_bench() -> AsyncIterator[Callable]:
         yield make
 
 
-# The Kubernetes API server's ConfigMaps: list and watch.
+# The Kubernetes API server's objects: list and watch.
 
 
 @dataclass
-class ApiServer:
-    """`put`, `delete` and `expire` change what the router's watch sees."""
+class Collection:
+    """One kind of object; `put_object`, `delete` and `expire` change what a watch of it sees."""
 
-    url: str = ""
     version: int = 1
     items: dict[str, dict] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     watchers: set[asyncio.Queue] = field(default_factory=set)
     queries: list[dict] = field(default_factory=list)
-    secret: dict[str, str] | None = None
     is_compacted: bool = False  # every watch is told at once that its version is too old
 
     @property
     def num_lists(self) -> int:
         return sum(query.get("watch", "").lower() != "true" for query in self.queries)
 
-    async def read_secret(self, _: web.Request) -> web.Response:
-        """The Secret `openinference-keys`, its entries encoded as Kubernetes does."""
-        if self.secret is None:
-            return web.json_response({"kind": "Status", "code": 404}, status=404)
-        entries = {
-            name: base64.b64encode(text.encode()).decode() for name, text in self.secret.items()
-        }
-        return web.json_response({"kind": "Secret", "data": entries})
-
-    def put(self, name: str, text: str) -> None:
+    def put_object(self, name: str, **content) -> None:
         self.version += 1
         metadata = {"name": name, "resourceVersion": str(self.version)}
         kind = "MODIFIED" if name in self.items else "ADDED"
-        self.items[name] = {"metadata": metadata, "data": {"routing.json": text}}
+        self.items[name] = {"metadata": metadata, **content}
         self._happen(kind, self.items[name])
-
-    def put_routing(self, routing: Routing) -> None:
-        self.put(f"{routing.service}-routing", msgspec.json.encode(routing).decode())
 
     def delete(self, name: str) -> None:
         self.version += 1
@@ -277,7 +272,7 @@ class ApiServer:
         for watcher in self.watchers:
             watcher.put_nowait(event)
 
-    async def configmaps(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
         self.queries.append(dict(request.query))
         if request.query.get("watch", "").lower() != "true":
             metadata = {"resourceVersion": str(self.version)}
@@ -303,6 +298,31 @@ class ApiServer:
         finally:
             self.watchers.discard(events)
 
+
+@dataclass
+class ApiServer(Collection):
+    """Itself the ConfigMaps; beside them what the dashboard watches, and one Secret."""
+
+    url: str = ""
+    secret: dict[str, str] | None = None
+    services: Collection = field(default_factory=Collection)
+    events: Collection = field(default_factory=Collection)
+
+    async def read_secret(self, _: web.Request) -> web.Response:
+        """The Secret `openinference-keys`, its entries encoded as Kubernetes does."""
+        if self.secret is None:
+            return web.json_response({"kind": "Status", "code": 404}, status=404)
+        entries = {
+            name: base64.b64encode(text.encode()).decode() for name, text in self.secret.items()
+        }
+        return web.json_response({"kind": "Secret", "data": entries})
+
+    def put(self, name: str, text: str) -> None:
+        self.put_object(name, data={"routing.json": text})
+
+    def put_routing(self, routing: Routing) -> None:
+        self.put(f"{routing.service}-routing", msgspec.json.encode(routing).decode())
+
     def kubeconfig(self, folder: Path) -> Path:
         path = folder / "kubeconfig"
         config = {
@@ -326,7 +346,12 @@ async def api_server() -> AsyncIterator[ApiServer]:
     async with contextlib.AsyncExitStack() as stack:
         server = ApiServer()
         app = web.Application()
-        app.router.add_get("/api/v1/namespaces/team-a/configmaps", server.configmaps)
+        app.router.add_get("/api/v1/namespaces/team-a/configmaps", server.serve)
+        app.router.add_get("/api/v1/namespaces/team-a/events", server.events.serve)
+        app.router.add_get(
+            "/apis/openinference.dev/v1alpha1/namespaces/team-a/inferenceservices",
+            server.services.serve,
+        )
         app.router.add_get(
             "/api/v1/namespaces/team-a/secrets/openinference-keys", server.read_secret
         )

@@ -1,0 +1,249 @@
+"""The dashboard over HTTP: what is told to whom, and where its numbers come from."""
+
+import asyncio
+import json
+import re
+
+import aiohttp
+import pytest
+from aiohttp import web
+from openinference_router.dashboard.history import NUM_SAMPLES, STEP_SECONDS, LiveHistory
+from openinference_router.dashboard.prometheus import NUM_POINTS, QUERIES, PrometheusHistory
+from openinference_router.keys import Key
+
+DIGEST = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
+NAMED = re.compile(r"""(?:href|src)="([^"#]+)"|from "\./([^"]+)"|ask\("(\w+\.json)"\)""")
+SECRET = {"Authorization": "Bearer secret"}
+
+
+async def overviews(response):
+    """The documents of an overview stream."""
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            yield json.loads(line[6:])
+
+
+async def first_overview(client, url, accept=lambda _: True, **options) -> dict:
+    async with (
+        asyncio.timeout(10),
+        client.get(f"{url}/dashboard/api/overview", **options) as response,
+    ):
+        assert response.status == 200
+        async for overview in overviews(response):
+            if accept(overview):
+                return overview
+    raise AssertionError("the stream ended")
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard"])
+async def test_the_page_is_found_from_the_root(make_bench, path):
+    bench = await make_bench()
+    async with bench.client.get(bench.url + path) as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+        assert response.url.path == "/dashboard/"
+
+
+async def test_every_file_that_the_page_names_is_served_and_none_is_foreign(make_bench):
+    bench = await make_bench()
+    seen, wanted = set(), {""}
+    while wanted - seen:
+        name = (wanted - seen).pop()
+        seen.add(name)
+        async with bench.client.get(f"{bench.url}/dashboard/{name}") as response:
+            assert response.status == 200, name
+            policy = response.headers["Content-Security-Policy"]
+            text = await response.text()
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), name
+        wanted |= {next(filter(None, groups)) for groups in NAMED.findall(text)}
+    assert {"main.js", "chart.js", "style.css", "reasons.json", "icon.svg"} <= seen
+
+
+async def test_an_unchanged_file_is_not_sent_again(make_bench):
+    bench = await make_bench()
+    url = f"{bench.url}/dashboard/main.js"
+    async with bench.client.get(url) as response:
+        etag = response.headers["ETag"]
+    async with bench.client.get(url, headers={"If-None-Match": etag}) as response:
+        assert response.status == 304
+
+
+async def test_an_unknown_file_is_an_error_of_the_usual_shape(make_bench):
+    bench = await make_bench()
+    async with bench.client.get(f"{bench.url}/dashboard/absent.js") as response:
+        assert response.status == 404
+        assert "absent.js" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["overview", "history"])
+async def test_data_wants_the_key_and_files_do_not(make_bench, name):
+    bench = await make_bench()
+    bench.keys.replace({"alice": Key(sha256=DIGEST, requests_per_minute=1)})
+    async with bench.client.get(f"{bench.url}/dashboard/") as response:
+        assert response.status == 200
+    for headers, status in [({}, 401), ({"Authorization": "Bearer wrong"}, 401), (SECRET, 200)]:
+        url = f"{bench.url}/dashboard/api/{name}"
+        async with bench.client.get(url, headers=headers) as response:
+            assert response.status == status
+
+
+async def test_looking_uses_up_nothing_of_a_key(make_bench):
+    bench = await make_bench()
+    bench.keys.replace({"alice": Key(sha256=DIGEST, requests_per_minute=1)})
+    for _ in range(3):
+        async with bench.client.get(f"{bench.url}/dashboard/api/history", headers=SECRET) as seen:
+            assert seen.status == 200
+    async with bench.chat(headers=SECRET) as response:
+        assert response.status == 404  # no such model; but not 429
+
+
+async def test_a_withdrawn_key_sees_no_more(make_bench):
+    bench = await make_bench()
+    bench.keys.replace({"alice": Key(sha256=DIGEST)})
+    url = f"{bench.url}/dashboard/api/overview"
+    async with asyncio.timeout(10), bench.client.get(url, headers=SECRET) as response:
+        await response.content.readuntil(b"\n\n")
+        bench.keys.replace({})
+        assert b"data:" not in await response.content.read()
+
+
+async def test_a_draining_router_sends_its_viewers_elsewhere(make_bench):
+    bench = await make_bench()
+    url = f"{bench.url}/dashboard/api/overview"
+    async with asyncio.timeout(10), bench.client.get(url) as response:
+        await response.content.readuntil(b"\n\n")
+        bench.router.drain()
+        await response.content.read()
+
+
+async def test_overview_shows_what_the_router_and_what_the_cluster_know(
+    api_server, start_router, make_routing, make_routed
+):
+    api_server.put_routing(make_routing(make_routed("http://127.0.0.1:9", name="demo-1a2b3c4d-0")))
+    api_server.services.put_object("unrouted", spec={"suspend": True}, status={"replicas": 0})
+    api_server.events.put_object(
+        "e1",
+        involvedObject={"kind": "InferenceService", "name": "unrouted"},
+        type="Warning",
+        reason="RolledBack",
+        message="gave up",
+        count=None,
+        eventTime="2026-01-01T00:00:00Z",
+    )
+    router = start_router()
+    await router.ready()
+    async with aiohttp.ClientSession() as client:
+        overview = await first_overview(client, router.url, lambda seen: seen["events"])
+    demo, unrouted = overview["services"]
+    assert (demo["name"], demo["model"], demo["status"]) == ("demo", "smollm2", None)
+    assert demo["replicas"][0]["id"] == "demo-1a2b3c4d-0"
+    assert demo["replicas"][0]["admitted"] is False
+    assert (unrouted["name"], unrouted["suspended"]) == ("unrouted", True)
+    assert overview["events"][0]["message"] == "gave up"
+    assert overview["events"][0]["count"] == 1
+    assert "involvedObject.kind=InferenceService" in str(api_server.events.queries)
+
+
+async def test_nothing_more_is_watched_while_nobody_looks(api_server, start_router, until):
+    router = start_router()
+    await router.ready()
+    assert api_server.services.queries == []
+    url = f"{router.url}/dashboard/api/overview"
+    async with aiohttp.ClientSession() as client, client.get(url):
+        await until(lambda: api_server.services.watchers and api_server.events.watchers)
+    await until(lambda: not api_server.services.watchers | api_server.events.watchers)
+
+
+async def test_without_a_cluster_the_page_still_shows_the_router(
+    make_bench, make_routing, monkeypatch
+):
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
+    bench = await make_bench(make_routing())
+    overview = await first_overview(bench.client, bench.url, lambda seen: seen["trouble"])
+    assert [service["name"] for service in overview["services"]] == ["demo"]
+
+
+async def test_history_of_this_router_counts_tokens_and_forgets_deleted_services(
+    make_bench, make_routing
+):
+    bench = await make_bench(make_routing())
+    (service,) = bench.router.services()
+    bench.history.sample()
+    service.meter.num_tokens += 10 * STEP_SECONDS
+    service.meter.first_token.observe(0.09)
+    bench.history.sample()
+    async with bench.client.get(f"{bench.url}/dashboard/api/history") as response:
+        history = await response.json()
+    assert history["source"] == "router"
+    series = history["services"]["demo"]
+    assert series["tokensPerSecond"] == [0, 10]
+    assert series["firstTokenP50"][0] is None
+    assert 0.05 < series["firstTokenP50"][1] <= 0.1
+    bench.router.apply([])
+    bench.history.sample()
+    assert (await bench.history.read()).services == {}
+
+
+async def test_history_is_an_hour_at_most(make_bench, make_routing):
+    bench = await make_bench(make_routing())
+    for _ in range(NUM_SAMPLES + 3):
+        bench.history.sample()
+    history = await bench.history.read()
+    assert {len(points) for points in history.services["demo"].values()} == {NUM_SAMPLES}
+
+
+# Prometheus, played: it answers each range query with one series of two points.
+
+
+@pytest.fixture
+async def played_prometheus(unused_tcp_port):
+    """`asked` holds the queries; `status` is what it answers with."""
+
+    class Played:
+        status = 200
+        url = f"http://127.0.0.1:{unused_tcp_port}"
+
+        async def answer(self, request: web.Request) -> web.Response:
+            self.asked.append(dict(request.query))
+            end = float(request.query["end"])
+            values = [[end - 30, "1.5"], [end - 15, "NaN"], [end, "3"]]
+            series = {"metric": {"inference_service": "demo"}, "values": values}
+            return web.json_response({"data": {"result": [series]}}, status=self.status)
+
+    played = Played()
+    played.asked = []
+    app = web.Application()
+    app.router.add_get("/api/v1/query_range", played.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    yield played
+    await runner.cleanup()
+
+
+async def test_history_from_prometheus_leaves_gaps_where_it_has_none(played_prometheus):
+    async with aiohttp.ClientSession() as session:
+        own = LiveHistory(list)
+        history = PrometheusHistory(session, f"{played_prometheus.url}/", "team-a", own)
+        read = await history.read()
+        again = await history.read()
+    points = read.services["demo"]["waiting"]
+    assert read.source == "prometheus"
+    assert len(points) == NUM_POINTS
+    assert points[-3:] == [1.5, None, 3.0]
+    assert not any(points[:-3])
+    num_steps = len({read.end, again.end})  # two, should the clock tick over in between
+    assert len(played_prometheus.asked) == num_steps * len(QUERIES)
+    assert all(
+        'inference_namespace="team-a"' in asked["query"] for asked in played_prometheus.asked
+    )
+
+
+async def test_without_an_answer_of_prometheus_the_routers_own_history_is_shown(played_prometheus):
+    played_prometheus.status = 503
+    async with aiohttp.ClientSession() as session:
+        history = PrometheusHistory(session, played_prometheus.url, "team-a", LiveHistory(list))
+        read = await history.read()
+    assert read.source == "router"
+    assert "Prometheus does not answer: 503" in read.note

@@ -1,0 +1,308 @@
+"""The dashboard in a real browser, in front of real engines.
+
+Whatever a test does, the browser's console must stay clean: a violation of the page's own security
+policy, a failed request or an exception fails it. With OPENINFERENCE_SCREENSHOTS naming a folder
+the tests leave the pictures of the documentation there; OPENINFERENCE_SCREENSHOT_SECONDS of
+traffic before the picture give its charts a history.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, async_playwright, expect
+
+from e2e.cluster import packages
+
+OLD, NEW = "1a2b3c4d", "9f8e7d6c"
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1440, "height": 1000}
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Debian's Chromium; root on a Debian machine gets it installed."""
+    found = shutil.which("chromium")
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        packages.install(("chromium", "fonts-dejavu-core"))
+        found = shutil.which("chromium")
+    return found or pytest.skip("no chromium on PATH; on Debian: apt-get install chromium")
+
+
+def condition(kind: str, status: str, reason: str, message: str, seconds_ago: int = 300) -> dict:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": ago(seconds_ago),
+    }
+
+
+def ago(seconds: int) -> str:
+    moment = datetime.now(UTC) - timedelta(seconds=seconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+SERVING = (
+    condition("Ready", "True", "Serving", "2 of 2 replicas take requests", 4000),
+    condition("Available", "True", "ReplicasRoutable", "2 replicas take requests", 4000),
+    condition("Progressing", "True", "Complete", f"all 2 replicas are of {OLD}"),
+    condition("Scheduled", "True", "Scheduled", "every pod has a node", 4000),
+    condition("GroupsHealthy", "True", "Healthy", "no pod is in trouble", 4000),
+    condition("RouterReady", "True", "RoutersReady", "2 of 2 router pods are Ready", 4000),
+)
+ROLLING = (
+    condition("Ready", "True", "Serving", "2 of 2 replicas take requests", 4000),
+    SERVING[1],
+    condition("Progressing", "True", "RollingOut", f"1 of 2 replicas are of {NEW}", 20),
+    *SERVING[3:],
+)
+WITHOUT_NODE = (
+    condition(
+        "Ready", "False", "InsufficientGPU", "needs 8 nvidia.com/gpu, node-b has 2 free", 900
+    ),
+    condition("Available", "False", "NoRoutableReplica", "no replica takes requests", 900),
+    condition("Progressing", "True", "Starting", "0 of 1 replicas are routable", 900),
+    condition("Scheduled", "False", "InsufficientGPU", "0/3 nodes are available", 900),
+)
+
+
+def status(conditions, *, updated: int = 2, update: str = OLD, summary: str = "2/2") -> dict:
+    return {
+        "replicas": 2,
+        "routableReplicas": 2,
+        "updatedReplicas": updated,
+        "replicasSummary": summary,
+        "currentRevision": OLD,
+        "updateRevision": update,
+        "url": "http://demo.team-a.svc",
+        "conditions": list(conditions),
+    }
+
+
+def put_event(api_server, name: str, reason: str, message: str, seconds_ago: int, kind="Normal"):
+    api_server.events.put_object(
+        name,
+        involvedObject={"kind": "InferenceService", "name": "demo"},
+        type=kind,
+        reason=reason,
+        message=message,
+        count=1,
+        lastTimestamp=ago(seconds_ago),
+    )
+
+
+@pytest.fixture
+async def front(api_server, start_router, engines, make_routing):
+    """A ready router before two real engines, in a namespace with two services."""
+    for engine in engines:
+        if engine.process.popen.poll() is not None:
+            await engine.restart()
+    api_server.put_routing(make_routing(*(engine.routed for engine in engines)))
+    api_server.put_routing(make_routing(service="large", model="llama-70b"))
+    api_server.services.put_object("demo", spec={}, status=status(SERVING))
+    large = status(WITHOUT_NODE, updated=0, summary="0/1") | {"currentRevision": ""}
+    api_server.services.put_object("large", spec={}, status=large)
+    put_event(api_server, "a", "GroupCreated", f"started demo-{OLD}-1", 3900)
+    put_event(api_server, "b", "RolloutComplete", f"all replicas are of {OLD}", 3800)
+    put_event(api_server, "c", "PodRecreated", f"demo-{OLD}-0 crashed in vain", 1200, "Warning")
+    router = start_router(keep_alive_seconds=0.3)
+    await router.ready()
+    await router.admitted(2)
+    return router
+
+
+@pytest.fixture
+async def browse(chromium, front):
+    """`page = await browse()` opens the dashboard; its console must be clean at the end."""
+    complaints = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+
+        async def open_page(**options) -> Page:
+            context = await browser.new_context(**{"viewport": DESKTOP, **options})
+            page = await context.new_page()
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on(
+                "console",
+                lambda said: (
+                    complaints.append(said.text) if said.type in ("error", "warning") else None
+                ),
+            )
+            await page.goto(f"{front.url}/dashboard/")
+            return page
+
+        yield open_page
+        await browser.close()
+    assert complaints == []
+
+
+@contextlib.asynccontextmanager
+async def traffic(url: str, client, num_clients: int = 3):
+    """Streams that follow one another, so that the charts have something to show."""
+
+    async def keep_asking(number: int) -> None:
+        for turn in range(1000):
+            asked = {
+                "model": "smollm2",
+                "messages": [
+                    {"role": "user", "content": f"Tell me about the number {number + turn}."}
+                ],
+                "max_tokens": 40,
+                "stream": True,
+            }
+            async with client.post(f"{url}/v1/chat/completions", json=asked) as response:
+                await response.read()
+
+    tasks = [asyncio.create_task(keep_asking(number)) for number in range(num_clients)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("OPENINFERENCE_SCREENSHOTS"):
+        await page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+async def serious_flaws(page: Page) -> list[str]:
+    found = await Axe().run(page)
+    return [
+        f"{flaw['id']}: {flaw['help']} {[node['html'][:200] for node in flaw['nodes']]}"
+        for flaw in found.response["violations"]
+        if flaw["impact"] in ("serious", "critical")
+    ]
+
+
+async def test_a_live_rollout_is_shown_as_it_goes(browse, front, api_server, engines, make_routed):
+    page = await browse()
+    await expect(page.get_by_role("heading", name="demo")).to_be_visible()
+    await expect(page.locator("#connection")).to_have_text("live from router-0")
+    assert await page.get_by_role("region", name="Rollout").count() == 0
+
+    api_server.services.put_object("demo", spec={}, status=status(ROLLING, updated=1, update=NEW))
+    put_event(api_server, "d", "GroupCreated", f"started demo-{NEW}-0", 5)
+
+    rollout = page.get_by_role("region", name="Rollout")
+    await expect(rollout).to_contain_text("1 of 2 updated")
+    await expect(rollout).to_contain_text(NEW)
+    await expect(page.get_by_text(f"started demo-{NEW}-0")).to_be_visible()
+
+    done = status(SERVING, update=NEW) | {"currentRevision": NEW}
+    api_server.services.put_object("demo", spec={}, status=done)
+    await expect(rollout).to_have_count(0)
+
+
+async def test_charts_show_live_traffic(browse, front, client):
+    page = await browse(color_scheme="dark")
+    async with traffic(front.url, client):
+        speed = page.locator("figure", has_text="Tokens per second").locator("strong")
+        await expect(speed).to_have_text(re.compile(r"[1-9]"), timeout=20_000)
+        first = page.locator("figure", has_text="Time to first token").locator("strong")
+        await expect(first).to_have_text(re.compile(r"\d (ms|s)"), timeout=20_000)
+        await expect(page.get_by_role("cell", name=re.compile("[1-4] of 4")).first).to_be_visible()
+        await asyncio.sleep(float(os.environ.get("OPENINFERENCE_SCREENSHOT_SECONDS", "0")))
+        await picture(page, "dashboard-dark")
+    plot = page.get_by_role("slider", name="Tokens per second")
+    await plot.focus()
+    newest = await plot.get_attribute("aria-valuetext")
+    await page.keyboard.press("ArrowLeft")
+    assert await plot.get_attribute("aria-valuetext") != newest
+
+
+async def test_the_chat_streams_and_says_how_fast_and_who(browse):
+    page = await browse()
+    await expect(page.locator("#model")).to_have_value("smollm2")
+    await page.get_by_text("Options").click()
+    await page.get_by_label("Temperature").fill("0")
+    await page.get_by_label("Most tokens").fill("60")
+    await page.get_by_label("Message").fill(
+        "What is the capital of France, and what is it known for?"
+    )
+    await page.keyboard.press("Enter")
+
+    answer = page.locator("#messages .assistant").last
+    lengths = set()
+    while await page.get_by_role("button", name="Stop").count():
+        lengths.add(len(await answer.locator("p").first.inner_text()))
+    assert len(lengths) > 3, "the answer came as a whole, not as a stream"
+    await expect(answer).to_contain_text("Paris")
+    await expect(answer.locator(".note")).to_have_text(
+        re.compile(rf"[\d.]+ tok/s · first token after .+ · answered by demo-{OLD}-[01]")
+    )
+    await picture(page, "dashboard")
+
+
+async def test_everything_is_there_on_a_phone_and_by_keyboard(browse):
+    page = await browse(viewport=PHONE, has_touch=True)
+    await expect(page.get_by_role("heading", name="demo")).to_be_visible()
+    width = await page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"], "the page scrolls sideways"
+
+    await expect(page.get_by_text("crashed in vain")).to_be_attached()
+    await picture(page, "dashboard-phone")
+
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")  # the second skip link leads to the chat
+    await page.keyboard.type("Hello")
+    await expect(page.get_by_label("Message")).to_have_value("Hello")
+    large = page.get_by_role("button", name=re.compile("large"))
+    await large.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="large")).to_be_visible()
+    await expect(page.get_by_text("What to do").first).to_be_visible()
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+async def test_axe_finds_no_serious_flaw(browse, color_scheme):
+    page = await browse(color_scheme=color_scheme)
+    await page.get_by_label("Message").fill("Hello")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#messages .note")).to_contain_text("answered by")
+    for name in ("demo", "large"):
+        await page.get_by_role("button", name=re.compile(name)).click()
+        await expect(page.get_by_role("heading", name=name)).to_be_visible()
+        assert await serious_flaws(page) == []
+
+
+async def test_with_keys_on_nothing_is_told_without_one(
+    chromium, api_server, start_router, engines, make_routing
+):
+    """The page asks for the key; the browser logs the refusal itself, so no clean console here."""
+    digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
+    api_server.secret = {"alice": f'{{"sha256": "{digest}"}}'}
+    api_server.put_routing(make_routing(engines[0].routed))
+    router = start_router(keys_secret="openinference-keys")  # noqa: S106  a name
+    await router.ready()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = await browser.new_page()
+        await page.goto(router.url)
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        assert await page.get_by_role("heading", name="demo").count() == 0
+        await page.get_by_role("textbox", name="API key").fill("secret")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="demo")).to_be_visible()
+        await browser.close()
+
+
+@pytest.fixture
+async def client():
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        yield session
