@@ -11,7 +11,7 @@ import logging
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from openinference_router import sse
 from openinference_router.dashboard.pages import PREFIX as DASHBOARD
@@ -66,8 +66,7 @@ def internal_app(
         return web.Response(text="ready\n")
 
     async def exposition(_: web.Request) -> web.Response:
-        body = generate_latest(metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def state(request: web.Request) -> web.StreamResponse:
         given = request.headers.get(TOKEN_HEADER, "")

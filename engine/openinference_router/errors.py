@@ -2,6 +2,7 @@
 
     Refusal        an answer: an HTTP status and OpenAI's error object, final for the client
     AttemptFailed  one group did not answer a request to its end; the next attempt may
+    └ Moved        nobody's fault: the stream goes on where it can be finished
 
 Nothing else leaves the request path: an engine's own 4xx and 5xx are passed on as they came.
 """
@@ -62,11 +63,27 @@ def overloaded(message: str, *, code: str) -> Refusal:
 class AttemptFailed(Exception):
     """An attempt ended before its answer was complete.
 
-    `is_broken` tells a group that broke (refused, reset, cut, rubbish) from one that politely
-    declined (503 draining, 429 full): only the first is held against it.
+    `is_broken` tells a group that broke (refused, reset, cut, stalled, rubbish) from one that
+    politely declined (503 draining, 429 full): only the first is held against it.
     """
 
     def __init__(self, reason: str, *, is_broken: bool = True) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_broken = is_broken
+
+    @property
+    def outcome(self) -> str:
+        """As metrics call it."""
+        return "failed" if self.is_broken else "declined"
+
+
+class Moved(AttemptFailed):
+    """The router itself ended the attempt: its group will not be there until the answer is."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, is_broken=False)
+
+    @property
+    def outcome(self) -> str:
+        return "moved"

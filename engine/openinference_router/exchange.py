@@ -4,6 +4,7 @@ Only the top level of the JSON is parsed; values stay raw bytes, so a long promp
 and reaches the engine unchanged.
 """
 
+import math
 import secrets
 from dataclasses import dataclass
 
@@ -28,6 +29,13 @@ class _Read(msgspec.Struct):
     seed: int | None = None
 
 
+class _Length(msgspec.Struct):
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+
+
+_decode_length = msgspec.json.Decoder(_Length).decode
 _decode_read = msgspec.json.Decoder(_Read).decode
 
 
@@ -39,6 +47,17 @@ class Exchange:
     model: str | None
     is_stream: bool
     fields: Fields
+    size_bytes: int
+
+    @property
+    def max_tokens(self) -> float:
+        """Most tokens that all choices together may have; infinite where nothing says so."""
+        try:
+            asked = _decode_length(_encode(self.fields))
+        except msgspec.DecodeError:
+            return math.inf
+        limit = asked.max_completion_tokens or asked.max_tokens or math.inf
+        return limit * (asked.n or 1)
 
     def body(self, internal: object | None = None) -> bytes:
         """The request to an engine, with the internal field when one is given."""
@@ -60,4 +79,5 @@ def parse(path: str, body: bytes) -> Exchange:
         raise Refusal(400, "the field is internal", parameter=INTERNAL_FIELD)
     if path in GENERATING and read.seed is None:
         fields["seed"] = msgspec.Raw(str(secrets.randbits(31)).encode())
-    return Exchange(path, read.model, bool(read.stream) and path in GENERATING, fields)
+    is_stream = bool(read.stream) and path in GENERATING
+    return Exchange(path, read.model, is_stream, fields, len(body))

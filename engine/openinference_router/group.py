@@ -7,17 +7,48 @@ attempts at once, so that their requests go on elsewhere.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 
 from openinference_router.errors import AttemptFailed
 from openinference_router.wire import GroupState, LoadReport, RoutedGroup
 
 MAX_EJECTION_SECONDS = 30.0
+INTERNAL_ERROR = 500
 
 
 def look_ahead(seats: int) -> int:
     """How many requests may wait inside an engine, so that a freed seat is taken at once."""
     return max(1, seats // 8)
+
+
+class Attempt:
+    """One request inside a group: how long it was silent, and whether it could be elsewhere.
+
+    Whoever serves the request notes what it hears; the group's reports, which come every second,
+    are the occasions on which it is looked at. So no event of a stream needs a timer.
+    """
+
+    def __init__(self, life: asyncio.Timeout) -> None:
+        self._life = life
+        self._failure: AttemptFailed | None = None
+        self.heard_at = math.inf
+        self.patience_seconds = math.inf
+        """Silent for longer than this it has stalled."""
+        self.can_move = False
+        """It is a stream that another group with the same resume key could go on with."""
+        self.end_at: Callable[[], float] = lambda: math.inf
+        """When its answer is expected to be complete."""
+
+    @property
+    def failure(self) -> AttemptFailed:
+        return self._failure or AttemptFailed("fell silent")
+
+    def end(self, failure: AttemptFailed) -> None:
+        """Once; the attempt's context raises `failure`."""
+        if self._failure is None:
+            self._failure = failure
+            self._life.reschedule(0.0)
 
 
 class Group:
@@ -29,9 +60,12 @@ class Group:
         self.resume_key = ""
         self.in_flight = 0
         self._in_flight_of_others = 0
+        self.draining_since: float | None = None
+        self.errors_in_a_row = 0
+        """Answers with a status of 500 and more since the last one without."""
         self._failures = 0
         self._ejected_until: float | None = None
-        self._attempts: set[asyncio.Timeout] = set()
+        self._attempts: set[Attempt] = set()
 
     @property
     def id(self) -> str:
@@ -45,8 +79,27 @@ class Group:
             and self.load.ready
             and not self.load.draining
             and self.routed.state == "Active"
-            and self._ejected_until is None
+            and not self.is_ejected
         )
+
+    @property
+    def is_ejected(self) -> bool:
+        """It failed, and its pause is not over."""
+        return self._ejected_until is not None
+
+    @property
+    def is_draining(self) -> bool:
+        """The engine or the operator says that it will go."""
+        return self.routed.state == "Draining" or (self.load is not None and self.load.draining)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Its process lives and reports, but its engine does not get on."""
+        return self.load is not None and not self.load.ready and not self.load.draining
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return list(self._attempts)
 
     @property
     def occupancy(self) -> int:
@@ -69,7 +122,7 @@ class Group:
 
     def connected(self) -> None:
         """A new `/load` connection: perhaps a new process, so old failures say nothing."""
-        self._failures = 0
+        self._failures = self.errors_in_a_row = 0
         self._ejected_until = None
 
     def report(self, load: LoadReport, now: float) -> None:
@@ -78,6 +131,17 @@ class Group:
         self._in_flight_of_others = max(0, load.running + load.waiting - self.in_flight)
         if self._ejected_until is not None and now >= self._ejected_until:
             self._ejected_until = None
+            self.errors_in_a_row = 0
+        for attempt in self._attempts:
+            if now - attempt.heard_at > attempt.patience_seconds:
+                attempt.end(AttemptFailed("stalled"))
+
+    def note_draining(self, now: float) -> None:
+        """Start the clock of the drain, or stop it where a drain was called off."""
+        if not self.is_draining:
+            self.draining_since = None
+        elif self.draining_since is None:
+            self.draining_since = now
 
     def disconnected(self) -> None:
         """`/load` closed: not chosen until the next report; what runs there may yet finish."""
@@ -87,7 +151,7 @@ class Group:
         """`/load` stayed silent: every attempt there ends now."""
         self.load = None
         for attempt in self._attempts:
-            attempt.reschedule(0.0)
+            attempt.end(AttemptFailed("fell silent"))
 
     def failed(self, now: float) -> None:
         """An attempt broke. Ejected 1 s, twice as long each time; a crowd of failures is one."""
@@ -96,24 +160,26 @@ class Group:
             self._ejected_until = now + pause_seconds
             self._failures += 1
 
-    def succeeded(self) -> None:
-        self._failures = 0
+    def answered(self, status: int) -> None:
+        """An attempt came to its end."""
+        if status >= INTERNAL_ERROR:
+            self.errors_in_a_row += 1
+        else:
+            self._failures = self.errors_in_a_row = 0
 
     @contextlib.asynccontextmanager
-    async def attempt(self) -> AsyncIterator[asyncio.Timeout]:
-        """An attempt's life, ended when the group dies or when its own deadline passes.
-
-        Raises AttemptFailed then; a stalled stream alone does not make the group a broken one.
-        """
+    async def attempt(self) -> AsyncIterator[Attempt]:
+        """An attempt's life. Raises AttemptFailed when it was ended from outside."""
         try:
             async with asyncio.timeout(None) as life:
-                self._attempts.add(life)
+                attempt = Attempt(life)
+                self._attempts.add(attempt)
                 try:
-                    yield life
+                    yield attempt
                 finally:
-                    self._attempts.discard(life)
+                    self._attempts.discard(attempt)
         except TimeoutError as error:
-            raise AttemptFailed("fell silent", is_broken=self.load is None) from error
+            raise attempt.failure from error
 
     def state(self) -> GroupState:
         return GroupState(

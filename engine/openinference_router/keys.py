@@ -120,6 +120,9 @@ class KeyRing:
         self._names: dict[str, str] = {}
         self._allowances: dict[str, Allowance] = {}
 
+    def names(self) -> list[str]:
+        return list(self._allowances)
+
     def replace(self, keys: Mapping[str, Key] | None) -> None:
         """None opens the router; an empty mapping closes it."""
         self.is_known, self._is_open = True, keys is None

@@ -6,6 +6,7 @@ takes the difference over the window it wants. Pure arithmetic; who measures pas
 
 import bisect
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -79,9 +80,16 @@ class Stopwatch:
         self._meter = meter
         self._arrived_at = arrived_at
         self._first_at = 0.0
-        self._last_at = 0.0
+        self.last_at = 0.0
+        """When the client got the last token so far."""
         self._num_first = 0
         self._num_tokens = 0
+
+    @property
+    def seconds_per_token(self) -> float:
+        """After the first tokens; infinite before there are any."""
+        num_later = self._num_tokens - self._num_first
+        return (self.last_at - self._first_at) / num_later if num_later else math.inf
 
     def streamed(self, num_tokens: int, now: float) -> None:
         """The client has `num_tokens` of the answer by now; the same again changes nothing."""
@@ -91,11 +99,11 @@ class Stopwatch:
             self._first_at, self._num_first = now, num_tokens
             self._meter.first_token.observe(now - self._arrived_at)
         self._meter.num_tokens += num_tokens - self._num_tokens
-        self._num_tokens, self._last_at = num_tokens, now
+        self._num_tokens, self.last_at = num_tokens, now
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if num_later := self._num_tokens - self._num_first:
-            self._meter.per_token.observe((self._last_at - self._first_at) / num_later)
+        if self._num_tokens > self._num_first:
+            self._meter.per_token.observe(self.seconds_per_token)

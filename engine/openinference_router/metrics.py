@@ -6,7 +6,7 @@ series.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -25,12 +25,20 @@ _LABELS = ("inference_namespace", "inference_service", "component")
 
 
 class Metrics:
-    """One registry per router."""
+    """One registry per router; `text` is what Prometheus gets."""
 
-    def __init__(self, namespace: str, services: Callable[[], Iterable[Service]]) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        services: Callable[[], Iterable[Service]],
+        keys: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._namespace = namespace
-        self.registry.register(_ServiceMetrics(namespace, services, self._know_revision))
+        self._services = services
+        self._keys = keys
+        self._seen: set[tuple[str, str]] = set()
+        self.registry.register(_ServiceMetrics(namespace, services))
         self._requests = Counter(
             "openinference_router_requests",
             "Requests ended, by service and status (499: the client went away)",
@@ -60,8 +68,8 @@ class Metrics:
         revision_labels = ("inference_namespace", "inference_service", "revision")
         self._attempts = Counter(
             "openinference_router_attempts",
-            "Attempts to answer a request, by revision and outcome (ok or failed); the operator "
-            "judges a canary by them",
+            "Attempts to answer a request, by revision and outcome (ok, failed, declined by a full "
+            "or draining replica, moved before a drain ends); the operator judges a canary by them",
             (*revision_labels, "outcome"),
             registry=self.registry,
         )
@@ -73,7 +81,53 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._key_requests = Counter(
+            "openinference_router_key_requests",
+            "Requests ended, by the name of their API key and status",
+            ("key", "code"),
+            registry=self.registry,
+        )
+        self._key_tokens = Counter(
+            "openinference_router_key_tokens",
+            "Tokens of prompts and answers, by the name of the API key; approximate for streams "
+            "without usage",
+            ("key",),
+            registry=self.registry,
+        )
+
+    def text(self) -> bytes:
+        self._forget_what_is_gone()
+        return generate_latest(self.registry)
+
+    def _forget_what_is_gone(self) -> None:
+        """Drop series of services, revisions and keys that are no more; begin those that are."""
+        alive = {("key", key) for key in self._keys()}
+        for service in self._services():
+            alive.add(("inference_service", service.name))
+            for group in service.groups.values():
+                alive.add(("revision", group.routed.revision))
+                self._know_revision(service.name, group.routed.revision)
+        for label, value in self._seen - alive:
+            for metric in self._labelled[label]:
+                metric.remove_by_labels({label: value})
+        self._seen &= alive
+
+    @property
+    def _labelled(self) -> dict[str, list[Counter | Histogram]]:
+        by_revision: list[Counter | Histogram] = [self._attempts, self._first_token]
+        return {
+            "key": [self._key_requests, self._key_tokens],
+            "revision": by_revision,
+            "inference_service": [self._requests, self._retries, self._held, *by_revision],
+        }
+
     def ended(self, trace: Trace) -> None:
+        if trace.key:
+            self._key_requests.labels(trace.key, str(trace.code)).inc()
+            self._key_tokens.labels(trace.key).inc(trace.num_tokens)
+            self._seen.add(("key", trace.key))
+        if trace.service:
+            self._seen.add(("inference_service", trace.service))
         self._requests.labels(trace.service, str(trace.code)).inc()
         if trace.service:
             self._held.labels(trace.service).observe(trace.held_seconds)
@@ -94,6 +148,7 @@ class Metrics:
         """Count each attempt for its revision. One that its client left speaks for nobody."""
         for group, outcome in zip(trace.groups, _outcomes(trace), strict=False):
             labels = (self._namespace, trace.service, _revision_of(group))
+            self._seen.add(("revision", labels[-1]))
             self._attempts.labels(*labels, outcome).inc()
         if trace.first_token_seconds is not None:
             labels = (self._namespace, trace.service, _revision_of(trace.groups[-1]))
@@ -102,10 +157,9 @@ class Metrics:
 
 def _outcomes(trace: Trace) -> list[str]:
     """What became of each attempt in turn; every failure but the last was followed by another."""
-    failed = ["failed"] * len(trace.failures)
     if trace.code == CLIENT_GONE:
-        return failed
-    return [*failed, "failed" if trace.code >= 500 else "ok"]
+        return trace.outcomes
+    return [*trace.outcomes, "failed" if trace.code >= 500 else "ok"]
 
 
 def _revision_of(group: str) -> str:
@@ -118,11 +172,9 @@ class _ServiceMetrics(Collector):
         self,
         namespace: str,
         services: Callable[[], Iterable[Service]],
-        know_revision: Callable[[str, str], None],
     ) -> None:
         self._namespace = namespace
         self._services = services
-        self._know_revision = know_revision
 
     def collect(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
@@ -150,7 +202,22 @@ class _ServiceMetrics(Collector):
             "Streams: mean time per token after the first ones",
             labels=_LABELS,
         )
+        by_group = [*_LABELS, "group"]
+        inside = GaugeMetricFamily(
+            "openinference_router_group_in_flight",
+            "Requests of this router inside one replica",
+            labels=by_group,
+        )
+        ejected = GaugeMetricFamily(
+            "openinference_router_group_ejected",
+            "1 while a replica gets no requests because it failed some",
+            labels=by_group,
+        )
         for service in self._services():
+            for group in service.groups.values():
+                whose = (self._namespace, service.name, "router", group.id)
+                inside.add_metric(whose, group.in_flight)
+                ejected.add_metric(whose, group.is_ejected)
             labels, meter = (self._namespace, service.name, "router"), service.meter
             waiting.add_metric(labels, service.held)
             in_flight.add_metric(labels, service.in_flight)
@@ -158,6 +225,4 @@ class _ServiceMetrics(Collector):
             tokens.add_metric(labels, meter.num_tokens)
             times = meter.per_token
             per_token.add_metric(labels, times.cumulative(), times.sum_seconds)
-            for group in service.groups.values():
-                self._know_revision(service.name, group.routed.revision)
-        yield from (waiting, in_flight, admitted, tokens, per_token)
+        yield from (waiting, in_flight, admitted, tokens, per_token, inside, ejected)

@@ -5,7 +5,7 @@ its own. A retry and a resume are one loop here; what was already said decides (
 the next attempt may run. Cancelled when the client goes away, which frees place, seat and engine.
 """
 
-import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,11 +14,12 @@ import aiohttp
 from aiohttp import web
 
 from openinference_router import exchange
+from openinference_router.affinity import BYTES_PER_TOKEN
 from openinference_router.budgets import Spent
 from openinference_router.choice import Wish
-from openinference_router.errors import AttemptFailed, Refusal, unavailable
+from openinference_router.errors import AttemptFailed, Moved, Refusal, unavailable
 from openinference_router.exchange import Exchange
-from openinference_router.group import Group
+from openinference_router.group import Attempt, Group
 from openinference_router.meter import Stopwatch
 from openinference_router.progress import Progress
 from openinference_router.reply import Reply
@@ -55,6 +56,17 @@ class Call:
     waited: Spent | None = None
     broken: int = 0
 
+    def note_tokens(self) -> None:
+        """What a stream has used, by its usage report or, without one, by a guess at its prompt."""
+        if num_tokens := self.progress.num_tokens:
+            guess = num_tokens + self.exchange.size_bytes // BYTES_PER_TOKEN
+            self.trace.num_tokens = self.progress.total_tokens or int(guess)
+
+    def end_at(self) -> float:
+        """When a stream will be complete at its present speed; infinite while that is unknown."""
+        num_left = self.exchange.max_tokens - self.progress.num_tokens
+        return self.stopwatch.last_at + num_left * self.stopwatch.seconds_per_token
+
 
 class Proxy:
     """Serves the generating endpoints; `select` finds the service of a Host and a model."""
@@ -67,12 +79,14 @@ class Proxy:
         *,
         keep_alive_seconds: float,
         stall_timeout_seconds: float,
+        first_token_timeout_seconds: float = math.inf,
     ) -> None:
         self._session = session
         self._select = select
         self._token_header = {TOKEN_HEADER: token} if token else {}
         self._keep_alive_seconds = keep_alive_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
+        self._first_token_timeout_seconds = first_token_timeout_seconds
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         trace = request[TRACE]
@@ -104,9 +118,12 @@ class Proxy:
     async def _serve(self, call: Call) -> None:
         """Attempt until the answer is whole. Raises Refusal when a budget is spent."""
         with call.service.open_request(), call.stopwatch:
-            while (failure := await self._try_once(call)) is not None:
-                call.trace.failures.append(failure.reason)
-                self._allow_another(call, failure)
+            try:
+                while (failure := await self._try_once(call)) is not None:
+                    call.trace.failed(failure)
+                    self._allow_another(call, failure)
+            finally:
+                call.note_tokens()
 
     async def _try_once(self, call: Call) -> AttemptFailed | None:
         """Wait for a seat and attempt there; None when the answer is whole."""
@@ -132,10 +149,10 @@ class Proxy:
         call.reply.headers[REVISION_HEADER] = group.routed.revision
         num_released, resume_key = call.progress.num_released, group.resume_key
         try:
-            async with group.attempt() as life:
-                await self._relay(call, group, life)
+            async with group.attempt() as attempt:
+                await self._relay(call, group, attempt)
         except AttemptFailed as failure:
-            call.service.attempt_failed(group, is_broken=failure.is_broken)
+            call.service.attempt_failed(group, failure)
             if call.progress.is_complete:
                 return None
             if call.progress.num_released > num_released:
@@ -143,7 +160,7 @@ class Proxy:
             call.broken += failure.is_broken
             self._change_wish(call, group.id, resume_key)
             return failure
-        group.succeeded()
+        call.service.answered(group, call.trace.code)
         return None
 
     def _change_wish(self, call: Call, failed_id: str, resume_key: str) -> None:
@@ -155,7 +172,7 @@ class Proxy:
             resume_key=resume_key if call.progress.has_begun else None,
         )
 
-    async def _relay(self, call: Call, group: Group, life: asyncio.Timeout) -> None:
+    async def _relay(self, call: Call, group: Group, attempt: Attempt) -> None:
         asked_at = time.monotonic()
         upstream = await open_upstream(
             self._session,
@@ -165,31 +182,38 @@ class Proxy:
         )
         try:
             if upstream.is_stream:
-                await self._relay_stream(call, upstream, life, asked_at)
+                await self._relay_stream(call, upstream, attempt, asked_at)
             else:
                 answer = await upstream.answer()
                 call.trace.answered(answer.status, engine_seconds=time.monotonic() - asked_at)
-                call.service.meter.num_tokens += answer.num_tokens
+                usage = answer.usage
+                call.service.meter.num_tokens += usage.completion_tokens
+                call.trace.num_tokens = usage.total_tokens
                 await call.reply.whole(answer.status, answer.headers, answer.body)
         finally:
             upstream.close()
 
     async def _relay_stream(
-        self, call: Call, upstream: Upstream, life: asyncio.Timeout, asked_at: float
+        self, call: Call, upstream: Upstream, attempt: Attempt, asked_at: float
     ) -> None:
-        """Pass events on as they come. What is absorbed is written before the next is looked at."""
+        """Pass events on as they come. What is absorbed is written before more is waited for."""
+        progress = call.progress
+        attempt.heard_at, attempt.patience_seconds = asked_at, self._first_token_timeout_seconds
+        attempt.can_move, attempt.end_at = progress.tracks_tokens, call.end_at
         while (batch := await upstream.events()) is not None:
-            arrived_at = time.monotonic()
-            for data in batch:
-                events = call.progress.absorb(data)
-                if events:
-                    call.trace.answered(200, engine_seconds=arrived_at - asked_at)
-                    life.reschedule(time.monotonic() + self._stall_timeout_seconds)
-                    await call.reply.write(events)
-                    call.stopwatch.streamed(call.progress.num_tokens, time.monotonic())
-            if call.progress.is_complete:
+            if events := progress.absorb(batch):
+                now = time.monotonic()
+                call.trace.answered(200, engine_seconds=now - asked_at)
+                call.stopwatch.streamed(progress.num_tokens, now)
+                attempt.heard_at = math.inf  # a client that reads slowly is not the group's fault
+                await call.reply.write(events)
+                attempt.heard_at = now
+                attempt.patience_seconds = self._stall_timeout_seconds
+            if progress.failure is not None:
+                raise progress.failure
+            if progress.is_complete:
                 await call.reply.end()
-        if not call.progress.is_complete:
+        if not progress.is_complete:
             raise AttemptFailed("closed its stream before the end")
 
     def _allow_another(self, call: Call, failure: AttemptFailed) -> None:
@@ -202,5 +226,5 @@ class Proxy:
                 f"{call.broken} attempts failed in a row; the last one {failure.reason}",
                 code="gave_up",
             )
-        if not call.service.may_retry():
+        if not isinstance(failure, Moved) and not call.service.may_retry():
             raise unavailable("too many requests are being retried", code="retry_budget")

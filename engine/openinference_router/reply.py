@@ -16,6 +16,9 @@ from openinference_router.errors import Refusal
 MAX_CLIENT_PAUSE_SECONDS = 60.0
 """A client that takes nothing for so long holds a seat for nothing."""
 
+AT_ONCE_BYTES = 32 * 1024
+"""An empty transport takes so much without a pause: half of asyncio's high-water mark."""
+
 
 class Reply:
     """Answers `request` once; the handler returns `response`."""
@@ -43,18 +46,27 @@ class Reply:
 
         Raises ConnectionError when the client has gone or has stopped reading.
         """
-        try:
-            async with asyncio.timeout(MAX_CLIENT_PAUSE_SECONDS):
-                await self._write(events)
-        except TimeoutError as error:
-            self._hang_up()
-            raise ConnectionResetError("the client stopped reading") from error
-
-    async def _write(self, events: bytes) -> None:
         if self._stream is None:
             self._stream = web.StreamResponse(headers=self.headers | sse.HEADERS)
             await self._stream.prepare(self._request)
-        await self._stream.write(events)
+        if len(events) < AT_ONCE_BYTES and self._is_client_keeping_up:
+            await self._stream.write(events)  # cannot block, so it needs no timer
+        else:
+            await self._write_in_time(self._stream, events)
+
+    @property
+    def _is_client_keeping_up(self) -> bool:
+        """The kernel has taken everything so far."""
+        transport = self._request.transport
+        return transport is None or not transport.get_write_buffer_size()
+
+    async def _write_in_time(self, stream: web.StreamResponse, events: bytes) -> None:
+        try:
+            async with asyncio.timeout(MAX_CLIENT_PAUSE_SECONDS):
+                await stream.write(events)
+        except TimeoutError as error:
+            self._hang_up()
+            raise ConnectionResetError("the client stopped reading") from error
 
     def _hang_up(self) -> None:
         if self._request.transport is not None:

@@ -47,9 +47,10 @@ async def serve(settings: Settings) -> None:
             token,
             keep_alive_seconds=settings.keep_alive_seconds,
             stall_timeout_seconds=settings.stall_timeout_seconds,
+            first_token_timeout_seconds=settings.first_token_timeout_seconds,
         )
         keys = KeyRing(is_known=not settings.keys_secret, replicas=settings.replicas)
-        metrics = Metrics(settings.namespace, router.services)
+        metrics = Metrics(settings.namespace, router.services, keys.names)
         clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes)
         history = LiveHistory(router.services)
         clients.add_routes(_dashboard(router, keys, history, session, settings).routes())

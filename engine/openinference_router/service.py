@@ -14,13 +14,19 @@ import msgspec
 from openinference_router import affinity
 from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudget, Spent
 from openinference_router.choice import Wish, choose
-from openinference_router.errors import overloaded, unavailable
+from openinference_router.errors import AttemptFailed, Moved, overloaded, unavailable
 from openinference_router.group import Group
 from openinference_router.meter import Meter
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
 from openinference_router.wire import PREFIX_AWARE, LoadReport, Routing, ServiceState
 
 TIMER_SLACK_SECONDS = 0.001  # a timer may fire this early
+
+MAX_ERRORS_IN_A_ROW = 5
+"""Then a group is an outlier; the figure of Envoy's outlier detection."""
+
+DRAIN_MARGIN_SECONDS = 5.0
+"""Streams that would end this shortly before the drain's end move too: forecasts are rough."""
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Steps of this size spread over [0, 1) more evenly than chance: canary shares hold at once."""
@@ -83,6 +89,8 @@ class Service:
             group.routed = routed
             self.groups[routed.id] = group
         self.routing = routing
+        for group in self.groups.values():
+            self._look_after(group)
         self._dispatch()
 
     def remove(self) -> None:
@@ -98,6 +106,7 @@ class Service:
 
     def report(self, group: Group, load: LoadReport) -> None:
         group.report(load, self._clock())
+        self._look_after(group)
         self._dispatch()
 
     def disconnected(self, group: Group) -> None:
@@ -108,13 +117,43 @@ class Service:
         group.died()
         self._dispatch()
 
-    def attempt_failed(self, group: Group, *, is_broken: bool) -> None:
+    def attempt_failed(self, group: Group, failure: AttemptFailed) -> None:
         """Eject a group that broke; one that declined is asked again after its next report."""
-        if is_broken:
+        if failure.is_broken:
             group.failed(self._clock())
-        else:
+        elif not isinstance(failure, Moved):
             group.disconnected()
         self._dispatch()
+
+    def answered(self, group: Group, status: int) -> None:
+        """Eject a group that fails every request while others answer: theirs is not the fault."""
+        group.answered(status)
+        if group.errors_in_a_row >= MAX_ERRORS_IN_A_ROW and any(
+            other.is_admitted and not other.errors_in_a_row for other in self.groups.values()
+        ):
+            group.failed(self._clock())
+
+    def _look_after(self, group: Group) -> None:
+        """Move streams on that their group would not finish: it is stuck, or drains too soon."""
+        now = self._clock()
+        group.note_draining(now)
+        if group.is_stuck:
+            leave_at, reason = now, "was not ready any more"
+        elif group.draining_since is not None:
+            drain_seconds = self.routing.drain_timeout_seconds - DRAIN_MARGIN_SECONDS
+            leave_at = group.draining_since + drain_seconds
+            reason = "drains"
+        else:
+            return
+        wish = Wish(resume_key=group.resume_key)
+        free = sum(
+            max(0, other.limit - other.occupancy)
+            for other in self.groups.values()
+            if other.is_admitted and wish.is_met_by(other)
+        )
+        leaving = [a for a in group.attempts if a.can_move and a.end_at() > leave_at]
+        for attempt in leaving[:free]:
+            attempt.end(Moved(reason))
 
     # What requests ask.
 

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """A stream that waits this long for a seat gets a comment, again and again."""
     stall_timeout_seconds: float = Field(default=120.0, gt=0)
     """A stream that says nothing for so long after a token counts as cut; a resume follows."""
+    first_token_timeout_seconds: float = Field(default=600.0, gt=0)
+    """The same before the first token; a long prompt on a slow replica takes minutes."""
     endpoint_pause_seconds: float = Field(default=5.0, ge=0)
     """After SIGTERM connections are accepted this long: endpoints change with a delay."""
     drain_timeout_seconds: float = Field(default=600.0, ge=0)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from openinference_router.errors import AttemptFailed
+
 CLIENT_GONE = 499
 """The status of a request whose client left before its end, as nginx numbers it."""
 
@@ -35,6 +37,9 @@ class Trace:
     code: int = 0
     groups: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    """Why each attempt ended before its answer did."""
+    outcomes: list[str] = field(default_factory=list)
+    """What metrics call these ends."""
     held_seconds: float = 0.0
     num_tokens: int = 0
     """Of prompt and answer; estimated where the engine was not asked for usage."""
@@ -61,6 +66,11 @@ class Trace:
             self.added_seconds = passed - self.held_seconds - engine_seconds
             if self.is_stream:
                 self.first_token_seconds = passed
+
+    def failed(self, failure: AttemptFailed) -> None:
+        """The attempt in the last of `groups` is over, its answer is not."""
+        self.failures.append(failure.reason)
+        self.outcomes.append(failure.outcome)
 
     def line(self) -> dict[str, object]:
         """Fields of the access log."""

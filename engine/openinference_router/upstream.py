@@ -19,12 +19,13 @@ DECLINES = {401: "refused the token", 429: "is full", 503: "is not ready"}
 PASSED_ON = ("Content-Type", "Retry-After")
 
 
-class _Usage(msgspec.Struct):
+class Usage(msgspec.Struct):
     completion_tokens: int = 0
+    total_tokens: int = 0
 
 
 class _Measured(msgspec.Struct):
-    usage: _Usage = msgspec.field(default_factory=_Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
 
 
 _decode_measured = msgspec.json.Decoder(_Measured).decode
@@ -41,12 +42,12 @@ class Answer:
     body: bytes
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that were generated, as its usage says; 0 where it has none."""
+    def usage(self) -> Usage:
+        """Zeros where it says none."""
         try:
-            return _decode_measured(self.body).usage.completion_tokens
+            return _decode_measured(self.body).usage
         except msgspec.MsgspecError:
-            return 0
+            return Usage()
 
 
 class Upstream:

@@ -184,6 +184,10 @@ class Bench:
         """Wait until so many groups of `demo` are admitted."""
         await until(lambda: sum(g.admitted for g in self.demo.groups.values()) == num_groups)
 
+    async def group_running(self, name: str, num_requests: int) -> None:
+        """Wait until a group's report of so many running requests has arrived."""
+        await until(lambda: self.demo.groups[name].running == num_requests)
+
     async def held(self, num_requests: int) -> None:
         await until(lambda: self.demo.held == num_requests)
 
@@ -204,7 +208,7 @@ async def make_bench() -> AsyncIterator[Callable]:
             limits = {"keep_alive_seconds": 0.2, "stall_timeout_seconds": 5.0, **limits}
             proxy = Proxy(session, router.select, token, **limits)
             keys = KeyRing(is_known=True)
-            metrics = Metrics("team-a", router.services)
+            metrics = Metrics("team-a", router.services, keys.names)
             port, internal_port = free_port(), free_port()
             history = LiveHistory(router.services)
             clients = client_app(router, proxy, keys, metrics, 10_000)

@@ -1,6 +1,11 @@
 """What the operator judges a canary by: attempts and first tokens, by revision."""
 
+import hashlib
+
 import pytest
+from aiohttp import web
+from openinference_router.errors import AttemptFailed
+from openinference_router.keys import Key
 from openinference_router.metrics import Metrics
 from openinference_router.trace import CLIENT_GONE, start_trace
 from prometheus_client import generate_latest
@@ -16,7 +21,9 @@ def metrics():
 def ended(metrics, code, groups, failures=(), first_token_seconds=None):
     trace = start_trace("/v1/chat/completions", {})
     trace.service, trace.code, trace.groups = "demo", code, list(groups)
-    trace.failures, trace.first_token_seconds = list(failures), first_token_seconds
+    trace.first_token_seconds = first_token_seconds
+    for reason in failures:
+        trace.failed(AttemptFailed(reason))
     metrics.ended(trace)
 
 
@@ -67,7 +74,32 @@ async def test_counters_of_a_revision_begin_at_zero_before_its_first_request(
 ):
     """Else the first failure of a new revision would be no increase to Prometheus."""
     bench = await make_bench(make_routing(make_routed("http://127.0.0.1:9")))
-    async with bench.client.get(f"{bench.internal_url}/metrics") as response:
-        text = await response.text()
+    text = await exposition(bench)
     assert 'openinference_router_attempts_total{inference_namespace="team-a"' in text
     assert 'outcome="failed",revision="1a2b3c4d"} 0.0' in text
+
+
+async def test_what_is_gone_leaves_no_series(make_bench, make_routing, play, make_routed):
+    """Counters of deleted services once stayed until the router was restarted."""
+    engine = await play(usual=answer)
+    bench = await make_bench(make_routing(make_routed(engine.address)))
+    await bench.admitted()
+    bench.keys.replace({"team": Key(sha256=hashlib.sha256(b"key").hexdigest())})
+    async with bench.chat(headers={"Authorization": "Bearer key"}) as response:
+        assert response.status == 200
+    named = ('"demo"', '"1a2b3c4d"', '"team"')
+    before = await exposition(bench)
+    assert [name for name in named if name not in before] == []
+    bench.router.apply([])
+    bench.keys.replace({})
+    after = await exposition(bench)
+    assert [name for name in named if name in after] == []
+
+
+async def answer(_: web.Request) -> web.Response:
+    return web.json_response({"usage": {"completion_tokens": 3, "total_tokens": 12}})
+
+
+async def exposition(bench) -> str:
+    async with bench.client.get(f"{bench.internal_url}/metrics") as response:
+        return await response.text()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from openinference_router.wire import QueuePolicy
 
 
@@ -518,3 +519,130 @@ async def test_a_group_where_nobody_listens_is_never_chosen(make_bench, make_rou
     bench = await make_bench(make_routing(make_routed("http://127.0.0.1:9"), queue=queue))
     async with bench.chat() as response:
         assert response.status == 503
+
+
+def speaks(token_seconds: float, num_tokens: int):
+    """A stream of so many tokens at an even pace."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(num_tokens):
+            await response.write(chunk(" x", number))
+            await asyncio.sleep(token_seconds)
+        await response.write(chunk("", num_tokens, "stop") + DONE)
+        return response
+
+    return script
+
+
+async def drain_by_engine(bench, engine, routing) -> None:
+    engine.load["draining"] = True
+
+
+async def drain_by_operator(bench, engine, routing) -> None:
+    first, *others = routing.groups
+    groups = (replace(first, state="Draining"), *others)
+    bench.router.apply([replace(routing, groups=groups, generation=2)])
+
+
+async def get_stuck(bench, engine, routing) -> None:
+    engine.load["ready"] = False
+
+
+@pytest.fixture
+async def leaving(play, make_bench, make_routing, make_routed):
+    """A slow stream on the first of two groups, and what makes that group a place to leave."""
+
+    async def begin(drain_timeout_seconds: float, max_tokens: int) -> tuple:
+        slow = await play(usual=speaks(0.02, max_tokens - 1))
+        other = await play(usual=says(chunk("!", 99, "stop"), DONE))
+        other.load["running"] = 1
+        routing = make_routing(
+            make_routed(slow.address, "demo-old-0"),
+            make_routed(other.address, "demo-new-0"),
+            drain_timeout_seconds=drain_timeout_seconds,
+        )
+        bench = await make_bench(routing)
+        await bench.admitted(2)
+        stream = bench.chat(stream=True, max_tokens=max_tokens)
+        response = await stream.__aenter__()
+        for _ in range(5):
+            await response.content.readuntil(b"\n\n")
+        return bench, slow, other, routing, response
+
+    return begin
+
+
+@pytest.mark.parametrize("leave", [drain_by_engine, drain_by_operator, get_stuck])
+async def test_a_stream_moves_before_its_group_goes(leaving, leave):
+    """Two thousand tokens take forty seconds; the drain would cut them after eleven."""
+    bench, slow, other, routing, response = await leaving(11, 2000)
+    await leave(bench, slow, routing)
+    text = (await response.read()).decode()
+    assert text.endswith("data: [DONE]\n\n")
+    assert len(other.bodies) == 1
+    moved = other.bodies[0]["openinference"]["resume"]["token_ids"]["0"]
+    assert moved == list(range(len(moved)))
+    assert len(moved) >= 5
+    assert not bench.router.services()[0].groups["demo-old-0"].is_ejected
+
+
+async def test_a_stream_that_ends_before_the_drain_does_stays(leaving):
+    bench, slow, other, routing, response = await leaving(60, 60)
+    await drain_by_engine(bench, slow, routing)
+    await bench.admitted(1)
+    assert (await response.read()).endswith(DONE)
+    assert other.bodies == []
+
+
+async def test_a_stream_stays_where_no_other_group_has_room(leaving):
+    bench, slow, other, routing, response = await leaving(5, 60)
+    other.load["running"] = 9
+    await bench.group_running("demo-new-0", 9)
+    await drain_by_engine(bench, slow, routing)
+    assert (await response.read()).endswith(DONE)
+    assert other.bodies == []
+
+
+async def test_a_group_that_fails_every_request_is_passed_over_while_another_answers(
+    play, make_bench, make_routing, make_routed
+):
+    bad = await play(usual=answers(500, {"error": {"message": "no"}}))
+    good = await play(usual=whole)
+    routing = make_routing(make_routed(bad.address, "g0"), make_routed(good.address, "g1"))
+    bench = await make_bench(routing)
+    await bench.admitted(2)
+
+    async def ask() -> int:
+        async with bench.chat() as response:
+            return response.status
+
+    assert [await ask() for _ in range(8)] == [500] * 5 + [200] * 3
+
+
+async def test_requests_that_fail_everywhere_leave_a_group_to_answer_them(
+    play, make_bench, make_routing, make_routed
+):
+    engines = [await play(usual=answers(500, {"error": {"message": "no"}})) for _ in range(2)]
+    groups = [make_routed(engine.address, f"g{n}") for n, engine in enumerate(engines)]
+    bench = await make_bench(make_routing(*groups))
+    await bench.admitted(2)
+    for _ in range(20):
+        async with bench.chat() as response:
+            assert response.status == 500
+        assert any(group.admitted for group in bench.demo.groups.values())
+
+
+async def test_a_stream_that_never_begins_is_asked_elsewhere_and_its_group_ejected(
+    play, make_bench, make_routing, make_routed
+):
+    mute, good = await play(usual=says(then=stall)), await play(usual=COMPLETE)
+    good.load["running"] = 1
+    routing = make_routing(make_routed(mute.address, "g0"), make_routed(good.address, "g1"))
+    bench = await make_bench(routing, first_token_timeout_seconds=0.3)
+    await bench.admitted(2)
+    async with bench.chat(stream=True) as response:
+        assert (await response.read()).endswith(DONE)
+    assert len(good.bodies) == 1
+    assert not bench.demo.groups["g0"].admitted

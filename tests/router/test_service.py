@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec.structs import replace
 from openinference_router.budgets import NOTHING_SPENT
 from openinference_router.choice import Wish
-from openinference_router.errors import Refusal
+from openinference_router.errors import AttemptFailed, Refusal
 from openinference_router.group import look_ahead
 from openinference_router.service import Service
 from openinference_router.waiting import Caller
@@ -230,7 +230,7 @@ class Seats(RuleBasedStateMachine):
     def fail(self, passed):
         self.rig.clock.now += passed
         if self.groups():
-            self.rig.service.attempt_failed(self.groups()[0], is_broken=True)
+            self.rig.service.attempt_failed(self.groups()[0], AttemptFailed("broke"))
 
     @rule(num_groups=st.integers(0, 3))
     def route(self, num_groups):
