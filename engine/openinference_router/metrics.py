@@ -110,7 +110,7 @@ class Metrics:
         for label, value in self._seen - alive:
             for metric in self._labelled[label]:
                 metric.remove_by_labels({label: value})
-        self._seen &= alive
+        self._seen = alive
 
     @property
     def _labelled(self) -> dict[str, list[Counter | Histogram]]:
