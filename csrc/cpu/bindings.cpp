@@ -53,11 +53,17 @@ void append_kv(Operations& operations, Address key, int64_t key_stride, Address 
 
 void paged_attention(Operations& operations, Address query, int64_t query_stride, const Cache& cache, int64_t count,
                      Address starts, Address lengths, Address blocks, int64_t blocks_stride, int64_t heads,
-                     float scale, int64_t rows, Address out) {
+                     float scale, int64_t window, int64_t rows, Address out) {
     const Sequences sequences{count, at<const int32_t>(starts), at<const int32_t>(lengths),
                               at<const int32_t>(blocks), blocks_stride};
-    operations.paged_attention({at<const float>(query), query_stride}, cache, sequences, heads, scale, rows,
+    operations.paged_attention({at<const float>(query), query_stride}, cache, sequences, heads, scale, window, rows,
                                {at<float>(out), heads * cache.head_dim});
+}
+
+void route(Operations& operations, Address logits, int64_t stride, int64_t experts, int64_t chosen, bool normalise,
+           int64_t rows, Address ids, Address shares) {
+    operations.route({at<const float>(logits), stride}, experts, chosen, normalise, rows, at<int64_t>(ids),
+                     at<float>(shares));
 }
 
 }  // namespace
@@ -95,5 +101,8 @@ PYBIND11_MODULE(_cpu, module) {
         .def("append_kv", &append_kv, "key"_a, "key_stride"_a, "value"_a, "value_stride"_a, "cache"_a, "slots"_a,
              "rows"_a, Unlocked())
         .def("paged_attention", &paged_attention, "query"_a, "query_stride"_a, "cache"_a, "count"_a, "starts"_a,
-             "lengths"_a, "blocks"_a, "blocks_stride"_a, "heads"_a, "scale"_a, "rows"_a, "out"_a, Unlocked());
+             "lengths"_a, "blocks"_a, "blocks_stride"_a, "heads"_a, "scale"_a, "window"_a, "rows"_a, "out"_a,
+             Unlocked())
+        .def("route", &route, "logits"_a, "stride"_a, "experts"_a, "chosen"_a, "normalise"_a, "rows"_a, "ids"_a,
+             "shares"_a, Unlocked());
 }

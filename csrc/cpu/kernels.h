@@ -54,6 +54,7 @@ struct AttentionTile {
     int64_t group;           // query heads per key head
     int64_t first_position;  // of the sequence's first new token
     int64_t first_row;
+    int64_t window;          // positions that a row sees at most, its own included
     int rows;                // at most `Kernels::tile_rows`
     float scale;
 };
@@ -68,6 +69,9 @@ struct Kernels {
     void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
     // One head of n elements turns in place: element i with i + n / 2 by the i-th angle.
     void (*rotate)(float* head, const float* cosine, const float* sine, int64_t n);
+    // The `chosen` likeliest of n experts, the first of equals first, and their shares: softmax over
+    // all experts or, if `normalise`, over the chosen.
+    void (*route)(const float* logits, int64_t n, int64_t chosen, bool normalise, int64_t* ids, float* shares);
     void (*quantise)(const float* x, int64_t n, InputGroup* out);
     // Sixteen outputs of all rows.
     void (*linear_codes)(const Packed& weight, int64_t panel, const InputGroup* x, int64_t rows,

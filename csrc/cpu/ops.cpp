@@ -98,6 +98,15 @@ void Operations::append_kv(Rows<const float> key, Rows<const float> value, const
     });
 }
 
+void Operations::route(Rows<const float> logits, int64_t experts, int64_t chosen, bool normalise, int64_t rows,
+                       int64_t* ids, float* shares) {
+    const std::lock_guard<std::mutex> lock(one_caller_);
+    check_index("chosen", chosen, experts + 1);
+    share_rows(rows, experts * chosen, [&](int64_t row) {
+        kernels_.route(logits[row], experts, chosen, normalise, ids + row * chosen, shares + row * chosen);
+    });
+}
+
 void Operations::check(const Sequences& sequences, const Cache& cache, int64_t rows) const {
     check_index("plan.starts", sequences.starts[0], 1);
     for (int64_t index = 0; index < sequences.count; ++index) {
@@ -113,7 +122,7 @@ void Operations::check(const Sequences& sequences, const Cache& cache, int64_t r
 }
 
 void Operations::paged_attention(Rows<const float> query, const Cache& cache, const Sequences& sequences,
-                                 int64_t heads, float scale, int64_t rows,
+                                 int64_t heads, float scale, int64_t window, int64_t rows,
                                  Rows<float> out) {
     const std::lock_guard<std::mutex> lock(one_caller_);
     check(sequences, cache, rows);
@@ -131,7 +140,7 @@ void Operations::paged_attention(Rows<const float> query, const Cache& cache, co
                 tiles_.push_back({{query[start] + column, query.stride},
                                   {out[start] + column, out.stride},
                                   sequences.blocks + sequence * sequences.blocks_stride,
-                                  head, group, length - tokens, row,
+                                  head, group, length - tokens, row, window,
                                   static_cast<int>(std::min<int64_t>(kernels_.tile_rows, left)), scale});
             }
         }

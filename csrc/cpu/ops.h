@@ -42,9 +42,12 @@ public:
     // key, value (T, K · D) into slots (T): block · P + place.
     void append_kv(Rows<const float> key, Rows<const float> value, const Cache& cache, const int64_t* slots,
                    int64_t rows);
-    // out (T, H · D) ← causal attention of query (T, H · D).
+    // out (T, H · D) ← causal attention of query (T, H · D) to the last `window` positions.
     void paged_attention(Rows<const float> query, const Cache& cache, const Sequences& sequences, int64_t heads,
-                         float scale, int64_t rows, Rows<float> out);
+                         float scale, int64_t window, int64_t rows, Rows<float> out);
+    // ids, shares (rows, chosen) ← logits (rows, experts).
+    void route(Rows<const float> logits, int64_t experts, int64_t chosen, bool normalise, int64_t rows, int64_t* ids,
+               float* shares);
 
 private:
     void check(const Sequences& sequences, const Cache& cache, int64_t rows) const;

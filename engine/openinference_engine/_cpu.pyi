@@ -73,6 +73,18 @@ class Operations:
         blocks_stride: int,
         heads: int,
         scale: float,
+        window: int,
         rows: int,
         out: int,
+    ) -> None: ...
+    def route(
+        self,
+        logits: int,
+        stride: int,
+        experts: int,
+        chosen: int,
+        normalise: bool,
+        rows: int,
+        ids: int,
+        shares: int,
     ) -> None: ...

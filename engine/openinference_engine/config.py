@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from openinference_engine.errors import StartError
+
 # How weights are kept; "auto" leaves them as they are stored. The CPU computes in float32, but for
 # int8 products where weights are quantised.
 DataType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -29,8 +31,20 @@ class RopeScaling(msgspec.Struct, frozen=True):
     original_max_positions: int = 8192
 
 
+class ExpertsConfig(msgspec.Struct, frozen=True):
+    """The sparse feed-forward blocks of a mixture of experts (arXiv:2401.04088)."""
+
+    count: int
+    per_token: int
+    intermediate_size: int
+    normalises_shares: bool  # the shares of a token's experts add up to 1
+
+
 class ModelConfig(msgspec.Struct, frozen=True):
-    """The shape of a decoder-only transformer, whatever file it came from."""
+    """The shape of a decoder-only transformer, whatever file it came from.
+
+    Raises StartError if the numbers contradict each other.
+    """
 
     architecture: str
     vocab_size: int
@@ -45,6 +59,29 @@ class ModelConfig(msgspec.Struct, frozen=True):
     rope_theta: float
     rope_scaling: RopeScaling | None = None
     ties_embeddings: bool = False
+    experts: ExpertsConfig | None = None
+    windows: tuple[int | None, ...] = ()  # by layer, the positions a token sees; empty: all see all
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise StartError(
+                f"the model's config says {self.num_heads} query heads and {self.num_kv_heads} key "
+                "heads; the first must be a multiple of the second"
+            )
+        if self.head_dim % 2:
+            raise StartError(
+                f"the model's config says heads of {self.head_dim}; use an even number"
+            )
+        if len(self.windows) not in (0, self.num_layers):
+            raise StartError(
+                f"the model's config says {self.num_layers} layers and the kind of attention of "
+                f"{len(self.windows)}; fetch it again"
+            )
+        if self.experts is not None and self.experts.per_token > self.experts.count:
+            raise StartError(
+                f"the model's config says {self.experts.per_token} experts per token of "
+                f"{self.experts.count}; use fewer"
+            )
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes

@@ -107,6 +107,66 @@ def _save_tiny_model(folder: Path, family: str, changes: dict[str, Any]) -> Path
 
 
 @pytest.fixture(scope="session")
+def save_as_gguf() -> Callable[..., Path]:
+    """Writes the weights of a safetensors folder as a GGUF file, matrices in the type given."""
+    return _save_as_gguf
+
+
+def _save_as_gguf(folder: Path, path: Path, type_name: str) -> Path:
+    import gguf
+    from safetensors.numpy import load_file
+
+    config = open_checkpoint(folder).config
+    architecture = "llama" if config.architecture == "mixtral" else config.architecture
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_context_length(config.max_positions)
+    writer.add_block_count(config.num_layers)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_epsilon)
+    if config.experts is not None:
+        writer.add_expert_count(config.experts.count)
+        writer.add_expert_used_count(config.experts.per_token)
+        writer.add_expert_feed_forward_length(config.experts.intermediate_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.num_layers)
+    tensors = load_file(folder / "model.safetensors")
+    for name, values in _stack_experts(tensors).items():
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            heads = config.num_heads if "q_proj" in name else config.num_kv_heads
+            values = values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2)
+            values = values.reshape(-1, *values.shape[3:])
+        kind = gguf.GGMLQuantizationType[type_name]
+        if values.ndim == 1 or ".gate." in name:  # norms and routers
+            kind = gguf.GGMLQuantizationType.F32
+        data = gguf.quants.quantize(values, kind)
+        writer.add_tensor(
+            f"{names.get_name(name.removesuffix('.weight'))}.weight", data, raw_dtype=kind
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _stack_experts(tensors: dict[str, Any]) -> dict[str, Any]:
+    """…experts.3.up_proj.weight and its like become one tensor …experts.up_proj.weight."""
+    import numpy as np
+
+    stacks: dict[str, list[Any]] = {}
+    for name in sorted(tensors):
+        head, _, tail = name.partition(".experts.")
+        stacks.setdefault(f"{head}.experts.{tail[2:]}" if tail else name, []).append(tensors[name])
+    return {
+        name: np.stack(parts) if ".experts." in name else parts[0] for name, parts in stacks.items()
+    }
+
+
+@pytest.fixture(scope="session")
 def make_tiny_engine(tiny_llama: Path) -> Callable[..., Engine]:
     """Builds an engine over the tiny Llama; keywords are those of EngineConfig."""
     checkpoint = open_checkpoint(tiny_llama)

@@ -43,17 +43,7 @@ def prompt_ids(smollm2: Any, smollm2_path: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def expected_tokens(smollm2_oracle: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
-    return [
-        smollm2_oracle.generate(
-            torch.tensor([ids]),
-            max_new_tokens=NUM_TOKENS,
-            min_new_tokens=NUM_TOKENS,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )[0, len(ids) :].tolist()
-        for ids in prompt_ids
-    ]
+    return [greedy_tokens(smollm2_oracle, ids) for ids in prompt_ids]
 
 
 def test_smollm2_logits_equal_transformers(
@@ -103,6 +93,9 @@ LLAMA3_ROPE = {
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
 
 
+EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}
+
+
 @pytest.mark.parametrize(
     ("family", "changes"),
     [
@@ -113,14 +106,25 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
         ("Llama", {"rope_parameters": LLAMA3_ROPE}),
         ("Llama", {"rope_parameters": LINEAR_ROPE}),
         ("Mistral", {"sliding_window": None}),
-        ("Mistral", {"sliding_window": 160}),
+        ("Mistral", {"sliding_window": 20}),
         ("Qwen2", {}),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}),
         ("Qwen3", {"head_dim": 16}),
+        ("Mixtral", EXPERTS),
+        ("Mixtral", EXPERTS | {"sliding_window": 20}),
+        ("Qwen3Moe", EXPERTS | {"moe_intermediate_size": 32, "norm_topk_prob": True}),
+        ("Qwen3Moe", EXPERTS | {"moe_intermediate_size": 32, "norm_topk_prob": False}),
+        ("Qwen3Moe", EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": [0]}),
     ],
 )
-def test_tiny_model_logits_equal_transformers(
-    make_tiny_model: Callable[..., Path], family: str, changes: dict[str, Any]
+def test_tiny_model_computes_what_transformers_does(
+    make_tiny_model: Callable[..., Path],
+    run_to_end: Any,
+    greedy: Any,
+    family: str,
+    changes: dict[str, Any],
 ) -> None:
+    """Logits behind a prompt of 150 tokens, and 64 greedy tokens behind it."""
     from transformers import AutoModelForCausalLM
 
     folder = make_tiny_model(family, **changes)
@@ -131,20 +135,59 @@ def test_tiny_model_logits_equal_transformers(
         expected = oracle(torch.tensor([ids])).logits[0, -1]
     torch.testing.assert_close(last_logits(engine, ids), expected, atol=2e-5, rtol=0)
 
+    outputs = run_to_end(engine, [Request("greedy", ids, greedy(NUM_TOKENS))])
+    assert outputs["greedy"] == greedy_tokens(oracle, ids)
+
+
+def greedy_tokens(oracle: Any, ids: list[int]) -> list[int]:
+    return oracle.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+        max_new_tokens=NUM_TOKENS,
+        min_new_tokens=NUM_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, len(ids) :].tolist()
+
+
+def test_sharded_files_are_one_checkpoint(make_tiny_model: Callable[..., Path]) -> None:
+    from transformers import LlamaForCausalLM
+
+    folder = make_tiny_model()
+    whole = last_logits(tiny_engine(folder), [5, 6, 7])
+    oracle = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    (folder / "model.safetensors").unlink()
+    oracle.save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    assert torch.equal(last_logits(tiny_engine(folder), [5, 6, 7]), whole)
+
 
 @pytest.mark.parametrize(
-    ("changes", "longest"),
+    ("family", "changes"),
     [
-        ({"sliding_window": 100}, 100),
-        ({"sliding_window": 1000}, 256),
-        ({"sliding_window": None}, 256),
+        ("Llama", {}),
+        ("Qwen3", {"head_dim": 16}),
+        ("Mixtral", EXPERTS),
+        ("Qwen3Moe", EXPERTS | {"moe_intermediate_size": 32, "norm_topk_prob": True}),
     ],
 )
-def test_context_ends_where_a_sliding_window_would_begin_to_slide(
-    make_tiny_model: Callable[..., Path], changes: dict[str, Any], longest: int
+def test_gguf_and_safetensors_hold_the_same_model(
+    make_tiny_model: Callable[..., Path],
+    save_as_gguf: Callable[..., Path],
+    tmp_path: Path,
+    family: str,
+    changes: dict[str, Any],
 ) -> None:
-    folder = make_tiny_model("Mistral", **changes)
-    assert open_checkpoint(folder).config.max_positions == longest
+    """To the bit in float32, whose tensors both containers only order differently."""
+    folder = make_tiny_model(family, **changes)
+    path = save_as_gguf(folder, tmp_path / "model.gguf", "F32")
+    expected = last_logits(tiny_engine(folder), [5, 6, 7])
+    assert torch.equal(last_logits(tiny_engine(path), [5, 6, 7]), expected)
+
+
+def tiny_engine(folder: Path) -> Engine:
+    return Engine(open_checkpoint(folder), EngineConfig("", max_sequences=1))
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("openinference_engine._cpu", reason="the CPU kernels are not built")
 
 from openinference_engine.ops import cpu, reference
-from openinference_engine.ops.plan import AttentionPlan
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 HEADS, KV_HEADS, HEAD_DIM, NUM_BLOCKS = 9, 3, 64, 64
 RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -49,10 +49,10 @@ class Paged:
             ),
         )
 
-    def attend(self, query, key, value, chunks):
+    def attend(self, query, key, value, chunks, window=NO_WINDOW):
         plan = self.plan(chunks)
         cpu.append_kv(key, value, self.keys, self.values, plan.slots)
-        return cpu.paged_attention(query, self.keys, self.values, plan)
+        return cpu.paged_attention(query, self.keys, self.values, plan, window)
 
 
 def random_heads(tokens, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM):
@@ -103,19 +103,42 @@ def test_attention_is_near_the_reference(heads, kv_heads, head_dim, block_size, 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@given(cuts=st.sets(st.integers(1, 69), max_size=6), threads=st.integers(1, 3))
+@pytest.mark.parametrize("block_size", [4, 16, 48])
+@pytest.mark.parametrize("window", [1, 5, 16, 40, 300])
+def test_window_hides_what_lies_further_back(window, block_size, each_isa):
+    paged, length = Paged(block_size), 150
+    blocks = blocks_for(length, 0, block_size)
+    inputs = random_heads(length)
+
+    found = paged.attend(*inputs, [(blocks, 0, length)], window)
+
+    expected = reference.paged_attention(
+        inputs[0],
+        paged.keys.nan_to_num(0),
+        paged.values.nan_to_num(0),
+        paged.plan([(blocks, 0, length)]),
+        window,
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@given(
+    cuts=st.sets(st.integers(1, 69), max_size=6),
+    threads=st.integers(1, 3),
+    window=st.sampled_from([NO_WINDOW, 3, 16, 33]),
+)
 @settings(max_examples=25, **RELAXED)
-def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, run_with):
+def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, window, run_with):
     """All at once on one portable thread, or in chunks, down to one token at a time."""
     query, key, value = random_heads(70)
     blocks = blocks_for(70, 3)
     run_with(threads=1, isa="portable")
-    whole = Paged().attend(query, key, value, [(blocks, 0, 70)])
+    whole = Paged().attend(query, key, value, [(blocks, 0, 70)], window)
     run_with(threads=threads)
     paged, bounds = Paged(), [0, *sorted(cuts), 70]
 
     parts = [
-        paged.attend(query[a:b], key[a:b], value[a:b], [(blocks, a, b - a)])
+        paged.attend(query[a:b], key[a:b], value[a:b], [(blocks, a, b - a)], window)
         for a, b in pairwise(bounds)
     ]
 

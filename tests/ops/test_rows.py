@@ -60,6 +60,40 @@ def test_rotation_leaves_other_heads_alone():
     assert not torch.equal(heads[:, :3], before[:, :3])
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize(("experts", "chosen"), [(1, 1), (6, 2), (16, 16), (60, 4), (128, 8)])
+def test_routing_is_near_the_reference(experts, chosen, normalise, each_isa):
+    """The same experts; shares to the few roundings of an exponential, a sum and a division."""
+    logits = torch.randn(9, experts) * 3
+    ids, shares = cpu.route(logits, chosen, normalise)
+    expected_ids, expected = reference.route(logits, chosen, normalise)
+
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(shares, expected, rtol=2e-6, atol=1e-9)
+
+
+def test_first_of_equal_experts_is_chosen(each_isa):
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+
+    assert cpu.route(logits, 3, True)[0].tolist() == [[1, 2, 4], [0, 1, 2]]
+
+
+def test_routing_has_the_same_bits_in_every_batch(run_with):
+    logits = torch.randn(100, 60)
+    run_with(threads=1, isa="portable")
+    alone = cpu.route(logits[70:71], 8, False)
+    run_with(threads=3)
+    ids, shares = cpu.route(logits, 8, False)
+
+    assert torch.equal(ids[70], alone[0][0])
+    assert torch.equal(shares[70], alone[1][0])
+
+
+def test_more_experts_than_there_are_cannot_be_chosen():
+    with pytest.raises(IndexError, match="chosen: 5 is outside 0 to 4"):
+        cpu.route(torch.randn(1, 4), 5, True)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_row_has_the_same_bits_in_every_batch(rows, threads, run_with):

@@ -4,6 +4,8 @@
 // (exact in any order) and the softmax; then the weighted sum of values in order of position. What a
 // row does not see weighs exactly 0, and adding that changes no bit: so a result depends on the row
 // and its cache alone, not on the rows that share its tile, as chunks of a prompt or a batch would.
+// With a window, a tile begins at the first block that its first row sees, rounded down so that every
+// position keeps its lane.
 #include "attention.h"
 
 #include <cmath>
@@ -20,8 +22,15 @@ template <int kRows> class Tile {
 public:
     Tile(const AttentionTile& tile, const Cache& cache, float* scratch)
         : tile_(tile), cache_(cache), queries_(scratch) {
-        for (int row = 0; row < kRows; ++row) lengths_[row] = tile.first_position + token(row) + 1;
+        const int64_t step = cache.block_size % kLanes == 0 ? cache.block_size : cache.block_size * kLanes;
+        const int64_t start = first_seen(tile.first_position + token(0)) / step * step;
+        for (int row = 0; row < kRows; ++row) {
+            const int64_t position = tile.first_position + token(row);
+            hidden_[row] = first_seen(position) - start;
+            lengths_[row] = position + 1 - start;
+        }
         const int64_t longest = lengths_[kRows - 1];  // rows are in order of position
+        blocks_ = tile.blocks + start / cache.block_size;
         num_blocks_ = (longest + cache.block_size - 1) / cache.block_size;
         score_stride_ = (num_blocks_ * cache.block_size + kLanes - 1) / kLanes * kLanes;
         scores_ = scratch + kRows * cache.head_dim;
@@ -36,6 +45,7 @@ public:
     }
 
 private:
+    int64_t first_seen(int64_t position) const { return position < tile_.window ? 0 : position + 1 - tile_.window; }
     int64_t token(int row) const { return (tile_.first_row + row) / tile_.group; }
     int64_t head_offset(int row) const { return (tile_.first_row + row) % tile_.group * cache_.head_dim; }
     float* scores(int row) const { return scores_ + row * score_stride_; }
@@ -50,7 +60,7 @@ private:
 
     // Scores of up to sixteen consecutive positions of a block.
     void score(int64_t block, int64_t place) {
-        const float* keys = cache_.key_block(tile_.blocks[block], tile_.kv_head) + place;
+        const float* keys = cache_.key_block(blocks_[block], tile_.kv_head) + place;
         const int64_t count = cache_.block_size - place;
         Floats totals[kRows];
         for (Floats& total : totals) total = broadcast(0.0f);
@@ -63,9 +73,10 @@ private:
             store_some(scores(row) + block * cache_.block_size + place, totals[row], count);
     }
 
-    // Scores become e^(score − largest); what lies beyond the row becomes 0.
+    // Scores become e^(score − largest); what the row does not see becomes 0.
     void soften(int row) {
         float* const values = scores(row);
+        for (int64_t i = 0; i < hidden_[row]; ++i) values[i] = kMasked;
         for (int64_t i = lengths_[row]; i < score_stride_; ++i) values[i] = kMasked;
         Floats bound = broadcast(kMasked);
         for (int64_t i = 0; i < score_stride_; i += kLanes) bound = maximum(bound, load(values + i));
@@ -87,7 +98,7 @@ private:
         for (int64_t block = 0; block < num_blocks_; ++block) {
             const int64_t start = block * cache_.block_size;
             const int64_t places = longest - start < cache_.block_size ? longest - start : cache_.block_size;
-            const float* values = cache_.value_block(tile_.blocks[block], tile_.kv_head) + first;
+            const float* values = cache_.value_block(blocks_[block], tile_.kv_head) + first;
             for (int64_t place = 0; place < places; ++place) {
                 const Floats value = load_some(values + place * cache_.head_dim, count);
                 for (int row = 0; row < kRows; ++row)
@@ -104,8 +115,9 @@ private:
     const Cache& cache_;
     float* queries_;  // (rows, head_dim), times the scale
     float* scores_;   // (rows, score_stride)
+    const int32_t* blocks_;  // from the first that is seen
     int64_t score_stride_, num_blocks_;
-    int64_t lengths_[kRows];  // positions that each row sees
+    int64_t hidden_[kRows], lengths_[kRows];  // a row sees the positions between them, counted from there
     float totals_[kRows];
 };
 

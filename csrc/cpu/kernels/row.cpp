@@ -40,6 +40,42 @@ void rotate(float* head, const float* cosine, const float* sine, int64_t n) {
     }
 }
 
+namespace {
+
+constexpr float kNothing = -__builtin_inff();
+
+// e^(x − highest) of up to sixteen numbers, then zeros.
+Floats weights_of(const float* x, int64_t count, float highest) {
+    alignas(64) float shifted[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) shifted[lane] = lane < count ? x[lane] - highest : kNothing;
+    return exponential(load(shifted));
+}
+
+float weight_sum(const float* x, int64_t n, float highest) {
+    Floats totals = broadcast(0.0f);
+    for (int64_t i = 0; i < n; i += kLanes) totals = add(totals, weights_of(x + i, n - i, highest));
+    return sum(totals);
+}
+
+}  // namespace
+
+void route(const float* logits, int64_t n, int64_t chosen, bool normalise, int64_t* ids, float* shares) {
+    for (int64_t place = 0; place < chosen; ++place) {
+        const float last = place == 0 ? -kNothing : shares[place - 1];
+        const int64_t last_id = place == 0 ? -1 : ids[place - 1];
+        ids[place] = 0;
+        shares[place] = kNothing;
+        for (int64_t id = 0; id < n; ++id) {
+            const bool is_left = logits[id] < last || (logits[id] == last && id > last_id);
+            if (is_left && logits[id] > shares[place]) ids[place] = id, shares[place] = logits[id];
+        }
+    }
+    const float highest = shares[0];
+    const Floats total = broadcast(normalise ? weight_sum(shares, chosen, highest) : weight_sum(logits, n, highest));
+    for (int64_t i = 0; i < chosen; i += kLanes)
+        store_some(shares + i, divide(weights_of(shares + i, chosen - i, highest), total), chosen - i);
+}
+
 void quantise(const float* x, int64_t n, InputGroup* out) {
     for (int64_t i = 0; i < n; i += kGroup, ++out) {
         const Floats first = load(x + i), second = load(x + i + kLanes);

@@ -6,7 +6,7 @@
 namespace openinference::cpu::ISA {
 
 extern const Kernels table;
-const Kernels table = {kName,    kTileRows,    rms_norm,      silu_mul, rotate,
-                       quantise, linear_codes, linear_floats, attend};
+const Kernels table = {kName, kTileRows, rms_norm, silu_mul, rotate, route, quantise, linear_codes, linear_floats,
+                       attend};
 
 }  // namespace openinference::cpu::ISA

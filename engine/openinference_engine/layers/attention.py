@@ -34,6 +34,9 @@ class Attention:
 
     def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
         self._layer = layer
+        self._window = ops.NO_WINDOW
+        if config.windows and (window := config.windows[layer]) is not None:
+            self._window = window
         self._head_dim = config.head_dim
         self._num_heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
         queries, keys, values = (heads * config.head_dim for heads in self._num_heads)
@@ -57,4 +60,5 @@ class Attention:
         ops.rotate(heads[:, : -self._num_heads[2]], *rotary)  # queries and keys
         keys, values = cache.keys[self._layer], cache.values[self._layer]
         ops.append_kv(key, value, keys, values, plan.slots)
-        return self._output(ops.paged_attention(query, keys, values, plan).flatten(1))
+        attended = ops.paged_attention(query, keys, values, plan, self._window)
+        return self._output(attended.flatten(1))

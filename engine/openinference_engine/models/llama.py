@@ -1,7 +1,7 @@
-"""The Llama family: pre-norm blocks of attention and gated MLP.
+"""The Llama family: pre-norm blocks of attention and gated MLP, or of attention and experts.
 
-Llama 2 and 3, SmolLM2, Mistral, Qwen2 (biases) and Qwen3 (norms of heads) differ only in what their
-checkpoints hold, which the layers look up.
+Llama 2 and 3, SmolLM2, Mistral, Qwen2 (biases), Qwen3 (norms of heads), Mixtral and Qwen3-MoE
+(experts) differ only in what their checkpoints hold, which the layers look up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from openinference_engine import ops
 from openinference_engine.batch import Batch
 from openinference_engine.config import ModelConfig
 from openinference_engine.layers.attention import Attention, KVCache
+from openinference_engine.layers.experts import Experts
 from openinference_engine.layers.mlp import GatedMLP
 from openinference_engine.layers.norm import RMSNorm
 from openinference_engine.layers.rotary import Rotary
@@ -50,7 +51,12 @@ class LlamaLayer:
         self._attention_norm = RMSNorm(weights.at("input_layernorm"), size, epsilon)
         self._attention = Attention(weights.at("self_attn"), config, layer)
         self._mlp_norm = RMSNorm(weights.at("post_attention_layernorm"), size, epsilon)
-        self._mlp = GatedMLP(weights.at("mlp"), config)
+        mlp = weights.at("mlp")
+        self._mlp: GatedMLP | Experts
+        if config.experts is not None and mlp.has("gate.weight"):
+            self._mlp = Experts(mlp, size, config.experts)
+        else:
+            self._mlp = GatedMLP(mlp, size, config.intermediate_size)
 
     def __call__(
         self,

@@ -19,7 +19,14 @@ class Model(Protocol):
         """Logits of the rows that draw a token: (S, vocab)."""
 
 
-_MODELS = {"llama": Llama, "mistral": Llama, "qwen2": Llama, "qwen3": Llama}
+_MODELS = {
+    "llama": Llama,
+    "mistral": Llama,
+    "mixtral": Llama,
+    "qwen2": Llama,
+    "qwen3": Llama,
+    "qwen3moe": Llama,
+}
 
 
 def build_model(weights: Weights, config: ModelConfig, num_positions: int) -> Model:

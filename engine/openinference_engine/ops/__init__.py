@@ -7,7 +7,7 @@ part of the resume key, because another kernel may draw another token. Without t
 
 from importlib.util import find_spec
 
-from openinference_engine.ops.plan import AttentionPlan
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 if find_spec("openinference_engine._cpu") is not None:
     from openinference_engine.ops.cpu import (
@@ -20,6 +20,7 @@ if find_spec("openinference_engine._cpu") is not None:
         paged_attention,
         rms_norm,
         rotate,
+        route,
         silu_mul,
     )
 else:
@@ -33,11 +34,13 @@ else:
         paged_attention,
         rms_norm,
         rotate,
+        route,
         silu_mul,
     )
 
 __all__ = [
     "KERNEL_PATH",
+    "NO_WINDOW",
     "AttentionPlan",
     "Weight",
     "append_kv",
@@ -47,5 +50,6 @@ __all__ = [
     "paged_attention",
     "rms_norm",
     "rotate",
+    "route",
     "silu_mul",
 ]

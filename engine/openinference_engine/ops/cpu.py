@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openinference_engine import _cpu
 from openinference_engine.limits import processor_limit
-from openinference_engine.ops.plan import AttentionPlan
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 Weight = _cpu.Packed
 
@@ -97,7 +97,20 @@ def append_kv(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: T
     )
 
 
-def paged_attention(query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
+def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]:
+    rows, experts = logits.shape
+    address, stride = _rows(logits, "logits", experts)
+    ids = torch.empty(rows, chosen, dtype=torch.int64)
+    shares = torch.empty(rows, chosen)
+    operations().route(
+        address, stride, experts, chosen, normalise, rows, ids.data_ptr(), shares.data_ptr()
+    )
+    return ids, shares
+
+
+def paged_attention(
+    query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int = NO_WINDOW
+) -> Tensor:
     _, kv_heads, _, head_dim = values.shape
     rows, heads, _ = query.shape
     address, stride = _rows(query, "query", heads, head_dim)
@@ -116,6 +129,7 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, plan: Attention
         width,
         heads,
         head_dim**-0.5,
+        window,
         rows,
         output.data_ptr(),
     )

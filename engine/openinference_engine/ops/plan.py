@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+NO_WINDOW = 2**31 - 1  # as a window: a token sees everything before it
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:

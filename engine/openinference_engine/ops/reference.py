@@ -13,20 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from openinference_engine.ops.plan import AttentionPlan
-from openinference_engine.weights.quantisation import FORMATS
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
+from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
 Weight = Tensor  # (outputs, inputs)
 
 KERNEL_PATH = "torch-reference"
 
-_FORMATS = {known.name: known for known in FORMATS.values()}
-
 
 def pack(format_name: str, stored: list[npt.NDArray[np.uint8]], inputs: int) -> Weight:
     """Stacks matrices of one format of `weights.quantisation`, each (outputs, bytes of a row)."""
     rows = np.concatenate(stored)
-    values: npt.NDArray[Any] = _FORMATS[format_name].unpack(rows.reshape(-1))
+    values: npt.NDArray[Any] = FORMATS_BY_NAME[format_name].unpack(rows.reshape(-1))
     if values.dtype == np.uint16:  # the bits of bfloat16
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return torch.from_numpy(values.reshape(-1, inputs).astype(np.float32))
@@ -77,11 +75,26 @@ def append_kv(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: T
     values[block, :, place] = value
 
 
-def paged_attention(query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
+def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]:
+    """logits: (T, experts) → the likeliest experts, (T, chosen) int64, and their shares.
+
+    The first of equals comes first. Shares are the softmax over all experts or, if `normalise`,
+    over the chosen (arXiv:2401.04088).
+    """
+    best, ids = (part[:, :chosen] for part in logits.sort(descending=True, stable=True))
+    if normalise:
+        return ids, best.softmax(-1)
+    return ids, logits.softmax(-1).gather(1, ids)
+
+
+def paged_attention(
+    query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int = NO_WINDOW
+) -> Tensor:
     """Causal attention of query: (T, H, D) over the cached positions of each sequence → (T, H, D).
 
-    Each token sees its own sequence up to itself, whose key and value are already in the cache
-    (layout: PagedAttention, arXiv:2309.06180). Query head h reads key head h // (H / K).
+    Each token sees the last `window` positions of its own sequence up to itself, whose key and
+    value are already in the cache (layout: PagedAttention, arXiv:2309.06180). Query head h reads
+    key head h // (H / K).
     """
     output = torch.empty_like(query)
     size = values.shape[2]
@@ -91,15 +104,16 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, plan: Attention
         blocks = plan.blocks[index, : -(-length // size)].long()
         seen_keys = keys[blocks].permute(1, 0, 3, 2).flatten(1, 2)[:, :length]  # (K, L, D)
         seen_values = values[blocks].permute(1, 0, 2, 3).flatten(1, 2)[:, :length]
-        output[rows] = _attend(query[rows], seen_keys, seen_values)
+        output[rows] = _attend(query[rows], seen_keys, seen_values, window)
     return output
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _attend(query: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
     """query: (N, H, D), the last N of the L positions of keys, values: (K, L, D) → (N, H, D)."""
     num_new, length = query.shape[0], keys.shape[1]
     positions = torch.arange(length, device=query.device)
-    mask = positions[None] <= positions[length - num_new :, None]  # (N, L)
+    distances = positions[length - num_new :, None] - positions  # (N, L)
+    mask = (distances >= 0) & (distances < window)
     attended = torch.nn.functional.scaled_dot_product_attention(
         query.transpose(0, 1)[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
     )

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import ExpertsConfig, ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import StoredMatrix, StoredTensor
 from openinference_engine.weights.gguf import GGUFFile
-from openinference_engine.weights.quantisation import FORMATS
+from openinference_engine.weights.quantisation import FORMATS, FORMATS_BY_NAME
 
 FINGERPRINT_BYTES_PER_TENSOR = 64 << 10
 
@@ -38,6 +38,12 @@ _LAYER_NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+}
+_STACKED_NAMES = {
+    "ffn_gate_exps": "gate_proj",
+    "ffn_up_exps": "up_proj",
+    "ffn_down_exps": "down_proj",
 }
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
@@ -47,7 +53,11 @@ class GGUFCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.file = GGUFFile(path)
-        self._stored_names = {_standard_name(name): name for name in self.file.tensors}
+        self._places = {
+            standard_name: (name, index)
+            for name, info in self.file.tensors.items()
+            for index, standard_name in enumerate(_standard_names(name, info.shape))
+        }
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -62,10 +72,12 @@ class GGUFCheckpoint:
             num_heads=num_heads,
             num_kv_heads=int(self._optional("attention.head_count_kv", num_heads)),
             head_dim=head_dim,
-            max_positions=self._max_positions(),
+            max_positions=self._number("context_length"),
             rms_norm_epsilon=self._optional("attention.layer_norm_rms_epsilon", 1e-5),
             rope_theta=self._optional("rope.freq_base", 10_000.0),
             ties_embeddings="output.weight" not in self.file.tensors,
+            experts=self._experts(),
+            windows=self._windows(),
         )
 
     @cached_property
@@ -76,23 +88,23 @@ class GGUFCheckpoint:
         return digest.hexdigest()
 
     def names(self) -> frozenset[str]:
-        return frozenset(self._stored_names)
+        return frozenset(self._places)
 
     def tensors(self) -> Iterator[StoredTensor]:
         for info in self.file.tensors.values():
             yield StoredTensor(FORMATS[info.type_id].name, math.prod(info.shape), info.num_bytes)
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        stored_name = self._stored_names[name]
-        return self._in_order(self.file.array(stored_name), stored_name)
+        matrix = self.stored(name)
+        known = FORMATS_BY_NAME[matrix.format]
+        return known.unpack(matrix.rows.reshape(-1)).reshape(matrix.shape)
 
     def stored(self, name: str) -> StoredMatrix:
-        stored_name = self._stored_names[name]
+        stored_name, index = self._places[name]
         info = self.file.tensors[stored_name]
-        rows = self.file.bytes_of(stored_name).reshape(info.shape[0], -1)
-        return StoredMatrix(
-            FORMATS[info.type_id].name, info.shape, self._in_order(rows, stored_name)
-        )
+        stack, shape = _split_stack(stored_name, info.shape)
+        rows = self.file.bytes_of(stored_name).reshape(stack, shape[0], -1)[index]
+        return StoredMatrix(FORMATS[info.type_id].name, shape, self._in_order(rows, stored_name))
 
     def _in_order(self, rows: npt.NDArray[Any], stored_name: str) -> npt.NDArray[Any]:
         """Rows, of values or of stored bytes, in the order of the safetensors files."""
@@ -102,10 +114,21 @@ class GGUFCheckpoint:
             return _halves_from_pairs(rows, self.config.num_kv_heads)
         return rows
 
-    def _max_positions(self) -> int:
-        """The longest context. Up to its sliding window, such a model attends to everything."""
-        longest = self._number("context_length")
-        return min(longest, int(self._optional("attention.sliding_window", longest)))
+    def _experts(self) -> ExpertsConfig | None:
+        count = int(self._optional("expert_count", 0))
+        if not count:
+            return None
+        inner = int(self._optional("expert_feed_forward_length", 0))
+        return ExpertsConfig(
+            count,
+            self._number("expert_used_count"),
+            inner or self._number("feed_forward_length"),
+            normalises_shares=True,  # what every model in this container does
+        )
+
+    def _windows(self) -> tuple[int | None, ...]:
+        window = self._optional("attention.sliding_window", None)
+        return () if window is None else (int(window),) * self._number("block_count")
 
     @property
     def _architecture(self) -> str:
@@ -124,12 +147,24 @@ class GGUFCheckpoint:
 _HEADS = "attention.head_count"
 
 
-def _standard_name(name: str) -> str:
+def _standard_names(name: str, shape: tuple[int, ...]) -> list[str]:
+    """What a stored tensor is called elsewhere: one name, or one for each matrix of a stack."""
     if match := _LAYER.fullmatch(name):
         layer, part, kind = match.groups()
-        return f"model.layers.{layer}.{_LAYER_NAMES.get(part, part)}.{kind}"
+        prefix = f"model.layers.{layer}"
+        if part in _STACKED_NAMES:
+            stack, _ = _split_stack(name, shape)
+            experts = (f"{prefix}.mlp.experts.{number}" for number in range(stack))
+            return [f"{expert}.{_STACKED_NAMES[part]}.{kind}" for expert in experts]
+        return [f"{prefix}.{_LAYER_NAMES.get(part, part)}.{kind}"]
     part, _, kind = name.rpartition(".")
-    return f"{_NAMES.get(part, part)}.{kind}"
+    return [f"{_NAMES.get(part, part)}.{kind}"]
+
+
+def _split_stack(name: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """How many matrices of which shape a stored tensor holds."""
+    is_stack = name.startswith("blk.") and name.split(".")[2] in _STACKED_NAMES
+    return (shape[0], shape[1:]) if is_stack and len(shape) == 3 else (1, shape)
 
 
 def _halves_from_pairs(rows: npt.NDArray[Any], num_heads: int) -> npt.NDArray[Any]:

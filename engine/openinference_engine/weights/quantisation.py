@@ -149,3 +149,5 @@ FORMATS = {
     ),
     30: _format("BF16", 1, "<u2", _same),
 }
+
+FORMATS_BY_NAME = {known.name: known for known in FORMATS.values()}

@@ -18,9 +18,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from openinference_engine.config import ModelConfig, RopeScaling
+from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import StoredMatrix, StoredTensor
+from openinference_engine.weights.config_file import read_config
 from openinference_engine.weights.gguf_checkpoint import FINGERPRINT_BYTES_PER_TENSOR
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -28,11 +29,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # its bits: numpy has no name for it
 }
-_ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
+# Mixtral's own names of what the others call `mlp`.
+_MIXTRAL_NAMES = {
+    "block_sparse_moe": "mlp",
+    "w1": "gate_proj",
+    "w2": "down_proj",
+    "w3": "up_proj",
 }
 
 
@@ -44,29 +46,13 @@ class SafetensorsCheckpoint:
         self._files = [_SafetensorsFile(path) for path in sorted(folder.glob("*.safetensors"))]
         if not self._files:
             raise StartError(f"{folder} holds no .safetensors file")
-        self._file_of = {name: file for file in self._files for name in file.entries}
+        self._places = {
+            _standard_name(name): (file, name) for file in self._files for name in file.entries
+        }
 
     @cached_property
     def config(self) -> ModelConfig:
-        values = self._read_config()
-        num_heads = values["num_attention_heads"]
-        head_dim = values.get("head_dim") or values["hidden_size"] // num_heads
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-        return ModelConfig(
-            architecture=self._architecture(values),
-            vocab_size=values["vocab_size"],
-            hidden_size=values["hidden_size"],
-            intermediate_size=values["intermediate_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=num_heads,
-            num_kv_heads=values.get("num_key_value_heads") or num_heads,
-            head_dim=head_dim,
-            max_positions=_max_positions(values),
-            rms_norm_epsilon=values["rms_norm_eps"],
-            rope_theta=values.get("rope_theta") or rope.get("rope_theta", 10_000.0),
-            rope_scaling=self._rope_scaling(rope),
-            ties_embeddings=values.get("tie_word_embeddings", False),
-        )
+        return read_config(self.folder / "config.json")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -78,7 +64,7 @@ class SafetensorsCheckpoint:
         return digest.hexdigest()
 
     def names(self) -> frozenset[str]:
-        return frozenset(self._file_of)
+        return frozenset(self._places)
 
     def tensors(self) -> Iterator[StoredTensor]:
         for file in self._files:
@@ -87,51 +73,16 @@ class SafetensorsCheckpoint:
                 yield StoredTensor(entry["dtype"], math.prod(entry["shape"]), end - start)
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        return self._file_of[name].array(name)
+        file, stored_name = self._places[name]
+        return file.array(stored_name)
 
     def stored(self, name: str) -> StoredMatrix:
-        return self._file_of[name].stored(name)
-
-    def _read_config(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
-        try:
-            values: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        except FileNotFoundError as error:
-            raise StartError(f"{self.folder} lacks config.json") from error
-        except msgspec.DecodeError as error:
-            raise StartError(f"{path} is not JSON: {error}") from error
-        return values
-
-    def _architecture(self, values: dict[str, Any]) -> str:
-        name = str((values.get("architectures") or ["unknown"])[0])
-        return _ARCHITECTURES.get(name, name)
-
-    def _rope_scaling(self, rope: dict[str, Any]) -> RopeScaling | None:
-        match rope.get("rope_type", rope.get("type", "default")):
-            case "default":
-                return None
-            case "linear":
-                return RopeScaling("linear", rope["factor"])
-            case "llama3":
-                return RopeScaling(
-                    "llama3",
-                    rope["factor"],
-                    rope["low_freq_factor"],
-                    rope["high_freq_factor"],
-                    rope["original_max_position_embeddings"],
-                )
-            case other:
-                raise StartError(
-                    f"{self.folder}/config.json: rope type {other!r} is unknown; "
-                    "known are default, linear, llama3"
-                )
+        file, stored_name = self._places[name]
+        return file.stored(stored_name)
 
 
-def _max_positions(values: dict[str, Any]) -> int:
-    """The longest context. Up to its sliding window, such a model attends to everything."""
-    longest: int = values["max_position_embeddings"]
-    window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
-    return longest if window is None else min(longest, window)
+def _standard_name(name: str) -> str:
+    return ".".join(_MIXTRAL_NAMES.get(part, part) for part in name.split("."))
 
 
 class _SafetensorsFile:
