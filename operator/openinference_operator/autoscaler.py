@@ -12,8 +12,9 @@ from openinference_operator.groups import Group
 from openinference_operator.manifests.engine import seats
 from openinference_operator.observe import Observed
 from openinference_operator.pacing import Memory
-from openinference_operator.scaling import Capacity, Decision, Demand, Lost, decide
+from openinference_operator.scaling import Capacity, Decision, Demand, Lost, Reading, decide
 from openinference_operator.scaling_spec import Autoscaling
+from openinference_operator.signals.metrics import Metrics
 from openinference_operator.signals.prometheus import Expected, Prometheus
 from openinference_operator.spec import InferenceService
 
@@ -70,33 +71,35 @@ class Autoscaler:
         wakes = recorded == 0 and observed.routers.held > 0
         if due_in > 0 and not wakes:
             return Standing(record.decision, due_in)
-        demand = await self._demand(service, observed, now)
-        demands: dict[str, Demand | Lost] = dict.fromkeys(_types(autoscaling), demand)
+        demand, readings = await self._measure(service, autoscaling, observed, now)
         capacity = Capacity(recorded, _routable(observed), seats(service))
-        record.decision, record.memory = decide(autoscaling, demands, capacity, record.memory, now)
+        record.decision, record.memory = decide(
+            autoscaling, readings, demand, capacity, record.memory, now
+        )
         record.evaluated_at = now
         return Standing(record.decision, autoscaling.interval_seconds)
 
-    async def _demand(
-        self, service: InferenceService, observed: Observed, now: float
-    ) -> Demand | Lost:
-        """Ask Prometheus, and the routers where it has no answer."""
-        held = observed.routers.held
-        if held and not observed.groups:
-            # Nothing runs, and a router knows sooner than the next scrape that somebody waits.
-            return Demand(held, 0, "Routers")
-        expected = _expected(observed, now)
-        told = await self._prometheus.queue(service.namespace, service.name, expected)
-        if isinstance(told, Demand):
-            return told
-        fallback = _told_by_routers(observed)
-        if isinstance(fallback, Demand):
-            return fallback
-        return Lost(f"{told.reason}; {fallback.reason}")
+    async def _measure(
+        self, service: InferenceService, autoscaling: Autoscaling, observed: Observed, now: float
+    ) -> tuple[Demand | Lost, list[Reading | Lost]]:
+        """Ask Prometheus, and the routers for the demand where it has no answer."""
+        held, expected = observed.routers.held, _expected(observed, now)
+        place = (service.namespace, service.name)
+        told: Demand | Lost = Lost("nothing runs")
+        demand: Demand | Lost = Demand(held, 0, "Routers")
+        # Where nothing runs, a router knows sooner than the next scrape that somebody waits.
+        if not held or observed.groups:
+            demand = told = await self._prometheus.queue(*place, expected)
+        if isinstance(demand, Lost):
+            demand = _first_known(demand, _told_by_routers(observed))
+        metrics = Metrics(self._prometheus, place, expected, told, demand)
+        return demand, [await metrics.read(metric) for metric in autoscaling.metrics]
 
 
-def _types(autoscaling: Autoscaling) -> list[str]:
-    return [metric.type for metric in autoscaling.metrics]
+def _first_known(lost: Lost, fallback: Demand | Lost) -> Demand | Lost:
+    if isinstance(fallback, Demand):
+        return fallback
+    return Lost(f"{lost.reason}; {fallback.reason}")
 
 
 def _told_by_routers(observed: Observed) -> Demand | Lost:

@@ -319,6 +319,13 @@ def _fallback(facts: Facts) -> Condition | None:
     return Condition("ScalingActive", "True", Reason.FALLBACK_DEMAND, message)
 
 
+def _partly_lost(facts: Facts) -> Condition | None:
+    if facts.decision is None or not facts.decision.is_partly_lost:
+        return None
+    message = f"the number does not shrink while a metric is lost; {facts.decision.message}"
+    return Condition("ScalingActive", "True", Reason.SOME_METRICS_UNAVAILABLE, message)
+
+
 def _metric_found(facts: Facts) -> Condition:
     return Condition("ScalingActive", "True", Reason.VALID_METRIC_FOUND, "every metric has a value")
 
@@ -353,7 +360,7 @@ CHAINS: tuple[tuple[Rule, ...], ...] = (
 )
 SCALING_CHAINS: tuple[tuple[Rule, ...], ...] = (
     (_scaling_stabilized, _able_to_scale),
-    (_scaling_disabled, _metrics_lost, _fallback, _metric_found),
+    (_scaling_disabled, _metrics_lost, _fallback, _partly_lost, _metric_found),
     (_scaling_limited, _scaling_unlimited),
 )
 

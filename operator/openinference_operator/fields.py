@@ -29,6 +29,7 @@ DECIMAL_SUFFIXES = {
     "P": 15,
     "E": 18,
 }
+EXACT_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6})s)?(?:(\d{1,9})ms)?")
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
 
 
@@ -126,6 +127,17 @@ class Fields:
             raise SpecError(self.at(name), f"is {value!r}; use hours, minutes, seconds: 1h30m")
         hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return hours * 3600 + minutes * 60 + seconds
+
+    def exact_seconds(self, name: str) -> Decimal | None:
+        """A duration such as 1m30s or 250ms, in seconds."""
+        value = self.text(name)
+        if value is None:
+            return None
+        match = EXACT_DURATION.fullmatch(value)
+        if not value or match is None:
+            raise SpecError(self.at(name), f"is {value!r}; use a duration such as 2s or 250ms")
+        hours, minutes, seconds, milliseconds = (Decimal(part or 0) for part in match.groups())
+        return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
     def quantity(self, name: str) -> Decimal | None:
         """A Kubernetes quantity such as 500m."""

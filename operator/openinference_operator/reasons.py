@@ -54,6 +54,7 @@ class Reason(StrEnum):
     # ScalingActive
     VALID_METRIC_FOUND = "ValidMetricFound"
     FALLBACK_DEMAND = "FallbackDemand"
+    SOME_METRICS_UNAVAILABLE = "SomeMetricsUnavailable"
     METRICS_UNAVAILABLE = "MetricsUnavailable"
     SCALING_DISABLED = "ScalingDisabled"
     # ScalingLimited

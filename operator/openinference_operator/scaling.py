@@ -1,40 +1,59 @@
 """How many replicas demand asks for: the semantics of HorizontalPodAutoscaler v2, pure.
 
-Per metric, with w the value summed over the service, t the wanted average and N the replicas asked
-for last (those that start count as capacity, so they are not asked for twice):
+With N the replicas asked for last (those that start count as capacity, so they are not asked for
+twice) and n those that are routable, a metric proposes
 
-    ratio    = w / (t * N)
-    proposal = N            if |ratio - 1| <= tolerance
-               ceil(w / t)  otherwise
+    summed over the service, w, with a wanted average t:    ratio = w / (t * N)
+        N            if |ratio - 1| <= tolerance, or if w > t * n on the way down
+        ceil(w / t)  otherwise
+    of the service as a whole, v, with a wanted value t:    ratio = v / t
+        N                     if |ratio - 1| <= tolerance, or if n < N on the way down
+        max(N, ceil(n * ratio))  on the way up, a ratio of latencies counting at most 2
+        ceil(N * ratio)          on the way down
 
 The largest proposal wins; `pacing` then says how fast the number may follow it, as
-https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/ describes. We differ in
-three ways, each towards not losing work:
+https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/ describes. We differ
+in four ways, each towards not losing work:
 
-- A scale-down by Queue leaves seats for the requests that run and wait: a fleet that is busy but
-  has no queue is not idle.
-- Replicas that are not routable yet never cause one: while those that are routable have more than
-  the target waiting, the number holds.
-- A lost metric holds the number (never reads as zero), and counts in the window as a vote to hold.
+- A scale-down leaves seats for the requests that run and wait: a fleet that is busy but has no
+  queue is not idle.
+- Replicas that are not routable yet never cause one.
+- A lost metric holds the number (never reads as zero), and counts in the window as a vote to hold;
+  while nobody knows what waits and runs, nothing shrinks.
+- One latency says little about how many replicas would mend it, so a step at most doubles.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from math import ceil
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from openinference_operator.pacing import Memory, pace, remember, remember_change
 from openinference_operator.reasons import Reason
-from openinference_operator.scaling_spec import Autoscaling, Metric
+from openinference_operator.scaling_spec import Autoscaling, Average, Latency, Metric, Value
+
+Source: TypeAlias = Literal["Prometheus", "Routers"]
+
+LARGEST_LATENCY_RATIO = 2.0  # one slow start can read tens of times the target
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a metric measured, summed over the service; `running` requests need seats."""
+    """Requests that wait for and run in a service; both need seats."""
 
     waiting: float
     running: float
-    source: Literal["Prometheus", "Routers"]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a metric measured: a sum, a value, or of latencies the worst multiple of its target."""
+
+    value: float
+    words: str
+    source: Source = "Prometheus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +77,7 @@ class Input:
     """One metric as it was evaluated; without a proposal when it is lost."""
 
     metric: Metric
-    demand: Demand | Lost
+    reading: Reading | Lost
     proposal: int | None
 
 
@@ -82,28 +101,34 @@ class Decision:
         return any(entry.proposal is not None for entry in self.inputs)
 
     @property
+    def is_partly_lost(self) -> bool:
+        """Whether at least one metric had no value."""
+        return any(entry.proposal is None for entry in self.inputs)
+
+    @property
     def uses_fallback(self) -> bool:
         """Whether a value came from the routers because Prometheus had none."""
         return any(
-            isinstance(entry.demand, Demand) and entry.demand.source == "Routers"
+            isinstance(entry.reading, Reading) and entry.reading.source == "Routers"
             for entry in self.inputs
         )
 
 
 def decide(
     autoscaling: Autoscaling,
-    demands: Mapping[str, Demand | Lost],
+    readings: Sequence[Reading | Lost],
+    demand: Demand | Lost,
     capacity: Capacity,
     memory: Memory,
     now: float,
 ) -> tuple[Decision, Memory]:
-    """Evaluate once. `demands` holds one entry per metric type of `autoscaling`."""
+    """Evaluate once. `readings` holds one entry per metric of `autoscaling`, in its order."""
     inputs = tuple(
-        _evaluate(metric, demands[metric.type], capacity, autoscaling)
-        for metric in autoscaling.metrics
+        _evaluate(metric, reading, capacity, autoscaling)
+        for metric, reading in zip(autoscaling.metrics, readings, strict=True)
     )
-    wanted = _largest(inputs, capacity.desired)
-    memory = remember(memory, wanted, autoscaling, is_idle=_is_idle(inputs), now=now)
+    wanted = _with_seats(_largest(inputs, capacity.desired), demand, capacity)
+    memory = remember(memory, wanted, autoscaling, is_idle=_is_idle(demand), now=now)
     step = pace(wanted, capacity.desired, memory, autoscaling, now)
     decision = Decision(
         desired=step.allowed,
@@ -116,33 +141,65 @@ def decide(
     return decision, remember_change(memory, step.allowed - capacity.desired, now)
 
 
-def _is_idle(inputs: Iterable[Input]) -> bool:
-    """Whether nothing waits or runs, as far as every metric knows."""
-    return all(
-        isinstance(entry.demand, Demand) and not entry.demand.waiting and not entry.demand.running
-        for entry in inputs
-    )
+def queue_reading(demand: Demand) -> Reading:
+    """The demand as the metric Queue reads it."""
+    words = f"{demand.waiting:g} waiting, {demand.running:g} running"
+    return Reading(demand.waiting, words, demand.source)
+
+
+def _is_idle(demand: Demand | Lost) -> bool:
+    return isinstance(demand, Demand) and not demand.waiting and not demand.running
+
+
+def _with_seats(wanted: int, demand: Demand | Lost, capacity: Capacity) -> int:
+    """Not fewer than the requests need, and not zero while one waits."""
+    current = capacity.desired
+    if isinstance(demand, Lost):
+        return max(wanted, current)
+    if current == 0:
+        return max(wanted, min(1, ceil(demand.waiting)))
+    seats_needed = ceil((demand.running + demand.waiting) / capacity.seats)
+    return max(wanted, min(current, seats_needed))
 
 
 def _evaluate(
-    metric: Metric, demand: Demand | Lost, capacity: Capacity, autoscaling: Autoscaling
+    metric: Metric, reading: Reading | Lost, capacity: Capacity, autoscaling: Autoscaling
 ) -> Input:
-    if isinstance(demand, Lost):
-        return Input(metric, demand, None)
-    return Input(metric, demand, _proposal(metric, demand, capacity, autoscaling))
+    if isinstance(reading, Lost):
+        return Input(metric, reading, None)
+    if isinstance(metric, Average):
+        return Input(metric, reading, _by_average(metric, reading, capacity, autoscaling))
+    target = Decimal(1) if isinstance(metric, Latency) else metric.target
+    ratio = reading.value / float(target)
+    if isinstance(metric, Latency):
+        ratio = min(ratio, LARGEST_LATENCY_RATIO)
+    return Input(metric, reading, _by_ratio(ratio, capacity, autoscaling))
 
 
-def _proposal(metric: Metric, demand: Demand, capacity: Capacity, autoscaling: Autoscaling) -> int:
-    target, current = float(metric.average_value), capacity.desired
-    ratio = demand.waiting / (target * current) if current else None
-    rules = autoscaling.scale_up if ratio is None or ratio > 1 else autoscaling.scale_down
-    if ratio is not None and abs(ratio - 1) <= rules.tolerance:
+def _by_average(
+    metric: Average, reading: Reading, capacity: Capacity, autoscaling: Autoscaling
+) -> int:
+    target, current = float(metric.target), capacity.desired
+    if current and _is_tolerated(reading.value / (target * current), autoscaling):
         return current
-    proposal = ceil(demand.waiting / target)
-    if proposal >= current or demand.waiting > target * capacity.routable:
-        return max(proposal, current)
-    seats_needed = ceil((demand.running + demand.waiting) / capacity.seats)
-    return max(proposal, min(current, seats_needed))
+    proposal = ceil(reading.value / target)
+    if proposal < current and reading.value > target * capacity.routable:
+        return current
+    return proposal
+
+
+def _by_ratio(ratio: float, capacity: Capacity, autoscaling: Autoscaling) -> int:
+    current, routable = capacity.desired, capacity.routable
+    if _is_tolerated(ratio, autoscaling):
+        return current
+    if ratio > 1:
+        return max(current, ceil(routable * ratio))
+    return current if routable < current else ceil(current * ratio)
+
+
+def _is_tolerated(ratio: float, autoscaling: Autoscaling) -> bool:
+    rules = autoscaling.scale_up if ratio > 1 else autoscaling.scale_down
+    return abs(ratio - 1) <= rules.tolerance
 
 
 def _largest(inputs: Iterable[Input], current: int) -> int:
@@ -166,9 +223,28 @@ def _message(inputs: Iterable[Input], desired: int, current: int, wanted: int) -
 
 def describe(entry: Input) -> str:
     """One metric in words, with its numbers."""
-    if isinstance(entry.demand, Lost):
-        return f"{entry.metric.type} lost: {entry.demand.reason}"
-    return (
-        f"{entry.metric.type}: {entry.demand.waiting:g} waiting, {entry.demand.running:g} running,"
-        f" target {entry.metric.average_value.normalize():f} waiting per replica"
-    )
+    if isinstance(entry.reading, Lost):
+        return f"{entry.metric.type} lost: {entry.reading.reason}"
+    return f"{entry.metric.type}: {entry.reading.words}, target {describe_target(entry.metric)}"
+
+
+def describe_target(metric: Metric) -> str:
+    """What a metric shall be, with its unit."""
+    match metric:
+        case Average("Queue"):
+            return f"{_plain(metric.target)} waiting per replica"
+        case Average("KVCache"):
+            return f"{_plain(metric.target * 100)} % per replica"
+        case Average("BacklogSeconds"):
+            return f"{_plain(metric.target)} s per replica"
+        case Average():
+            return f"{_plain(metric.target)} per replica"
+        case Value():
+            return _plain(metric.target)
+        case Latency():
+            wanted = (("TTFT", metric.ttft), ("TPOT", metric.tpot))
+            return ", ".join(f"{name} {_plain(time)} s" for name, time in wanted if time)
+
+
+def _plain(number: Decimal) -> str:
+    return f"{number.normalize():f}"

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast
 
 from openinference_operator.errors import SpecError
 from openinference_operator.fields import Fields, default
+
+METRIC_TYPES = ("Queue", "KVCache", "Latency", "BacklogSeconds", "Prometheus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,36 @@ SCALE_DOWN = ScalingRules(300, "Max", (Policy("Percent", 100, 15),), Decimal("0.
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric to scale by, and its wanted average per replica."""
+class Average:
+    """A metric that is summed over the service, and its wanted average per replica.
 
-    type: Literal["Queue"]
-    average_value: Decimal
+    Queue: requests. KVCache: shares of a cache. BacklogSeconds: seconds. Prometheus: of `query`.
+    """
+
+    type: Literal["Queue", "KVCache", "BacklogSeconds", "Prometheus"]
+    target: Decimal
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The 90th percentiles to keep, in seconds; at least one of them."""
+
+    ttft: Decimal | None
+    tpot: Decimal | None
+    type: Literal["Latency"] = "Latency"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A PromQL expression about the service as a whole, and its wanted value."""
+
+    query: str
+    target: Decimal
+    type: Literal["Prometheus"] = "Prometheus"
+
+
+Metric: TypeAlias = Average | Latency | Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +113,35 @@ def _metrics(fields: Fields) -> tuple[Metric, ...]:
 
 
 def _metric(fields: Fields) -> Metric:
-    kind = fields.choice("type", ("Queue",)) or "Queue"
     target = fields.section("target")
-    average = target.quantity("averageValue")
-    if average is None or average <= 0:
-        raise SpecError(target.at("averageValue"), f'is {average}; use a quantity above zero: "4"')
-    return Metric(cast("Literal['Queue']", kind), average)
+    match fields.choice("type", METRIC_TYPES):
+        case "KVCache":
+            return Average("KVCache", _positive(target, "averageUtilization") / 100)
+        case "Latency":
+            return _latency(fields.section("latency"))
+        case "BacklogSeconds":
+            return Average("BacklogSeconds", _positive(target, "averageValue"))
+        case "Prometheus":
+            query = fields.section("prometheus").required_text("query")
+            if "value" in target.values:
+                return Value(query, _positive(target, "value"))
+            return Average("Prometheus", _positive(target, "averageValue"), query)
+        case _:
+            return Average("Queue", _positive(target, "averageValue"))
+
+
+def _positive(target: Fields, name: str) -> Decimal:
+    value = target.quantity(name)
+    if value is None or value <= 0:
+        raise SpecError(target.at(name), f'is {value}; use a quantity above zero: "4"')
+    return value
+
+
+def _latency(fields: Fields) -> Latency:
+    ttft, tpot = fields.exact_seconds("ttftP90"), fields.exact_seconds("tpotP90")
+    if not ttft and not tpot:
+        raise SpecError(fields.at("ttftP90"), "is missing; set ttftP90 or tpotP90 above zero: 2s")
+    return Latency(ttft, tpot)
 
 
 def _scaling_rules(fields: Fields, usual: ScalingRules) -> ScalingRules:

@@ -12,7 +12,7 @@ from openinference_operator.conditions import Condition, judge
 from openinference_operator.facts import Facts
 from openinference_operator.manifests.engine import selector
 from openinference_operator.manifests.services import client_url
-from openinference_operator.scaling import Demand, Input, describe
+from openinference_operator.scaling import Input, Lost, describe_target
 from openinference_operator.spec import InferenceService
 
 Status: TypeAlias = dict[str, Any]
@@ -125,11 +125,10 @@ def _scaling(facts: Facts, now: float) -> dict[str, Any]:
 
 
 def _input(entry: Input) -> dict[str, Any]:
-    source = entry.demand.source if isinstance(entry.demand, Demand) else "Lost"
     known: dict[str, Any] = {
         "type": entry.metric.type,
-        "source": source,
-        "value": describe(entry),
-        "target": f"{entry.metric.average_value.normalize():f}",
+        "source": "Lost" if isinstance(entry.reading, Lost) else entry.reading.source,
+        "value": entry.reading.reason if isinstance(entry.reading, Lost) else entry.reading.words,
+        "target": describe_target(entry.metric),
     }
     return known if entry.proposal is None else known | {"proposal": entry.proposal}

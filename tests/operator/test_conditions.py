@@ -1,6 +1,7 @@
 """Conditions: what is said about each state of affairs, and the number or object behind it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from openinference_operator.conditions import refused
 from openinference_operator.facts import Facts
 from openinference_operator.pods import read_pod
 from openinference_operator.reasons import Reason
-from openinference_operator.scaling import Decision, Demand, Input, Lost
+from openinference_operator.scaling import Decision, Demand, Input, Lost, queue_reading
 from openinference_operator.spec import parse
 from openinference_operator.status import build_refusal, build_status, recorded_desired
 
@@ -235,7 +236,9 @@ AUTOSCALING = {
 
 def decision(service, demand, desired=1, proposal=1, **how):
     metric = parse(service).autoscaling.metrics[0]
-    entry = Input(metric, demand, None if isinstance(demand, Lost) else proposal)
+    is_lost = isinstance(demand, Lost)
+    reading = demand if is_lost else queue_reading(demand)
+    entry = Input(metric, reading, None if is_lost else proposal)
     return Decision(desired, "Holding", "the numbers", (entry,), **how)
 
 
@@ -267,6 +270,14 @@ def test_scaling_conditions(make_world, demand, how, kind, truth, reason):
     world = make_world(autoscaling=AUTOSCALING)
     status = status_of(world, decision(world.service, demand, **how))
     assert condition(status, kind)[:2] == (truth, reason)
+
+
+def test_a_metric_that_is_lost_beside_others_is_said(make_world):
+    world = make_world(autoscaling=AUTOSCALING)
+    known = decision(world.service, Demand(1, 1, "Prometheus"))
+    lost = decision(world.service, Lost("x")).inputs
+    status = status_of(world, replace(known, inputs=known.inputs + lost))
+    assert condition(status, "ScalingActive")[:2] == ("True", "SomeMetricsUnavailable")
 
 
 def test_the_scaler_leaves_a_record(make_world):

@@ -6,8 +6,8 @@ import pytest
 from openinference_operator.errors import SpecError
 from openinference_operator.fields import Share, parse_quantity
 from openinference_operator.revision import revised_fields, revision_of
-from openinference_operator.rollout_spec import Rollout
-from openinference_operator.scaling_spec import Metric, Policy
+from openinference_operator.rollout_spec import Canary, CanaryStep, GoldenPrompt, Limit, Rollout
+from openinference_operator.scaling_spec import Average, Latency, Policy, Value
 from openinference_operator.spec import Queue, RestartBudget, parse
 
 FULL = {
@@ -77,12 +77,57 @@ def test_autoscaling_is_read(raw_service):
     assert (autoscaling.min_replicas, autoscaling.max_replicas) == (2, 6)
     assert autoscaling.interval_seconds == 90
     assert autoscaling.idle_after_seconds == 300
-    assert autoscaling.metrics == (Metric("Queue", Decimal("2.5")),)
+    assert autoscaling.metrics == (Average("Queue", Decimal("2.5")),)
     assert autoscaling.scale_up.stabilization_window_seconds == 30
     assert autoscaling.scale_up.select_policy == "Min"
     assert autoscaling.scale_down.policies == (Policy("Pods", 1, 60),)
     assert autoscaling.scale_down.tolerance == Decimal("0.2")
     assert autoscaling.scale_down.stabilization_window_seconds == 300
+
+
+METRICS = [
+    ({"type": "KVCache", "target": {"averageUtilization": 80}}, Average("KVCache", Decimal("0.8"))),
+    (
+        {"type": "BacklogSeconds", "target": {"averageValue": "500m"}},
+        Average("BacklogSeconds", Decimal("0.5")),
+    ),
+    (
+        {"type": "Latency", "latency": {"ttftP90": "1s500ms", "tpotP90": "60ms"}},
+        Latency(Decimal("1.5"), Decimal("0.06")),
+    ),
+    ({"type": "Latency", "latency": {"ttftP90": "2m"}}, Latency(Decimal(120), None)),
+    (
+        {"type": "Prometheus", "prometheus": {"query": "x"}, "target": {"value": 7}},
+        Value("x", Decimal(7)),
+    ),
+    (
+        {"type": "Prometheus", "prometheus": {"query": "x"}, "target": {"averageValue": 7}},
+        Average("Prometheus", Decimal(7), "x"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), METRICS)
+def test_metrics_are_read(raw_service, given, expected):
+    spec = {"autoscaling": {"maxReplicas": 3, "metrics": [given]}}
+    assert parse(raw_service(**spec)).autoscaling.metrics == (expected,)
+
+
+def test_a_canary_is_read(raw_service):
+    canary = {
+        "steps": [{"weight": 10, "pause": "5m"}],
+        "analysis": [{"metric": "ErrorRate", "max": "0.01"}, {"metric": "TTFT", "maxRatio": 2}],
+        "golden": [{"prompt": "2+2?", "expect": "4"}],
+    }
+    rollout = parse(raw_service(rollout={"strategy": "Canary", "canary": canary})).rollout
+    assert rollout.canary == Canary(
+        steps=(CanaryStep(10, 300),),
+        analysis=(
+            Limit("ErrorRate", Decimal("0.01"), None),
+            Limit("TTFT", None, Decimal(2)),
+        ),
+        golden=(GoldenPrompt("2+2?", "4", 32),),
+    )
 
 
 def test_only_the_model_is_required(raw_service):
@@ -92,7 +137,48 @@ def test_only_the_model_is_required(raw_service):
     assert service.queue == Queue(1000, 60, 600)
 
 
+STEPS = [{"weight": 10, "pause": "1m"}]
 BAD = {
+    "spec.rollout.canary.steps: is empty": {"rollout": {"strategy": "Canary"}},
+    "spec.rollout.canary.steps: has the weights [50, 10]; use growing ones": {
+        "rollout": {"strategy": "Canary", "canary": {"steps": [{"weight": 50}, {"weight": 10}]}}
+    },
+    "use a share of requests from 1 to 99": {
+        "rollout": {"strategy": "Canary", "canary": {"steps": [{"weight": 100}]}}
+    },
+    "spec.rollout.maxSurge: is 0, but a canary runs beside": {
+        "rollout": {"strategy": "Canary", "maxSurge": 0, "maxUnavailable": 1}
+    },
+    "spec.rollout.canary.analysis[0].max: is missing": {
+        "rollout": {
+            "strategy": "Canary",
+            "canary": {"steps": STEPS, "analysis": [{"metric": "TTFT"}]},
+        }
+    },
+    "spec.rollout.canary.golden[0].expect: is required": {
+        "rollout": {
+            "strategy": "Canary",
+            "canary": {"steps": STEPS, "golden": [{"prompt": "hello"}]},
+        }
+    },
+    "spec.autoscaling.metrics[0].latency.ttftP90: is missing": {
+        "autoscaling": {"maxReplicas": 1, "metrics": [{"type": "Latency"}]}
+    },
+    "spec.autoscaling.metrics[0].latency.ttftP90: is '2 s'; use a duration such as 2s": {
+        "autoscaling": {
+            "maxReplicas": 1,
+            "metrics": [{"type": "Latency", "latency": {"ttftP90": "2 s"}}],
+        }
+    },
+    "spec.autoscaling.metrics[0].prometheus.query: is required": {
+        "autoscaling": {"maxReplicas": 1, "metrics": [{"type": "Prometheus"}]}
+    },
+    "metrics[0].target.averageUtilization: is None": {
+        "autoscaling": {
+            "maxReplicas": 1,
+            "metrics": [{"type": "KVCache", "target": {"averageValue": 80}}],
+        }
+    },
     "spec.model.uri: is required": {"model": {}},
     "spec.model.uri: is 'ftp://x'; use one of the schemes": {"model": {"uri": "ftp://x"}},
     "name a file: pvc://<name>/<path>": {"model": {"uri": "pvc://claim"}},
