@@ -30,6 +30,7 @@ ANNOTATION_RECREATED_AT: Final = "openinference.dev/recreated-at"
 ANNOTATION_GOLDEN_AT: Final = "openinference.dev/golden-at"
 ANNOTATION_CANARY: Final = "openinference.dev/canary"
 ANNOTATION_FAILURE: Final = "openinference.dev/failure"
+ANNOTATION_MODEL: Final = "openinference.dev/model"
 
 ENGINE_PORT: Final = 8000
 ROUTER_PORT: Final = 8080
@@ -60,6 +61,11 @@ def routing_configmap(service: str) -> str:
 def controller_revision(service: str, revision: str) -> str:
     """Name of the ControllerRevision that keeps a revision."""
     return f"{service}-{revision}"
+
+
+def model_job(service: str, digest: str) -> str:
+    """Name of the Job that fetches a model into a claim."""
+    return f"{service}-model-{digest}"
 
 
 def group(service: str, revision: str, number: int) -> str:

@@ -11,22 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from openinference_operator import names
-from openinference_operator.errors import SpecError
 from openinference_operator.fields import Fields, default
+from openinference_operator.model_spec import Model, parse_model
+from openinference_operator.pod_template_spec import PodTemplate, parse_pod_template
 from openinference_operator.rollout_spec import Rollout, parse_rollout
 from openinference_operator.scaling_spec import Autoscaling, parse_autoscaling
 
-URI_SCHEMES = ("file", "pvc", "package")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ALGORITHMS = ("LeastLoad", "PrefixAware")
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """The model and the name clients use for it."""
-
-    uri: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +30,6 @@ class Engine:
     max_sequences: int | None
     max_waiting: int | None
     dtype: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class PodTemplate:
-    """The part of a PodSpec that users may set, in the API's own shape."""
-
-    node_selector: Mapping[str, str]
-    tolerations: tuple[Mapping[str, Any], ...]
-    env: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +101,11 @@ def parse(raw: Mapping[str, Any]) -> InferenceService:
         restarted_at=metadata.texts("annotations").get(names.ANNOTATION_RESTARTED_AT, ""),
         suspend=spec.flag("suspend"),
         replicas=default(spec.integer("replicas"), 1),
-        model=_model(spec.section("model"), name),
+        model=parse_model(spec.section("model"), name),
         engine=_engine(spec.section("engine")),
         requests=resources.texts("requests"),
         limits=resources.texts("limits"),
-        pod_template=_pod_template(spec.section("podTemplate")),
+        pod_template=parse_pod_template(spec.section("podTemplate")),
         autoscaling=parse_autoscaling(spec.section("autoscaling")),
         rollout=parse_rollout(spec.section("rollout")),
         restart_budget=_restart_budget(spec.section("failurePolicy").section("restartBudget")),
@@ -132,17 +115,6 @@ def parse(raw: Mapping[str, Any]) -> InferenceService:
     )
 
 
-def _model(fields: Fields, service_name: str) -> Model:
-    uri = fields.required_text("uri")
-    scheme, separator, rest = uri.partition("://")
-    if scheme not in URI_SCHEMES or not separator or not rest:
-        known = ", ".join(f"{known}://" for known in URI_SCHEMES)
-        raise SpecError(fields.at("uri"), f"is {uri!r}; use one of the schemes {known}")
-    if scheme != "file" and not rest.partition("/")[2]:
-        raise SpecError(fields.at("uri"), f"is {uri!r}; name a file: {scheme}://<name>/<path>")
-    return Model(uri=uri, name=fields.text("name") or service_name)
-
-
 def _engine(fields: Fields) -> Engine:
     return Engine(
         image=fields.text("image"),
@@ -150,17 +122,6 @@ def _engine(fields: Fields) -> Engine:
         max_sequences=fields.integer("maxSequences", minimum=1),
         max_waiting=fields.integer("maxWaiting"),
         dtype=fields.choice("dtype", DTYPES),
-    )
-
-
-def _pod_template(fields: Fields) -> PodTemplate:
-    env = [
-        (entry.required_text("name"), entry.text("value") or "") for entry in fields.sections("env")
-    ]
-    return PodTemplate(
-        node_selector=fields.texts("nodeSelector"),
-        tolerations=tuple(entry.values for entry in fields.sections("tolerations")),
-        env=tuple(env),
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from openinference_operator import names
 from openinference_operator.manifests import engine
-from openinference_operator.spec import ALGORITHMS, DTYPES, REVISED_FIELDS, URI_SCHEMES, parse
+from openinference_operator.model_spec import URI_SCHEMES
+from openinference_operator.spec import ALGORITHMS, DTYPES, REVISED_FIELDS, parse
 
 PATH = Path(__file__).parents[2] / "crds" / "openinference.dev_inferenceservices.yaml"
 CRD = yaml.safe_load(PATH.read_text())

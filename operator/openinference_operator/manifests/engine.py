@@ -8,9 +8,9 @@ template plus the name of its group.
 from typing import Any
 
 from openinference_operator import names
+from openinference_operator.manifests import model
 from openinference_operator.manifests.common import (
     CONTAINER_SECURITY,
-    POD_SECURITY,
     SCRATCH_ENVIRONMENT,
     SCRATCH_MOUNT,
     SCRATCH_VOLUME,
@@ -19,10 +19,9 @@ from openinference_operator.manifests.common import (
     Manifest,
     child,
     disruption_budget,
-    lost_node_tolerations,
     scrape_annotations,
-    service_labels,
 )
+from openinference_operator.manifests.placement import placed, pod_metadata, spread_constraints
 from openinference_operator.spec import InferenceService
 
 COMPONENT = "engine"
@@ -31,8 +30,9 @@ DEFAULT_MAX_SEQUENCES = 8
 DEFAULT_MAX_WAITING = 64
 DEFAULT_DTYPE = "auto"
 
-MODELS_DIRECTORY = "/models"
-START_SECONDS = 3600  # weights of hundreds of gigabytes load in this time or never
+START_SECONDS = 3600  # for a model of unknown size: it loads in this time or never
+START_MARGIN_SECONDS = 300  # for everything but reading weights
+SLOW_VOLUME_BYTES_PER_SECOND = 20_000_000  # a network volume on a bad day
 SHUTDOWN_MARGIN_SECONDS = 30  # after the drain: closing streams, freeing memory
 
 
@@ -87,14 +87,15 @@ def selector(service: str) -> dict[str, str]:
     return {names.LABEL_SERVICE: service, names.LABEL_COMPONENT: COMPONENT}
 
 
-def build_pod_template(service: InferenceService, default_image: str) -> Manifest:
-    """Render a revision to the template of its pods."""
-    uri, model_volumes, model_mounts = _model_source(service)
+def build_pod_template(
+    service: InferenceService, default_image: str, model_bytes: int | None = None
+) -> Manifest:
+    """Render a revision to the template of its pods. `model_bytes`: None while nobody knows."""
     container = {
         "name": COMPONENT,
         "image": service.engine.image or default_image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-m", "openinference_engine", "serve", uri],
+        "command": ["python3", "-m", "openinference_engine", "serve", model.engine_uri(service)],
         "args": _flags(service),
         "env": _environment(service),
         "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}],
@@ -105,43 +106,34 @@ def build_pod_template(service: InferenceService, default_image: str) -> Manifes
             dict(SCRATCH_MOUNT),
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  (the container's own)
             dict(TOKEN_MOUNT),
-            *model_mounts,
+            *model.engine_mounts(service),
         ],
-        **_probes(),
+        **_probes(model_bytes),
     }
     return {
-        "metadata": {
-            "labels": service_labels(service.name, COMPONENT) | {names.LABEL_ROLE: "leader"},
-            "annotations": scrape_annotations(names.ENGINE_PORT),
-        },
+        "metadata": _metadata(service),
         "spec": {
+            **placed(service),
+            "initContainers": model.init_containers(service, container["image"]),
             "containers": [container],
             "volumes": [
                 dict(SCRATCH_VOLUME),
                 {"name": "shm", "emptyDir": {"medium": "Memory"}},
                 dict(TOKEN_VOLUME),
-                *model_volumes,
+                *model.engine_volumes(service),
             ],
-            "securityContext": dict(POD_SECURITY),
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
             "terminationGracePeriodSeconds": service.rollout.drain_timeout_seconds
             + SHUTDOWN_MARGIN_SECONDS,
-            "nodeSelector": dict(service.pod_template.node_selector),
-            "tolerations": _tolerations(service),
+            "topologySpreadConstraints": spread_constraints(service, selector(service.name)),
         },
     }
 
 
-def _model_source(service: InferenceService) -> tuple[str, list[Manifest], list[Manifest]]:
-    """The URI as the engine sees it, and the volumes and mounts it needs."""
-    scheme, _, rest = service.model.uri.partition("://")
-    if scheme != "pvc":
-        return service.model.uri, [], []
-    claim, _, path = rest.partition("/")
-    volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-    mount = {"name": "model", "mountPath": MODELS_DIRECTORY, "readOnly": True}
-    return f"file://{MODELS_DIRECTORY}/{path}", [volume], [mount]
+def _metadata(service: InferenceService) -> Manifest:
+    metadata = pod_metadata(service, COMPONENT)
+    metadata["labels"][names.LABEL_ROLE] = "leader"
+    metadata["annotations"] |= scrape_annotations(names.ENGINE_PORT)
+    return metadata
 
 
 def _flags(service: InferenceService) -> list[str]:
@@ -177,17 +169,20 @@ def _resources(service: InferenceService) -> Manifest:
     return {name: amounts for name, amounts in resources.items() if amounts}
 
 
-def _probes() -> Manifest:
+def _probes(model_bytes: int | None) -> Manifest:
     """Starting and serving are judged by /ready, being alive by /health."""
     ready = {"httpGet": {"path": "/ready", "port": "http"}, "timeoutSeconds": 2}
     alive = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 5}
     return {
-        "startupProbe": ready | {"periodSeconds": 1, "failureThreshold": START_SECONDS},
+        "startupProbe": ready
+        | {"periodSeconds": 1, "failureThreshold": start_seconds(model_bytes)},
         "readinessProbe": ready | {"periodSeconds": 2, "failureThreshold": 2},
         "livenessProbe": alive | {"periodSeconds": 5, "failureThreshold": 6},
     }
 
 
-def _tolerations(service: InferenceService) -> list[Manifest]:
-    given = (dict(toleration) for toleration in service.pod_template.tolerations)
-    return [*lost_node_tolerations(), *given]
+def start_seconds(model_bytes: int | None) -> int:
+    """How long an engine may load before it is restarted."""
+    if model_bytes is None:
+        return START_SECONDS
+    return START_MARGIN_SECONDS + model_bytes // SLOW_VOLUME_BYTES_PER_SECOND
