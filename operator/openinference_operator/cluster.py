@@ -46,6 +46,8 @@ RESOURCES: Mapping[str, Resource] = {
     names.KIND: Resource(f"{names.API_GROUP}/{names.API_VERSION}", names.PLURAL),
     "StatefulSet": Resource("apps/v1", "statefulsets"),
     "ControllerRevision": Resource("apps/v1", "controllerrevisions"),
+    "Job": Resource("batch/v1", "jobs"),
+    "Node": Resource("v1", "nodes"),
     "Deployment": Resource("apps/v1", "deployments"),
     "Service": Resource("v1", "services"),
     "ConfigMap": Resource("v1", "configmaps"),
@@ -160,6 +162,17 @@ class Cluster:
             "DELETE", reference.kind, reference.namespace, reference.name, body=options
         )
 
+    async def last_log_line(self, namespace: str, pod: str, container: str) -> str:
+        """What a container said last; empty while it has said nothing. Raises NotFound."""
+        query = {"container": container, "tailLines": "1", "limitBytes": "4096"}
+        status, content = await self._send(
+            "GET", "Pod", namespace, pod, subresource="log", query=query, accept="*/*"
+        )
+        said = content.decode(errors="replace")
+        if status != 200:
+            raise _error(status, {"message": said}, f"GET Pod {namespace}/{pod}/log")
+        return said
+
     async def _call(
         self,
         method: str,
@@ -172,34 +185,64 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        status, content = await self._send(
+            method,
+            kind,
+            namespace,
+            name,
+            subresource=subresource,
+            query=query,
+            body=body,
+            content_type=content_type,
+        )
+        try:
+            payload: dict[str, Any] = json.loads(content)
+        except ValueError:
+            status, payload = 0, {"message": f"no JSON: {content[:200]!r}"}
+        if 200 <= status < 300:
+            return payload
+        raise _error(status, payload, f"{method} {kind} {namespace}/{name}")
+
+    async def _send(
+        self,
+        method: str,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        subresource: str = "",
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> tuple[int, bytes]:
+        """One exchange; status 0 when the API server does not answer, with the reason as JSON."""
         path = RESOURCES[kind].path(namespace, name)
         request = await self._api.param_serialize(
             method,
             f"{path}/{subresource}" if subresource else path,
             query_params=list((query or {}).items()),
-            header_params={"Content-Type": content_type, "Accept": "application/json"},
+            header_params={"Content-Type": content_type, "Accept": accept},
             body=body,
             auth_settings=["BearerToken"],
         )
         timeout = READ_TIMEOUT_SECONDS if method == "GET" else WRITE_TIMEOUT_SECONDS
-        status, payload = await self._exchange(request, timeout)
+        status, content = await self._exchange(request, timeout)
         API_CALLS.labels(verb=method, kind=kind, code=str(status)).inc()
-        if 200 <= status < 300:
-            return payload
-        raise _error(status, payload, f"{method} {kind} {namespace}/{name}")
+        return status, content
 
     async def _exchange(
         self, request: tuple[Any, ...], timeout_seconds: float
-    ) -> tuple[int, dict[str, Any]]:
+    ) -> tuple[int, bytes]:
         method, url, headers, body, _ = request
         try:
             response = await self._api.call_api(
                 method, url, headers, body, _request_timeout=timeout_seconds
             )
-            payload: dict[str, Any] = json.loads(await response.response.read())
-            return response.status, payload
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return 0, {"message": f"the API server does not answer: {error!r}"}
+            return response.status, await response.response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            message = f"the API server does not answer: {error!r}"
+            return 0, json.dumps({"message": message}).encode()
 
 
 def _error(status: int, payload: Mapping[str, Any], call: str) -> ApiError:

@@ -34,6 +34,7 @@ from openinference_operator.routers import Router, observe_routers, router_endpo
 from openinference_operator.scaling import Decision
 from openinference_operator.settings import Settings
 from openinference_operator.signals.router_state import Endpoint, RouterStates
+from openinference_operator.signals.survey import Survey
 from openinference_operator.spec import InferenceService, parse
 from openinference_operator.status import (
     build_refusal,
@@ -87,6 +88,7 @@ class Controller:
         states: RouterStates,
         autoscaler: Autoscaler,
         trials: Trials,
+        survey: Survey,
         queue: WorkQueue[Key],
     ) -> None:
         self._settings = settings
@@ -98,6 +100,7 @@ class Controller:
         self._states = states
         self._autoscaler = autoscaler
         self._trials = trials
+        self._unwatched = survey
         self._queue = queue
         self._specs: dict[Key, tuple[object, ...]] = {}
         self._synced = asyncio.Event()
@@ -174,6 +177,7 @@ class Controller:
     async def _reconcile_service(self, key: Key, raw: Object, service: InferenceService) -> None:
         now = time()
         observed = observe(self._store, service, self._routers(key.namespace))
+        observed = await self._survey(key, service, observed)
         recorded = recorded_desired(service, observed.status)
         decision = await self._scale(key, service, observed, recorded, now)
         desired = within_bounds(service, decision.desired) if decision else recorded
@@ -202,6 +206,13 @@ class Controller:
             self._queue.add(key)
         if plan.look_again_at is not None:
             self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))
+
+    async def _survey(self, key: Key, service: InferenceService, observed: Observed) -> Observed:
+        """Add what no watch tells."""
+        observed, again_in_seconds = await self._unwatched.add(service, observed)
+        if again_in_seconds is not None:
+            self._queue.add_after(key, again_in_seconds)
+        return observed
 
     async def _scale(
         self,

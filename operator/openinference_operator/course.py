@@ -49,6 +49,7 @@ class Course:
     """The decisions of this moment. `unproved`: groups with golden prompts still to pass.
 
     `share`: percent of the requests for the target; None where every group is alike.
+    `is_held`: no group of the revision is made, because its model is not there or cannot fit.
     """
 
     revision: str
@@ -60,6 +61,7 @@ class Course:
     step: Step
     unproved: tuple[str, ...]
     share: int | None
+    is_held: bool
 
     @property
     def is_rolled_back(self) -> bool:
@@ -77,7 +79,8 @@ def set_course(
     drain_timeout = service.rollout.drain_timeout_seconds
     states = tuple(group_state(group, drain_timeout, now) for group in observed.groups)
     stage = _stage(service, observed, target, states, desired, evidence.verdict, now)
-    is_paused = service.rollout.paused and target == revision != stable
+    is_held = target == revision != stable and _lacks_model(service, observed)
+    is_paused = is_held or (service.rollout.paused and target == revision != stable)
     return Course(
         revision=revision,
         target=target,
@@ -95,6 +98,7 @@ def set_course(
         ),
         unproved=unproved_groups(service, observed, target),
         share=_share(service, states, target, stage, is_rolled_back=target != revision),
+        is_held=is_held,
     )
 
 
@@ -108,6 +112,12 @@ def unproved_groups(service: InferenceService, observed: Observed, target: str) 
         for group in observed.groups
         if group.revision == target and group.golden_at is None
     )
+
+
+def _lacks_model(service: InferenceService, observed: Observed) -> bool:
+    """Whether new replicas would start in vain: their model is not there, or cannot fit."""
+    sizing = observed.sizing(service)
+    return observed.preparation.holds_replicas or bool(sizing and sizing.problem)
 
 
 def _is_complete(states: Sequence[GroupState], target: str, desired: int) -> bool:

@@ -8,6 +8,7 @@ from openinference_operator.plan import Plan
 from openinference_operator.pods import Concern, Trouble
 from openinference_operator.rollout import LIVE, GroupState, Phase
 from openinference_operator.scaling import Decision
+from openinference_operator.sizing import Sizing
 from openinference_operator.spec import InferenceService
 
 
@@ -29,6 +30,11 @@ class Facts:
     def course(self) -> Course:
         """The decisions about the rollout."""
         return self.plan.course
+
+    @property
+    def sizing(self) -> Sizing | None:
+        """How the memory of a replica is divided; None while the model is not known."""
+        return self.observed.sizing(self.service)
 
     @property
     def routable(self) -> int:

@@ -12,7 +12,10 @@ from openinference_operator import names, timestamps
 from openinference_operator.groups import Group, read_group
 from openinference_operator.manifests.routing import read_routing
 from openinference_operator.pods import read_pod
+from openinference_operator.preparation import IN_PLACE, Preparation, is_fetcher, read_preparation
+from openinference_operator.revision import revision_of
 from openinference_operator.routers import Router, RouterView
+from openinference_operator.sizing import Sizing, size
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object, Store
 
@@ -21,6 +24,7 @@ Live: TypeAlias = Mapping[tuple[str, str], Object]
 CHILD_KINDS = (
     "StatefulSet",
     "ControllerRevision",
+    "Job",
     "Service",
     "ConfigMap",
     "PodDisruptionBudget",
@@ -49,6 +53,8 @@ class Revision:
 class Observed:
     """All facts about one InferenceService that a decision may use.
 
+    `preparation`: how far the wanted model is; `jobs` and `fetchers`: what fetches models, raw.
+    `gpu_memories`: bytes of one GPU of each node that could hold a replica.
     `live`: its objects by kind and name. `status`: what it said last. `name_taken_by`: an older
     InferenceService of the namespace with the same model name, or empty.
     """
@@ -59,12 +65,21 @@ class Observed:
     live: Live
     status: Mapping[str, Any]
     name_taken_by: str
+    preparation: Preparation = IN_PLACE
+    jobs: tuple[Object, ...] = ()
+    fetchers: tuple[Object, ...] = ()
+    gpu_memories: tuple[int, ...] = ()
 
     @property
     def current_revision(self) -> str:
         """The revision whose rollout was completed last; empty before the first."""
         done = [revision for revision in self.revisions.values() if revision.succeeded_at]
         return max(done, key=lambda revision: revision.succeeded_at).name if done else ""
+
+    def sizing(self, service: InferenceService) -> Sizing | None:
+        """How the memory of a replica is divided; None while the model is not known."""
+        result = self.preparation.result
+        return size(service, result.summary, self.gpu_memories) if result else None
 
 
 def observe(store: Store, service: InferenceService, routers: Sequence[Router]) -> Observed:
@@ -80,6 +95,7 @@ def observe(store: Store, service: InferenceService, routers: Sequence[Router]) 
     pods = {raw["metadata"]["name"]: read_pod(raw) for raw in raw_pods}
     own = [obj for obj in live.values() if is_owned_by(obj, service.uid)]
     revisions = [_revision(obj) for obj in own if obj["kind"] == "ControllerRevision"]
+    jobs = tuple(obj for obj in own if obj["kind"] == "Job")
     raw = store.service(service.namespace, service.name) or {}
     return Observed(
         groups=tuple(
@@ -89,6 +105,9 @@ def observe(store: Store, service: InferenceService, routers: Sequence[Router]) 
         ),
         revisions={revision.name: revision for revision in revisions},
         routers=view,
+        preparation=read_preparation(service, revision_of(service), jobs, raw_pods),
+        jobs=jobs,
+        fetchers=tuple(raw for raw in raw_pods if is_fetcher(raw)),
         live=live,
         status=raw.get("status") or {},
         name_taken_by=_older_namesake(store, service),

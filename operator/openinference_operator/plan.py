@@ -22,6 +22,7 @@ from openinference_operator.manifests.common import Manifest, signed
 from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Live, Observed
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
+from openinference_operator.preparation import plan_preparation
 from openinference_operator.recovery import budget_returns_at, crashes_in_vain, to_recreate
 from openinference_operator.rollback import deadlines
 from openinference_operator.rollout import Step
@@ -51,9 +52,12 @@ def plan_service(
     """Plan one InferenceService."""
     course = set_course(service, observed, desired, evidence, now)
     step, stable = course.step, observed.current_revision
-    rendered = engine.build_pod_template(service, default_image)
+    result = observed.preparation.result
+    model_bytes = result.num_bytes if result else None
+    rendered = engine.build_pod_template(service, default_image, model_bytes)
     operations = (
-        *keep_revision(service, observed, course.revision, rendered),
+        *plan_preparation(service, observed.jobs, observed.fetchers, default_image),
+        *(() if course.is_held else keep_revision(service, observed, course.revision, rendered)),
         *note_outcomes(service, observed, course, now),
         *_changed(_fixed_objects(service), observed.live),
         *_drains(service, observed, step, now),

@@ -19,6 +19,7 @@ from openinference_operator.settings import Settings
 from openinference_operator.signals.golden import GoldenChecks
 from openinference_operator.signals.prometheus import Prometheus
 from openinference_operator.signals.router_state import RouterStates
+from openinference_operator.signals.survey import Survey
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
@@ -56,6 +57,7 @@ async def run(settings: Settings) -> None:
             states=states,
             autoscaler=Autoscaler(prometheus),
             trials=Trials(prometheus, golden),
+            survey=Survey(cluster),
             queue=queue,
         )
         watching = asyncio.Event()

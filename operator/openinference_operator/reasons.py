@@ -29,6 +29,13 @@ class Reason(StrEnum):
     ANALYSIS_UNAVAILABLE = "AnalysisUnavailable"
     ROLLED_BACK = "RolledBack"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    # ModelReady
+    MODEL_IN_PLACE = "ModelInPlace"
+    MODEL_FETCHED = "ModelFetched"
+    DOWNLOAD_PENDING = "DownloadPending"
+    DOWNLOADING = "Downloading"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    MODEL_TOO_LARGE = "ModelTooLarge"
     # Scheduled
     SCHEDULED = "Scheduled"
     UNSCHEDULABLE = "Unschedulable"

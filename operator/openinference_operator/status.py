@@ -13,6 +13,7 @@ from openinference_operator.facts import Facts
 from openinference_operator.manifests.engine import selector
 from openinference_operator.manifests.services import client_url
 from openinference_operator.scaling import Input, Lost, describe_target
+from openinference_operator.sizing import Sizing
 from openinference_operator.spec import InferenceService
 
 Status: TypeAlias = dict[str, Any]
@@ -36,6 +37,10 @@ def build_status(facts: Facts) -> Status:
         "updateRevision": facts.course.revision,
         "conditions": build_conditions(judge(facts), observed.status, service, now),
     }
+    if model := _model(facts):
+        status["model"] = model
+    if facts.sizing is not None:
+        status["plan"] = _plan(facts.sizing)
     if facts.course.current:
         status["currentRevision"] = facts.course.current
     if service.autoscaling is not None:
@@ -106,6 +111,30 @@ def _render(
         "reason": condition.reason,
         "message": condition.message,
     }
+
+
+def _model(facts: Facts) -> dict[str, Any]:
+    """What is known of a model that is fetched."""
+    result, progress = facts.observed.preparation.result, facts.observed.preparation.progress
+    if result is not None:
+        known = {"sizeBytes": result.num_bytes, "downloadedBytes": result.num_bytes}
+        return known | ({"resolvedRevision": result.revision} if result.revision else {})
+    if progress is not None and progress.total_bytes:
+        return {
+            "sizeBytes": progress.total_bytes,
+            "downloadedBytes": progress.downloaded_bytes,
+        }
+    return {}
+
+
+def _plan(sizing: Sizing) -> dict[str, Any]:
+    plan = {
+        "gpusPerReplica": sizing.gpus,
+        "weightsPerGPU": sizing.weights_per_gpu,
+        "kvPerGPU": sizing.kv_per_gpu,
+        "maxConcurrency": sizing.max_concurrency,
+    }
+    return {name: number for name, number in plan.items() if number is not None}
 
 
 def _scaling(facts: Facts, now: float) -> dict[str, Any]:

@@ -28,6 +28,7 @@ WATCHED_KINDS = (
     names.KIND,
     "StatefulSet",
     "ControllerRevision",
+    "Job",
     "Deployment",
     "Service",
     "ConfigMap",

@@ -95,7 +95,8 @@ def test_namespaced_operator_has_no_right_outside_a_namespace(namespaced, cluste
     part = rules_of(namespaced, "Role", "openinference-operator")
 
     assert whole.keys() - part.keys() == {
-        ("apiextensions.k8s.io", "customresourcedefinitions", None)
+        ("apiextensions.k8s.io", "customresourcedefinitions", None),
+        ("", "nodes", None),
     }
     assert all(whole[key] == verbs for key, verbs in part.items())
 

@@ -15,6 +15,7 @@ from openinference_operator.settings import Settings
 from openinference_operator.signals.golden import GoldenChecks
 from openinference_operator.signals.prometheus import WAITING, Prometheus
 from openinference_operator.signals.router_state import RouterStates
+from openinference_operator.signals.survey import Survey
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
@@ -93,6 +94,7 @@ async def running(server, cluster, lease, prometheus):
             states=states,
             autoscaler=Autoscaler(Prometheus(session, prometheus)),
             trials=Trials(Prometheus(session, prometheus), GoldenChecks(session, tokens.token_of)),
+            survey=Survey(cluster),
             queue=queue,
         )
         workers = [asyncio.create_task(controller.work()) for _ in range(2)]

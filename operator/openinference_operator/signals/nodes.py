@@ -1,0 +1,36 @@
+"""The nodes of the cluster, listed when somebody needs to know what GPUs they have.
+
+They are not watched: capacity changes seldom, and a list now and then costs less than the heartbeat
+of every node. An operator that may not list them, as in namespaced mode, knows none.
+"""
+
+import logging
+from collections.abc import Sequence
+from time import monotonic
+
+from openinference_operator.cluster import Cluster
+from openinference_operator.errors import ApiError
+from openinference_operator.store import Object
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 60.0
+
+
+class Nodes:
+    """All nodes, at most a minute old."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._listed_at = -INTERVAL_SECONDS
+        self._nodes: Sequence[Object] = ()
+
+    async def all(self) -> Sequence[Object]:
+        """The nodes; what was last known when they cannot be listed."""
+        if monotonic() - self._listed_at >= INTERVAL_SECONDS:
+            self._listed_at = monotonic()
+            try:
+                self._nodes = [node async for node in self._cluster.list_all("Node", "", "")]
+            except ApiError as error:
+                log.info("nodes not listed: error=%s", error)
+        return self._nodes

@@ -1,0 +1,33 @@
+"""What no watch tells about a service: how far a download is, and the memory of the nodes' GPUs."""
+
+from dataclasses import replace
+
+from openinference_operator.cluster import Cluster
+from openinference_operator.observe import Observed
+from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
+from openinference_operator.signals.nodes import Nodes
+from openinference_operator.sizing import gpu_memories, gpus_per_replica
+from openinference_operator.spec import InferenceService
+
+
+class Survey:
+    """Asks the API server for what is not watched, seldom and only where it matters."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._downloads = Downloads(cluster)
+        self._nodes = Nodes(cluster)
+
+    async def add(
+        self, service: InferenceService, observed: Observed
+    ) -> tuple[Observed, float | None]:
+        """The facts with what was learned, and in how many seconds there is more to learn."""
+        again_in_seconds = None
+        if fetcher := observed.preparation.fetcher:
+            progress = await self._downloads.progress(service.namespace, fetcher)
+            preparation = replace(observed.preparation, progress=progress)
+            observed = replace(observed, preparation=preparation)
+            again_in_seconds = INTERVAL_SECONDS
+        if gpus_per_replica(service) and observed.preparation.result is not None:
+            memories = gpu_memories(service, await self._nodes.all())
+            observed = replace(observed, gpu_memories=memories)
+        return observed, again_in_seconds
