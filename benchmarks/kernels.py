@@ -21,7 +21,7 @@ from openinference_engine.llama_weights import WeightFormat
 from openinference_engine.ops.cuda import load_kernels
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
-from benchmarks.shapes import SHAPES, matrix_bytes, random_llama, step_bytes
+from benchmarks.shapes import SHAPES, head_bytes, matrix_bytes, random_llama, step_bytes
 
 _MIN_READ_BYTES = 1 << 28  # several times the L2 cache, for the op that runs once a step
 
@@ -43,8 +43,8 @@ def cases(
     config = decoder.config
     hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
     query, key = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    head_bytes = 2 * config.vocab_size * hidden
-    head_calls = math.ceil(_MIN_READ_BYTES / head_bytes)
+    read_by_head = head_bytes(config, weight_format)
+    head_calls = math.ceil(_MIN_READ_BYTES / read_by_head)
 
     def per_layer(op: Callable[[int, int, Any], None], num_bytes: int) -> Case:
         def queue(stream: Any) -> None:
@@ -66,7 +66,7 @@ def cases(
         matrix(decoder.project_output, hidden * query),
         matrix(decoder.project_gate_up, 2 * inner * hidden),
         matrix(decoder.project_down, hidden * inner),
-        Case("choose_token", queue_head, head_calls, head_bytes),
+        Case("choose_token", queue_head, head_calls, read_by_head),
         Case(
             "whole step",
             lambda stream: decoder.queue(rows, stream),

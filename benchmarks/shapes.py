@@ -13,7 +13,7 @@ from openinference_engine.llama_weights import (
     LlamaWeights,
     WeightFormat,
     packed,
-    pad_rows,
+    packed_head,
 )
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def random_llama(
         embedding=matrix(config.vocab_size, hidden),
         layers=[packed(layer, config, weight_format, device) for layer in unpacked],
         norm=norm,
-        head=pad_rows(matrix(config.vocab_size, hidden)),
+        head=packed_head(matrix(config.vocab_size, hidden), weight_format),
         rotary=torch.stack([angles.cos(), angles.sin()], dim=-1).to(device),
     )
 
@@ -77,6 +77,11 @@ def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
     return elements * bits // 8 + scale_bytes
 
 
+def head_bytes(config: ModelConfig, weight_format: WeightFormat) -> int:
+    head_format: WeightFormat = "bfloat16" if weight_format == "bfloat16" else "fp8"
+    return matrix_bytes(config.vocab_size * config.hidden_size, head_format)
+
+
 def step_bytes(
     config: ModelConfig, rows: int, context: int, weight_format: WeightFormat = "bfloat16"
 ) -> int:
@@ -85,5 +90,6 @@ def step_bytes(
     attention = config.hidden_size * head_dim * 2 * (config.num_heads + config.num_kv_heads)
     layer = attention + 3 * config.hidden_size * config.intermediate_size
     weights = config.num_layers * matrix_bytes(layer, weight_format)
-    head = 2 * config.vocab_size * config.hidden_size
-    return weights + head + rows * context * config.kv_bytes_per_token(2)
+    return (
+        weights + head_bytes(config, weight_format) + rows * context * config.kv_bytes_per_token(2)
+    )

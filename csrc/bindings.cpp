@@ -29,8 +29,9 @@ template <> struct type_caster<Tensor> {
 PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     using namespace py::literals;
     module.doc() = "Kernels of the decode step; csrc/ops.h says what each op reads and writes.";
-    py::register_exception<openinference::KernelError>(module, "KernelError", PyExc_ValueError);
-    py::class_<Stream>(module, "Stream")
+    // Local, because the emulated module may live in the same process.
+    py::register_local_exception<openinference::KernelError>(module, "KernelError", PyExc_ValueError);
+    py::class_<Stream>(module, "Stream", py::module_local())
         .def(py::init<uintptr_t, bool>(), "handle"_a, "overlaps"_a)
         .def_readonly("handle", &Stream::handle)
         .def_readonly("overlaps", &Stream::overlaps);

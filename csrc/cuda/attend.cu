@@ -64,17 +64,16 @@ template <int kDim, int kHeads> struct AttendShared {
     bool is_last;
 };
 
-// One warp's pages: every (splits × kWarps)-th of the sequence.
+// One warp's pages: every (splits × kWarps)-th of the sequence, from `index` on, which is `page`.
 template <int kDim, int kHeads>
-__device__ __forceinline__ void read_pages(const Attention& job, int token, int kv_head,
-                                           const float (&query)[kHeads][8], Softmax<8> (&states)[kHeads]) {
+__device__ __forceinline__ void read_pages(const Attention& job, int token, int kv_head, int position,
+                                           int index, size_t page, const float (&query)[kHeads][8],
+                                           Softmax<8> (&states)[kHeads]) {
     constexpr int kRowLanes = kDim / 8, kRows = 32 / kRowLanes, kLoads = kPageTokens / kRows;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int position = job.cache.positions[token];
+    const int lane = threadIdx.x % 32;
     const int row = lane / kRowLanes, column = lane % kRowLanes * 8;
     const int stride = gridDim.x * kWarps, slot_elements = job.cache.slot_elements();
-    for (int index = blockIdx.x * kWarps + warp; index * kPageTokens <= position; index += stride) {
-        const size_t page = job.cache.page(token, index, kv_head);
+    for (; index * kPageTokens <= position; index += stride) {
         uint4 keys[kLoads], values[kLoads];
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
@@ -87,6 +86,7 @@ __device__ __forceinline__ void read_pages(const Attention& job, int token, int 
                 values[i] = *reinterpret_cast<const uint4*>(job.cache.values + at);
             }
         }
+        page = job.cache.page_or_none(token, index + stride, kv_head, position);
 #pragma unroll
         for (int head = 0; head < kHeads; ++head) {
             float scores[kLoads], maximum = states[head].maximum;
@@ -145,6 +145,9 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(Attention job) {
     const int first_head = kv_head * group + first;
 
     release_successor();
+    // The same in all layers of a step, so known before the predecessor has ended.
+    const int position = job.cache.positions[token], index = blockIdx.x * kWarps + warp;
+    const size_t page = job.cache.page_or_none(token, index, kv_head, position);
     wait_for_predecessor();
 
     const int column = lane % (kDim / 8) * 8;
@@ -160,7 +163,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(Attention job) {
     }
 
     Softmax<8> states[kHeads];
-    read_pages<kDim, kHeads>(job, token, kv_head, query, states);
+    read_pages<kDim, kHeads>(job, token, kv_head, position, index, page, query, states);
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
         if (lane < kDim / 8)

@@ -1,8 +1,8 @@
 // Weight format bf16: the checkpoint's row-major matrix as it is, shared with prefill.
 //
-// A unit is 16 rows × 128 columns, held by one warp. Inside a chunk of 32 columns the order of k is
+// A unit is 16 rows × 128 columns, held by one warp. Inside a run of 32 columns the order of k is
 // free as long as weights and activations agree, so lane t owns the 8 consecutive columns 8t..8t+7:
-// one 16-byte load per row, two tensor-core products per chunk, no shuffle and no repacking.
+// one 16-byte load per row, two tensor-core products per run, no shuffle and no repacking.
 #pragma once
 
 #include "device.cuh"
@@ -11,50 +11,49 @@
 namespace openinference {
 
 struct Bf16Weights {
-    static constexpr int kUnitColumns = 128;
+    static constexpr int kRuns = 4, kRunColumns = 32, kUnitColumns = kRuns * kRunColumns;
+    static constexpr int kPadElements = 32;  // a quarter warp reads 64 bytes of each of two tokens
     // 16 loads of 16 bytes in flight per lane take half a block's registers: one block, two units.
-    __host__ __device__ static constexpr int blocks(int) { return 1; }
-    __host__ __device__ static constexpr int depth(int) { return 2; }
+    static constexpr int kMaxBlocks = 1, kMaxStagedBytes = 1 << 18;
+    __host__ __device__ static constexpr int depth(int, int) { return 2; }
 
     const bf16* rows;
     int columns;
 
     struct Unit {
-        static constexpr int kChunks = kUnitColumns / 32;
-        uint4 lower[kChunks], upper[kChunks];  // rows g and g+8 of the tile
+        uint4 lower[kRuns], upper[kRuns];  // rows g and g+8 of the tile
 
-        __device__ __forceinline__ void load(const Bf16Weights& weights, const TileRows& tile, int unit) {
+        // Runs from `first` up to `end`; the others count as zero.
+        __device__ __forceinline__ void load(const Bf16Weights& weights, const TileRows& tile, int unit,
+                                             int first = 0, int end = kRuns) {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-            const bf16* low = weights.rows + static_cast<size_t>(tile.lower + g) * weights.columns;
-            const bf16* high = weights.rows + static_cast<size_t>(tile.upper + g) * weights.columns;
+            const int column = unit * kUnitColumns + t * 8;
+            const bf16* low = weights.rows + static_cast<size_t>(tile.lower + g) * weights.columns + column;
+            const bf16* high = weights.rows + static_cast<size_t>(tile.upper + g) * weights.columns + column;
 #pragma unroll
-            for (int chunk = 0; chunk < kChunks; ++chunk) {
-                const int k = unit * kUnitColumns + chunk * 32;
-                if (k < weights.columns) {
-                    lower[chunk] = load_weights(low + k + t * 8);
-                    upper[chunk] = load_weights(high + k + t * 8);
+            for (int run = 0; run < kRuns; ++run) {
+                lower[run] = upper[run] = make_uint4(0, 0, 0, 0);
+                if (run >= first && run < end) {
+                    lower[run] = load_weights(low + run * kRunColumns);
+                    upper[run] = load_weights(high + run * kRunColumns);
                 }
             }
         }
 
-        // sums += W·xᵀ over this unit's columns; x: (tokens, columns).
-        template <int kGroups>
-        __device__ __forceinline__ void multiply(const Bf16Weights& weights, const bf16* x, int tokens,
-                                                 int unit, float (&sums)[kGroups][4]) const {
+        // sums += W·xᵀ over this unit's columns.
+        template <int kGroups, class X>
+        __device__ __forceinline__ void multiply(const X& x, int unit, float (&sums)[kGroups][4]) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-            for (int chunk = 0; chunk < kChunks; ++chunk) {
-                const int k = unit * kUnitColumns + chunk * 32;
-                if (k >= weights.columns) break;
-                const uint4 low = lower[chunk], high = upper[chunk];
+            for (int run = 0; run < kRuns; ++run) {
+                const uint4 low = lower[run], high = upper[run];
                 const uint32_t first[4] = {low.x, high.x, low.y, high.y};
                 const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group) {
-                    const uint4 activations =
-                        load_activations(x, tokens, weights.columns, group * 8 + g, k + t * 8);
-                    multiply_add(sums[group], first, {activations.x, activations.y});
-                    multiply_add(sums[group], second, {activations.z, activations.w});
+                    const uint4 part = x.at(group * 8 + g, unit * kUnitColumns + run * kRunColumns + t * 8);
+                    multiply_add(sums[group], first, {part.x, part.y});
+                    multiply_add(sums[group], second, {part.z, part.w});
                 }
             }
         }

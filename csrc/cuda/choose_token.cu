@@ -48,6 +48,7 @@ struct TokenEpilogue {
     __host__ __device__ int tiles() const { return (vocabulary + 15) / 16; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
 
+    __device__ void prepare(Scratch&, int) const {}
     __device__ void begin(Scratch& scratch, int count) const {
         norm.compute(scratch.scale, count);
         if (threadIdx.x < kMaxTokens) scratch.best[threadIdx.x] = {0, kNoToken};

@@ -1,4 +1,4 @@
-// Token ids to the first hidden state. One block per token, one thread per 16 columns.
+// Token ids to the first hidden state: opens a step. One block per token, one thread per 16 columns.
 #include "device.cuh"
 #include "launch.cuh"
 #include "ops.h"
@@ -11,8 +11,8 @@ constexpr int kThreads = 256;
 
 __global__ void embed_kernel(const int* tokens, const bf16* table, const bf16* norm_weight, int columns,
                              int vocabulary, float* hidden, bf16* x, float* sum_squares) {
-    release_successor();
     wait_for_predecessor();
+    release_successor();  // in this order: no kernel of a step begins before the last step has ended
     const int token = tokens[blockIdx.x];
     const bool is_known = token >= 0 && token < vocabulary;
     const bf16* row = table + static_cast<size_t>(is_known ? token : 0) * columns;

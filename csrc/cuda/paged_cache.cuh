@@ -25,6 +25,9 @@ template <class Element> struct PagedCache {
         const size_t block = block_table[token * pages_per_sequence + index];
         return block * kPageTokens * slot_elements() + head * head_dim;
     }
+    __device__ __forceinline__ size_t page_or_none(int token, int index, int head, int position) const {
+        return index * kPageTokens <= position ? page(token, index, head) : 0;
+    }
     __device__ __forceinline__ size_t row(int token, int position, int head) const {
         return page(token, position / kPageTokens, head) + position % kPageTokens * slot_elements();
     }

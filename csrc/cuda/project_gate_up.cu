@@ -19,6 +19,7 @@ struct GateUpEpilogue {
 
     __host__ __device__ int tiles() const { return columns / 8; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 8, columns + tile * 8}; }
+    __device__ void prepare(Scratch&, int) const {}
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
     __device__ void end(Scratch&, int) const {}
 

@@ -7,7 +7,11 @@ namespace openinference {
 namespace {
 
 struct ResidualEpilogue {
-    struct Scratch {};
+    // What the block's first tile is added to, read early: for many blocks it is the only one.
+    struct Scratch {
+        float hidden[kMaxTokens][16];
+        float norm_weight[16];
+    };
 
     const bf16* norm_weight;
     int columns;
@@ -17,23 +21,33 @@ struct ResidualEpilogue {
 
     __host__ __device__ int tiles() const { return columns / 16; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
-    __device__ void begin(Scratch&, int) const {}
+    __device__ void prepare(Scratch& scratch, int) const {
+        if (threadIdx.x < 16) scratch.norm_weight[threadIdx.x] = to_float(norm_weight[blockIdx.x * 16 + threadIdx.x]);
+    }
+    __device__ void begin(Scratch& scratch, int tokens) const {
+        for (int item = threadIdx.x; item < tokens * 16; item += kGemmThreads)
+            scratch.hidden[item / 16][item % 16] =
+                hidden[static_cast<size_t>(item / 16) * columns + blockIdx.x * 16 + item % 16];
+    }
     __device__ void end(Scratch&, int) const {}
 
-    __device__ __forceinline__ void store(Scratch&, int tile, int pair, int token, bool is_live,
+    __device__ __forceinline__ void store(Scratch& scratch, int tile, int pair, int token, bool is_live,
                                           float lower, float upper) const {
         if (is_live) {
-            lower = add(token, rows(tile).lower + pair, lower);
-            upper = add(token, rows(tile).upper + pair, upper);
+            lower = add(scratch, tile, token, pair, lower);
+            upper = add(scratch, tile, token, pair + 8, upper);
         }
         write_sum_squares(sum_squares, tiles(), tile, token, is_live, lower, upper);
     }
 
-    __device__ __forceinline__ float add(int token, int column, float value) const {
+    __device__ __forceinline__ float add(const Scratch& scratch, int tile, int token, int row, float value) const {
+        const int column = tile * 16 + row;
         const size_t at = static_cast<size_t>(token) * columns + column;
-        const float sum = hidden[at] + value;
+        const bool is_first = tile == static_cast<int>(blockIdx.x);
+        const float sum = value + (is_first ? scratch.hidden[token][row] : hidden[at]);
+        const float gamma = is_first ? scratch.norm_weight[row] : to_float(norm_weight[column]);
         hidden[at] = sum;
-        x[at] = to_bf16(sum * to_float(norm_weight[column]));
+        x[at] = to_bf16(sum * gamma);
         return sum;
     }
 };

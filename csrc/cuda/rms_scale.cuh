@@ -19,6 +19,7 @@ struct RmsScale {
         const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
         for (int token = threadIdx.x / 32; token < tokens; token += warps) {
             float sum = 0;
+#pragma unroll 8
             for (int part = lane; part < parts; part += 32)
                 sum += sum_squares[static_cast<size_t>(token) * parts + part];
 #pragma unroll

@@ -2,9 +2,11 @@
 //
 // It is bound by reading W once, so everything serves that: persistent blocks, one per
 // multiprocessor (or as many as the weight format says), walk over tiles of 16 rows; the 16 warps
-// split k, each with a few units of W in flight in registers and a unit reloaded as soon as it is used, across tile borders. The first
-// units are requested before the predecessor has ended (weights do not depend on it). Tensor cores
-// do the arithmetic even for one token: the other columns then cost nothing.
+// share k (`Share`), each with a few units of W in flight in registers and a unit reloaded as soon as
+// it is used, across tile borders. The first units are requested before the predecessor has ended
+// (weights do not depend on it). Tensor cores do the arithmetic even for one token: the other
+// columns then cost nothing. All activations are copied to shared memory at once where they fit, so
+// that their latency is paid once and not per unit.
 //
 // A tile's 16 rows are two runs of eight that the epilogue chooses, because some outputs need
 // pairs of rows far apart (RoPE: i and i + head_dim/2; SwiGLU: gate and up). After a tile the warps
@@ -13,11 +15,13 @@
 //
 // An epilogue is a struct with
 //   tiles(), rows(tile)                      how many tiles, and which rows they hold
+//   prepare(Scratch&, tokens)                once, before the predecessor's results are visible: may
+//                                            read what no kernel of the step writes
 //   begin(Scratch&, tokens)                  once, after the predecessor's results are visible
 //   store(Scratch&, tile, pair, token, is_live, lower, upper)
 //        all lanes of a warp; the 8 pairs of a token are 8 consecutive lanes
 //   end(Scratch&, tokens)                    once, after the block's last tile
-// and a type Scratch in shared memory.
+// and a type Scratch in shared memory. What prepare and begin write there is visible to store.
 #pragma once
 
 #include "device.cuh"
@@ -28,25 +32,19 @@
 
 namespace openinference {
 
-constexpr int kGemmWarps = 16;
-constexpr int kGemmThreads = kGemmWarps * 32;
+// A place on the way through a warp's units of the block's tiles.
+struct Place {
+    int tile, index;
 
-// One warp's way through its units: every kGemmWarps-th unit of each of the block's tiles.
-struct Walk {
-    int tile, unit, first_unit, units;
-
-    __device__ __forceinline__ bool ends_tile() const { return unit + kGemmWarps >= units; }
-    __device__ __forceinline__ void advance() {
-        if (ends_tile()) {
+    __device__ __forceinline__ void advance(int count) {
+        if (++index == count) {
+            index = 0;
             tile += gridDim.x;
-            unit = first_unit;
-        } else {
-            unit += kGemmWarps;
         }
     }
 };
 
-template <class Epilogue, int kGroups> struct GemmShared {
+template <class Epilogue, int kGroups> struct alignas(16) GemmShared {
     float2 partial[2][kGemmWarps][kGroups * 64];  // [token][pair]: lower and upper row
     typename Epilogue::Scratch scratch;
 };
@@ -65,7 +63,7 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, GemmShared
     }
     block_barrier();
     const int item = (threadIdx.x - turn * 32) % kGemmThreads;  // unsigned: rotates over the warps
-    if (item >= kGroups * 64) return;
+    if (item >= kGroups * 64 || item / 32 * 4 >= tokens) return;
     float lower = 0, upper = 0;
 #pragma unroll
     for (int source = 0; source < kGemmWarps; ++source) {
@@ -76,56 +74,105 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, GemmShared
     epilogue.store(shared.scratch, tile, item % 8, item / 8, item / 8 < tokens, lower, upper);
 }
 
-template <class Weights, class Epilogue, int kGroups>
-__global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
+// Elements from one token's activations to the next in shared memory: whole units, and the pad.
+template <class Weights> __host__ __device__ constexpr int staged_pitch(int columns) {
+    return (columns + Weights::kUnitColumns - 1) / Weights::kUnitColumns * Weights::kUnitColumns +
+           Weights::kPadElements;
+}
+
+// Starts to copy all activations to shared memory.
+template <class Weights>
+__device__ __forceinline__ void stage_activations(bf16* staged, const bf16* x, int tokens, int columns) {
+    constexpr int kVector = 8;  // elements per copy
+    const int pitch = staged_pitch<Weights>(columns), padded = pitch - Weights::kPadElements;
+    for (int token = 0; token < tokens; ++token, staged += pitch, x += columns) {
+        for (int column = threadIdx.x * kVector; column < padded; column += kGemmThreads * kVector) {
+            if (column < columns)
+                copy_to_shared(staged + column, x + column);
+            else
+                *reinterpret_cast<uint4*>(staged + column) = make_uint4(0, 0, 0, 0);
+        }
+    }
+}
+
+template <class Weights, class Epilogue, int kGroups, int kBlocks, bool kIsStaged>
+__global__ void __launch_bounds__(kGemmThreads, kBlocks)
     skinny_gemm(Weights weights, const bf16* x, int tokens, Epilogue epilogue) {
-    constexpr int kDepth = Weights::depth(kGroups);
+    constexpr int kDepth = Weights::depth(kGroups, kBlocks);
     auto& shared = shared_memory<GemmShared<Epilogue, kGroups>>();
-    const int warp = threadIdx.x / 32, tiles = epilogue.tiles();
-    const int units = (weights.columns + Weights::kUnitColumns - 1) / Weights::kUnitColumns;
-    Walk now{static_cast<int>(blockIdx.x), warp, warp, units};
-    Walk ahead = now;
+    const int tiles = epilogue.tiles();
+    const Share<Weights> share(weights.columns);
+    Place now{static_cast<int>(blockIdx.x), 0}, ahead = now;
     typename Weights::Unit held[kDepth];
 
     const auto request = [&](typename Weights::Unit& unit) {
-        if (ahead.tile < tiles && ahead.unit < units)
-            unit.load(weights, epilogue.rows(ahead.tile), ahead.unit);
-        ahead.advance();
+        if (ahead.tile >= tiles) return;
+        const TileRows rows = epilogue.rows(ahead.tile);
+        if (share.is_whole(ahead.index)) {
+            unit.load(weights, rows, share.unit(ahead.index));
+        } else {
+            const auto piece = share.piece();
+            unit.load(weights, rows, piece.unit, piece.first, piece.end);
+        }
+        ahead.advance(share.count());
     };
 #pragma unroll
     for (int slot = 0; slot < kDepth; ++slot) request(held[slot]);
-
     release_successor();
+    epilogue.prepare(shared.scratch, tokens);
     wait_for_predecessor();
+    Activations<kIsStaged> activations{x, tokens, weights.columns, weights.columns};
+    if (kIsStaged) {
+        activations.rows = reinterpret_cast<bf16*>(&shared + 1);
+        activations.pitch = staged_pitch<Weights>(weights.columns);
+        stage_activations<Weights>(reinterpret_cast<bf16*>(&shared + 1), x, tokens, weights.columns);
+    }
     epilogue.begin(shared.scratch, tokens);
+    if (kIsStaged) {
+        wait_for_copies();
+        block_barrier();
+    }
 
     float sums[kGroups][4] = {};
     for (int turn = 0; now.tile < tiles;) {
 #pragma unroll
         for (int slot = 0; slot < kDepth; ++slot) {
             if (now.tile >= tiles) break;
-            if (now.unit < units)
-                held[slot].multiply(weights, x, tokens, now.unit, sums);
+            held[slot].multiply(activations, share.unit(now.index), sums);
             request(held[slot]);
-            if (now.ends_tile()) {
+            if (now.index == share.count() - 1) {
                 finish_tile<Epilogue, kGroups>(epilogue, shared, sums, now.tile, turn++, tokens);
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group)
                     for (float& sum : sums[group]) sum = 0;
             }
-            now.advance();
+            now.advance(share.count());
         }
     }
     epilogue.end(shared.scratch, tokens);
 }
 
-template <int kGroups, class Weights, class Epilogue>
+template <int kGroups, int kBlocks, bool kIsStaged, class Weights, class Epilogue>
 void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, int tokens,
-                        const Epilogue& epilogue, Stream stream) {
-    const int blocks =
-        std::min(epilogue.tiles(), multiprocessors() * Weights::blocks(kGroups));
-    launch(op, skinny_gemm<Weights, Epilogue, kGroups>, dim3(blocks), kGemmThreads,
-           sizeof(GemmShared<Epilogue, kGroups>), stream, weights, x, tokens, epilogue);
+                        const Epilogue& epilogue, size_t shared_bytes, Stream stream) {
+    const int blocks = std::min(epilogue.tiles(), multiprocessors() * kBlocks);
+    launch(op, skinny_gemm<Weights, Epilogue, kGroups, kBlocks, kIsStaged>, dim3(blocks), kGemmThreads,
+           shared_bytes, stream, weights, x, tokens, epilogue);
+}
+
+// Up to eight tokens: activations are staged where the format gains by it and they fit.
+template <class Weights, class Epilogue>
+void launch_for_one_group(const char* op, const Weights& weights, const bf16* x, int tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    constexpr int kBlocks = Weights::kMaxBlocks;
+    const size_t fixed = sizeof(GemmShared<Epilogue, 1>);
+    const size_t staged = sizeof(bf16) * tokens * staged_pitch<Weights>(weights.columns);
+    if constexpr (Weights::kMaxStagedBytes > 0)
+        if (staged <= Weights::kMaxStagedBytes && fixed + staged <= shared_bytes_per_block(kBlocks))
+            return launch_skinny_gemm<1, kBlocks, true>(op, weights, x, tokens, epilogue, fixed + staged, stream);
+    // Addresses in global memory take registers that staged ones do not.
+    constexpr int kUnstagedBlocks = Weights::kMaxStagedBytes ? 1 : kBlocks;
+    launch_skinny_gemm<1, kUnstagedBlocks, false>(op, weights, x, tokens, epilogue, fixed, stream);
 }
 
 constexpr int kMaxTokens = 32;
@@ -134,9 +181,11 @@ template <class Weights, class Epilogue>
 void launch_for_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
                        const Epilogue& epilogue, Stream stream) {
     if (tokens == 0) return;
-    if (tokens <= 8) return launch_skinny_gemm<1>(op, weights, x, tokens, epilogue, stream);
-    if (tokens <= 16) return launch_skinny_gemm<2>(op, weights, x, tokens, epilogue, stream);
-    launch_skinny_gemm<4>(op, weights, x, tokens, epilogue, stream);
+    if (tokens <= 8) return launch_for_one_group(op, weights, x, tokens, epilogue, stream);
+    if (tokens <= 16)
+        return launch_skinny_gemm<2, 1, false>(op, weights, x, tokens, epilogue,
+                                               sizeof(GemmShared<Epilogue, 2>), stream);
+    launch_skinny_gemm<4, 1, false>(op, weights, x, tokens, epilogue, sizeof(GemmShared<Epilogue, 4>), stream);
 }
 
 inline void require_multiple(const char* op, int64_t columns, int64_t multiple) {

@@ -1,20 +1,66 @@
-// What weight formats share: which rows a tile of 16 holds, and how activations are read.
+// What weight formats share: which rows a tile of 16 holds, how its columns are divided among warps,
+// and where activations are read.
 #pragma once
 
 #include "device.cuh"
 
 namespace openinference {
 
+constexpr int kGemmWarps = 16;
+constexpr int kGemmThreads = kGemmWarps * 32;
+
 // A tile's index, and the first row of each of its two runs of eight.
 struct TileRows {
     int index, lower, upper;
 };
 
-// Eight consecutive activations of a token. Tokens past the last repeat it: the tensor core's columns
-// for them cost nothing and are never stored.
-__device__ __forceinline__ uint4 load_activations(const bf16* x, int tokens, int columns, int token, int column) {
-    const bf16* row = x + static_cast<size_t>(min(token, tokens - 1)) * columns;
-    return *reinterpret_cast<const uint4*>(row + column);
-}
+// A unit is what a warp holds of a tile at once: 16 rows, and columns in `kRuns` runs. A warp takes
+// every 16th unit whole; what is left over is cut into pieces of one or more runs, one for each warp,
+// so that no warp waits long for another. A piece never leaves its unit; it may be empty.
+template <class Weights> struct Share {
+    static constexpr int kRuns = Weights::kRuns;
+
+    int whole;   // units that every warp takes whole, per tile
+    int rest;    // runs left over
+    int length;  // of a piece: a power of two, at most kRuns
+
+    // A warp's part of a unit: its runs from `first` up to `end`.
+    struct Part {
+        int unit, first, end;
+    };
+
+    __device__ __forceinline__ explicit Share(int columns) {
+        const int runs = columns / Weights::kRunColumns;
+        whole = runs / (kRuns * kGemmWarps);
+        rest = runs - whole * kRuns * kGemmWarps;
+        length = 1;
+        while (length * kGemmWarps < rest) length *= 2;
+    }
+    __device__ __forceinline__ int count() const { return whole + (rest > 0); }
+    __device__ __forceinline__ bool is_whole(int index) const { return index < whole; }
+    __device__ __forceinline__ int unit(int index) const {
+        return is_whole(index) ? index * kGemmWarps + static_cast<int>(threadIdx.x / 32) : piece().unit;
+    }
+    __device__ __forceinline__ Part piece() const {
+        const int start = threadIdx.x / 32 * length;
+        if (start >= rest) return {0, 0, 0};
+        const int first = start % kRuns;
+        return {whole * kGemmWarps + start / kRuns, first, first + min(length, rest - start)};
+    }
+};
+
+// Activations (tokens, columns) as they are in global memory, or copied to shared memory, where rows
+// are kPadElements further apart (no bank conflicts) and columns are zero up to a whole unit.
+template <bool kIsStaged> struct Activations {
+    const bf16* rows;
+    int tokens, columns, pitch;
+
+    // Eight consecutive activations. Tokens past the last repeat it: the tensor core's columns for
+    // them cost nothing and are never stored.
+    __device__ __forceinline__ uint4 at(int token, int column) const {
+        if (!kIsStaged && column >= columns) return make_uint4(0, 0, 0, 0);
+        return *reinterpret_cast<const uint4*>(rows + min(token, tokens - 1) * pitch + column);
+    }
+};
 
 }  // namespace openinference

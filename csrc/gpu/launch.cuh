@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -17,6 +18,7 @@ inline void check(cudaError_t error, const char* what) {
 
 struct Device {
     int multiprocessors;
+    int shared_bytes, shared_bytes_per_block;  // of a multiprocessor; the most that a block may ask for
     bool can_overlap;  // programmatic dependent launch exists from compute capability 9.0 on
 };
 
@@ -29,6 +31,10 @@ inline const Device& current_device() {
     int major;
     check(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index),
           "multiprocessor count");
+    check(cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index),
+          "shared memory");
+    check(cudaDeviceGetAttribute(&device.shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
+          "shared memory of a block");
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
     device.can_overlap = major >= 9;
     known = index;
@@ -36,6 +42,13 @@ inline const Device& current_device() {
 }
 
 inline int multiprocessors() { return current_device().multiprocessors; }
+
+// Dynamic shared memory for each of `blocks` blocks that are to share a multiprocessor.
+inline size_t shared_bytes_per_block(int blocks) {
+    constexpr int kReservedBytes = 1024;  // per block, by the system
+    const Device& device = current_device();
+    return std::min(device.shared_bytes / blocks - kReservedBytes, device.shared_bytes_per_block);
+}
 
 // shared_bytes: dynamic shared memory of a block; above 48 KiB the kernel is asked to allow it.
 template <class... Parameters, class... Arguments>

@@ -11,7 +11,6 @@ in the reader's epilogue; its weight is applied where the hidden state is writte
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -150,8 +149,8 @@ class Decoder:
 
     def _splits(self, rows: int) -> int:
         """Blocks per sequence and key head: about one block for each multiprocessor."""
-        wanted = self._multiprocessors / (rows * self.config.num_kv_heads)
-        return min(math.ceil(wanted), _MAX_SPLITS)
+        wanted = self._multiprocessors // (rows * self.config.num_kv_heads)
+        return min(max(wanted, 1), _MAX_SPLITS)
 
 
 class RowInputs:

@@ -103,8 +103,8 @@ def build_oracle(config, weight_format="bfloat16"):
     state = model.state_dict()
     for name, parameter in state.items():
         value = source.tensor(name, tuple(parameter.shape)).float()
-        if weight_format in PACKINGS and name.endswith("_proj.weight"):
-            packing = PACKINGS[weight_format]
+        if weight_format in PACKINGS and name.endswith(("_proj.weight", "lm_head.weight")):
+            packing = fp8 if "lm_head" in name else PACKINGS[weight_format]
             value = packing.dequantise(*packing.quantise(value))
         parameter.copy_(value)
 

@@ -1,6 +1,7 @@
 """Kernels that are not there are told apart from kernels that are broken."""
 
 import sys
+from importlib.machinery import PathFinder
 
 import openinference_engine
 import pytest
@@ -20,5 +21,6 @@ def test_broken_kernels_raise_what_the_loader_said(monkeypatch, tmp_path):
     (tmp_path / "_C.py").write_text("import a_library_that_is_gone")
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
     monkeypatch.setattr(openinference_engine, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(sys, "meta_path", [PathFinder])  # an editable install would find its own
     with pytest.raises(ModuleNotFoundError, match="a_library_that_is_gone"):
         load_kernels()
