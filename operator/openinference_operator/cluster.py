@@ -88,10 +88,12 @@ class Cluster:
         return await self._call("GET", kind, namespace, name)
 
     async def list_all(
-        self, kind: str, namespace: str, label_selector: str
+        self, kind: str, namespace: str, label_selector: str, field_selector: str = ""
     ) -> AsyncIterator[Object]:
         """All objects of a kind, page by page; an empty namespace means every one."""
         query = {"limit": str(PAGE_SIZE), "labelSelector": label_selector}
+        if field_selector:
+            query["fieldSelector"] = field_selector
         while True:
             page = await self._call("GET", kind, namespace, query=query)
             for item in page["items"]:

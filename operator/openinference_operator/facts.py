@@ -1,11 +1,13 @@
 """What the status and its conditions are made from: the facts and the plan, and sums of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openinference_operator.course import NO_EVIDENCE, Course, Evidence
+from openinference_operator.groups import Group
 from openinference_operator.observe import Observed
 from openinference_operator.plan import Plan
 from openinference_operator.pods import Concern, Trouble
+from openinference_operator.reasons import Reason
 from openinference_operator.rollout import LIVE, GroupState, Phase
 from openinference_operator.scaling import Decision
 from openinference_operator.sizing import Sizing
@@ -81,10 +83,18 @@ class Facts:
 
     def trouble(self, concern: Concern) -> Trouble | None:
         """What is wrong with the first pod in trouble of that kind."""
-        pods = (
-            group.pod
-            for group in self.observed.groups
-            if group.is_lost or not group.is_being_deleted
-        )
-        troubles = (pod.trouble for pod in pods if pod is not None and pod.trouble is not None)
-        return next((trouble for trouble in troubles if trouble.concern is concern), None)
+        troubles = map(self._trouble_of, self.observed.groups)
+        return next((each for each in troubles if each and each.concern is concern), None)
+
+    def _trouble_of(self, group: Group) -> Trouble | None:
+        obstacle = self.observed.obstacles.get(group.name)
+        if obstacle is not None and not obstacle.has_pod:
+            words = obstacle.words or "its events tell why (kubectl describe)"
+            message = f"StatefulSet {group.name} gets no pod: {words}"
+            return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_NOT_CREATED, message)
+        pod = group.pod
+        if pod is None or pod.trouble is None or (group.is_being_deleted and not group.is_lost):
+            return None
+        if obstacle is None:
+            return pod.trouble
+        return replace(pod.trouble, message=f"pod {pod.name} {obstacle.words}")

@@ -5,10 +5,11 @@ here, and nothing is decided.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from openinference_operator import names, timestamps
+from openinference_operator.errors import SpecError
 from openinference_operator.groups import Group, read_group
 from openinference_operator.manifests.routing import read_routing
 from openinference_operator.pods import read_pod
@@ -16,7 +17,7 @@ from openinference_operator.preparation import IN_PLACE, Preparation, is_fetcher
 from openinference_operator.revision import revision_of
 from openinference_operator.routers import Router, RouterView
 from openinference_operator.sizing import Sizing, size
-from openinference_operator.spec import InferenceService
+from openinference_operator.spec import InferenceService, parse
 from openinference_operator.store import Object, Store
 
 Live: TypeAlias = Mapping[tuple[str, str], Object]
@@ -50,11 +51,20 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What keeps a group from getting its pod, or that pod from getting a node, in words."""
+
+    words: str
+    has_pod: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All facts about one InferenceService that a decision may use.
 
     `preparation`: how far the wanted model is; `jobs` and `fetchers`: what fetches models, raw.
-    `gpu_memories`: bytes of one GPU of each node that could hold a replica.
+    `gpu_memories`: bytes of one GPU of each node that could hold a replica. `obstacles`: of groups
+    that do not get on, by name.
     `live`: its objects by kind and name. `status`: what it said last. `name_taken_by`: an older
     InferenceService of the namespace with the same model name, or empty.
     """
@@ -69,6 +79,7 @@ class Observed:
     jobs: tuple[Object, ...] = ()
     fetchers: tuple[Object, ...] = ()
     gpu_memories: tuple[int, ...] = ()
+    obstacles: Mapping[str, Obstacle] = field(default_factory=dict)
 
     @property
     def current_revision(self) -> str:
@@ -142,7 +153,14 @@ def _older_namesake(store: Store, service: InferenceService) -> str:
     for raw in store.services(service.namespace):
         metadata = raw["metadata"]
         theirs = (metadata.get("creationTimestamp", ""), metadata["name"])
-        served = (raw["spec"].get("model") or {}).get("name") or metadata["name"]
-        if served == service.model.name and theirs < mine:
+        if theirs < mine and _served_name(raw) == service.model.name:
             return str(metadata["name"])
     return ""
+
+
+def _served_name(raw: Object) -> str:
+    """The model name of another InferenceService, which may say anything at all."""
+    try:
+        return parse(raw).model.name
+    except SpecError:
+        return ""

@@ -4,12 +4,15 @@ The rules about trouble are a list of small functions; the first that applies wi
 object or number behind it, because these words end up in the conditions of the InferenceService.
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeAlias
 
 from openinference_operator.reasons import Reason
+from openinference_operator.shortage import requests_of
 
 RawPod: TypeAlias = Mapping[str, Any]
 
@@ -23,11 +26,12 @@ class Concern(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a pod cannot serve and will not by waiting."""
+    """Why a pod cannot serve and will not by waiting. `lacking`: what it needs that no node has."""
 
     concern: Concern
     reason: Reason
     message: str
+    lacking: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Pod:
     trouble: Trouble | None
 
 
+INSUFFICIENT = re.compile(r"Insufficient ([\w./-]*\w)")
 IMAGE_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONTAINER_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -79,7 +84,7 @@ def read_pod(raw: RawPod) -> Pod:
         is_terminating=is_terminating,
         is_lost=is_lost,
         restarts=int(_container(raw).get("restartCount", 0)),
-        trouble=None if is_terminating and not is_lost else _trouble(raw, is_lost),
+        trouble=_trouble(raw, is_terminating=is_terminating, is_lost=is_lost),
     )
 
 
@@ -90,9 +95,11 @@ def condition(raw: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return found
 
 
-def _trouble(raw: RawPod, is_lost: bool) -> Trouble | None:
+def _trouble(raw: RawPod, *, is_terminating: bool, is_lost: bool) -> Trouble | None:
     if is_lost:
         return _node_lost(raw)
+    if is_terminating:
+        return _evicted(raw)
     return next((trouble for rule in TROUBLE_RULES if (trouble := rule(raw))), None)
 
 
@@ -109,7 +116,9 @@ def _unschedulable(raw: RawPod) -> Trouble | None:
         return None
     told = scheduled.get("message", "the scheduler gives no reason")
     message = f"pod {raw['metadata']['name']}: {told}"
-    return Trouble(Concern.SCHEDULED, _shortage(told), message)
+    requests = requests_of(raw)
+    lacking = {name: requests[name] for name in INSUFFICIENT.findall(told) if name in requests}
+    return Trouble(Concern.SCHEDULED, _shortage(told), message, lacking)
 
 
 def _shortage(told: str) -> Reason:
@@ -145,13 +154,37 @@ def _crashing(raw: RawPod) -> Trouble | None:
     )
     if not ended or container.get("started"):
         return None
-    reason = Reason.OUT_OF_MEMORY if ended.get("reason") == "OOMKilled" else Reason.CRASH_LOOP
+    if ended.get("reason") == "OOMKilled":
+        return _out_of_memory(raw)
     said = (ended.get("message") or "").strip().splitlines()
     message = (
         f"pod {raw['metadata']['name']} exited with {ended.get('exitCode')}"
         f" ({container.get('restartCount', 0)} restarts)"
     )
-    return Trouble(Concern.GROUPS_HEALTHY, reason, f"{message}: {said[-1]}" if said else message)
+    message = f"{message}: {said[-1]}" if said else message
+    return Trouble(Concern.GROUPS_HEALTHY, Reason.CRASH_LOOP, message)
+
+
+def _out_of_memory(raw: RawPod) -> Trouble:
+    container = raw["spec"].get("containers", [{}])[0]
+    limit = (container.get("resources") or {}).get("limits", {}).get("memory")
+    at = f"its limit of {limit}" if limit else f"what node {raw['spec'].get('nodeName')} has"
+    message = (
+        f"pod {raw['metadata']['name']} needs more memory than {at}"
+        f" ({_container(raw).get('restartCount', 0)} restarts)"
+    )
+    return Trouble(Concern.GROUPS_HEALTHY, Reason.OUT_OF_MEMORY, message)
+
+
+def _evicted(raw: RawPod) -> Trouble | None:
+    """Kubernetes ends it for another's sake: a drain of its node, pressure on it, preemption."""
+    disruption, status = condition(raw, "DisruptionTarget"), raw.get("status", {})
+    if disruption.get("status") != "True" and status.get("reason") != "Evicted":
+        return None
+    told = disruption.get("message") or status.get("message") or "no reason given"
+    node = raw["spec"].get("nodeName", "?")
+    message = f"pod {raw['metadata']['name']} was evicted from node {node}: {told}"
+    return Trouble(Concern.GROUPS_HEALTHY, Reason.EVICTED, message)
 
 
 def _failed(raw: RawPod) -> Trouble | None:
@@ -167,6 +200,7 @@ TROUBLE_RULES: tuple[Callable[[RawPod], Trouble | None], ...] = (
     _unschedulable,
     _image,
     _configuration,
+    _evicted,
     _crashing,
     _failed,
 )

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     RESTART_BUDGET_SPENT = "RestartBudgetSpent"
+    POD_NOT_CREATED = "PodNotCreated"
+    EVICTED = "Evicted"
     POD_FAILED = "PodFailed"
     NODE_LOST = "NodeLost"
     # RouterReady

@@ -186,12 +186,31 @@ TROUBLES = {
             ]
         },
         "OutOfMemory",
-        "exited with 137 (1 restarts)",
+        "needs more memory than what node node-a has (1 restarts)",
     ),
     "evicted": (
         {"phase": "Failed", "reason": "Evicted", "message": "node was low on memory"},
+        "Evicted",
+        "was evicted from node node-a: node was low on memory",
+    ),
+    "drained": (
+        {
+            "conditions": [
+                {
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "EvictionByEvictionAPI",
+                    "message": "Eviction API: evicting",
+                }
+            ]
+        },
+        "Evicted",
+        "Eviction API: evicting",
+    ),
+    "ended as a whole": (
+        {"phase": "Failed", "message": "the node was shut down"},
         "PodFailed",
-        "node was low on memory",
+        "the node was shut down",
     ),
 }
 
@@ -202,6 +221,13 @@ def test_trouble_of_a_pod_is_named_with_what_is_behind_it(raw_pod, status, reaso
     assert trouble.reason == reason
     assert part in trouble.message
     assert "demo-1a2b3c4d-0-0" in trouble.message
+
+
+def test_out_of_memory_names_the_limit(raw_pod):
+    ended = {"restartCount": 1, "lastState": {"terminated": {"reason": "OOMKilled"}}}
+    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, containerStatuses=[ended])
+    raw["spec"]["containers"] = [{"resources": {"limits": {"memory": "2Gi"}}}]
+    assert "more memory than its limit of 2Gi" in read_pod(raw).trouble.message
 
 
 def test_a_pod_that_recovered_is_not_in_trouble(raw_pod):

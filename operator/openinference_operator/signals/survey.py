@@ -1,11 +1,13 @@
-"""What no watch tells about a service: how far a download is, and the memory of the nodes' GPUs."""
+"""What no watch tells about a service: how far a download is, the memory of the nodes' GPUs, and
+what keeps a pod from being made or from finding a node."""
 
 from dataclasses import replace
 
 from openinference_operator.cluster import Cluster
-from openinference_operator.observe import Observed
+from openinference_operator.observe import Observed, Obstacle
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
 from openinference_operator.signals.nodes import Nodes
+from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck
 from openinference_operator.sizing import gpu_memories, gpus_per_replica
 from openinference_operator.spec import InferenceService
 
@@ -16,6 +18,7 @@ class Survey:
     def __init__(self, cluster: Cluster) -> None:
         self._downloads = Downloads(cluster)
         self._nodes = Nodes(cluster)
+        self._stuck = Stuck(cluster, self._nodes)
 
     async def add(
         self, service: InferenceService, observed: Observed
@@ -30,4 +33,18 @@ class Survey:
         if gpus_per_replica(service) and observed.preparation.result is not None:
             memories = gpu_memories(service, await self._nodes.all())
             observed = replace(observed, gpu_memories=memories)
+        stuck = await self._what_is_stuck(service, observed)
+        if stuck:
+            observed = replace(observed, obstacles=stuck)
+            again_in_seconds = again_in_seconds or PATIENCE_SECONDS
         return observed, again_in_seconds
+
+    async def _what_is_stuck(
+        self, service: InferenceService, observed: Observed
+    ) -> dict[str, Obstacle]:
+        shortages = await self._stuck.shortages(observed.groups)
+        refusals = await self._stuck.refusals(service.namespace, observed.groups)
+        return {
+            **{name: Obstacle(words, has_pod=True) for name, words in shortages.items()},
+            **{name: Obstacle(words, has_pod=False) for name, words in refusals.items()},
+        }

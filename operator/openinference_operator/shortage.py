@@ -1,0 +1,83 @@
+"""Why a pod finds no node, in numbers: what it needs on one node, and the most that is free on any.
+
+The scheduler says how many nodes lack a resource, not how much of it. Pure, on nodes and pods as
+the API server lists them.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from openinference_operator.fields import parse_quantity
+from openinference_operator.sizing import human
+from openinference_operator.store import Object
+
+ENDED = ("Succeeded", "Failed")
+
+
+def requests_of(pod: Object) -> dict[str, Decimal]:
+    """What the scheduler reserves for a pod: its containers together, or the largest init one."""
+    spec = pod["spec"]
+    total: dict[str, Decimal] = {}
+    for container in spec.get("containers") or []:
+        for name, amount in _requests(container).items():
+            total[name] = total.get(name, Decimal(0)) + amount
+    for container in spec.get("initContainers") or []:
+        for name, amount in _requests(container).items():
+            total[name] = max(total.get(name, Decimal(0)), amount)
+    return total
+
+
+def explain(lacking: Mapping[str, Decimal], nodes: Iterable[Object], pods: Iterable[Object]) -> str:
+    """What is `lacking`, beside the most that is free; empty when the nodes are not known."""
+    usable = [node for node in nodes if not node.get("spec", {}).get("unschedulable")]
+    if not usable:
+        return ""
+    used = _used_by_node(pods)
+    return "; ".join(_sentence(name, needed, usable, used) for name, needed in lacking.items())
+
+
+def _sentence(
+    resource: str,
+    needed: Decimal,
+    nodes: Iterable[Object],
+    used: Mapping[str, Mapping[str, Decimal]],
+) -> str:
+    free = {
+        node["metadata"]["name"]: _allocatable(node, resource)
+        - used.get(node["metadata"]["name"], {}).get(resource, Decimal(0))
+        for node in nodes
+    }
+    name, most = max(free.items(), key=lambda entry: (entry[1], entry[0]))
+    largest = f"{_amount(resource, most)} on node {name}" if most > 0 else "0"
+    return f"needs {_amount(resource, needed)} {resource} on one node, largest free is {largest}"
+
+
+def _used_by_node(pods: Iterable[Object]) -> dict[str, dict[str, Decimal]]:
+    used: dict[str, dict[str, Decimal]] = {}
+    for pod in pods:
+        node = pod["spec"].get("nodeName")
+        if node is None or pod.get("status", {}).get("phase") in ENDED:
+            continue
+        total = used.setdefault(node, {})
+        for name, amount in requests_of(pod).items():
+            total[name] = total.get(name, Decimal(0)) + amount
+    return used
+
+
+def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
+    """A limit alone is a request, too."""
+    resources = container.get("resources") or {}
+    given = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return {name: parse_quantity(str(amount)) or Decimal(0) for name, amount in given.items()}
+
+
+def _allocatable(node: Object, resource: str) -> Decimal:
+    amounts = node.get("status", {}).get("allocatable") or {}
+    return parse_quantity(str(amounts.get(resource, 0))) or Decimal(0)
+
+
+def _amount(resource: str, amount: Decimal) -> str:
+    if resource in ("memory", "ephemeral-storage"):
+        return human(int(amount))
+    return f"{amount.normalize():f}"

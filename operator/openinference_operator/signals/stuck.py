@@ -1,0 +1,79 @@
+"""What keeps a replica from getting its pod, or its pod from getting a node: asked only then.
+
+Pods of others are not watched, for most clusters have thousands; while one of ours finds no node
+they are listed once, and again when that is old. An operator that may not list them, as in
+namespaced mode, leaves it at what the scheduler says.
+"""
+
+import logging
+from collections.abc import Sequence
+from time import monotonic, time
+
+from openinference_operator.cluster import Cluster
+from openinference_operator.errors import ApiError
+from openinference_operator.groups import Group
+from openinference_operator.shortage import explain
+from openinference_operator.signals.nodes import Nodes
+from openinference_operator.store import Object
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 30.0
+PATIENCE_SECONDS = 5.0  # a StatefulSet controller that is well makes a pod within a second
+
+
+class Stuck:
+    """Asks the API server about groups that do not get on."""
+
+    def __init__(self, cluster: Cluster, nodes: Nodes) -> None:
+        self._cluster = cluster
+        self._nodes = nodes
+        self._listed_at = -INTERVAL_SECONDS
+        self._pods: Sequence[Object] = ()
+
+    async def shortages(self, groups: Sequence[Group]) -> dict[str, str]:
+        """What the pods lack that find no node, by group."""
+        lacking = {
+            group.name: group.pod.trouble.lacking
+            for group in groups
+            if group.pod is not None and group.pod.trouble and group.pod.trouble.lacking
+        }
+        if not lacking:
+            return {}
+        nodes, pods = await self._nodes.all(), await self._all_pods()
+        told = {name: explain(amounts, nodes, pods) for name, amounts in lacking.items()}
+        return {name: words for name, words in told.items() if words and pods}
+
+    async def refusals(self, namespace: str, groups: Sequence[Group]) -> dict[str, str]:
+        """Why the pods that do not exist were refused, by group; empty words if nobody tells."""
+        late = time() - PATIENCE_SECONDS
+        waiting = (
+            group
+            for group in groups
+            if group.pod is None and not group.is_going and group.created_at < late
+        )
+        return {group.name: await self._refusal(namespace, group) for group in waiting}
+
+    async def _refusal(self, namespace: str, group: Group) -> str:
+        selector = f"involvedObject.uid={group.uid},reason=FailedCreate"
+        try:
+            events = [
+                event
+                async for event in self._cluster.list_all(
+                    "Event", namespace, "", field_selector=selector
+                )
+            ]
+        except ApiError as error:
+            log.info("events not listed: group=%s error=%s", group.name, error)
+            return ""
+        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
+        return str(newest.get("message", ""))
+
+    async def _all_pods(self) -> Sequence[Object]:
+        if monotonic() - self._listed_at >= INTERVAL_SECONDS:
+            self._listed_at = monotonic()
+            try:
+                self._pods = [pod async for pod in self._cluster.list_all("Pod", "", "")]
+            except ApiError as error:
+                log.info("pods not listed: error=%s", error)
+        return self._pods

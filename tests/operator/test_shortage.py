@@ -1,0 +1,159 @@
+"""What a pod that finds no node needs, and the most that is free: arithmetic and its sources."""
+
+from decimal import Decimal
+
+import pytest
+from openinference_operator.cluster import RESOURCES
+from openinference_operator.facts import Facts
+from openinference_operator.observe import Obstacle
+from openinference_operator.pods import read_pod
+from openinference_operator.shortage import explain, requests_of
+from openinference_operator.signals import stuck as stuck_module
+from openinference_operator.signals.nodes import Nodes
+from openinference_operator.signals.stuck import Stuck
+from openinference_operator.status import build_status
+
+GPU = "nvidia.com/gpu"
+
+
+def node(name, unschedulable=False, **allocatable):
+    amounts = {GPU if key == "gpu" else key: value for key, value in allocatable.items()}
+    return {
+        "metadata": {"name": name},
+        "spec": {"unschedulable": unschedulable},
+        "status": {"allocatable": amounts},
+    }
+
+
+def pod(where, gpus, phase="Running"):
+    container = {"resources": {"limits": {GPU: str(gpus)}}}
+    return {"spec": {"nodeName": where, "containers": [container]}, "status": {"phase": phase}}
+
+
+NODES = [node("a", gpu="8", memory="64Gi"), node("b", gpu="4", memory="32Gi")]
+SHORTAGES = {
+    # name: (lacking, nodes, pods) -> words
+    "the largest gap is named": (
+        {GPU: 4},
+        NODES,
+        [pod("a", 7), pod("b", 2)],
+        f"needs 4 {GPU} on one node, largest free is 2 on node b",
+    ),
+    "what has ended is free": (
+        {GPU: 9},
+        NODES,
+        [pod("a", 7, "Succeeded"), pod("b", 2, "Failed")],
+        f"needs 9 {GPU} on one node, largest free is 8 on node a",
+    ),
+    "what waits for a node takes none": (
+        {GPU: 9},
+        NODES,
+        [pod(None, 4)],
+        f"needs 9 {GPU} on one node, largest free is 8 on node a",
+    ),
+    "a cordoned node has nothing free": (
+        {GPU: 8},
+        [node("a", unschedulable=True, gpu="8"), node("b", gpu="1")],
+        [],
+        f"needs 8 {GPU} on one node, largest free is 1 on node b",
+    ),
+    "no node has any": ({GPU: 1}, [node("a", memory="1Gi")], [], "largest free is 0"),
+    "bytes are readable": (
+        {"memory": 2**40},
+        NODES,
+        [],
+        "needs 1.1 TB memory on one node, largest free is 68.7 GB on node a",
+    ),
+    "several at once": (
+        {GPU: 9, "cpu": 2},
+        [node("a", gpu="8", cpu="1500m")],
+        [],
+        f"needs 9 {GPU} on one node, largest free is 8 on node a;"
+        " needs 2 cpu on one node, largest free is 1.5 on node a",
+    ),
+    "nothing is known": ({GPU: 1}, [], [], ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("lacking", "nodes", "pods", "words"), SHORTAGES.values(), ids=SHORTAGES.keys()
+)
+def test_a_shortage_in_numbers(lacking, nodes, pods, words):
+    lacking = {name: Decimal(amount) for name, amount in lacking.items()}
+    told = explain(lacking, nodes, pods)
+    assert told.endswith(words)
+    assert bool(told) == bool(words)
+
+
+def test_requests_are_summed_up_over_containers_and_maximal_over_init_containers():
+    spec = {
+        "containers": [
+            {"resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "1", GPU: 2}}},
+            {"resources": {"requests": {"cpu": "1"}}},
+        ],
+        "initContainers": [{"resources": {"requests": {"cpu": "3", GPU: 1}}}, {}],
+    }
+    assert requests_of({"spec": spec}) == {"cpu": Decimal(3), GPU: Decimal(2)}
+
+
+def unschedulable(raw_pod, told):
+    condition = {"type": "PodScheduled", "status": "False", "message": told}
+    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
+    raw["spec"] |= {"containers": [{"resources": {"limits": {GPU: "4", "cpu": "2"}}}]}
+    return raw
+
+
+def test_what_is_lacking_is_what_the_scheduler_names(raw_pod):
+    raw = unschedulable(raw_pod, f"0/3 nodes are available: 3 Insufficient {GPU}.")
+    assert read_pod(raw).trouble.lacking == {GPU: Decimal(4)}
+
+
+def conditions(world, **obstacles):
+    observed = world.observe()
+    [group] = observed.groups
+    object.__setattr__(observed, "obstacles", {group.name: Obstacle(**obstacles)})
+    facts = Facts(world.parsed, observed, world.plan(), None, world.now)
+    return group, {entry["type"]: entry for entry in build_status(facts)["conditions"]}
+
+
+def test_a_pod_that_is_refused_is_said_in_the_words_of_the_refusal(make_world):
+    world = make_world(replicas=1)
+    world.reconcile()
+    group, told = conditions(world, words="exceeded quota: cpu=2, limited to 1", has_pod=False)
+    assert (told["GroupsHealthy"]["status"], told["Ready"]["reason"]) == ("False", "PodNotCreated")
+    assert told["Ready"]["message"] == (
+        f"StatefulSet {group.name} gets no pod: exceeded quota: cpu=2, limited to 1"
+    )
+
+
+@pytest.fixture
+def stuck(cluster):
+    return Stuck(cluster, Nodes(cluster))
+
+
+def place(server, kind, namespace, obj):
+    path = RESOURCES[kind].path(namespace, obj["metadata"]["name"])
+    server.objects[path] = {"kind": kind, **obj}
+
+
+async def test_nodes_and_pods_are_listed_only_while_a_pod_lacks_something(
+    stuck, server, make_world, raw_pod
+):
+    world = make_world(replicas=1)
+    world.reconcile()
+    groups = world.observe().groups
+    before = len(server.calls)
+    assert await stuck.shortages(groups) == {}
+    assert len(server.calls) == before
+
+
+async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, monkeypatch):
+    world = make_world(replicas=1)
+    world.reconcile()
+    [group] = world.observe().groups
+    object.__setattr__(group, "pod", None)
+    server.put("Event", "old", lastTimestamp="2026-01-01T00:00:00Z", message="an older word")
+    server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="exceeded quota")
+    assert await stuck.refusals("team-a", [group]) == {group.name: "exceeded quota"}
+    monkeypatch.setattr(stuck_module, "PATIENCE_SECONDS", 1e10)
+    assert await stuck.refusals("team-a", [group]) == {}
