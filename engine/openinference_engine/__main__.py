@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from openinference_engine.config import DataType, EngineConfig, ServerConfig
+from openinference_engine.config import DataType, EngineConfig, ReasoningFormat, ServerConfig
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.log import configure_logging
+from openinference_engine.parsers.formats import FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default=server.host)
     add("--port", type=int, default=server.port)
     add("--served-model-name", help="default: the file name of the model")
+    add("--tool-parser", choices=list(FORMATS), help="default: what the chat template shows")
+    add("--reasoning-parser", choices=get_args(ReasoningFormat), help="default: the same")
     add("--token-file", type=Path, help="answer only requests that carry this token")
     add("--max-waiting", type=_count, default=server.max_waiting, help="more are refused with 429")
     add("--drain-timeout-seconds", type=float, default=server.drain_timeout_seconds)
@@ -76,6 +79,8 @@ def server_config(options: argparse.Namespace, environment: Mapping[str, str]) -
         host=options.host,
         port=options.port,
         served_model_name=options.served_model_name,
+        tool_parser=options.tool_parser,
+        reasoning_parser=options.reasoning_parser,
         token=_read_token(options.token_file),
         max_waiting=options.max_waiting,
         drain_timeout_seconds=options.drain_timeout_seconds,

@@ -11,10 +11,14 @@ from typing import Literal
 import msgspec
 
 from openinference_engine.errors import StartError
+from openinference_engine.parsers.formats import CallFormatName
 
 # How weights are kept; "auto" leaves them as they are stored. The CPU computes in float32, but for
 # int8 products where weights are quantised.
 DataType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+ReasoningFormat = Literal["none", "think"]
 
 
 class RopeScaling(msgspec.Struct, frozen=True):
@@ -109,6 +113,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     host: str = "0.0.0.0"  # noqa: S104 - a pod is reached by its address
     port: int = 8000
     served_model_name: str | None = None  # None: the file name of the model
+    tool_parser: CallFormatName | None = None  # None: what the chat template shows
+    reasoning_parser: ReasoningFormat | None = None
     token: str | None = None  # None: open, and internal fields are refused
     max_waiting: int = 256
     drain_timeout_seconds: float = 30.0

@@ -1,4 +1,4 @@
-"""One answer as a fold over token ids: text, stop strings, length, usage, finish reason.
+"""One answer as a fold over token ids: text, stop strings, tool calls, usage, finish reason.
 
 Everything a client sees is a function of the ids fed so far. So an answer that began on another
 replica goes on here: its ids are fed again with the results thrown away.
@@ -7,31 +7,43 @@ replica goes on here: its ids are fed again with the results thrown away.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
+from openinference_engine.parsers.parts import Parts, overlap
+from openinference_engine.parsers.reading import Reading
 from openinference_engine.request import FinishReason, SamplingParams
 from openinference_engine.tokenizer.tokenizer import Detokenizer, Tokenizer
+
+AnswerEnd = FinishReason | Literal["tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one id adds: text that is certain to be shown, and the end, if this was it."""
+    """What one id adds: parts that are certain to be shown, and the end, if this was it."""
 
-    text: str
-    finish_reason: FinishReason | None
+    parts: Parts = field(default_factory=Parts)
+    finish_reason: AnswerEnd | None = None
 
 
 class OutputFold:
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, stop: tuple[str, ...] = ()
+        self, tokenizer: Tokenizer, params: SamplingParams, reading: Reading | None = None
     ) -> None:
+        reading = reading or Reading()
         self.num_tokens = 0
+        self.num_reasoning_tokens = 0
         self.num_characters = 0
         """Of all text so far, shown or not."""
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: AnswerEnd | None = None
+        self._has_calls = False
         self._params = params
-        self._detokenizer = Detokenizer(tokenizer)
-        self._stops = StopBuffer(stop)
+        self._shows_stop = reading.shows_stop
+        self._detokenizer = Detokenizer(
+            tokenizer, skips_special_tokens=not reading.keeps_special_tokens
+        )
+        self._stops = StopBuffer(reading.stop, shows_stop=reading.shows_stop)
+        self._parser = reading.new_parser()
 
     def replay(self, token_ids: Iterable[int]) -> None:
         """Feeds ids whose results were shown already."""
@@ -41,35 +53,53 @@ class OutputFold:
     def feed(self, token_id: int) -> Delta:
         """Takes the next id. Ids behind the end add nothing."""
         if self.finish_reason is not None:
-            return Delta("", self.finish_reason)
+            return Delta(finish_reason=self.finish_reason)
         self.num_tokens += 1
-        text = self._detokenizer.feed(token_id)
+        reason = self._params.finish_reason_after(token_id, self.num_tokens)
+        text = self._text_of(token_id, reason)
+        parts = self._parser.feed(text)
+        if reason is not None or self._stops.is_hit:
+            parts.extend(self._parser.flush())
+        self.num_reasoning_tokens += bool(parts.reasoning)
+        self._has_calls = self._has_calls or bool(parts.calls)
+        self.finish_reason = self._end(reason)
+        return Delta(parts, self.finish_reason)
+
+    def _text_of(self, token_id: int, reason: FinishReason | None) -> str:
+        """The text that is certain behind this id, which may be the last one."""
+        is_shown = self._shows_stop or reason != "stop"
+        text = self._detokenizer.feed(token_id) if is_shown else ""
+        if reason is not None:
+            text += self._detokenizer.flush()
         self.num_characters += len(text)
-        text = self._stops.feed(text)
-        self.finish_reason = self._params.finish_reason_after(token_id, self.num_tokens)
-        if self.finish_reason is not None and not self._stops.is_hit:
-            text += self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+        shown = self._stops.feed(text)
+        return shown if reason is None else shown + self._stops.flush()
+
+    def _end(self, reason: FinishReason | None) -> AnswerEnd | None:
         if self._stops.is_hit:
-            self.finish_reason = "stop"
-        return Delta(text, self.finish_reason)
+            reason = "stop"
+        return "tool_calls" if reason == "stop" and self._has_calls else reason
 
 
 class StopBuffer:
     """Passes text through up to the first stop string, holding back what may begin one."""
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    def __init__(self, stops: tuple[str, ...], *, shows_stop: bool = False) -> None:
         self.is_hit = False
         self._stops = stops
+        self._shows_stop = shows_stop
         self._held = ""
 
     def feed(self, text: str) -> str:
         if not self._stops or self.is_hit:
             return "" if self.is_hit else text
         self._held += text
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        self.is_hit = bool(places)
-        keep = 0 if self.is_hit else max(_overlap(self._held, stop) for stop in self._stops)
-        end = min(places) if places else len(self._held) - keep
+        hits = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if hits:
+            self.is_hit = True
+            place, stop = min(hits)
+            return self._held[: place + len(stop) * self._shows_stop]
+        end = len(self._held) - max(overlap(self._held, stop) for stop in self._stops)
         shown, self._held = self._held[:end], self._held[end:]
         return shown
 
@@ -77,9 +107,3 @@ class StopBuffer:
         """What was held back for nothing."""
         held, self._held = self._held, ""
         return "" if self.is_hit else held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

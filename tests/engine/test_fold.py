@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openinference_engine.fold import OutputFold, StopBuffer
+from openinference_engine.parsers.reading import Reading
 from openinference_engine.request import SamplingParams
 from openinference_engine.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
@@ -23,11 +24,11 @@ def tokenizer(smollm2: GGUFCheckpoint, smollm2_path: Path) -> Tokenizer:
 
 def make_fold(tokenizer: Tokenizer, stop: tuple[str, ...] = (), **params: Any) -> OutputFold:
     given = {"seed": 0, "max_tokens": 100, "stop_token_ids": frozenset({END})} | params
-    return OutputFold(tokenizer, SamplingParams(**given), stop)
+    return OutputFold(tokenizer, SamplingParams(**given), Reading(stop))
 
 
 def feed_text(fold: OutputFold, tokenizer: Tokenizer, text: str) -> list[str]:
-    return [fold.feed(token_id).text for token_id in tokenizer.encode(text)]
+    return [fold.feed(token_id).parts.text for token_id in tokenizer.encode(text)]
 
 
 @given(
@@ -55,6 +56,20 @@ def test_text_that_may_begin_a_stop_string_is_held_back() -> None:
     buffer = StopBuffer(("END",))
     assert [buffer.feed(piece) for piece in ("on E", "N", "ter", "E")] == ["on ", "", "ENter", ""]
     assert buffer.flush() == "E"
+
+
+def test_stop_string_is_shown_where_it_was_asked_for() -> None:
+    buffer = StopBuffer(("END", "ENDE"), shows_stop=True)
+    assert buffer.feed("the END of it") == "the END"
+
+
+def test_stop_token_is_not_shown_unless_asked_for(tokenizer: Tokenizer) -> None:
+    token_ids = tokenizer.encode("one two")
+    params = SamplingParams(0, 9, stop_token_ids=frozenset({token_ids[-1]}))
+    for shows_stop, text in ((False, "one"), (True, "one two")):
+        fold = OutputFold(tokenizer, params, Reading(shows_stop=shows_stop))
+        assert "".join(fold.feed(token_id).parts.text for token_id in token_ids) == text
+        assert fold.finish_reason == "stop"
 
 
 def test_stop_string_across_tokens_ends_the_answer(tokenizer: Tokenizer) -> None:
@@ -85,7 +100,7 @@ def test_answer_ends_by_token_or_length(
 def test_held_text_is_shown_when_the_answer_ends_by_length(tokenizer: Tokenizer) -> None:
     token_ids = tokenizer.encode("the EN")
     fold = make_fold(tokenizer, ("END",), max_tokens=len(token_ids))
-    assert "".join(fold.feed(token_id).text for token_id in token_ids) == "the EN"
+    assert "".join(fold.feed(token_id).parts.text for token_id in token_ids) == "the EN"
 
 
 @given(

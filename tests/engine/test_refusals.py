@@ -19,7 +19,8 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         ({"model": "other"}, 404, "model", "'other' is not served here; use 'smollm2'"),
         ({"model": None}, 400, "model", "missing required field `model`"),
         ({"messages": []}, 400, "messages", "length >= 1"),
-        ({"messages": [{"role": "user"}]}, 400, "messages[0]", "missing required field `content`"),
+        ({"messages": [{"role": "user"}]}, 400, "messages", "'user' has no content; send some"),
+        ({"messages": [{"content": "x"}]}, 400, "messages[0]", "missing required field `role`"),
         ({"messages": "Hi"}, 400, "messages", '"Hi" is not allowed; expected `array`'),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -47,7 +48,6 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         ({"logit_bias": {"49152": 1}}, 400, "logit_bias", "49152 is no token"),
         ({"presence_penalty": 3}, 400, "presence_penalty", "<= 2"),
         ({"stream_options": {}}, 400, "stream_options", "only allowed with stream"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "is not supported yet"),
         ({"logprobs": 2}, 400, "logprobs", "2 is not allowed; expected `bool`"),
         ({"top_logprobs": 2}, 400, "top_logprobs", "only allowed with logprobs: true"),
         ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "<= 20"),

@@ -55,6 +55,7 @@ def test_resumed_stream_goes_on_with_the_same_tokens(http: httpx2.Client, cut: i
 
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "light": {"type": "number"}}}
+LIGHT_TOOL = {"type": "function", "function": {"name": "light", "parameters": SCHEMA}}
 MATRIX: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": True, "top_logprobs": 2},
     "stop strings": {"stop": ["sea", " was"], "logprobs": True},
@@ -64,6 +65,8 @@ MATRIX: dict[str, dict[str, Any]] = {
             "json_schema": {"name": "light", "schema": SCHEMA},
         },
     },
+    "tools": {"tools": [LIGHT_TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+    "tools if need be": {"tools": [LIGHT_TOOL], "logprobs": True},
     "bad words": {"bad_words": ["the", "a"], "frequency_penalty": 0.5},
 }
 
@@ -87,10 +90,25 @@ def said(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return {
         "text": text_of(chunks),
+        "calls": calls_of(choices),
         "logprobs": [token for c in choices if c["logprobs"] for token in c["logprobs"]["content"]],
         "ends": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
         "token_ids": [token for chunk in chunks for token in ids_of(chunk)],
     }
+
+
+def calls_of(choices: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(id, name, arguments) of each tool call."""
+    deltas = [call for choice in choices for call in choice["delta"].get("tool_calls", ())]
+    return [
+        (
+            begin["id"],
+            begin["function"]["name"],
+            "".join(d["function"]["arguments"] for d in deltas if d["index"] == begin["index"]),
+        )
+        for begin in deltas
+        if "id" in begin
+    ]
 
 
 def resume_after(chunks: list[dict[str, Any]]) -> dict[str, Any]:

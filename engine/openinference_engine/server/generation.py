@@ -5,16 +5,19 @@ Between HTTP (`openai.py`) and the core: knows ids, parameters and folds, not th
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from openinference_engine.core.messages import Submit, Token
 from openinference_engine.fold import OutputFold
+from openinference_engine.parsers.reading import Reading
 from openinference_engine.request import SamplingParams
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.server.logprobs import name_tokens
@@ -38,7 +41,15 @@ class Choice:
     def take(self, token: Token, tokenizer: Tokenizer) -> Piece:
         offset = self.fold.num_characters
         delta = self.fold.feed(token.token_id)
-        piece = Piece(self.params.choice, delta.text, delta.finish_reason, [token.token_id])
+        parts = delta.parts
+        piece = Piece(
+            self.params.choice,
+            parts.text,
+            parts.reasoning,
+            parts.calls,
+            delta.finish_reason,
+            [token.token_id],
+        )
         if token.logprobs is not None:
             piece.rated = [name_tokens(tokenizer, token.token_id, token.logprobs, offset)]
         return piece
@@ -53,12 +64,15 @@ class Generation:
         request: GenerationRequest,
         prompt_ids: list[int],
         grammar: str,
+        reading: Reading,
         prefix: str,
     ) -> None:
         resume = request.resume
         self.id = resume.id if resume else f"{prefix}-{secrets.token_hex(12)}"
         self.created = resume.created if resume else int(time.time())
         self.prompt_ids = prompt_ids
+        self.call_id_length = reading.call_format.call_id_length if reading.call_format else 0
+        self.has_reasoning = reading.has_reasoning
         self.num_cached_tokens = 0
         self.rates_prompt = request.prompt_logprobs is not None
         self.prompt_rated: list[RatedToken] = []  # the tokens behind the first
@@ -70,21 +84,30 @@ class Generation:
         self.choices = [
             self._choice(
                 _of_choice(params, number),
-                request.stop_strings,
+                reading,
                 resumed_ids.get(str(number), []),
             )
             for number in range(request.n)
         ]
 
     @property
-    def usage(self) -> dict[str, object]:
+    def usage(self) -> dict[str, Any]:
         num_outputs = sum(choice.fold.num_tokens for choice in self.choices)
-        return {
+        usage = {
             "prompt_tokens": len(self.prompt_ids),
             "completion_tokens": num_outputs,
             "total_tokens": len(self.prompt_ids) + num_outputs,
             "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
         }
+        if self.has_reasoning:
+            num_thoughts = sum(choice.fold.num_reasoning_tokens for choice in self.choices)
+            usage["completion_tokens_details"] = {"reasoning_tokens": num_thoughts}
+        return usage
+
+    def call_id(self, choice: int, index: int) -> str:
+        """Of a tool call: the same on every replica that goes on with this answer."""
+        digest = hashlib.sha256(f"{self.id}/{choice}/{index}".encode()).hexdigest()
+        return digest[: self.call_id_length]
 
     async def run(self) -> AsyncGenerator[Piece, None]:
         """Pieces of all choices as they come, until each has its finish reason."""
@@ -112,12 +135,10 @@ class Generation:
         finally:
             self._count_answers(unfinished)
 
-    def _choice(
-        self, params: SamplingParams, stop: tuple[str, ...], resumed_ids: list[int]
-    ) -> Choice:
+    def _choice(self, params: SamplingParams, reading: Reading, resumed_ids: list[int]) -> Choice:
         vocab_size = self._state.front_or_refuse.vocab_size
         check_in_vocabulary("openinference.resume.token_ids", resumed_ids, vocab_size)
-        fold = OutputFold(self._tokenizer, params, stop)
+        fold = OutputFold(self._tokenizer, params, reading)
         fold.replay(resumed_ids)
         return Choice(params, fold, resumed_ids, Timing(time.monotonic()))
 

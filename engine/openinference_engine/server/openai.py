@@ -13,6 +13,7 @@ from openinference_engine.server.params import check_model
 from openinference_engine.server.piece import Piece
 from openinference_engine.server.prompt import (
     Prompt,
+    chat_options,
     chat_prompt,
     encode_to_answer,
     text_prompt,
@@ -23,26 +24,29 @@ from openinference_engine.server.schema import (
     GenerationRequest,
     parse,
 )
+from openinference_engine.server.shape import held_to, reading_of
 from openinference_engine.server.sse import DONE, event, open_stream
 from openinference_engine.server.state import STATE, ServerState
-from openinference_engine.server.structure import compile_structure, structure_of
+from openinference_engine.server.structure import compile_structure
 from openinference_engine.server.style import ChatStyle, CompletionStyle, Style
+from openinference_engine.server.tools import ToolUse, tool_use
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = parse(await request.read(), ChatRequest)
-    return await _answer(
-        request, state, body, chat_prompt(body.messages), ChatStyle(state.model_name)
-    )
+    _check(state, body)
+    tools = tool_use(body, state.front_or_refuse.call_format)
+    prompt = chat_prompt(body.messages, chat_options(body, tools))
+    return await _answer(request, body, prompt, tools, ChatStyle(state.model_name))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = parse(await request.read(), CompletionRequest)
-    return await _answer(
-        request, state, body, text_prompt(body.prompt), CompletionStyle(state.model_name)
-    )
+    _check(state, body)
+    prompt = text_prompt(body.prompt)
+    return await _answer(request, body, prompt, None, CompletionStyle(state.model_name))
 
 
 async def models(request: web.Request) -> web.Response:
@@ -59,17 +63,17 @@ async def models(request: web.Request) -> web.Response:
 
 async def _answer(
     request: web.Request,
-    state: ServerState,
     body: GenerationRequest,
     prompt: Prompt,
+    tools: ToolUse | None,
     style: Style,
 ) -> web.StreamResponse:
-    _check(state, body)
-    structure = structure_of(body)
+    state = request.app[STATE]
     with state.admit(body.n):
         prompt_ids = await encode_to_answer(state, prompt)
-        grammar = await compile_structure(state, structure)
-        generation = Generation(state, body, prompt_ids, grammar, style.id_prefix)
+        reading = reading_of(state.front_or_refuse, body, tools, prompt_ids)
+        grammar = await compile_structure(state, held_to(body, tools, reading))
+        generation = Generation(state, body, prompt_ids, grammar, reading, style.id_prefix)
         if body.stream:
             return await _stream(request, body, generation, style)
         return await _respond(generation, style)
@@ -148,7 +152,7 @@ class ChunkWriter:
         if not held.is_visible:
             return None
         del self._held[piece.choice]
-        chunk = self.chunk([self._style.delta(held)])
+        chunk = self.chunk([self._style.delta(self._generation, held)])
         if self._with_ids:
             chunk["openinference"] = {"token_ids": {str(held.choice): held.token_ids}}
         return chunk

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from openinference_engine.request import FinishReason
+from openinference_engine.fold import AnswerEnd
+from openinference_engine.parsers.parts import CallDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,21 @@ class RatedToken:
 class Piece:
     choice: int
     text: str = ""
-    finish_reason: FinishReason | None = None
+    reasoning: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
+    finish_reason: AnswerEnd | None = None
     token_ids: list[int] = field(default_factory=list)
     rated: list[RatedToken] = field(default_factory=list)
 
     @property
     def is_visible(self) -> bool:
         """A stream has something to say; ids whose text is held back ride with a later piece."""
-        return bool(self.text or self.finish_reason)
+        return bool(self.text or self.reasoning or self.calls or self.finish_reason)
 
     def extend(self, later: Piece) -> None:
         self.text += later.text
+        self.reasoning += later.reasoning
+        self.calls += later.calls
         self.finish_reason = later.finish_reason
         self.token_ids += later.token_ids
         self.rated += later.rated

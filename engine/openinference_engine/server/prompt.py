@@ -9,10 +9,13 @@ from typing import Any
 
 from openinference_engine.errors import RequestError
 from openinference_engine.server.params import check_in_vocabulary
-from openinference_engine.server.schema import Message
+from openinference_engine.server.schema import ChatRequest, Message
 from openinference_engine.server.state import ServerState
+from openinference_engine.server.tools import ToolUse
+from openinference_engine.tokenizer.chat import ChatOptions
 from openinference_engine.tokenizer.tokenizer import Tokenizer
 
+_NO_OPTIONS = ChatOptions()
 _LONG_TEXT = 4096  # characters; longer ones are encoded off the event loop
 
 
@@ -32,10 +35,26 @@ def text_prompt(prompt: str | list[int], *, adds_special_tokens: bool = True) ->
     return Prompt("prompt", len(prompt), encode)
 
 
-def chat_prompt(messages: list[Message]) -> Prompt:
+def chat_prompt(messages: list[Message], options: ChatOptions = _NO_OPTIONS) -> Prompt:
     rendered: list[dict[str, Any]] = [message.for_template() for message in messages]
     size = sum(len(message["content"]) for message in rendered)
-    return Prompt("messages", size, lambda tokenizer: tokenizer.encode_chat(rendered))
+    return Prompt("messages", size, lambda tokenizer: tokenizer.encode_chat(rendered, options))
+
+
+def chat_options(request: ChatRequest, tools: ToolUse | None) -> ChatOptions:
+    """Raises RequestError if they contradict."""
+    if request.continue_final_message and request.messages[-1].role != "assistant":
+        raise RequestError(
+            "continue_final_message: the last message is not the assistant's; remove the field",
+            "continue_final_message",
+        )
+    effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort else {}
+    return ChatOptions(
+        tools=tools.for_template if tools else (),
+        variables={**request.chat_template_kwargs, **effort},
+        adds_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
+        continues_last=request.continue_final_message,
+    )
 
 
 async def encode(state: ServerState, prompt: Prompt) -> list[int]:

@@ -7,7 +7,7 @@ field, its value and the remedy.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -91,6 +91,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=16)] = []
     stop_token_ids: list[Count] = []
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
@@ -145,19 +147,93 @@ class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
     text: str
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    role: str
-    content: str | list[TextPart]
-    name: str | None = None
+class CalledFunction(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of an earlier answer, sent back."""
+
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
 
     def for_template(self) -> dict[str, Any]:
-        """Templates of text models want one string."""
-        parts = self.content if isinstance(self.content, str) else [p.text for p in self.content]
-        return {"role": self.role, "content": "".join(parts)}
+        """Templates want the arguments as an object, and write them as they were taught."""
+        try:
+            arguments = msgspec.json.decode(self.function.arguments, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise RequestError(
+                f"messages: the arguments of a call of {self.function.name!r} are not the JSON of "
+                f"an object: {error}",
+                "messages",
+            ) from error
+        function = {"name": self.function.name, "arguments": arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    role: str
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """Templates of text models want one string. Raises RequestError if there is nothing."""
+        if self.content is None and not self.tool_calls:
+            raise RequestError(
+                f"messages: one of the role {self.role!r} has no content; send some", "messages"
+            )
+        message: dict[str, Any] = {"role": self.role, "content": self._text}
+        for field in ("name", "tool_call_id", "reasoning_content"):
+            if value := getattr(self, field):
+                message[field] = value
+        if self.tool_calls:
+            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
+        return message
+
+    @property
+    def _text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class Function(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: Annotated[str, Meta(pattern=r"^[\w.-]{1,64}$")]
+    description: str = ""
+    parameters: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {"type": "object", "properties": {}}
+    )
+    strict: bool = False
+
+
+class FunctionTool(msgspec.Struct, frozen=True):
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    function: FunctionName
+    type: Literal["function"] = "function"
 
 
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
+    tools: Annotated[list[FunctionTool], Meta(max_length=128)] = []
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None  # for templates that know it
+    chat_template_kwargs: dict[str, Any] = {}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: NumLogprobs | None = None
@@ -198,24 +274,16 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "cache_salt": (),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
     "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
-    "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "metadata": ({},),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
-    "reasoning_effort": (),
     "service_tier": ("auto", "default"),
-    "skip_special_tokens": (True,),
     "store": (False,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }

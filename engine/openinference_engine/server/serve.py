@@ -38,7 +38,9 @@ async def serve(server: ServerConfig, engine: EngineConfig) -> int:
     terminated = _on_signal(signal.SIGTERM, signal.SIGINT)
     state = _make_state(server, engine)
     async with _listening(state), _core_running(state) as core:
-        state.front = await asyncio.to_thread(load_front, engine.model_uri)
+        state.front = await asyncio.to_thread(
+            load_front, engine.model_uri, server.tool_parser, server.reasoning_parser
+        )
         stopping = asyncio.create_task(terminated.wait(), name="signals")
         await asyncio.wait({core, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

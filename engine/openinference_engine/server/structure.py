@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from openinference_engine.errors import RequestError
+from openinference_engine.parsers.reasoning import BEGIN, END
 from openinference_engine.server.schema import GenerationRequest, JsonObject, JsonSchema
 from openinference_engine.server.state import ServerState
 
@@ -38,16 +39,36 @@ def structure_of(request: GenerationRequest) -> Structure | None:
     if len(asked) > 1:
         names = " and ".join(structure.field for structure in asked)
         raise RequestError(f"{asked[0].field}: {names} contradict; send one", asked[0].field)
-    if not asked:
-        return None
+    return asked[0] if asked else None
+
+
+def check_end(request: GenerationRequest, structure: Structure | None) -> None:
+    """Raises RequestError if something else says where the answer ends."""
     for name in ("ignore_eos", "min_tokens"):
-        if getattr(request, name):
+        if structure is not None and getattr(request, name):
             raise RequestError(
-                f"{name}: contradicts {asked[0].field}, which says where an answer ends; "
+                f"{name}: contradicts {structure.field}, which says where an answer ends; "
                 "remove one of them",
                 name,
             )
-    return asked[0]
+
+
+def behind_reasoning(form: Format, *, is_open: bool) -> Format:
+    """`form` for a model that may think first (see `parsers.reasoning`)."""
+    thought = {"type": "tag", "content": {"type": "any_text"}, "end": END}
+    blanks = {"type": "regex", "pattern": r"\s{0,4}"}
+    if is_open:
+        return sequence_of({**thought, "begin": ""}, blanks, form)
+    first = sequence_of(blanks, {**thought, "begin": BEGIN}, blanks)
+    return sequence_of({"type": "optional", "content": first}, form)
+
+
+def any_of(*forms: Format) -> Format:
+    return {"type": "or", "elements": list(forms)}
+
+
+def sequence_of(*forms: Format) -> Format:
+    return {"type": "sequence", "elements": list(forms)}
 
 
 async def compile_structure(state: ServerState, structure: Structure | None) -> str:
@@ -130,5 +151,4 @@ def _regex(field: str, pattern: str) -> Structure:
 
 
 def _choice(texts: list[str]) -> Format:
-    elements = [{"type": "const_string", "value": text} for text in texts]
-    return {"type": "or", "elements": elements}
+    return any_of(*({"type": "const_string", "value": text} for text in texts))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from openinference_engine.parsers.parts import CallDelta
 from openinference_engine.server.generation import Generation
 from openinference_engine.server.logprobs import (
     chat_logprobs,
@@ -21,7 +22,7 @@ class Style(Protocol):
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
         """What a stream says of each choice before its first text."""
 
-    def delta(self, piece: Piece) -> dict[str, Any]: ...
+    def delta(self, generation: Generation, piece: Piece) -> dict[str, Any]: ...
 
     def chunk(self, generation: Generation, choices: list[dict[str, Any]]) -> dict[str, Any]: ...
 
@@ -37,14 +38,23 @@ class ChatStyle:
         opening = {"role": "assistant", "content": ""}
         return [_chat_delta(opening, Piece(index)) for index in range(num_choices)]
 
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        return _chat_delta({"content": piece.text} if piece.text else {}, piece)
+    def delta(self, generation: Generation, piece: Piece) -> dict[str, Any]:
+        calls = [
+            {"index": call.index, **_call(generation, piece.choice, call)}
+            for call in _merged(piece.calls)
+        ]
+        said = {
+            "content": piece.text,
+            "reasoning_content": piece.reasoning,
+            "tool_calls": calls,
+        }
+        return _chat_delta({name: value for name, value in said.items() if value}, piece)
 
     def chunk(self, generation: Generation, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return _frame("chat.completion.chunk", self.model_name, generation, choices)
 
     def body(self, generation: Generation, answers: list[Piece]) -> dict[str, Any]:
-        choices = [_chat_choice(answer) for answer in answers]
+        choices = [_chat_choice(generation, answer) for answer in answers]
         body = _frame("chat.completion", self.model_name, generation, choices)
         if generation.rates_prompt:
             body["prompt_logprobs"] = prompt_logprobs(generation.prompt_rated)
@@ -59,7 +69,7 @@ class CompletionStyle:
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
         return []
 
-    def delta(self, piece: Piece) -> dict[str, Any]:
+    def delta(self, generation: Generation, piece: Piece) -> dict[str, Any]:
         return {
             "index": piece.choice,
             "text": piece.text,
@@ -71,19 +81,50 @@ class CompletionStyle:
         return _frame("text_completion", self.model_name, generation, choices)
 
     def body(self, generation: Generation, answers: list[Piece]) -> dict[str, Any]:
-        choices = [self.delta(answer) for answer in answers]
+        choices = [self.delta(generation, answer) for answer in answers]
         if generation.rates_prompt:
             choices[0]["prompt_logprobs"] = prompt_logprobs(generation.prompt_rated)
         return {**self.chunk(generation, choices), "usage": generation.usage}
 
 
-def _chat_choice(answer: Piece) -> dict[str, Any]:
+def _chat_choice(generation: Generation, answer: Piece) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [
+            _call(generation, answer.choice, call) for call in _merged(answer.calls)
+        ]
     return {
         "index": answer.choice,
-        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "message": message,
         "logprobs": chat_logprobs(answer.rated),
         "finish_reason": answer.finish_reason,
     }
+
+
+def _call(generation: Generation, choice: int, call: CallDelta) -> dict[str, Any]:
+    """A call, or the next piece of its arguments; its first one says what is called."""
+    if call.name is None:
+        return {"function": {"arguments": call.arguments}}
+    return {
+        "id": generation.call_id(choice, call.index),
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def _merged(calls: list[CallDelta]) -> list[CallDelta]:
+    """One delta for each call, in order."""
+    merged: list[CallDelta] = []
+    for call in calls:
+        if merged and merged[-1].index == call.index:
+            whole = merged[-1].arguments + call.arguments
+            merged[-1] = replace(merged[-1], arguments=whole)
+        else:
+            merged.append(call)
+    return merged
 
 
 def _chat_delta(delta: dict[str, Any], piece: Piece) -> dict[str, Any]:

@@ -6,7 +6,8 @@ A template is untrusted input: it gets an immutable sandbox and the names below,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -14,6 +15,16 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from openinference_engine.errors import RequestError, StartError
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What is told to a template beside the messages."""
+
+    tools: Sequence[dict[str, Any]] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)  # of the template's own
+    adds_generation_prompt: bool = True
+    continues_last: bool = False  # the last message is the beginning of the answer
 
 
 class ChatTemplate:
@@ -24,16 +35,37 @@ class ChatTemplate:
         self._template = _compile(source)
         self._special_tokens = special_tokens
 
-    def render(self, messages: Sequence[dict[str, Any]]) -> str:
+    @property
+    def knows_tools(self) -> bool:
+        return "tools" in self.source
+
+    def render(self, messages: Sequence[dict[str, Any]], options: ChatOptions) -> str:
         """The prompt up to where the assistant speaks. Raises RequestError if refused."""
+        values = {
+            **options.variables,
+            **self._special_tokens,
+            "messages": messages,
+            "tools": options.tools or None,
+            "add_generation_prompt": options.adds_generation_prompt,
+        }
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, tools=None, **self._special_tokens
-            )
+            text = self._template.render(values)
         except Exception as error:  # whatever a model's own program may raise
             raise RequestError(
                 f"messages: the model's chat template refuses them: {error}", "messages"
             ) from error
+        return _open_last(text, messages[-1]["content"]) if options.continues_last else text
+
+
+def _open_last(text: str, content: str) -> str:
+    """Cuts off what the template writes behind the last message, which is to go on."""
+    end = text.rfind(content.strip())
+    if end < 0 or not content.strip():
+        raise RequestError(
+            "continue_final_message: the template does not show the last message; remove the field",
+            "continue_final_message",
+        )
+    return text[: end + len(content.strip())]
 
 
 def _compile(source: str) -> Template:

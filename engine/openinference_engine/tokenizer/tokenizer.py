@@ -14,10 +14,13 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from openinference_engine.tokenizer.chat import ChatTemplate
+from openinference_engine.tokenizer.chat import ChatOptions, ChatTemplate
+from openinference_engine.tokenizer.plain_tools import in_plain_messages
 from openinference_engine.tokenizer.spelling import Spelling
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
+
+_NO_OPTIONS = ChatOptions()
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Tokenizer:
         """Ids of a prompt, with the special tokens that the model wants around it."""
         return list(self.backend.encode(text, add_special_tokens=adds_special_tokens).ids)
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], options: ChatOptions = _NO_OPTIONS
+    ) -> list[int]:
         """Ids of a conversation, up to where the assistant speaks. Raises RequestError."""
+        if self.template is None or not self.template.knows_tools:
+            messages = in_plain_messages(messages, options.tools)
         if self.template is None:
             return self.encode("\n".join(str(message["content"]) for message in messages))
-        text = self.template.render(messages)
+        text = self.template.render(messages, options)
         return self.encode(text, adds_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
@@ -63,8 +70,9 @@ class Detokenizer:
 
     _CUT = "\ufffd"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skips_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._skips_special_tokens = skips_special_tokens
         self._shown: list[int] = []  # ids whose text was given out last: context of the next
         self._held: list[int] = []
 
@@ -84,8 +92,11 @@ class Detokenizer:
         return text
 
     def _new_text(self) -> str:
-        before = self._tokenizer.decode(self._shown)
-        return self._tokenizer.decode(self._shown + self._held)[len(before) :]
+        before = self._decode(self._shown)
+        return self._decode(self._shown + self._held)[len(before) :]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skips_special_tokens=self._skips_special_tokens)
 
 
 def load_tokenizer(checkpoint: Checkpoint, path: Path) -> Tokenizer:
