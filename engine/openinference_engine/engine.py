@@ -152,6 +152,11 @@ def plan_capacity(model: ModelConfig, config: EngineConfig) -> Capacity:
     block_bytes = model.kv_bytes_per_token(CACHE_DTYPE.itemsize) * config.block_size
     wanted = blocks_per_sequence * config.max_sequences
     if config.kv_cache_bytes is None:
+        if blocks_per_sequence * block_bytes > memory_limit_bytes():
+            raise StartError(
+                f"one sequence of {max_model_len} tokens needs {blocks_per_sequence * block_bytes} "
+                f"bytes of cache, and there are {memory_limit_bytes()} in all; set --max-model-len"
+            )
         affordable = max(memory_limit_bytes() // 10 // block_bytes, blocks_per_sequence)
     else:
         affordable = config.kv_cache_bytes // block_bytes

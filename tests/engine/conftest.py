@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -127,6 +128,7 @@ def _save_as_gguf(folder: Path, path: Path, type_name: str) -> Path:
     writer.add_context_length(config.max_positions)
     writer.add_block_count(config.num_layers)
     writer.add_rope_freq_base(config.rope_theta)
+    _add_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text()))
     writer.add_layer_norm_rms_eps(config.rms_norm_epsilon)
     if config.experts is not None:
         writer.add_expert_count(config.experts.count)
@@ -151,6 +153,17 @@ def _save_as_gguf(folder: Path, path: Path, type_name: str) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _add_tokenizer(writer: Any, tokenizer: dict[str, Any]) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    specials = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    tokens = sorted(vocabulary | specials, key=(vocabulary | specials).__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*tokens, "ab"])
+    writer.add_token_types([1] * len(vocabulary) + [3] * len(specials) + [1])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(specials["</s>"])
 
 
 def _stack_experts(tensors: dict[str, Any]) -> dict[str, Any]:

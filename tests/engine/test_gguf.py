@@ -51,7 +51,7 @@ def test_config_comes_from_the_metadata(smollm2: GGUFCheckpoint) -> None:
             "version 9; versions 2 and 3 are read",
         ),
         (lambda data: data[:40], "is damaged or cut short"),
-        (lambda data: data[:-30], "is cut short in tensor second; fetch it again"),
+        (lambda data: data[:-30], "is cut short in tensor 'second'; fetch it again"),
         (
             lambda data: data.replace(b"llama.block_count", b"llama.block_counX"),
             "llama.block_count",
@@ -69,7 +69,7 @@ def test_unknown_storage_type_is_named(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "llama")
     writer.add_tensor("odd", np.zeros(4, dtype=np.float64))
     write(writer)
-    with pytest.raises(StartError, match="odd has GGUF type 28; known are F32, F16"):
+    with pytest.raises(StartError, match="'odd' has GGUF type 28; known are F32, F16"):
         GGUFFile(tmp_path / "odd.gguf")
 
 

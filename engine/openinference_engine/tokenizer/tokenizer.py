@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from openinference_engine.errors import StartError
 from openinference_engine.tokenizer.chat import ChatOptions, ChatTemplate
 from openinference_engine.tokenizer.plain_tools import in_plain_messages
 from openinference_engine.tokenizer.spelling import Spelling
@@ -101,6 +102,18 @@ class Detokenizer:
 
 def load_tokenizer(checkpoint: Checkpoint, path: Path) -> Tokenizer:
     """The tokenizer of a checkpoint. Raises StartError if it has none that we can build."""
+    try:
+        tokenizer = _build_tokenizer(checkpoint, path)
+    except StartError:
+        raise
+    except Exception as error:  # whatever the package and its input may raise
+        reason = " ".join(str(error).split())
+        raise StartError(f"{path}: its tokenizer is damaged: {reason}; fetch it again") from error
+    _check_vocabulary(tokenizer, checkpoint.config.vocab_size, path)
+    return tokenizer
+
+
+def _build_tokenizer(checkpoint: Checkpoint, path: Path) -> Tokenizer:
     if isinstance(checkpoint, GGUFCheckpoint):
         from openinference_engine.tokenizer.gguf_tokenizer import tokenizer_from_metadata
 
@@ -108,3 +121,14 @@ def load_tokenizer(checkpoint: Checkpoint, path: Path) -> Tokenizer:
     from openinference_engine.tokenizer.tokenizer_files import tokenizer_from_folder
 
     return tokenizer_from_folder(path)
+
+
+def _check_vocabulary(tokenizer: Tokenizer, vocab_size: int, path: Path) -> None:
+    """A model may have more rows than tokens (they are padded), never the other way round."""
+    largest = max(tokenizer.backend.get_vocab().values(), default=-1)
+    largest = max(largest, *tokenizer.end_token_ids, -1)
+    if not 0 <= largest < vocab_size:
+        raise StartError(
+            f"{path}: the tokenizer has a token {largest} and the model {vocab_size} of them; "
+            "use the tokenizer that belongs to these weights"
+        )

@@ -6,6 +6,7 @@ models or tokenizers. Tensor bytes are views into the map: nothing is copied unt
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+# What reading a directory that does not mean what it says may raise.
+_DAMAGES = (struct.error, IndexError, KeyError, ValueError, OverflowError, MemoryError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class GGUFFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self._read_directory()
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
+        except _DAMAGES as error:
             raise StartError(f"{path} is damaged or cut short: {error}; fetch it again") from error
 
     def bytes_of(self, name: str) -> npt.NDArray[np.uint8]:
@@ -80,7 +83,7 @@ class GGUFFile:
             key = cursor.string()
             self.metadata[key] = cursor.value(cursor.scalar("I"))
         entries = [self._read_entry(cursor) for _ in range(num_tensors)]
-        alignment = int(self.metadata.get("general.alignment", 32))
+        alignment = int(self.metadata.get("general.alignment", 32)) or 1
         base = -(-cursor.position // alignment) * alignment
         self.header = bytes(self._map[: cursor.position])
         self.tensors = {
@@ -99,10 +102,15 @@ class GGUFFile:
     ) -> TensorInfo:
         if type_id not in FORMATS:
             known = ", ".join(kind.name for kind in FORMATS.values())
-            raise StartError(f"{self.path}: {name} has GGUF type {type_id}; known are {known}")
-        num_bytes = FORMATS[type_id].num_bytes(int(np.prod(shape)))
+            raise StartError(f"{self.path}: {name!r} has GGUF type {type_id}; known are {known}")
+        if not shape or shape[-1] % FORMATS[type_id].weights_per_block or 0 in shape:
+            raise StartError(
+                f"{self.path}: {name!r} of shape {shape} is no {FORMATS[type_id].name} matrix; "
+                "fetch it again"
+            )
+        num_bytes = FORMATS[type_id].num_bytes(math.prod(shape))
         if base + offset + num_bytes > len(self._map):
-            raise StartError(f"{self.path} is cut short in tensor {name}; fetch it again")
+            raise StartError(f"{self.path} is cut short in tensor {name!r}; fetch it again")
         return TensorInfo(shape, type_id, base + offset, num_bytes)
 
 

@@ -62,19 +62,18 @@ class GGUFCheckpoint:
     @cached_property
     def config(self) -> ModelConfig:
         hidden_size, num_heads = self._number("embedding_length"), self._number(_HEADS)
-        head_dim = int(self._optional("attention.key_length", hidden_size // num_heads))
         return ModelConfig(
             architecture=self._architecture,
-            vocab_size=self.file.tensors["token_embd.weight"].shape[0],
+            vocab_size=self._vocab_size(),
             hidden_size=hidden_size,
             intermediate_size=self._number("feed_forward_length"),
             num_layers=self._number("block_count"),
             num_heads=num_heads,
-            num_kv_heads=int(self._optional("attention.head_count_kv", num_heads)),
-            head_dim=head_dim,
+            num_kv_heads=self._number("attention.head_count_kv", num_heads),
+            head_dim=self._number("attention.key_length", hidden_size // num_heads),
             max_positions=self._number("context_length"),
-            rms_norm_epsilon=self._optional("attention.layer_norm_rms_epsilon", 1e-5),
-            rope_theta=self._optional("rope.freq_base", 10_000.0),
+            rms_norm_epsilon=self._real("attention.layer_norm_rms_epsilon", 1e-5),
+            rope_theta=self._real("rope.freq_base", 10_000.0),
             ties_embeddings="output.weight" not in self.file.tensors,
             experts=self._experts(),
             windows=self._windows(),
@@ -108,37 +107,60 @@ class GGUFCheckpoint:
 
     def _in_order(self, rows: npt.NDArray[Any], stored_name: str) -> npt.NDArray[Any]:
         """Rows, of values or of stored bytes, in the order of the safetensors files."""
-        if self._architecture == "llama" and "attn_q." in stored_name:
-            return _halves_from_pairs(rows, self.config.num_heads)
-        if self._architecture == "llama" and "attn_k." in stored_name:
-            return _halves_from_pairs(rows, self.config.num_kv_heads)
-        return rows
+        heads = {"attn_q": self.config.num_heads, "attn_k": self.config.num_kv_heads}
+        part = stored_name.rsplit(".", 2)[-2]
+        if self._architecture != "llama" or part not in heads:
+            return rows
+        if len(rows) % (2 * heads[part]):
+            raise StartError(
+                f"{self.file.path}: {stored_name} has {len(rows)} rows for {heads[part]} heads; "
+                "fetch it again"
+            )
+        return _halves_from_pairs(rows, heads[part])
+
+    def _vocab_size(self) -> int:
+        info = self.file.tensors.get("token_embd.weight")
+        if info is None:
+            raise StartError(f"{self.file.path} lacks token_embd.weight; fetch it again")
+        return info.shape[0]
 
     def _experts(self) -> ExpertsConfig | None:
-        count = int(self._optional("expert_count", 0))
-        if not count:
+        if not self._optional("expert_count", 0):
             return None
-        inner = int(self._optional("expert_feed_forward_length", 0))
         return ExpertsConfig(
-            count,
+            self._number("expert_count"),
             self._number("expert_used_count"),
-            inner or self._number("feed_forward_length"),
+            self._number("expert_feed_forward_length", self._number("feed_forward_length")),
             normalises_shares=True,  # what every model in this container does
         )
 
     def _windows(self) -> tuple[int | None, ...]:
-        window = self._optional("attention.sliding_window", None)
-        return () if window is None else (int(window),) * self._number("block_count")
+        if self._optional("attention.sliding_window", None) is None:
+            return ()
+        return (self._number("attention.sliding_window"),) * self._number("block_count")
 
     @property
     def _architecture(self) -> str:
         return str(self.file.metadata.get("general.architecture", "unknown"))
 
-    def _number(self, key: str) -> int:
-        value = self._optional(key, None)
-        if value is None:
-            raise StartError(f"{self.file.path} lacks {self._architecture}.{key}; convert it again")
-        return int(value)
+    def _number(self, key: str, default: int | None = None) -> int:
+        value = self._optional(key, default)
+        if isinstance(value, int) and value > 0:
+            return value
+        raise self._wrong(key, value, "a whole number above 0")
+
+    def _real(self, key: str, default: float) -> float:
+        value = self._optional(key, default)
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        raise self._wrong(key, value, "a number")
+
+    def _wrong(self, key: str, value: Any, wanted: str) -> StartError:
+        found = "is missing" if value is None else f"is {value!r:.40}"
+        return StartError(
+            f"{self.file.path}: {self._architecture}.{key} {found}, where {wanted} belongs; "
+            "convert it again"
+        )
 
     def _optional(self, key: str, default: Any) -> Any:
         return self.file.metadata.get(f"{self._architecture}.{key}", default)
