@@ -56,6 +56,9 @@ RESOURCES: Mapping[str, Resource] = {
     "Pod": Resource("v1", "pods"),
     "Event": Resource("v1", "events"),
     "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
+    "ServiceMonitor": Resource("monitoring.coreos.com/v1", "servicemonitors"),
+    "PrometheusRule": Resource("monitoring.coreos.com/v1", "prometheusrules"),
     "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
     "Lease": Resource("coordination.k8s.io/v1", "leases"),
 }
@@ -199,8 +202,9 @@ class Cluster:
         )
         try:
             payload: dict[str, Any] = json.loads(content)
-        except ValueError:
-            status, payload = 0, {"message": f"no JSON: {content[:200]!r}"}
+        except ValueError:  # as for a path that the API server does not know
+            status = 0 if status < 400 else status
+            payload = {"message": content[:200].decode(errors="replace").strip()}
         if 200 <= status < 300:
             return payload
         raise _error(status, payload, f"{method} {kind} {namespace}/{name}")

@@ -28,7 +28,7 @@ from openinference_operator.facts import Facts
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
 from openinference_operator.observe import Observed, observe
-from openinference_operator.plan import plan_router, plan_service
+from openinference_operator.plan import plan_monitoring, plan_namespace, plan_service
 from openinference_operator.reasons import Reason
 from openinference_operator.routers import Router, observe_routers, router_endpoint
 from openinference_operator.scaling import Decision
@@ -70,6 +70,7 @@ ROUTER_KINDS = (
     "RoleBinding",
     "Service",
     "PodDisruptionBudget",
+    "NetworkPolicy",
     "Deployment",
 )
 
@@ -268,7 +269,10 @@ class Controller:
             for kind in ROUTER_KINDS
             for obj in self._store.select(kind, namespace, "")
         }
-        await self._writer.perform(plan_router(owners, live, self._settings.router))
+        router, network = self._settings.router, self._settings.network
+        await self._writer.perform(plan_namespace(owners, live, router, network))
+        monitors, kinds = await self._unwatched.monitors.look(owners)
+        await self._writer.perform(plan_monitoring(owners, monitors, kinds))
 
     async def _refuse(
         self, raw: Object, known: Mapping[str, Any], reason: Reason, message: str

@@ -40,6 +40,7 @@ CLIENT_PORT: Final = 80
 CLIENT_TLS_PORT: Final = 443
 
 ROUTER: Final = "openinference-router"
+ENGINES: Final = "openinference-engines"
 TOKEN_SECRET: Final = "openinference-token"  # noqa: S105  (a name, not a secret)
 TOKEN_KEY: Final = "token"  # noqa: S105
 TOKEN_DIRECTORY: Final = "/var/run/openinference"  # noqa: S105

@@ -8,7 +8,7 @@ a drain is written on the group before the routers hear of it, routers hear of a
 goes, and a revision is kept before a group is made from it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -19,6 +19,8 @@ from openinference_operator.groups import Group
 from openinference_operator.history import forget_revisions, keep_revision, note_outcomes
 from openinference_operator.manifests import engine, routing, services
 from openinference_operator.manifests.common import Manifest, signed
+from openinference_operator.manifests.monitoring import build_monitoring
+from openinference_operator.manifests.network import build_network_policies
 from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Live, Observed
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
@@ -27,7 +29,7 @@ from openinference_operator.recovery import budget_returns_at, crashes_in_vain, 
 from openinference_operator.rollback import deadlines
 from openinference_operator.rollout import Step
 from openinference_operator.routes import build_routes
-from openinference_operator.settings import RouterSettings
+from openinference_operator.settings import NetworkSettings, RouterSettings
 from openinference_operator.spec import InferenceService
 
 
@@ -73,11 +75,23 @@ def plan_service(
     return Plan(course, desired, operations, look_again_at)
 
 
-def plan_router(
-    owners: Sequence[InferenceService], live: Live, settings: RouterSettings
+def plan_namespace(
+    owners: Sequence[InferenceService],
+    live: Live,
+    router: RouterSettings,
+    network: NetworkSettings,
 ) -> tuple[Operation, ...]:
-    """Plan the router of a namespace, apart from the token Secret."""
-    return tuple(_changed(build_router(owners, settings), live))
+    """Plan what all services of a namespace share, apart from the token Secret and monitoring."""
+    manifests = [*build_router(owners, router), *build_network_policies(owners, network)]
+    return tuple(_changed(manifests, live))
+
+
+def plan_monitoring(
+    owners: Sequence[InferenceService], live: Live, kinds: Collection[str]
+) -> tuple[Operation, ...]:
+    """Plan what Prometheus Operator is told, in those of its kinds that exist."""
+    manifests = [each for each in build_monitoring(owners) if each["kind"] in kinds]
+    return tuple(_changed(manifests, live))
 
 
 def _look_again_at(

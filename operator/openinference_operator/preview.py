@@ -1,5 +1,10 @@
-"""`plan -f`: the objects that an InferenceService would get, printed without a cluster."""
+"""What an InferenceService would become, printed without a cluster: memory, steps, objects.
 
+Objects are YAML documents that `kubectl apply` reads; everything else is a comment above them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Any, TextIO
@@ -9,10 +14,13 @@ import yaml
 from openinference_operator.errors import SpecError
 from openinference_operator.observe import Observed
 from openinference_operator.operations import Apply, Create, Operation
-from openinference_operator.plan import plan_router, plan_service
+from openinference_operator.plan import plan_namespace, plan_service
+from openinference_operator.preparation import ModelStage, Preparation, Result
+from openinference_operator.rollout import GroupState, Phase, Step, bounds, next_step
 from openinference_operator.routers import RouterView
 from openinference_operator.settings import Settings
-from openinference_operator.spec import parse
+from openinference_operator.sizing import Sizing, human
+from openinference_operator.spec import InferenceService, parse
 from openinference_operator.status import recorded_desired
 
 NOTHING_OBSERVED = Observed(
@@ -21,17 +29,98 @@ NOTHING_OBSERVED = Observed(
 
 
 def preview(path: Path, settings: Settings, out: TextIO) -> int:
-    """Print the objects as YAML; return the exit status."""
+    """Print what a file would become; return the exit status."""
     try:
         service = parse(yaml.safe_load(path.read_text()))
     except SpecError as error:
         out.write(f"{path}: {error}\n")
         return 1
+    return 0 if write_preview(service, settings, out) else 1
+
+
+def write_preview(
+    service: InferenceService,
+    settings: Settings,
+    out: TextIO,
+    result: Result | None = None,
+    gpu_memories: tuple[int, ...] = (),
+) -> bool:
+    """Write memory, steps and objects; return whether the model fits as far as is known.
+
+    `result`: what the model is, None while that is unknown. `gpu_memories`: bytes of one GPU.
+    """
+    # As after the download: before it the plan is a Job alone.
+    stage = ModelStage.READY if service.model.is_remote else ModelStage.IN_PLACE
+    preparation = Preparation(stage, result=result)
+    observed = replace(NOTHING_OBSERVED, preparation=preparation, gpu_memories=gpu_memories)
+    sizing = observed.sizing(service)
+    for line in (*_memory(sizing), *_steps(service)):
+        out.write(f"# {line}\n")
+    # A model that cannot fit makes no replica; print what it would make if it did.
+    observed = replace(observed, gpu_memories=())
     desired = recorded_desired(service, {})
-    plan = plan_service(service, NOTHING_OBSERVED, desired, settings.engine_image, time())
-    operations = [*plan.operations, *plan_router([service], {}, settings.router)]
+    plan = plan_service(service, observed, desired, settings.engine_image, time())
+    shared = plan_namespace([service], {}, settings.router, settings.network)
+    operations = [*plan.operations, *shared]
     yaml.dump_all(map(_manifest, operations), out, _PlainDumper, sort_keys=False)
-    return 0
+    return sizing is None or not sizing.problem
+
+
+def rollout_steps(service: InferenceService) -> Iterator[tuple[Step, int, int]]:
+    """Each step of an upgrade when all goes well, with the groups that exist and are routable.
+
+    All replicas of an old revision serve at first; what a step asks for has happened by the next.
+    """
+    replicas = max(1, recorded_desired(service, {}))
+    limits = bounds(service.rollout, replicas)
+    groups = [GroupState(f"old-{number}", "old", Phase.ROUTABLE) for number in range(replicas)]
+    made = 0
+    while True:
+        step = next_step(groups, "new", limits, routers_settled=True, stable="old")
+        if step == Step(0, (), ()):
+            return
+        routable = sum(group.phase is Phase.ROUTABLE for group in groups)
+        yield step, len(groups) + step.create, routable - len(step.drain)
+        groups = [_after(group, step) for group in groups if group.name not in step.delete]
+        groups += [
+            GroupState(f"new-{made + number}", "new", Phase.ROUTABLE)
+            for number in range(step.create)
+        ]
+        made += step.create
+
+
+def _after(group: GroupState, step: Step) -> GroupState:
+    return replace(group, phase=Phase.DRAINED) if group.name in step.drain else group
+
+
+def _memory(sizing: Sizing | None) -> Iterator[str]:
+    if sizing is None:
+        yield "Memory: unknown, the model was not looked at."
+        return
+    where = f"each of {sizing.gpus} GPUs" if sizing.gpus else "the memory of the pod"
+    where = where.replace("each of 1 GPUs", "the GPU")
+    yield f"Memory: {human(sizing.weights_per_gpu)} of weights in {where}."
+    if sizing.problem:
+        yield f"It does not fit: {sizing.problem}."
+    elif sizing.kv_per_gpu is not None:
+        yield (
+            f"{human(sizing.kv_per_gpu)} are left there for keys and values:"
+            f" {sizing.max_concurrency} sequences of full length at once."
+        )
+    else:
+        missing = "--gpu-memory" if sizing.gpus else "resources.limits.memory"
+        yield f"What is left for keys and values is unknown without {missing}."
+
+
+def _steps(service: InferenceService) -> Iterator[str]:
+    if service.model.is_cached:
+        yield f"First a Job fetches {service.model.uri} into claim {service.model.claim}."
+    replicas = recorded_desired(service, {})
+    yield f"Then all {replicas} replicas start. A later revision would replace them like this:"
+    for number, (step, existing, routable) in enumerate(rollout_steps(service), start=1):
+        parts = {"create": step.create, "drain": len(step.drain), "delete": len(step.delete)}
+        told = ", ".join(f"{verb} {count}" for verb, count in parts.items() if count)
+        yield f"  {number}. {told}: {existing} exist, {routable} of them take requests"
 
 
 class _PlainDumper(yaml.SafeDumper):

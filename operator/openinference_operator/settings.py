@@ -1,7 +1,7 @@
 """The operator's own configuration, from `OPENINFERENCE_OPERATOR_*` (docs/wire.md)."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,15 @@ class RouterSettings:
     resources: Mapping[str, Any]
     cluster_role: str
     prometheus_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Who besides routers may reach engines. `scrapers`: peers as in a NetworkPolicy."""
+
+    is_enabled: bool
+    operator_namespace: str
+    scrapers: Sequence[Mapping[str, Any]]
 
 
 class Settings(BaseSettings):
@@ -49,6 +58,17 @@ class Settings(BaseSettings):
     router_cluster_role: str = "openinference-router"
     """ClusterRole that the operator binds to each namespace's router."""
 
+    network_policies: bool = True
+    """Whether engines and routers are shut off from everybody but those who need them."""
+
+    scrapers: list[dict[str, Any]] = [
+        {
+            "namespaceSelector": {},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+        }
+    ]
+    """Who may scrape metrics, as peers of a NetworkPolicy in JSON."""
+
     prometheus_url: str = ""
     """Where PromQL is asked, also for the history on the routers' dashboard. Empty: demand is
     learned from the routers alone, and each router tells what it has seen itself."""
@@ -72,3 +92,8 @@ class Settings(BaseSettings):
             cluster_role=self.router_cluster_role,
             prometheus_url=self.prometheus_url,
         )
+
+    @property
+    def network(self) -> NetworkSettings:
+        """The part that network policies need."""
+        return NetworkSettings(self.network_policies, self.namespace, self.scrapers)

@@ -34,6 +34,7 @@ WATCHED_KINDS = (
     "ConfigMap",
     "ServiceAccount",
     "PodDisruptionBudget",
+    "NetworkPolicy",
     "RoleBinding",
     "Pod",
 )

@@ -220,3 +220,17 @@ async def test_the_router_belongs_to_every_service(running, server, raw_service)
         return {owner["name"] for owner in metadata.get("ownerReferences", [])}
 
     await until(lambda: owners() == {"demo", "other"})
+
+
+async def test_without_prometheus_operator_nothing_is_told_to_it(running, server, raw_service):
+    running.submit(raw_service())
+    await until(lambda: "Deployment" in running.kinds())
+    await until(lambda: any("servicemonitors" in path for _, path in server.calls))
+    assert not {"ServiceMonitor", "PrometheusRule"} & set(running.kinds())
+    assert all(method == "GET" for method, path in server.calls if "monitoring" in path)
+
+
+async def test_prometheus_operator_is_told_where_it_is_installed(running, server, raw_service):
+    server.knows_monitoring = True
+    running.submit(raw_service())
+    await until(lambda: {"ServiceMonitor", "PrometheusRule"} <= set(running.kinds()))

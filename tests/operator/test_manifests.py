@@ -306,6 +306,8 @@ def test_plan_prints_every_object_without_a_cluster(raw_service, tmp_path):
         "ConfigMap",
         "ControllerRevision",
         "Deployment",
+        "NetworkPolicy",
+        "NetworkPolicy",
         "PodDisruptionBudget",
         "PodDisruptionBudget",
         "RoleBinding",

@@ -28,6 +28,12 @@ from openinference_operator.settings import RouterSettings
 from openinference_operator.spec import InferenceService
 
 COMPONENT = "router"
+INTERNAL_PORT: Manifest = {
+    "name": "internal",
+    "port": names.ROUTER_INTERNAL_PORT,
+    "targetPort": "internal",
+    "protocol": "TCP",
+}
 SHUTDOWN_MARGIN_SECONDS = 30  # endpoints change before the drain, streams close after it
 
 
@@ -72,7 +78,10 @@ def _role_binding(services: Sequence[InferenceService], cluster_role: str) -> Ma
 
 def _service(services: Sequence[InferenceService]) -> Manifest:
     return shared_child(services, "v1", "Service", names.ROUTER) | {
-        "spec": {"selector": component_labels(COMPONENT), "ports": client_ports()}
+        "spec": {
+            "selector": component_labels(COMPONENT),
+            "ports": [*client_ports(), INTERNAL_PORT],
+        }
     }
 
 

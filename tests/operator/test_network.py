@@ -1,0 +1,101 @@
+"""Who may reach engines and routers: the policies, judged as a network plugin would judge them."""
+
+import pytest
+from openinference_operator.manifests import engine, router
+from openinference_operator.manifests.network import build_network_policies
+from openinference_operator.settings import Settings
+from openinference_operator.spec import parse
+
+SYSTEM = "openinference-system"
+ROUTERS = {"app.kubernetes.io/component": "router"}
+PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
+
+
+@pytest.fixture
+def service(raw_service):
+    return parse(raw_service())
+
+
+@pytest.fixture
+def pods(service):
+    """Labels and named ports of the pods of the namespace team-a, by component."""
+    settings = Settings(namespace=SYSTEM)
+    deployment = next(
+        each
+        for each in router.build_router([service], settings.router)
+        if each["kind"] == "Deployment"
+    )
+    templates = {
+        "engine": engine.build_pod_template(service, "engine:1"),
+        "router": deployment["spec"]["template"],
+    }
+    return {
+        name: (
+            template["metadata"]["labels"],
+            {port["name"] for port in template["spec"]["containers"][0]["ports"]},
+        )
+        for name, template in templates.items()
+    }
+
+
+def admits(policies, target, source, port):
+    """Whether pods of the namespace team-a take a connection; without a policy all do."""
+    labels, ports = target
+    applying = [each["spec"] for each in policies if holds(each["spec"]["podSelector"], labels)]
+    rules = [rule for spec in applying for rule in spec["ingress"]]
+    return not applying or any(
+        port in {each["port"] for each in rule["ports"]} & ports
+        and ("from" not in rule or any(matches(peer, *source) for peer in rule["from"]))
+        for rule in rules
+    )
+
+
+def matches(peer, namespace, labels):
+    if "namespaceSelector" not in peer:
+        return namespace == "team-a" and holds(peer["podSelector"], labels)
+    name = {"kubernetes.io/metadata.name": namespace}
+    return holds(peer["namespaceSelector"], name) and holds(peer["podSelector"], labels)
+
+
+def holds(selector, labels):
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+OPERATOR = (
+    SYSTEM,
+    {"app.kubernetes.io/name": "openinference", "app.kubernetes.io/component": "operator"},
+)
+SCRAPER = ("monitoring", PROMETHEUS)
+STRANGER = ("team-a", {"app": "curious"})
+IMPOSTOR = ("team-b", OPERATOR[1])
+
+
+@pytest.mark.parametrize(
+    ("source", "engine_http", "router_internal"),
+    [
+        ("a router of the namespace", True, False),
+        (OPERATOR, True, True),
+        (SCRAPER, True, True),
+        (STRANGER, False, False),
+        (IMPOSTOR, False, False),
+    ],
+    ids=["router", "operator", "Prometheus", "any other pod", "an operator elsewhere"],
+)
+def test_engines_and_state_are_reached_by_who_needs_them(
+    service, pods, source, engine_http, router_internal
+):
+    if source == "a router of the namespace":
+        source = ("team-a", pods["router"][0])
+    policies = build_network_policies([service], Settings(namespace=SYSTEM).network)
+    assert admits(policies, pods["engine"], source, "http") is engine_http
+    assert admits(policies, pods["router"], source, "internal") is router_internal
+
+
+@pytest.mark.parametrize("port", ["http", "https"])
+def test_everybody_may_ask_a_router(service, pods, port):
+    policies = build_network_policies([service], Settings(namespace=SYSTEM).network)
+    assert admits(policies, pods["router"], STRANGER, port)
+
+
+def test_policies_can_be_left_out(service):
+    assert build_network_policies([service], Settings(network_policies=False).network) == []
