@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from openinferencev2 import model
+from openinferencev2.plan import plan
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(model.app, name="model")
+app.command()(plan)
 
 
 @app.callback()

@@ -22,7 +22,7 @@ import httpx2
 import numpy as np
 import pytest
 from openinference_engine.errors import StartError
-from openinference_engine.weights import download, prepare
+from openinference_engine.weights import download, inspect, prepare
 from openinference_engine.weights.prepare import Prepared
 from openinference_engine.weights.summary import summarise
 from openinferencev2.model import RESULT_BYTES, describe
@@ -322,6 +322,23 @@ def test_the_result_fits_into_a_termination_message(model: str, tmp_path: Path) 
     assert len(describe(prepared).encode()) < RESULT_BYTES / 4
 
 
+def test_headers_are_enough_to_know_a_model(
+    model: str, web: Web, tiny_gguf: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "FIRST_BYTES", 64)  # read more until the header is whole
+    seen = inspect.inspect(model)
+    assert web.bytes_sent < 4096 < len(tiny_gguf)
+    assert (seen.summary, seen.num_bytes) == (fetch(model, tmp_path).summary, len(tiny_gguf))
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False], ids=["ranges", "whole files only"])
+def test_a_file_smaller_than_what_is_read_first_is_known_too(
+    model: str, web: Web, knows_ranges: bool
+) -> None:
+    web.knows_ranges = knows_ranges
+    assert inspect.inspect(model).summary.num_layers == 2
+
+
 # An S3 server.
 
 
@@ -365,6 +382,7 @@ def test_a_folder_is_fetched_from_s3_without_what_can_run(
     assert {file.name: (tmp_path / file.name).read_bytes() for file in prepared.files} == expected
     assert prepared.path == str(tmp_path)
     assert prepared.summary == summarise(tiny_llama)
+    assert inspect.inspect("s3://models/tiny").summary == prepared.summary
 
 
 def test_one_file_is_fetched_from_s3(

@@ -38,6 +38,14 @@ _STRING, _ARRAY = 8, 9
 _DAMAGES = (struct.error, IndexError, KeyError, ValueError, OverflowError, MemoryError, TypeError)
 
 
+class CutShort(StartError):
+    """A file ends too early: before the end of its header, or in a tensor."""
+
+    def __init__(self, message: str, *, has_whole_header: bool) -> None:
+        super().__init__(message)
+        self.has_whole_header = has_whole_header
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a tensor lies. `shape` is outermost first, the reverse of the file's order."""
@@ -60,7 +68,8 @@ class GGUFFile:
         try:
             self._read_directory()
         except _DAMAGES as error:
-            raise StartError(f"{path} is damaged or cut short: {error}; fetch it again") from error
+            message = f"{path} is damaged or cut short: {error}; fetch it again"
+            raise CutShort(message, has_whole_header=False) from error
 
     def bytes_of(self, name: str) -> npt.NDArray[np.uint8]:
         """The stored bytes of a tensor, as a view into the map."""
@@ -110,7 +119,8 @@ class GGUFFile:
             )
         num_bytes = FORMATS[type_id].num_bytes(math.prod(shape))
         if base + offset + num_bytes > len(self._map):
-            raise StartError(f"{self.path} is cut short in tensor {name!r}; fetch it again")
+            message = f"{self.path} is cut short in tensor {name!r}; fetch it again"
+            raise CutShort(message, has_whole_header=True)
         return TensorInfo(shape, type_id, base + offset, num_bytes)
 
 

