@@ -1,19 +1,64 @@
-"""The command line `openinference`. Each command imports what it runs, so that help is instant."""
+"""The command line `openinference`: each command is a module, named after what it does.
+
+A command imports what is heavy when it runs, so that help is instant. Whatever goes wrong ends in
+one sentence with a remedy and an exit code (`errors`); `--debug` shows the traceback instead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Any
+
 import typer
+import typer.core
+from rich.markup import escape
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
-from openinferencev2 import model
+from openinferencev2 import config, model
+from openinferencev2.batch import run
+from openinferencev2.bench import bench
+from openinferencev2.chat import chat
+from openinferencev2.completion import PROGRAM, completion
+from openinferencev2.dashboard import dashboard
+from openinferencev2.deploy import deploy
+from openinferencev2.doctor import doctor
+from openinferencev2.errors import CommandError, Exit
+from openinferencev2.operate import logs, rollback, scale
+from openinferencev2.output import remarks
 from openinferencev2.plan import plan
+from openinferencev2.status import status
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
-app.add_typer(model.app, name="model")
-app.command()(plan)
+EPILOG = (
+    "Exit codes: 0 done · 1 it failed · 2 wrong usage or input · 3 no cluster, or it refuses · "
+    "4 not in time · 130 interrupted."
+)
+
+
+class Commands(typer.core.TyperGroup):
+    """The root: turns what a command raises into words and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CommandError, KeyboardInterrupt, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            raise typer.Exit(_tell(error)) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+)
 
 
 @app.callback()
-def openinference() -> None:
+def openinference(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
     """Serve language models on Kubernetes, or right here."""
 
 
@@ -28,5 +73,26 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(run_engine(["serve", *context.args]))
 
 
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Ask": (chat, run, bench),
+    "Operate": (plan, deploy, status, logs, scale, rollback, dashboard, doctor),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+app.command()(completion)
+app.add_typer(model.app, name="model")
+app.add_typer(config.app, name="config")
+
+
 def main() -> None:
-    app()
+    completion_init()
+    app(prog_name=PROGRAM)
+
+
+def _tell(error: BaseException) -> int:
+    """Say it in one sentence; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    remarks.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    return error.code if isinstance(error, CommandError) else Exit.FAILED

@@ -1,0 +1,179 @@
+"""`openinference logs`, `scale` and `rollback`: everyday work on a service that runs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from openinferencev2.deploy import wait_ready
+from openinferencev2.errors import CommandError, Exit
+from openinferencev2.kubectl import Context, Json, Kubectl, Namespace, connect
+from openinferencev2.output import Format, Output, out, print_json
+
+REVISED = ("model", "engine", "resources", "podTemplate")
+"""Fields of a spec that are inside the revision; what else is set stays at a rollback."""
+
+RESTARTED_AT = "openinference.dev/restartedAt"
+FAILURE = "openinference.dev/failure"
+
+Name = Annotated[str, typer.Argument(help="Name of the service.")]
+Wait = Annotated[bool, typer.Option(help="Return once the change is in force.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
+
+
+class Part(StrEnum):
+    ENGINE = "engine"
+    ROUTER = "router"
+
+
+def logs(
+    name: Name,
+    part: Annotated[Part, typer.Option(help="Whose.")] = Part.ENGINE,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep reading.")] = False,
+    tail: Annotated[int, typer.Option(help="Lines of each pod.")] = 100,
+    previous: Annotated[bool, typer.Option(help="Of containers that have crashed.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Print what all pods of a service say, each line after the pod's name."""
+    kubectl = connect(namespace, context)
+    kubectl.get("infsvc", name)  # a wrong name would otherwise just print nothing
+    selector = f"app.kubernetes.io/component={part}"
+    if part is Part.ENGINE:
+        selector += f",openinference.dev/service={name}"
+    flags = [f"--follow={str(follow).lower()}", f"--previous={str(previous).lower()}"]
+    code = kubectl.pass_through(
+        *("logs", f"--selector={selector}", f"--tail={tail}", "--prefix", "--all-containers"),
+        *("--max-log-requests=64", *flags),
+    )
+    raise typer.Exit(code)
+
+
+def scale(
+    name: Name,
+    replicas: Annotated[int, typer.Argument(min=0, help="How many.")],
+    namespace: Namespace = None,
+    context: Context = None,
+    wait: Wait = True,
+    timeout_seconds: Timeout = 600,
+) -> None:
+    """Set the number of replicas."""
+    kubectl = connect(namespace, context)
+    if "autoscaling" in kubectl.get("infsvc", name)["spec"]:
+        raise CommandError(
+            f"{name} is scaled by its queue",
+            "change spec.autoscaling.minReplicas or maxReplicas, or remove spec.autoscaling",
+            Exit.USAGE,
+        )
+    kubectl.run("scale", "infsvc", name, f"--replicas={replicas}")
+    if wait:
+        wait_ready(kubectl, name, timeout_seconds)
+    out.print(f"{name}: {replicas} replica{'' if replicas == 1 else 's'}")
+
+
+def rollback(
+    name: Name,
+    to: Annotated[str, typer.Option(help="Revision. Default: the last good one before.")] = "",
+    show: Annotated[
+        bool, typer.Option("--list", help="List revisions and change nothing.")
+    ] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    wait: Wait = True,
+    timeout_seconds: Timeout = 600,
+    output: Output = Format.TEXT,
+) -> None:
+    """Go back to an earlier revision, under traffic, as any other rollout."""
+    kubectl = connect(namespace, context)
+    service, revisions = kubectl.get("infsvc", name), _revisions(kubectl, name)
+    if show:
+        return _list(service, revisions, output)
+    target = choose(service, revisions, to)
+    patch = [*restore(service, target["data"]["fields"])]
+    kubectl.run("patch", "infsvc", name, "--type=json", f"--patch={json.dumps(patch)}")
+    if wait:
+        wait_ready(kubectl, name, timeout_seconds)
+    out.print(f"{name}: back at revision {_id(target)}")
+    return None
+
+
+def choose(service: Json, revisions: list[Json], wished: str) -> Json:
+    """The revision to go back to. Raises CommandError when there is none."""
+    wanted = service.get("status", {}).get("updateRevision", "")
+    others = [each for each in revisions if _id(each) != wanted]
+    if wished:
+        others = [each for each in revisions if _id(each) == wished]
+    else:
+        others = [each for each in others if FAILURE not in _annotations(each)]
+    if not others:
+        known = ", ".join(map(_id, revisions)) or "none"
+        what = f"revision {wished}" if wished else "good revision before this one"
+        raise CommandError(f"there is no {what}", f"those kept: {known}", Exit.USAGE)
+    return max(others, key=lambda each: int(each["revision"]))
+
+
+def restore(service: Json, fields: Json) -> list[Json]:
+    """JSON patch that makes the fields inside the revision what they were, and no other."""
+    spec, annotations = service["spec"], service["metadata"].get("annotations", {})
+    patch = []
+    for field in REVISED:
+        patch += _set(f"/spec/{field}", spec.get(field), fields.get(field))
+    if annotations or "restartedAt" in fields:
+        place = "/metadata/annotations/" + RESTARTED_AT.replace("/", "~1")
+        patch += [] if annotations else [_operation("add", "/metadata/annotations", {})]
+        patch += _set(place, annotations.get(RESTARTED_AT), fields.get("restartedAt"))
+    return patch
+
+
+def _set(path: str, before: Any, after: Any) -> list[Json]:
+    if before == after:
+        return []
+    return [_operation("remove", path)] if after is None else [_operation("add", path, after)]
+
+
+def _operation(kind: str, path: str, value: Any = None) -> Json:
+    return {"op": kind, "path": path} | ({} if kind == "remove" else {"value": value})
+
+
+def _revisions(kubectl: Kubectl, name: str) -> list[Json]:
+    """Oldest first."""
+    selector = f"--selector=openinference.dev/service={name}"
+    found: list[Json] = kubectl.get("controllerrevisions", selector)["items"]
+    return sorted(found, key=lambda each: int(each["revision"]))
+
+
+def _list(service: Json, revisions: list[Json], output: Format) -> None:
+    wanted = service.get("status", {}).get("updateRevision", "")
+    if output is Format.JSON:
+        return print_json([_summary(each, wanted) for each in revisions])
+    lines = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("REVISION", "CREATED", "MODEL", "STATE"):
+        lines.add_column(column)
+    for each in reversed(revisions):
+        lines.add_row(*map(str, _summary(each, wanted).values()))
+    out.print(lines)
+    return None
+
+
+def _summary(revision: Json, wanted: str) -> Json:
+    failure = _annotations(revision).get(FAILURE)
+    state = "wanted" if _id(revision) == wanted else "kept"
+    return {
+        "revision": _id(revision),
+        "created": revision["metadata"]["creationTimestamp"],
+        "model": revision["data"]["fields"].get("model", {}).get("uri", ""),
+        "state": f"failed: {failure}" if failure else state,
+    }
+
+
+def _id(revision: Json) -> str:
+    return str(revision["metadata"]["labels"]["openinference.dev/revision"])
+
+
+def _annotations(revision: Json) -> Json:
+    found: Json = revision["metadata"].get("annotations", {})
+    return found

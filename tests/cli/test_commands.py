@@ -1,0 +1,169 @@
+"""What every command has in common: help, completion, errors, exit codes, settings."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import typer.main
+from openinferencev2.cli import app
+from openinferencev2.kubectl import explain
+
+ROOT = typer.main.get_command(app)
+
+
+def commands(group, path=()):
+    """Every command below a group, by what is typed for it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ALL = dict(commands(ROOT))
+
+
+def test_the_commands_are_those_that_the_documentation_promises():
+    assert {" ".join(path) for path in ALL} >= {
+        *("serve", "chat", "run", "bench", "deploy", "status", "logs", "scale", "rollback"),
+        *("doctor", "dashboard", "completion", "config show", "model prepare"),
+    }
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_help_says_what_a_command_does(path):
+    assert ALL[path].help.strip().endswith(".")
+
+
+@pytest.mark.parametrize("words", [(), ("config",), ("chat",)])
+def test_help_is_instant_because_nothing_heavy_is_imported(home, words):
+    heavy = "('aiohttp', 'torch', 'pydantic_settings', 'kubernetes', 'transformers')"
+    program = (
+        "import sys; from openinferencev2.cli import main; sys.argv = "
+        f"['openinference', *{words!r}, '--help']\n"
+        "try: main()\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert done.stderr.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(openinference, shell):
+    done = openinference("completion", shell)
+    assert done.returncode == 0
+    assert "_OPENINFERENCE_COMPLETE" in done.stdout
+
+
+def test_the_completion_of_bash_completes(openinference, monkeypatch):
+    monkeypatch.setenv("_OPENINFERENCE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "openinference st")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert openinference().stdout.split() == ["status"]
+
+
+ERRORS = {
+    "nobody answers": (("chat", "--url", "http://127.0.0.1:9", "x", "hi"), 1, "check --url"),
+    "no scheme": (("chat", "--url", "localhost", "x", "hi"), 2, "http://localhost"),
+    "nothing to deploy": (("deploy",), 2, "--model"),
+    "no input": (("run", "--url", "http://127.0.0.1:9", "absent", "out"), 2, "No such file"),
+    "not a number": (("scale", "demo", "many"), 2, "integer"),
+    "no such command": (("depoly",), 2, "deploy"),
+}
+
+
+@pytest.mark.parametrize(("words", "code", "remedy"), ERRORS.values(), ids=ERRORS.keys())
+def test_an_error_is_a_sentence_with_the_remedy(openinference, words, code, remedy):
+    done = openinference(*words)
+    assert done.returncode == code, done.stderr
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on PATH")
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [(("status",), "no kubeconfig"), (("status", "--context", "absent"), "get-contexts")],
+    ids=["no cluster", "no context"],
+)
+def test_kubectl_without_a_cluster_is_an_error_with_the_remedy(openinference, words, remedy):
+    done = openinference(*words)
+    assert done.returncode == 3, done.stderr
+    assert remedy in done.stderr
+
+
+def test_debug_shows_where_an_error_came_from(openinference):
+    done = openinference("--debug", "chat", "--url", "http://127.0.0.1:9", "x", "hi")
+    assert "Traceback" in done.stderr
+
+
+def test_a_machine_without_kubectl_is_told_to_get_it(openinference, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    done = openinference("status")
+    assert done.returncode == 3
+    assert "kubectl is not on PATH; install it" in done.stderr
+
+
+COMPLAINTS = {
+    "refused": (
+        "The connection to the server 10.0.0.1:6443 was refused - did you specify the right host?",
+        "does not answer",
+    ),
+    "forbidden": (
+        'Error from server (Forbidden): inferenceservices is forbidden: User "eve" cannot list',
+        "role 'edit'",
+    ),
+    "no CRD": ('error: the server doesn\'t have a resource type "infsvc"', "install the chart"),
+    "wrong name": (
+        'Error from server (NotFound): inferenceservices.openinference.dev "x" not found',
+        "openinference status",
+    ),
+    "refused by CEL": (
+        "The InferenceService is invalid: spec.replicas: Invalid value: 3: use autoscaling",
+        "use autoscaling",
+    ),
+}
+
+
+@pytest.mark.parametrize(("complaint", "words"), COMPLAINTS.values(), ids=COMPLAINTS.keys())
+def test_what_kubectl_complains_of_gets_a_remedy(complaint, words):
+    assert words in str(explain(complaint))
+
+
+# Settings.
+
+
+def test_environment_wins_over_the_file_and_each_source_is_named(openinference, home, monkeypatch):
+    path = home / "config/openinference/config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("namespace: from-file\nurl: http://file\napi_key: hidden\n")
+    monkeypatch.setenv("OPENINFERENCE_NAMESPACE", "from-environment")
+    shown = openinference("config", "show")
+    lines = {line.split()[0]: line for line in shown.stdout.splitlines()}
+    assert "from-environment" in lines["namespace"]
+    assert "environment OPENINFERENCE_NAMESPACE" in lines["namespace"]
+    assert str(path) in lines["url"]
+    assert "default" in lines["context"]
+    assert "hidden" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("namespce: x", "did you mean 'namespace'?"),
+        ("- a list", "is not a YAML mapping"),
+        ("namespace: [", "is not a YAML mapping"),
+        ("namespace: [a]", "namespace: Input should be a valid string"),
+    ],
+)
+def test_a_file_that_is_wrong_is_an_error_that_says_how(
+    openinference, home, monkeypatch, text, complaint
+):
+    (home / "wrong.yaml").write_text(text)
+    monkeypatch.setenv("OPENINFERENCE_CONFIG", str(home / "wrong.yaml"))
+    done = openinference("config", "show")
+    assert done.returncode == 2
+    assert complaint in done.stderr
