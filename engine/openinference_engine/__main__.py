@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--token-file", type=Path, help="answer only requests that carry this token")
     add("--max-waiting", type=_count, default=server.max_waiting, help="more are refused with 429")
     add("--drain-timeout-seconds", type=float, default=server.drain_timeout_seconds)
+    add("--otlp-endpoint", help="send spans there; default: OTEL_EXPORTER_OTLP_ENDPOINT")
     add("--max-body-bytes", type=_positive, default=server.max_body_bytes)
     add("--max-model-len", type=_positive, help="default: what the model was trained for")
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
@@ -85,6 +86,7 @@ def server_config(options: argparse.Namespace, environment: Mapping[str, str]) -
         max_waiting=options.max_waiting,
         drain_timeout_seconds=options.drain_timeout_seconds,
         max_body_bytes=options.max_body_bytes,
+        otlp_endpoint=options.otlp_endpoint or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
         namespace=environment.get("OPENINFERENCE_NAMESPACE", ""),
         service=environment.get("OPENINFERENCE_SERVICE", ""),
         group=environment.get("OPENINFERENCE_GROUP", ""),

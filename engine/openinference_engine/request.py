@@ -37,6 +37,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     allowed_token_ids: frozenset[int] = frozenset()  # empty: every token
     bad_words: list[list[int]] = []  # sequences of tokens that no output contains
     grammar: str = ""  # that the output follows (see `grammar`); empty: none
+    embeds: bool = False  # the state behind the prompt is wanted, not the token
     num_logprobs: int | None = None  # likeliest tokens to name beside each drawn one
     num_prompt_logprobs: int | None = None  # the same for every prompt token but the first
 

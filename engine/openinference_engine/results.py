@@ -26,8 +26,10 @@ class StepResult:
 
     logprobs: of these tokens, None where nobody asked.
     prompt_logprobs: for each chunk with targets, in order, those of its targets.
+    embeddings: one for each token drawn, None where nobody asked; (hidden,) float32 as bytes.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     prompt_logprobs: list[list[TokenLogprobs]] = field(default_factory=list)
+    embeddings: list[bytes | None] = field(default_factory=list)

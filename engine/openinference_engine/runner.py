@@ -12,7 +12,7 @@ from openinference_engine.config import DataType, ModelConfig
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import Model
 from openinference_engine.results import StepResult
-from openinference_engine.sampling import rate, rate_drawn, sample
+from openinference_engine.sampling import embed, rate, rate_drawn, sample
 from openinference_engine.scheduler import Chunk, Step
 
 # What weights become; "auto" keeps matrices as they are stored and makes the rest float32.
@@ -33,7 +33,8 @@ class Runner:
     def run(self, step: Step) -> StepResult:
         """Computes all chunks, draws a token where one is due and rates what is to be rated."""
         drawing, rated = _rows_of(step.chunks)
-        logits = self.logits(step)
+        states = self._states(step)
+        logits = self._logits(states)
         prompt_logprobs = [
             rate(logits[row : row + len(chunk.targets)], chunk.targets, chunk.num_top)
             for row, chunk in rated
@@ -42,14 +43,23 @@ class Runner:
         if not draws:
             return StepResult([], [], prompt_logprobs)
         if rated:  # else every row draws
-            logits = logits[drawing]
+            states, logits = states[drawing], logits[drawing]
         token_ids = sample(logits, draws)
-        return StepResult(token_ids, rate_drawn(logits, token_ids, draws), prompt_logprobs)
+        return StepResult(
+            token_ids, rate_drawn(logits, token_ids, draws), prompt_logprobs, embed(states, draws)
+        )
 
-    @torch.inference_mode()
     def logits(self, step: Step) -> torch.Tensor:
         """(S, vocab): logits behind the tokens that `batch.Batch.logit_rows` names."""
-        return self._model(build_batch(step.chunks, self._block_size), self._cache)
+        return self._logits(self._states(step))
+
+    @torch.inference_mode()
+    def _states(self, step: Step) -> torch.Tensor:
+        return self._model.states(build_batch(step.chunks, self._block_size), self._cache)
+
+    @torch.inference_mode()
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        return self._model.logits(states)
 
 
 def _rows_of(chunks: list[Chunk]) -> tuple[list[int], list[tuple[int, Chunk]]]:

@@ -11,6 +11,7 @@ import struct
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from openinference_engine.request import SamplingParams
 from openinference_engine.results import TokenLogprobs
@@ -54,6 +55,14 @@ def _rate_one(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
     top_logprobs, top_ids = logprobs.topk(num_top)
     rank = int((scores > scores[token_id]).sum()) + 1
     return TokenLogprobs(float(logprobs[token_id]), rank, top_ids.tolist(), top_logprobs.tolist())
+
+
+def embed(states: Tensor, draws: list[Draw]) -> list[bytes | None]:
+    """states: (S, hidden) → as float32 of length 1, where the sequence is to be embedded."""
+    return [
+        normalize(state.float(), dim=0).numpy(force=True).tobytes() if draw.params.embeds else None
+        for state, draw in zip(states, draws, strict=True)
+    ]
 
 
 def uniform(seed: int, choice: int, position: int) -> float:

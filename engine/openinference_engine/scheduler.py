@@ -68,6 +68,7 @@ class Drawn:
     token_id: int
     finish_reason: FinishReason | None
     logprobs: TokenLogprobs | None = None
+    embedding: bytes | None = None
 
 
 class Scheduler:
@@ -139,7 +140,7 @@ class Scheduler:
 
     def commit(self, step: Step, result: StepResult) -> list[Drawn]:
         """Takes the results of a step."""
-        results = zip_longest(result.token_ids, result.logprobs)
+        results = zip_longest(result.token_ids, result.logprobs, result.embeddings)
         prompt_logprobs = iter(result.prompt_logprobs)
         drawn: list[Drawn] = []
         for chunk in step.chunks:
@@ -148,9 +149,9 @@ class Scheduler:
                 request.take_prompt_logprobs(next(prompt_logprobs))
             self._advance(request, len(chunk.token_ids))
             if chunk.draw is not None:
-                token_id, logprobs = next(results)
+                token_id, logprobs, embedding = next(results)
                 reason = request.append(token_id)
-                drawn.append(Drawn(request, token_id, reason, logprobs))
+                drawn.append(Drawn(request, token_id, reason, logprobs, embedding))
                 if reason is not None:
                     self.abort(request.id)
         return drawn

@@ -235,6 +235,52 @@ def test_conversation_is_tokenized_as_the_model_reads_it(http: httpx2.Client) ->
     assert text.endswith("<|im_start|>assistant\n")
 
 
+def test_usage_so_far_and_token_ids_are_told_on_request(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 5}
+    body |= {"return_token_ids": True, "stream": True}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    text = http.post("/v1/chat/completions", json=body | {"stream_options": options}).text
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == 5
+    streamed = [t for chunk in chunks for c in chunk["choices"] for t in c.get("token_ids", ())]
+    whole = http.post("/v1/chat/completions", json=body | {"stream": False}).json()
+    assert whole["choices"][0]["token_ids"] == streamed
+    assert len(whole["prompt_token_ids"]) == whole["usage"]["prompt_tokens"]
+
+
+def test_prefix_is_shared_only_under_the_same_salt(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "prompt": "A tale of two cities. " * 20, "max_tokens": 1}
+    cached = [
+        http.post("/v1/completions", json=body | {"cache_salt": salt}).json()["usage"][
+            "prompt_tokens_details"
+        ]["cached_tokens"]
+        for salt in ("ours", "ours", "theirs")
+    ]
+    assert cached[0] == cached[2] == 0 < cached[1]
+
+
+def test_long_prompt_may_be_cut_at_its_beginning(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "prompt": "zero " * 600 + "1, 2, 3, 4,", "max_tokens": 2}
+    body |= {"truncate_prompt_tokens": 12, "temperature": 0}
+    answer = http.post("/v1/completions", json=body).json()
+    assert answer["usage"]["prompt_tokens"] == 12
+    assert answer["choices"][0]["text"] == " 5"
+
+
+def test_last_message_may_be_gone_on_with(client: openai.OpenAI) -> None:
+    turns: Any = [*QUESTION, {"role": "assistant", "content": "The capital of France is"}]
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=turns,
+        temperature=0,
+        max_tokens=2,
+        extra_body={"continue_final_message": True},
+    )
+    assert answer.choices[0].message.content == " Paris."
+
+
 async def test_many_at_once_get_their_own_answers(async_client: openai.AsyncOpenAI) -> None:
     async def count_from(start: int) -> str:
         answer = await async_client.completions.create(
@@ -312,6 +358,13 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
         "vllm:e2e_request_latency_seconds_bucket{",
         'vllm:request_success_total{engine="0",finished_reason="length",inference_namespace="",',
         "vllm:cache_config_info{",
+        "vllm:request_queue_time_seconds_bucket{",
+        "vllm:request_inference_time_seconds_bucket{",
+        "vllm:request_prefill_kv_computed_tokens_bucket{",
+        "vllm:request_max_num_generation_tokens_bucket{",
+        "vllm:request_params_n_bucket{",
+        "vllm:request_params_max_tokens_bucket{",
+        "vllm:prompt_tokens_cached_total{",
         'openinference_requests_waiting{component="engine",inference_namespace="",',
         "openinference_requests_running{",
         "openinference_engine_steps_total{",

@@ -50,6 +50,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: list[TokenLogprobs] = []  # with the first token
+    embedding: bytes | None = None
+    queue_seconds: float = 0.0  # before its first step; with the first token
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

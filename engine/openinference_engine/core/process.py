@@ -32,6 +32,7 @@ from openinference_engine.core.messages import (
     ToCore,
     Token,
 )
+from openinference_engine.core.queue_clock import QueueClock
 from openinference_engine.engine import Engine, Failed
 from openinference_engine.grammar import Grammars
 from openinference_engine.ops import KERNEL_PATH
@@ -93,6 +94,7 @@ class Core:
         self._grammars = grammars
         self._socket = socket
         self._heartbeat = heartbeat
+        self._queue = QueueClock()
         self._decoder = msgspec.msgpack.Decoder(ToCore)
         self._encoder = msgspec.msgpack.Encoder()
 
@@ -129,12 +131,15 @@ class Core:
     def _handle(self, message: ToCore) -> None:
         match message:
             case Submit():
-                self._engine.add(self._request(message, time.monotonic()))
+                now = time.monotonic()
+                self._engine.add(self._request(message, now))
+                self._queue.enter(message.request_id, now)
             case Compile(number, grammar):
                 self._grammars.compile_soon(number, grammar)
             case Abort(request_ids):
                 for request_id in request_ids:
                     self._engine.abort(request_id)
+                    self._queue.leave(request_id)
 
     def _request(self, submit: Submit, now: float) -> Request:
         config = self._engine.config
@@ -153,11 +158,15 @@ class Core:
         engine = self._engine
         failed = engine.expire(time.monotonic())
         step = engine.schedule()
+        self._queue.note(step, time.monotonic())
         self._heartbeat.expect(engine.speed.predict_seconds(step.num_tokens, step.num_decodes))
         results = engine.execute(step)
         self.beat()
-        tokens = [_token(result) for result in results if isinstance(result, Drawn)]
+        drawn = [result for result in results if isinstance(result, Drawn)]
+        tokens = [_token(one, self._queue.take_seconds(one.request.id)) for one in drawn]
         failed += [result for result in results if isinstance(result, Failed)]
+        for one in failed:
+            self._queue.leave(one.request_id)
         failures = [Failure(one.request_id, one.reason) for one in failed]
         self.send(Progress(tokens, self._status(), step.num_tokens, failures))
 
@@ -174,7 +183,7 @@ class Core:
         )
 
 
-def _token(drawn: Drawn) -> Token:
+def _token(drawn: Drawn, queue_seconds: float) -> Token:
     request = drawn.request
     return Token(
         request.id,
@@ -183,4 +192,6 @@ def _token(drawn: Drawn) -> Token:
         request.num_cached or 0,
         drawn.logprobs,
         request.prompt_logprobs if request.num_outputs == 1 else [],
+        drawn.embedding,
+        queue_seconds,
     )

@@ -37,12 +37,19 @@ class Llama:
         )
 
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits of `batch.logit_rows`: (S, vocab)."""
+        return self.logits(self.states(batch, cache))
+
+    def states(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Hidden states of `batch.logit_rows` behind the last norm: (S, hidden)."""
         hidden = ops.embedding(batch.token_ids, self._embedding)  # (T, hidden)
         rotary = self._rotary.at(batch.positions)
         for layer in self._layers:
             hidden = layer(hidden, rotary, cache, batch.attention)
-        return ops.linear(self._norm(hidden[batch.logit_rows]), self._head)
+        return self._norm(hidden[batch.logit_rows])
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(S, hidden) → (S, vocab)."""
+        return ops.linear(states, self._head)
 
 
 class LlamaLayer:

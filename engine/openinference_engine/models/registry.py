@@ -16,7 +16,12 @@ from openinference_engine.weights.loader import Weights
 
 class Model(Protocol):
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits of the rows that draw a token: (S, vocab)."""
+        """Logits of `batch.logit_rows`: (S, vocab)."""
+
+    def states(self, batch: Batch, cache: KVCache) -> Tensor:
+        """What these logits are made of, behind the last norm: (S, hidden)."""
+
+    def logits(self, states: Tensor) -> Tensor: ...
 
 
 _MODELS = {

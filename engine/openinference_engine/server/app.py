@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from openinference_engine.errors import BodyTooLarge, RequestError, Unauthorized
-from openinference_engine.server import load, openai, tokens
+from openinference_engine.server import embeddings, load, openai, openapi, tokens
 from openinference_engine.server.state import STATE, ServerState
 from openinference_engine.version import VERSION
 
@@ -32,16 +32,8 @@ def build_app(state: ServerState) -> web.Application:
         client_max_size=state.server.max_body_bytes,
     )
     app[STATE] = state
-    app.router.add_post("/v1/chat/completions", openai.chat_completions)
-    app.router.add_post("/v1/completions", openai.completions)
-    app.router.add_get("/v1/models", openai.models)
-    app.router.add_post("/tokenize", tokens.tokenize)
-    app.router.add_post("/detokenize", tokens.detokenize)
-    app.router.add_get("/load", load.load)
-    app.router.add_get("/health", health)
-    app.router.add_get("/ready", ready)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/version", version)
+    for method, path, handler in ROUTES:
+        app.router.add_route(method, path, handler)
     return app
 
 
@@ -116,3 +108,19 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def version(request: web.Request) -> web.Response:
     return web.json_response({"version": VERSION})
+
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/v1/chat/completions", openai.chat_completions),
+    ("POST", "/v1/completions", openai.completions),
+    ("POST", "/v1/embeddings", embeddings.embeddings),
+    ("GET", "/v1/models", openai.models),
+    ("POST", "/tokenize", tokens.tokenize),
+    ("POST", "/detokenize", tokens.detokenize),
+    ("GET", "/load", load.load),
+    ("GET", "/health", health),
+    ("GET", "/ready", ready),
+    ("GET", "/metrics", metrics),
+    ("GET", "/version", version),
+    ("GET", "/openapi.json", openapi.openapi),
+)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from openinference_engine.core.messages import Submit, Token
-from openinference_engine.fold import OutputFold
+from openinference_engine.fold import AnswerEnd, OutputFold
 from openinference_engine.parsers.reading import Reading
 from openinference_engine.request import SamplingParams
 from openinference_engine.results import TokenLogprobs
@@ -79,6 +79,8 @@ class Generation:
         self._state = state
         self._tokenizer = state.front_or_refuse.tokenizer
         self._priority = request.priority
+        self._salt = request.cache_salt.encode()
+        self.shows_token_ids = request.return_token_ids
         params = sampling_params(state, request, len(prompt_ids), grammar)
         resumed_ids = resume.token_ids if resume else {}
         self.choices = [
@@ -104,6 +106,20 @@ class Generation:
             usage["completion_tokens_details"] = {"reasoning_tokens": num_thoughts}
         return usage
 
+    @property
+    def finish_reasons(self) -> list[AnswerEnd | None]:
+        return [choice.fold.finish_reason for choice in self.choices]
+
+    @property
+    def age_seconds(self) -> float:
+        return time.monotonic() - self.choices[0].timing.arrived
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """From arrival to the first token of any choice; None before."""
+        moments = [c.timing.first_token for c in self.choices if c.timing.first_token is not None]
+        return min(moments) - self.choices[0].timing.arrived if moments else None
+
     def call_id(self, choice: int, index: int) -> str:
         """Of a tool call: the same on every replica that goes on with this answer."""
         digest = hashlib.sha256(f"{self.id}/{choice}/{index}".encode()).hexdigest()
@@ -114,6 +130,7 @@ class Generation:
         for choice in self.choices:
             if choice.fold.finish_reason is not None:
                 yield Piece(choice.params.choice, finish_reason=choice.fold.finish_reason)
+        self._state.metrics.asked(len(self.choices), self.choices[0].params.max_tokens)
         unfinished = [choice for choice in self.choices if choice.fold.finish_reason is None]
         # The core's own names: a resumed answer keeps its public id, and the attempt before it may
         # still run in this very core.
@@ -127,6 +144,7 @@ class Generation:
                     if token.prompt_logprobs:
                         self._rate_prompt(token.prompt_logprobs)
                     choice = by_id[token.request_id]
+                    choice.timing.queue_seconds += token.queue_seconds
                     self._state.metrics.token(choice.timing, time.monotonic())
                     piece = choice.take(token, self._tokenizer)
                     if piece.finish_reason is not None:  # the core knows no stop strings
@@ -144,7 +162,12 @@ class Generation:
 
     def _submit(self, request_id: str, choice: Choice) -> Submit:
         return Submit(
-            request_id, self.prompt_ids, choice.params, choice.resumed_ids, self._priority
+            request_id,
+            self.prompt_ids,
+            choice.params,
+            choice.resumed_ids,
+            self._priority,
+            self._salt,
         )
 
     def _rate_prompt(self, logprobs: list[TokenLogprobs]) -> None:
@@ -158,8 +181,10 @@ class Generation:
             self._state.metrics.prompt(len(self.prompt_ids), token.num_cached_tokens)
 
     def _count_answers(self, choices: list[Choice]) -> None:
+        metrics = self._state.metrics
+        metrics.longest_output.observe(max(choice.fold.num_tokens for choice in self.choices))
         for choice in choices:
-            self._state.metrics.finished(
+            metrics.finished(
                 choice.timing,
                 choice.fold.finish_reason or "abort",
                 len(self.prompt_ids),

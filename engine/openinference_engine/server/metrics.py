@@ -33,6 +33,7 @@ _REQUEST_SECONDS = (
     *(120, 240, 480, 960, 1920, 7680),
 )
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
+_CHOICES = (1, 2, 5, 10, 20, 50, 100)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -41,6 +42,7 @@ class Timing:
     """Moments of one sequence on the monotonic clock."""
 
     arrived: float
+    queue_seconds: float = 0.0
     first_token: float | None = None
     last_token: float | None = None
 
@@ -107,6 +109,8 @@ class Metrics:
         if timing.first_token is None or timing.last_token is None:
             return
         self.request_seconds.observe(timing.last_token - timing.arrived)
+        self.queue_seconds.observe(timing.queue_seconds)
+        self.inference_seconds.observe(timing.last_token - timing.arrived - timing.queue_seconds)
         self.prefill_seconds.observe(timing.first_token - timing.arrived)
         self.decode_seconds.observe(timing.last_token - timing.first_token)
         if num_outputs > 1:
@@ -118,6 +122,13 @@ class Metrics:
         self.prompt_tokens.inc(num_tokens)
         self.prefix_queries.inc(num_tokens)
         self.prefix_hits.inc(num_cached)
+        self.prompt_tokens_cached.inc(num_cached)
+        self.prefill_length.observe(num_tokens - num_cached)
+
+    def asked(self, num_choices: int, max_tokens: int) -> None:
+        """A request was admitted."""
+        self.params_n.observe(num_choices)
+        self.params_max_tokens.observe(max_tokens)
 
     def _make_gauges(self, heartbeat: Heartbeat) -> None:
         self.running = self._gauge("vllm:num_requests_running", "Sequences that are computed.")
@@ -168,6 +179,9 @@ class Metrics:
         self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens drawn.")
         self.prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up.")
         self.prefix_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found cached.")
+        self.prompt_tokens_cached = self._counter(
+            "vllm:prompt_tokens_cached", "Prompt tokens that the prefix cache saved."
+        )
         self.successes = Counter(
             "vllm:request_success",
             "Sequences that ended, by how.",
@@ -193,6 +207,22 @@ class Metrics:
         )
         self.decode_seconds = self._histogram(
             "vllm:request_decode_time_seconds", "First to last token.", _REQUEST_SECONDS
+        )
+        self.queue_seconds = self._histogram(
+            "vllm:request_queue_time_seconds", "Arrival to first step.", _REQUEST_SECONDS
+        )
+        self.inference_seconds = self._histogram(
+            "vllm:request_inference_time_seconds", "First step to last token.", _REQUEST_SECONDS
+        )
+        self.prefill_length = self._histogram(
+            "vllm:request_prefill_kv_computed_tokens", "Prompt tokens not cached.", _TOKENS
+        )
+        self.params_n = self._histogram("vllm:request_params_n", "Choices asked for.", _CHOICES)
+        self.params_max_tokens = self._histogram(
+            "vllm:request_params_max_tokens", "Longest answer allowed.", _TOKENS
+        )
+        self.longest_output = self._histogram(
+            "vllm:request_max_num_generation_tokens", "Longest answer of a request.", _TOKENS
         )
         self.step_tokens = self._histogram(
             "vllm:iteration_tokens_total", "Tokens computed by a step.", _STEP_TOKENS

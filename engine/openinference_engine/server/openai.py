@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -70,13 +71,26 @@ async def _answer(
 ) -> web.StreamResponse:
     state = request.app[STATE]
     with state.admit(body.n):
-        prompt_ids = await encode_to_answer(state, prompt)
+        prompt_ids = await encode_to_answer(state, prompt, body.truncate_prompt_tokens)
         reading = reading_of(state.front_or_refuse, body, tools, prompt_ids)
         grammar = await compile_structure(state, held_to(body, tools, reading))
         generation = Generation(state, body, prompt_ids, grammar, reading, style.id_prefix)
-        if body.stream:
-            return await _stream(request, body, generation, style)
-        return await _respond(generation, style)
+        with _traced(request, body, generation, style):
+            if body.stream:
+                return await _stream(request, body, generation, style)
+            return await _respond(generation, style)
+
+
+@contextmanager
+def _traced(
+    request: web.Request, body: GenerationRequest, generation: Generation, style: Style
+) -> Iterator[None]:
+    tracing = request.app[STATE].tracing
+    try:
+        yield
+    finally:
+        if tracing is not None:
+            tracing.record(request.headers, style.operation, body, generation)
 
 
 def _check(state: ServerState, body: GenerationRequest) -> None:
@@ -115,7 +129,7 @@ async def _stream(
     request: web.Request, body: GenerationRequest, generation: Generation, style: Style
 ) -> web.StreamResponse:
     response = await open_stream(request, {"X-Request-Id": request["request_id"]})
-    chunks = ChunkWriter(generation, style, body.wants_usage, body.wants_token_ids)
+    chunks = ChunkWriter(generation, style, body)
     try:
         if body.resume is None:
             for opening in style.openings(body.n):
@@ -136,13 +150,12 @@ async def _stream(
 class ChunkWriter:
     """Builds stream chunks. What shows nothing yet rides with its choice's next chunk."""
 
-    def __init__(
-        self, generation: Generation, style: Style, with_usage: bool, with_ids: bool
-    ) -> None:
+    def __init__(self, generation: Generation, style: Style, body: GenerationRequest) -> None:
         self._generation = generation
         self._style = style
-        self._with_usage = with_usage
-        self._with_ids = with_ids
+        self._with_usage = body.wants_usage
+        self._counts_on = body.counts_on
+        self._with_ids = body.wants_token_ids
         self._held: dict[int, Piece] = {}
 
     def take(self, piece: Piece) -> dict[str, Any] | None:
@@ -161,6 +174,8 @@ class ChunkWriter:
         self, choices: list[dict[str, Any]], usage: dict[str, object] | None = None
     ) -> dict[str, Any]:
         chunk = self._style.chunk(self._generation, choices)
+        if self._counts_on:
+            usage = self._generation.usage
         return {**chunk, "usage": usage} if self._with_usage else chunk
 
 

@@ -26,13 +26,15 @@ class Prompt:
     encode: Callable[[Tokenizer], list[int]]
 
 
-def text_prompt(prompt: str | list[int], *, adds_special_tokens: bool = True) -> Prompt:
+def text_prompt(
+    prompt: str | list[int], *, adds_special_tokens: bool = True, field: str = "prompt"
+) -> Prompt:
     def encode(tokenizer: Tokenizer) -> list[int]:
         if isinstance(prompt, str):
             return tokenizer.encode(prompt, adds_special_tokens=adds_special_tokens)
         return prompt
 
-    return Prompt("prompt", len(prompt), encode)
+    return Prompt(field, len(prompt), encode)
 
 
 def chat_prompt(messages: list[Message], options: ChatOptions = _NO_OPTIONS) -> Prompt:
@@ -69,9 +71,14 @@ async def encode(state: ServerState, prompt: Prompt) -> list[int]:
     return token_ids
 
 
-async def encode_to_answer(state: ServerState, prompt: Prompt) -> list[int]:
-    """The same for a prompt that an answer is to follow, so it is not empty and leaves room."""
-    token_ids = await encode(state, prompt)
+async def encode_to_answer(
+    state: ServerState, prompt: Prompt, keep: int | None = None
+) -> list[int]:
+    """The same for a prompt that an answer is to follow, so it is not empty and leaves room.
+
+    `keep`: at most so many tokens, the last ones.
+    """
+    token_ids = (await encode(state, prompt))[-keep if keep else None :]
     field = prompt.field
     if not token_ids:
         raise RequestError(f"{field}: the prompt has no tokens; send some text", field)

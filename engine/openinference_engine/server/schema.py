@@ -18,12 +18,14 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 NumLogprobs = Annotated[int, Meta(ge=0, le=20)]
+MAX_INPUTS = 2048
 Stop = Annotated[str, Meta(min_length=1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # usage so far in every chunk
 
 
 class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,7 +110,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0  # the smaller, the more urgent
+    cache_salt: str = ""  # prefixes are shared only with requests of the same
+    truncate_prompt_tokens: Annotated[int, Meta(ge=1)] | None = None  # keep so many, the last
+    return_token_ids: bool = False
     user: str = ""  # names the end user to the operator of the service; changes no answer
+    metadata: dict[str, Any] = {}  # the client's own notes; change no answer
     openinference: Internal | None = None
 
     @property
@@ -133,6 +139,13 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def counts_on(self) -> bool:
+        """Every chunk tells the usage so far."""
+        return self.wants_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
 
     @property
     def wants_token_ids(self) -> bool:
@@ -252,6 +265,34 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
         return self.logprobs
 
 
+Input = Annotated[str, Meta(min_length=1)]
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`input`: one text, one list of token ids, or several of either."""
+
+    model: str
+    input: Input | list[Input | Count | list[Count]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    user: str = ""
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """Raises RequestError if it mixes texts and tokens, or holds too much or nothing."""
+        if isinstance(self.input, str):
+            return [self.input]
+        if not 1 <= len(self.input) <= MAX_INPUTS:
+            raise RequestError(f"input: {len(self.input)} inputs; send 1 to {MAX_INPUTS}", "input")
+        texts = [one for one in self.input if isinstance(one, str)]
+        lists = [one for one in self.input if isinstance(one, list)]
+        token_ids = [one for one in self.input if isinstance(one, int)]
+        for several in (texts, lists, [token_ids]):
+            if len(several) == len(self.input) or several == [self.input]:
+                return [*several]
+        raise RequestError("input: mixes texts and token ids; send one kind", "input")
+
+
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One of `prompt` and `messages`; `model` may be left out, as only one is served."""
 
@@ -272,19 +313,16 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
-    "cache_salt": (),
     "chat_template": (),
     "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
     "length_penalty": (1,),
-    "metadata": ({},),
     "modalities": (["text"],),
     "prediction": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
 

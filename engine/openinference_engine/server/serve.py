@@ -23,6 +23,7 @@ from openinference_engine.server.app import build_app
 from openinference_engine.server.front import load_front
 from openinference_engine.server.metrics import Metrics
 from openinference_engine.server.state import ServerState
+from openinference_engine.server.tracing import Tracing
 
 EXIT_CORE_DIED = 1
 _FAREWELL_SECONDS = 0.5  # for error answers to leave after the core died
@@ -53,7 +54,8 @@ def _make_state(server: ServerConfig, engine: EngineConfig) -> ServerState:
     core = CoreClient(engine)
     model_name = server.served_model_name or PurePosixPath(engine.model_uri).stem
     metrics = Metrics(server, model_name, core.heartbeat)
-    return ServerState(server, engine, model_name, core, metrics, int(time.time()))
+    tracing = Tracing(server.otlp_endpoint) if server.otlp_endpoint else None
+    return ServerState(server, engine, model_name, core, metrics, int(time.time()), tracing)
 
 
 def _on_signal(*signals: signal.Signals) -> asyncio.Event:
@@ -79,6 +81,8 @@ async def _listening(state: ServerState) -> AsyncIterator[None]:
     finally:
         state.is_closing = True
         await runner.cleanup()
+        if state.tracing is not None:
+            await asyncio.to_thread(state.tracing.close)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from openinference_engine.core.messages import FromCore, Loaded, Progress
 from openinference_engine.errors import QueueFull, Unavailable
 from openinference_engine.server.front import Front
 from openinference_engine.server.metrics import Metrics
+from openinference_engine.server.tracing import Tracing
 
 log = logging.getLogger("openinference.server")
 
@@ -35,6 +36,7 @@ class ServerState:
     core: CoreClient
     metrics: Metrics
     started_at: int
+    tracing: Tracing | None = None
     front: Front | None = None  # None: still loading
     is_draining: bool = False
     is_closing: bool = False  # nothing is open but event streams, which end now

@@ -19,6 +19,10 @@ class Style(Protocol):
     @property
     def id_prefix(self) -> str: ...
 
+    @property
+    def operation(self) -> str:
+        """What OpenTelemetry calls it."""
+
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
         """What a stream says of each choice before its first text."""
 
@@ -33,6 +37,7 @@ class Style(Protocol):
 class ChatStyle:
     model_name: str
     id_prefix = "chatcmpl"
+    operation = "chat"
 
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
         opening = {"role": "assistant", "content": ""}
@@ -48,7 +53,8 @@ class ChatStyle:
             "reasoning_content": piece.reasoning,
             "tool_calls": calls,
         }
-        return _chat_delta({name: value for name, value in said.items() if value}, piece)
+        delta = _chat_delta({name: value for name, value in said.items() if value}, piece)
+        return delta | _token_ids(generation, piece)
 
     def chunk(self, generation: Generation, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return _frame("chat.completion.chunk", self.model_name, generation, choices)
@@ -56,6 +62,8 @@ class ChatStyle:
     def body(self, generation: Generation, answers: list[Piece]) -> dict[str, Any]:
         choices = [_chat_choice(generation, answer) for answer in answers]
         body = _frame("chat.completion", self.model_name, generation, choices)
+        if generation.shows_token_ids:
+            body["prompt_token_ids"] = generation.prompt_ids
         if generation.rates_prompt:
             body["prompt_logprobs"] = prompt_logprobs(generation.prompt_rated)
         return {**body, "usage": generation.usage}
@@ -65,23 +73,27 @@ class ChatStyle:
 class CompletionStyle:
     model_name: str
     id_prefix = "cmpl"
+    operation = "text_completion"
 
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
         return []
 
     def delta(self, generation: Generation, piece: Piece) -> dict[str, Any]:
-        return {
+        choice = {
             "index": piece.choice,
             "text": piece.text,
             "logprobs": completion_logprobs(piece.rated),
             "finish_reason": piece.finish_reason,
         }
+        return choice | _token_ids(generation, piece)
 
     def chunk(self, generation: Generation, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return _frame("text_completion", self.model_name, generation, choices)
 
     def body(self, generation: Generation, answers: list[Piece]) -> dict[str, Any]:
         choices = [self.delta(generation, answer) for answer in answers]
+        if generation.shows_token_ids:
+            choices[0]["prompt_token_ids"] = generation.prompt_ids
         if generation.rates_prompt:
             choices[0]["prompt_logprobs"] = prompt_logprobs(generation.prompt_rated)
         return {**self.chunk(generation, choices), "usage": generation.usage}
@@ -96,12 +108,13 @@ def _chat_choice(generation: Generation, answer: Piece) -> dict[str, Any]:
         message["tool_calls"] = [
             _call(generation, answer.choice, call) for call in _merged(answer.calls)
         ]
-    return {
+    choice = {
         "index": answer.choice,
         "message": message,
         "logprobs": chat_logprobs(answer.rated),
         "finish_reason": answer.finish_reason,
     }
+    return choice | _token_ids(generation, answer)
 
 
 def _call(generation: Generation, choice: int, call: CallDelta) -> dict[str, Any]:
@@ -113,6 +126,10 @@ def _call(generation: Generation, choice: int, call: CallDelta) -> dict[str, Any
         "type": "function",
         "function": {"name": call.name, "arguments": call.arguments},
     }
+
+
+def _token_ids(generation: Generation, piece: Piece) -> dict[str, Any]:
+    return {"token_ids": piece.token_ids} if generation.shows_token_ids else {}
 
 
 def _merged(calls: list[CallDelta]) -> list[CallDelta]:

@@ -1,0 +1,71 @@
+"""Embeddings through the official client, beside the hidden states of transformers."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+import torch
+
+TEXTS = ["The cat sat on the mat.", "A feline rests.", "Interest rates rose."] * 2
+
+
+@pytest.fixture
+def client(http: httpx2.Client) -> Any:
+    url, headers = str(http.base_url.join("/v1")), {"x-openinference-token": "a-token-for-tests"}
+    with openai.OpenAI(base_url=url, api_key="none", default_headers=headers) as client:
+        yield client
+
+
+def test_embedding_is_the_state_behind_the_last_token(
+    client: openai.OpenAI, http: httpx2.Client, smollm2_oracle: Any
+) -> None:
+    """More inputs than seats, in the client's own base64; equal inputs are equal to the bit."""
+    answer = client.embeddings.create(model="smollm2", input=TEXTS)
+    assert [one.index for one in answer.data] == list(range(6))
+    for text, one in zip(TEXTS, answer.data, strict=True):
+        token_ids = http.post("/tokenize", json={"prompt": text}).json()["tokens"]
+        with torch.inference_mode():
+            states = smollm2_oracle.model(torch.tensor([token_ids])).last_hidden_state[0, -1]
+        expected = torch.nn.functional.normalize(states, dim=0).numpy()
+        np.testing.assert_allclose(one.embedding, expected, atol=2e-4)
+    assert answer.data[0].embedding == answer.data[3].embedding
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 30
+
+
+def test_embedding_may_be_cut_and_written_in_two_ways(http: httpx2.Client) -> None:
+    body = {"model": "smollm2", "input": [33, 28, 216], "dimensions": 64}
+    (plain,) = http.post("/v1/embeddings", json=body).json()["data"]
+    assert len(plain["embedding"]) == 64
+    assert np.linalg.norm(plain["embedding"]) == pytest.approx(1, abs=1e-6)
+    body = body | {"input": [[33, 28, 216]], "encoding_format": "base64"}
+    (coded,) = http.post("/v1/embeddings", json=body).json()["data"]
+    vector = np.frombuffer(base64.b64decode(coded["embedding"]), dtype="<f4")
+    assert vector.tolist() == pytest.approx(plain["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"input": ""}, "input", "length >= 1"),
+        ({"input": []}, "input", "0 inputs; send 1 to 2048"),
+        ({"input": ["x"] * 2049}, "input", "2049 inputs; send 1 to 2048"),
+        ({"input": ["x", 1]}, "input", "mixes texts and token ids; send one kind"),
+        ({"input": [[]]}, "input", "the prompt has no tokens"),
+        ({"input": [49152]}, "input", "49152 is no token"),
+        ({"input": "x " * 2000}, "input", "shorten it"),
+        ({"dimensions": 577}, "dimensions", "577 exceeds the model's 576; lower it"),
+        ({"encoding_format": "int8"}, "encoding_format", "'int8'"),
+        ({"temperature": 1}, "temperature", "unknown; remove it"),
+    ],
+)
+def test_embedding_that_cannot_be_made_is_refused(
+    http: httpx2.Client, change: dict[str, Any], field: str, message: str
+) -> None:
+    answer = http.post("/v1/embeddings", json={"model": "smollm2", "input": "x"} | change)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+    assert message in answer.json()["error"]["message"]
