@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from openinference_router import sse
 from openinference_router.dashboard.pages import PREFIX as DASHBOARD
 from openinference_router.errors import Refusal
-from openinference_router.exchange import GENERATING
+from openinference_router.exchange import GENERATING, PASSED_ON
 from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import CALLER, Proxy
@@ -39,7 +39,7 @@ def client_app(
     """Port 8080: the OpenAI API; the dashboard adds its own routes."""
     middlewares = [_observing(router, metrics), _admitting(keys)]
     app = web.Application(client_max_size=max_body_bytes, middlewares=middlewares)
-    for path in sorted(GENERATING):
+    for path in sorted(GENERATING | PASSED_ON):
         app.router.add_post(path, proxy.handle)
     app[ROUTER] = router
     app.router.add_get("/v1/models", models)

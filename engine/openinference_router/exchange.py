@@ -17,6 +17,9 @@ Fields = dict[str, msgspec.Raw]
 GENERATING = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Paths whose answer is drawn with a seed and may be a stream."""
 
+PASSED_ON = frozenset({"/v1/embeddings", "/tokenize", "/detokenize"})
+"""Paths whose answer is computed, not drawn: balanced and retried, never resumed."""
+
 INTERNAL_FIELD = "openinference"
 
 _decode_fields = msgspec.json.Decoder(Fields).decode

@@ -5,9 +5,10 @@ its own. A retry and a resume are one loop here; what was already said decides (
 the next attempt may run. Cancelled when the client goes away, which frees place, seat and engine.
 """
 
+import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -34,6 +35,9 @@ MAX_BROKEN_ATTEMPTS = 5
 
 RESUME_HEADER = "x-openinference-resume"
 """`off`: a client that prefers a cut stream, and the control runs of our own tests."""
+
+DEADLINE_HEADER = "x-openinference-timeout-seconds"
+"""A request that got no seat by then is refused: its client would not wait for the answer."""
 
 CALLER = web.RequestKey("caller", Caller)
 
@@ -80,12 +84,14 @@ class Proxy:
         keep_alive_seconds: float,
         stall_timeout_seconds: float,
         first_token_timeout_seconds: float = math.inf,
+        body_timeout_seconds: float = 30.0,
     ) -> None:
         self._session = session
         self._select = select
         self._token_header = {TOKEN_HEADER: token} if token else {}
         self._keep_alive_seconds = keep_alive_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
+        self._body_timeout_seconds = body_timeout_seconds
         self._first_token_timeout_seconds = first_token_timeout_seconds
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -99,7 +105,7 @@ class Proxy:
         return reply.response
 
     async def _begin(self, request: web.Request, reply: Reply, trace: Trace) -> Call:
-        asked = exchange.parse(request.path, await request.read())
+        asked = exchange.parse(request.path, await self._body(request))
         service = self._select(request.host, asked.model)
         trace.service, trace.model = service.name, service.routing.model
         trace.is_stream = asked.is_stream
@@ -110,10 +116,19 @@ class Proxy:
             progress=Progress(tracks_tokens=asked.is_stream and bool(may_resume)),
             reply=reply,
             trace=trace,
-            rank=service.rank(request[CALLER]),
+            rank=service.rank(request[CALLER], _patience_seconds(request.headers)),
             wish=service.wish(asked.fields, request.headers),
             stopwatch=Stopwatch(service.meter, trace.arrived_at),
         )
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_timeout_seconds):
+                return await request.read()
+        except TimeoutError as error:
+            raise Refusal(
+                408, f"the body did not arrive within {self._body_timeout_seconds:g} s"
+            ) from error
 
     async def _serve(self, call: Call) -> None:
         """Attempt until the answer is whole. Raises Refusal when a budget is spent."""
@@ -228,3 +243,19 @@ class Proxy:
             )
         if not isinstance(failure, Moved) and not call.service.may_retry():
             raise unavailable("too many requests are being retried", code="retry_budget")
+
+
+def _patience_seconds(headers: Mapping[str, str]) -> float:
+    """How long a client would wait for a seat. Raises Refusal for what is no time."""
+    text = headers.get(DEADLINE_HEADER, "inf")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise Refusal(
+            400,
+            f"{DEADLINE_HEADER}: {text!r} is no time; send seconds such as 30",
+            parameter=DEADLINE_HEADER,
+        )
+    return seconds

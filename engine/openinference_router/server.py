@@ -19,12 +19,14 @@ from openinference_router.dashboard.cluster import ClusterView
 from openinference_router.dashboard.history import LiveHistory
 from openinference_router.dashboard.pages import Dashboard
 from openinference_router.dashboard.prometheus import PrometheusHistory
+from openinference_router.door import Door, make_runner
 from openinference_router.keys import KeyRing
 from openinference_router.keysecret import KeySecret
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
 from openinference_router.settings import Settings
+from openinference_router.tls import Certificate, renewals
 from openinference_router.watch import cluster_api
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ async def serve(settings: Settings) -> None:
             keep_alive_seconds=settings.keep_alive_seconds,
             stall_timeout_seconds=settings.stall_timeout_seconds,
             first_token_timeout_seconds=settings.first_token_timeout_seconds,
+            body_timeout_seconds=settings.body_timeout_seconds,
         )
         keys = KeyRing(is_known=not settings.keys_secret, replicas=settings.replicas)
         metrics = Metrics(settings.namespace, router.services, keys.names)
@@ -56,13 +59,15 @@ async def serve(settings: Settings) -> None:
         clients.add_routes(_dashboard(router, keys, history, session, settings).routes())
         internal = internal_app(router, keys, metrics, token)
         async with (
-            _listening(internal, settings.host, settings.internal_port, farewell_seconds=0.1),
-            _listening(clients, settings.host, settings.client_port, farewell_seconds=5) as site,
-            _following(router, keys, history, settings),
+            _listening(internal, settings.host, farewell_seconds=0.1) as inside,
+            _listening(clients, settings.host, farewell_seconds=5) as door,
+            _following(router, keys, history, door, settings),
         ):
+            await inside.open(settings.internal_port)
+            await door.open(settings.client_port)
             _log.info("router started", extra={"namespace": settings.namespace})
             await _termination()
-            await _drain(router, site, settings)
+            await _drain(router, door, settings)
             await router.close()
     _log.info("router ended")
 
@@ -80,12 +85,12 @@ def _dashboard(
     return Dashboard(router, keys, view, source.read)
 
 
-async def _drain(router: Router, site: web.TCPSite, settings: Settings) -> None:
+async def _drain(router: Router, door: Door, settings: Settings) -> None:
     """Say so, wait until nobody comes any more, close the door, let those inside finish."""
     _log.info("router drains", extra={"open": router.open_requests})
     router.drain()
     await asyncio.sleep(settings.endpoint_pause_seconds)
-    await site.stop()
+    await door.close()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.drain_timeout_seconds):
             await router.idle()
@@ -105,26 +110,22 @@ def _engine_session() -> aiohttp.ClientSession:
 
 @contextlib.asynccontextmanager
 async def _listening(
-    app: web.Application, host: str, port: int, *, farewell_seconds: float
-) -> AsyncIterator[web.TCPSite]:
-    """Accept connections; at the end, handlers get `farewell_seconds` to write their last bytes."""
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=farewell_seconds
-    )
+    app: web.Application, host: str, *, farewell_seconds: float
+) -> AsyncIterator[Door]:
+    """Serve `app`; at the end, handlers get `farewell_seconds` to write their last bytes."""
+    runner = make_runner(app, farewell_seconds)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        yield site
+        yield Door(runner, host)
     finally:
         await runner.cleanup()
 
 
 @contextlib.asynccontextmanager
 async def _following(
-    router: Router, keys: KeyRing, history: LiveHistory, settings: Settings
+    router: Router, keys: KeyRing, history: LiveHistory, door: Door, settings: Settings
 ) -> AsyncIterator[None]:
-    """Keep routing, keys and history up to date; a failure here ends the process."""
+    """Keep routing, keys, certificate and history up to date; a failure here ends the process."""
 
     async def follow_routing() -> None:
         async for routings in watch_routing(api, settings.namespace).snapshots():
@@ -135,6 +136,11 @@ async def _following(
         async for known in secret.snapshots():
             keys.replace(known)
 
+    async def follow_certificate() -> None:
+        certificate, core = Certificate(), client.CoreV1Api(api)
+        async for _ in renewals(certificate, core, settings.namespace, settings.tls_secret):
+            await door.open(settings.tls_port, certificate.context)
+
     async with cluster_api() as api, asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(follow_routing(), name="routing"),
@@ -142,6 +148,8 @@ async def _following(
         ]
         if settings.keys_secret:
             tasks.append(group.create_task(follow_keys(), name="keys"))
+        if settings.tls_secret:
+            tasks.append(group.create_task(follow_certificate(), name="certificate"))
         try:
             yield
         finally:

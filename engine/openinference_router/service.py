@@ -14,7 +14,7 @@ import msgspec
 from openinference_router import affinity
 from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudget, Spent
 from openinference_router.choice import Wish, choose
-from openinference_router.errors import AttemptFailed, Moved, overloaded, unavailable
+from openinference_router.errors import AttemptFailed, Moved, Refusal, overloaded, unavailable
 from openinference_router.group import Group
 from openinference_router.meter import Meter
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
@@ -183,9 +183,9 @@ class Service:
             return Wish(draw=self._draws, affinity=affinity.of_prompt(fields))
         return Wish(draw=self._draws)
 
-    def rank(self, caller: Caller) -> Rank:
+    def rank(self, caller: Caller, patience_seconds: float = math.inf) -> Rank:
         """The standing of a request that arrives now; kept over all its attempts."""
-        return self._line.rank(caller, self._clock())
+        return self._line.rank(caller, self._clock(), patience_seconds)
 
     def enter(self, rank: Rank, wish: Wish, waited: Spent | None = None) -> Ticket:
         """A seat if there is room and nobody waits, else a place in line; `leave` gives back both.
@@ -250,6 +250,18 @@ class Service:
 
     def _patience_seconds(self, ticket: Ticket) -> float:
         """How much longer `ticket` may wait, as things are now. Raises Refusal when not at all."""
+        left, refusal = self._budget_left(ticket)
+        until_deadline = ticket.rank.deadline_at - self._clock()
+        if until_deadline < left:
+            left = until_deadline
+            refuse = overloaded if self._capacity.has_capacity else unavailable
+            refusal = refuse("no replica had room before the request's deadline", code="deadline")
+        if left < TIMER_SLACK_SECONDS:
+            raise refusal
+        return left
+
+    def _budget_left(self, ticket: Ticket) -> tuple[float, Refusal]:
+        """Seconds left of the waiting budget that counts now, and what is said at its end."""
         spent = self.waited(ticket)
         queue = self.routing.queue
         if ticket.wish.resume_key is not None:
@@ -268,9 +280,7 @@ class Service:
             refusal = unavailable(
                 f"no replica of '{self.name}' was ready in {queue.cold_start_timeout_seconds:g} s"
             )
-        if left < TIMER_SLACK_SECONDS:
-            raise refusal
-        return left
+        return left, refusal
 
     def _is_hopeless(self, wish: Wish) -> bool:
         """Every group has told its resume key, and none is the wanted one."""

@@ -30,12 +30,18 @@ class Settings(BaseSettings):
     keys_secret: str = ""
     """Name of the Secret with the API keys; empty leaves the router open to anybody."""
 
+    tls_secret: str = ""
+    """Name of the Secret with the certificate; while it does not exist there is no port for TLS."""
+
     host: str = "0.0.0.0"  # noqa: S104  a pod listens to its network; NetworkPolicies say who may
     client_port: int = 8080
+    tls_port: int = 8443
     internal_port: int = 8081
 
     max_body_bytes: int = Field(default=16 * 2**20, gt=0)
     """A larger request body is refused with 413."""
+    body_timeout_seconds: float = Field(default=30.0, gt=0)
+    """A body that has not arrived by then is refused with 408."""
     keep_alive_seconds: float = Field(default=5.0, gt=0)
     """A stream that waits this long for a seat gets a comment, again and again."""
     stall_timeout_seconds: float = Field(default=120.0, gt=0)

@@ -12,6 +12,7 @@ rank, so it stands before all that came later.
 import asyncio
 import bisect
 import heapq
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Rank:
     turn: int
     number: int
     arrived_at: float
+    deadline_at: float = math.inf
+    """Nobody waits for the answer to a request that has no seat by then."""
 
     @property
     def in_class(self) -> tuple[int, int]:
@@ -85,11 +88,11 @@ class WaitingLine:
         lines = [tuple(line.tickets) for line in self._classes.values()]
         return heapq.merge(*lines, key=lambda ticket: ticket.rank.aged_arrival)
 
-    def rank(self, caller: Caller, now: float) -> Rank:
+    def rank(self, caller: Caller, now: float, patience_seconds: float = math.inf) -> Rank:
         """The standing of a request that arrives now."""
         self._arrivals += 1
         turn = self._classes[caller.priority].next_turn(caller.key)
-        return Rank(caller, turn, self._arrivals, now)
+        return Rank(caller, turn, self._arrivals, now, now + patience_seconds)
 
     def enter(self, ticket: Ticket) -> None:
         self._classes[ticket.rank.caller.priority].enter(ticket)

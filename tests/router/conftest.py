@@ -30,6 +30,7 @@ from openinference_router.app import client_app, internal_app
 from openinference_router.dashboard.cluster import ClusterView
 from openinference_router.dashboard.history import LiveHistory
 from openinference_router.dashboard.pages import Dashboard
+from openinference_router.door import make_runner
 from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
@@ -74,6 +75,11 @@ async def until(claim: Callable[[], bool]) -> None:
             if claim():
                 return
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture(name="free_port")
+def free_port_fixture() -> Callable[[], int]:
+    return free_port
 
 
 @pytest.fixture(name="until")
@@ -140,7 +146,7 @@ async def play() -> AsyncIterator[Callable]:
             engine = PlayedEngine(**fields)
             app = web.Application()
             app.router.add_get("/load", engine.report)
-            app.router.add_post("/v1/{_:.*}", engine.answer)
+            app.router.add_post("/{_:.*}", engine.answer)
             port = free_port()
             await _listen(stack, app, port)
             engine.address = f"http://127.0.0.1:{port}"
@@ -150,7 +156,7 @@ async def play() -> AsyncIterator[Callable]:
 
 
 async def _listen(stack: contextlib.AsyncExitStack, app: web.Application, port: int) -> None:
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+    runner = make_runner(app, 0.1)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -309,16 +315,16 @@ class ApiServer(Collection):
 
     url: str = ""
     secret: dict[str, str] | None = None
+    tls_secret: dict[str, str] | None = None
     services: Collection = field(default_factory=Collection)
     events: Collection = field(default_factory=Collection)
 
-    async def read_secret(self, _: web.Request) -> web.Response:
-        """The Secret `openinference-keys`, its entries encoded as Kubernetes does."""
-        if self.secret is None:
+    async def read_secret(self, request: web.Request) -> web.Response:
+        """`openinference-keys` or `openinference-tls`, its entries encoded as Kubernetes does."""
+        is_tls = request.match_info["name"] == "openinference-tls"
+        if (secret := self.tls_secret if is_tls else self.secret) is None:
             return web.json_response({"kind": "Status", "code": 404}, status=404)
-        entries = {
-            name: base64.b64encode(text.encode()).decode() for name, text in self.secret.items()
-        }
+        entries = {name: base64.b64encode(text.encode()).decode() for name, text in secret.items()}
         return web.json_response({"kind": "Secret", "data": entries})
 
     def put(self, name: str, text: str) -> None:
@@ -356,9 +362,7 @@ async def api_server() -> AsyncIterator[ApiServer]:
             "/apis/openinference.dev/v1alpha1/namespaces/team-a/inferenceservices",
             server.services.serve,
         )
-        app.router.add_get(
-            "/api/v1/namespaces/team-a/secrets/openinference-keys", server.read_secret
-        )
+        app.router.add_get("/api/v1/namespaces/team-a/secrets/{name}", server.read_secret)
         port = free_port()
         await _listen(stack, app, port)
         server.url = f"http://127.0.0.1:{port}"

@@ -7,7 +7,7 @@ import json
 import pytest
 from aiohttp import web
 from kubernetes.aio import client, config
-from openinference_router import keysecret
+from openinference_router import secret
 from openinference_router.errors import Refusal
 from openinference_router.keys import Key, KeyRing
 from openinference_router.keysecret import KeySecret
@@ -171,7 +171,7 @@ async def test_a_key_of_a_higher_class_passes_those_who_wait(
 
 @pytest.fixture
 async def snapshots(api_server, tmp_path, monkeypatch):
-    monkeypatch.setattr(keysecret, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(secret, "READ_SECONDS", 0.05)
     await config.load_kube_config(str(api_server.kubeconfig(tmp_path)))
     async with client.ApiClient() as api:
         yield KeySecret(client.CoreV1Api(api), "team-a", "openinference-keys").snapshots()

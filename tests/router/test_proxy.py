@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
+from openinference_engine.server import app as engine_app
+from openinference_router.exchange import GENERATING, PASSED_ON
 from openinference_router.wire import QueuePolicy
 
 
@@ -646,3 +650,73 @@ async def test_a_stream_that_never_begins_is_asked_elsewhere_and_its_group_eject
         assert (await response.read()).endswith(DONE)
     assert len(good.bodies) == 1
     assert not bench.demo.groups["g0"].admitted
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/tokenize", "/detokenize"])
+async def test_computed_answers_are_balanced_and_retried_but_not_seeded(
+    play, make_bench, make_routing, make_routed, path
+):
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response({"path": request.path, "asked": await request.json()})
+
+    bad, good = await play(scripts=[cut_before_the_status]), await play(usual=echo)
+    good.load["running"] = 1
+    routing = make_routing(make_routed(bad.address, "g0"), make_routed(good.address, "g1"))
+    bench = await make_bench(routing)
+    await bench.admitted(2)
+    asked = {"model": "smollm2", "prompt": "hello"}
+    async with bench.client.post(bench.url + path, json=asked) as response:
+        assert await response.json() == {"path": path, "asked": asked}
+
+
+def test_every_path_that_an_engine_answers_passes():
+    source = Path(engine_app.__file__).read_text()
+    paths = set(re.findall(r'add_post\("([^"]+)"', source))
+    assert {"/v1/chat/completions", "/tokenize"} <= paths <= GENERATING | PASSED_ON
+
+
+async def test_a_deadline_ends_the_wait_and_nothing_else(
+    play, make_bench, make_routing, make_routed
+):
+    headers = {"x-openinference-timeout-seconds": "0.2"}
+    empty = await make_bench(make_routing())
+    async with empty.chat(headers=headers) as response:
+        assert response.status == 503
+        assert (await response.json())["error"]["code"] == "deadline"
+    engine = await play(usual=speaks(0.1, 5))
+    bench = await make_bench(make_routing(make_routed(engine.address)))
+    await bench.admitted()
+    async with bench.chat(stream=True, headers=headers) as response:
+        assert (await response.read()).endswith(DONE)
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan"])
+async def test_a_deadline_that_is_no_time_is_refused(make_bench, make_routing, seconds):
+    bench = await make_bench(make_routing())
+    async with bench.chat(headers={"x-openinference-timeout-seconds": seconds}) as response:
+        assert response.status == 400
+        assert seconds in (await response.json())["error"]["message"]
+
+
+async def test_a_body_that_trickles_in_is_refused(make_bench, make_routing):
+    bench = await make_bench(make_routing(), body_timeout_seconds=0.2)
+
+    async def trickle():
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async with bench.client.post(f"{bench.url}/v1/completions", data=trickle()) as response:
+        assert response.status == 408
+        assert "did not arrive" in (await response.json())["error"]["message"]
+
+
+async def test_headers_that_trickle_in_lose_their_connection(make_bench, make_routing, monkeypatch):
+    monkeypatch.setattr("openinference_router.door.IDLE_SECONDS", 0.3)
+    bench = await make_bench(make_routing())
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(bench.url.rsplit(":", 1)[1]))
+    for part in (b"POST /v1/comp", b"letions HTTP/1.1"):
+        writer.write(part)
+        await asyncio.sleep(0.1)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
