@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 
 #include "ops.h"
+#ifdef OPENINFERENCE_HAS_HOPPER_OPS
+#include "hopper/hopper_ops.h"
+#endif
 
 namespace py = pybind11;
 using openinference::Stream;
@@ -49,6 +52,11 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "weights"_a, "out"_a, "stream"_a);
     module.def("choose_token", &openinference::choose_token, "x"_a, "sum_squares"_a, "epsilon"_a,
                "weights"_a, "logits"_a, "tokens"_a, "positions"_a, "best"_a, "counter"_a, "stream"_a);
+#ifdef OPENINFERENCE_HAS_HOPPER_OPS
+    module.def("attend_prefill", &openinference::attend_prefill, "query"_a, "key_cache"_a, "value_cache"_a,
+               "starts"_a, "lengths"_a, "block_table"_a, "max_rows"_a, "scale"_a, "window"_a, "out"_a,
+               "stream"_a);
+#endif
     module.def("multiprocessor_count", &openinference::multiprocessor_count,
                "Streaming multiprocessors of the current device.");
 }

@@ -18,6 +18,12 @@ template <class Element> struct PagedCache {
     int heads;
     int head_dim;
 
+    // The same cache as seen by the tokens from this one on.
+    __host__ __device__ PagedCache from(int token) const {
+        return {keys, values, positions + token, block_table + static_cast<size_t>(token) * pages_per_sequence,
+                pages_per_sequence, heads, head_dim};
+    }
+
     __device__ __forceinline__ int slot_elements() const { return heads * head_dim; }
 
     // Index of a head's first element in a page's first slot.

@@ -18,7 +18,7 @@ struct GateUpEpilogue {
     bf16* out;
 
     __host__ __device__ int tiles() const { return columns / 8; }
-    __device__ TileRows rows(int tile) const { return {tile, tile * 8, columns + tile * 8}; }
+    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 8, columns + tile * 8}; }
     __device__ void prepare(Scratch&, int) const {}
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
     __device__ void end(Scratch&, int) const {}
@@ -26,9 +26,31 @@ struct GateUpEpilogue {
     __device__ __forceinline__ void store(Scratch& scratch, int tile, int pair, int token, bool is_live,
                                           float lower, float upper) const {
         if (!is_live) return;
-        const float gate = lower * scratch.scale[token], up = upper * scratch.scale[token];
-        const float activation = gate / (1 + exp2_fast(-kLog2E * gate)) * up;
-        out[static_cast<size_t>(token) * columns + tile * 8 + pair] = to_bf16(activation);
+        out[static_cast<size_t>(token) * columns + tile * 8 + pair] =
+            to_bf16(activation(lower, upper, scratch.scale[token]));
+    }
+
+    __device__ __forceinline__ static float activation(float gate, float up, float scale) {
+        gate *= scale;
+        return gate / (1 + exp2_fast(-kLog2E * gate)) * (up * scale);
+    }
+
+    // For many tokens (wide_gemm.cuh).
+    __host__ __device__ int run_tiles() const { return tiles(); }
+    __host__ __device__ GateUpEpilogue from(int token) const {
+        return {norm.from(token), columns, out + static_cast<size_t>(token) * columns};
+    }
+    template <int kAhead>
+    __device__ __forceinline__ void begin_many(TokenScales& scales, int tokens, int thread, int threads) const {
+        norm.compute_many<kAhead>(scales.of, tokens, thread, threads);
+    }
+    struct Fetched {};
+    __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
+    __device__ __forceinline__ void store_tile(const TokenScales& scales, int tile, int token, const Fetched&,
+                                               float (&gate)[8], const float (&up)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) gate[i] = activation(gate[i], up[i], scales.of[token]);
+        store_bf16(out + static_cast<size_t>(token) * columns + tile * 8, gate);
     }
 };
 
@@ -41,7 +63,7 @@ void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, 
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const GateUpEpilogue epilogue{norm, static_cast<int>(I), out.as<bf16>("out", {T, I})};
-    multiply_few_tokens("project_gate_up", weights, 2 * I, "x", x, epilogue, stream);
+    multiply_tokens("project_gate_up", weights, 2 * I, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -28,7 +28,7 @@ struct QkvEpilogue {
 
     __host__ __device__ int tiles_per_head() const { return cache.head_dim / 16; }
     __host__ __device__ int tiles() const { return (query_heads + 2 * cache.heads) * tiles_per_head(); }
-    __device__ TileRows rows(int tile) const {
+    __host__ __device__ TileRows rows(int tile) const {
         const int lower = tile / tiles_per_head() * cache.head_dim + tile % tiles_per_head() * 8;
         return {tile, lower, lower + cache.head_dim / 2};
     }
@@ -42,7 +42,7 @@ struct QkvEpilogue {
             if (lane == 0) scratch.slot[token] = cache.row(token, position, 0);
             if (token < kTurnTokens)
                 for (int pair = lane; pair < cache.head_dim / 2; pair += 32)
-                    scratch.turns[token][pair] = turn(position, pair);
+                    scratch.turns[token][pair] = *turn(position, pair);
         }
     }
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
@@ -56,26 +56,70 @@ struct QkvEpilogue {
         lower *= scratch.scale[token];
         upper *= scratch.scale[token];
         const int head = tile / tiles_per_head(), column = tile % tiles_per_head() * 8 + pair;
-        const bool is_value = head >= query_heads + cache.heads;
-        if (!is_value) {
-            const float2 angle =
-                token < kTurnTokens ? scratch.turns[token][column] : turn(position, column);
-            const float first = lower * angle.x - upper * angle.y;
-            upper = upper * angle.x + lower * angle.y;
-            lower = first;
-        }
-        bf16* row = query + (static_cast<size_t>(token) * query_heads + head) * cache.head_dim;
-        if (head >= query_heads) {
-            const int kv_head = head - query_heads - (is_value ? cache.heads : 0);
-            row = (is_value ? cache.values : cache.keys) + scratch.slot[token] + kv_head * cache.head_dim;
-        }
+        if (head < query_heads + cache.heads)
+            rotate(token < kTurnTokens ? scratch.turns[token][column] : *turn(position, column), lower, upper);
+        bf16* row = row_of(head, token, scratch.slot[token]);
         row[column] = to_bf16(lower);
         row[column + cache.head_dim / 2] = to_bf16(upper);
     }
 
     // Cosine and sine by which a pair is turned at a position.
-    __device__ __forceinline__ float2 turn(int position, int pair) const {
-        return rotary[static_cast<size_t>(position) * (cache.head_dim / 2) + pair];
+    __device__ __forceinline__ const float2* turn(int position, int pair) const {
+        return rotary + static_cast<size_t>(position) * (cache.head_dim / 2) + pair;
+    }
+    __device__ __forceinline__ static void rotate(float2 turn, float& lower, float& upper) {
+        const float first = lower * turn.x - upper * turn.y;
+        upper = upper * turn.x + lower * turn.y;
+        lower = first;
+    }
+    // Where a token's part of a head goes; slot: the first element of its slot in the cache.
+    __device__ __forceinline__ bf16* row_of(int head, int token, size_t slot) const {
+        const int key_head = head - query_heads, value_head = key_head - cache.heads;
+        if (key_head < 0) return query + (static_cast<size_t>(token) * query_heads + head) * cache.head_dim;
+        return value_head < 0 ? cache.keys + slot + key_head * cache.head_dim
+                              : cache.values + slot + value_head * cache.head_dim;
+    }
+
+    // For many tokens (wide_gemm.cuh).
+    __host__ __device__ int run_tiles() const { return tiles_per_head(); }
+    __host__ __device__ QkvEpilogue from(int token) const {
+        bf16* first = query + static_cast<size_t>(token) * query_heads * cache.head_dim;
+        return {norm.from(token), query_heads, cache.from(token), rotary, first};
+    }
+    template <int kAhead>
+    __device__ __forceinline__ void begin_many(TokenScales& scales, int tokens, int thread, int threads) const {
+        norm.compute_many<kAhead>(scales.of, tokens, thread, threads);
+    }
+    struct Fetched {
+        int position;
+        size_t slot;
+        float4 turns[4];
+    };
+    __device__ __forceinline__ Fetched fetch(int tile, int token) const {
+        Fetched fetched{cache.positions[token], 0, {}};
+        if (fetched.position < 0) return fetched;
+        fetched.slot = cache.row(token, fetched.position, 0);
+        const auto* four = reinterpret_cast<const float4*>(turn(fetched.position, tile % tiles_per_head() * 8));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) fetched.turns[i] = four[i];
+        return fetched;
+    }
+    __device__ __forceinline__ void store_tile(const TokenScales& scales, int tile, int token, const Fetched& fetched,
+                                               float (&lower)[8], float (&upper)[8]) const {
+        if (fetched.position < 0) return;
+        const int head = tile / tiles_per_head(), column = tile % tiles_per_head() * 8;
+        const float scale = scales.of[token];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const float4 two = fetched.turns[i / 2];
+            lower[i] *= scale;
+            upper[i] *= scale;
+            if (head < query_heads + cache.heads)
+                rotate(i % 2 ? make_float2(two.z, two.w) : make_float2(two.x, two.y), lower[i], upper[i]);
+        }
+        bf16* row = row_of(head, token, fetched.slot) + column;
+        store_bf16(row, lower);
+        store_bf16(row + cache.head_dim / 2, upper);
     }
 };
 
@@ -95,7 +139,7 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
     const QkvEpilogue epilogue{norm, static_cast<int>(Q), cache,
                                reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
                                query.as<bf16>("query", {T, Q, D})};
-    multiply_few_tokens("project_qkv", weights, (Q + 2 * KV) * D, "x", x, epilogue, stream);
+    multiply_tokens("project_qkv", weights, (Q + 2 * KV) * D, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

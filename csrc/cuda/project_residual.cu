@@ -20,7 +20,7 @@ struct ResidualEpilogue {
     float* sum_squares;
 
     __host__ __device__ int tiles() const { return columns / 16; }
-    __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
+    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
     __device__ void prepare(Scratch& scratch, int) const {
         if (threadIdx.x < 16) scratch.norm_weight[threadIdx.x] = to_float(norm_weight[blockIdx.x * 16 + threadIdx.x]);
     }
@@ -50,6 +50,48 @@ struct ResidualEpilogue {
         x[at] = to_bf16(sum * gamma);
         return sum;
     }
+
+    // For many tokens (wide_gemm.cuh).
+    __host__ __device__ int run_tiles() const { return tiles(); }
+    __host__ __device__ ResidualEpilogue from(int token) const {
+        const size_t first = static_cast<size_t>(token) * columns;
+        return {norm_weight, columns, hidden + first, x + first, sum_squares + first / kSquareColumns};
+    }
+    template <int kAhead> __device__ __forceinline__ void begin_many(TokenScales&, int, int, int) const {}
+    struct Fetched {
+        float4 hidden[4];
+    };
+    __device__ __forceinline__ Fetched fetch(int tile, int token) const {
+        const auto* four = reinterpret_cast<const float4*>(hidden + static_cast<size_t>(token) * columns + tile * 16);
+        return {{four[0], four[1], four[2], four[3]}};
+    }
+    __device__ __forceinline__ void store_tile(const TokenScales&, int tile, int token, const Fetched& fetched,
+                                               const float (&lower)[8], const float (&upper)[8]) const {
+        const size_t row = static_cast<size_t>(token) * columns + tile * 16;
+        const float sum = add_eight(row, tile * 16, fetched.hidden[0], fetched.hidden[1], lower) +
+                          add_eight(row + 8, tile * 16 + 8, fetched.hidden[2], fetched.hidden[3], upper);
+        sum_squares[static_cast<size_t>(token) * tiles() + tile] = sum;
+    }
+
+    // Returns the sum of the eight new squares.
+    __device__ __forceinline__ float add_eight(size_t at, int column, float4 first, float4 second,
+                                               const float (&value)[8]) const {
+        const float sums[8] = {first.x + value[0],  first.y + value[1],  first.z + value[2],  first.w + value[3],
+                               second.x + value[4], second.y + value[5], second.z + value[6], second.w + value[7]};
+        const uint4 gamma = *reinterpret_cast<const uint4*>(norm_weight + column);
+        const uint32_t pairs[4] = {gamma.x, gamma.y, gamma.z, gamma.w};
+        float scaled[8], squares = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            scaled[i] = sums[i] * (i % 2 ? upper_half(pairs[i / 2]) : lower_half(pairs[i / 2]));
+            squares += sums[i] * sums[i];
+        }
+        auto* target = reinterpret_cast<float4*>(hidden + at);
+        target[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+        target[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
+        store_bf16(x + at, scaled);
+        return squares;
+    }
 };
 
 }  // namespace
@@ -61,7 +103,7 @@ void project_residual(const Tensor& input, const Tensor& weights, const Tensor& 
     const ResidualEpilogue epilogue{norm_weight.as<bf16>("norm_weight", {H}), static_cast<int>(H),
                                     hidden.as<float>("hidden", {T, H}), x.as<bf16>("x", {T, H}),
                                     sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
-    multiply_few_tokens("project_residual", weights, H, "input", input, epilogue, stream);
+    multiply_tokens("project_residual", weights, H, "input", input, epilogue, stream);
 }
 
 }  // namespace openinference

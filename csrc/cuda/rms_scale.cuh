@@ -8,11 +8,21 @@
 namespace openinference {
 
 constexpr int kSquareColumns = 16;  // columns behind one partial sum of squares
+constexpr int kTileTokens = 256;    // tokens of the largest tile of wide_gemm.cuh
+
+// In shared memory of a product of many tokens: what norms scale its tokens by.
+struct TokenScales {
+    float of[kTileTokens];
+};
 
 struct RmsScale {
     const float* sum_squares;  // (tokens, hidden / 16)
     int parts;
     float epsilon;
+
+    __host__ __device__ RmsScale from(int token) const {
+        return {sum_squares + static_cast<size_t>(token) * parts, parts, epsilon};
+    }
 
     // scale[token] for all tokens, by one warp each; visible after the next barrier.
     __device__ __forceinline__ void compute(float* scale, int tokens) const {
@@ -24,10 +34,52 @@ struct RmsScale {
                 sum += sum_squares[static_cast<size_t>(token) * parts + part];
 #pragma unroll
             for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-            if (lane == 0) scale[token] = rsqrtf(sum / (parts * kSquareColumns) + epsilon);
+            if (lane == 0) scale[token] = scale_of(sum);
         }
     }
+
+    // The same with kAhead tokens in flight per warp, for whoever has many of them and few warps.
+    template <int kAhead>
+    __device__ __forceinline__ void compute_many(float* scale, int tokens, int thread, int threads) const {
+        
+        const int lane = thread % 32;
+        for (int first = thread / 32 * kAhead; first < tokens; first += threads / 32 * kAhead) {
+            float sums[kAhead] = {};
+#pragma unroll 1
+            for (int part = lane * 4; part < parts; part += 128) {
+                float4 four[kAhead];
+#pragma unroll
+                for (int i = 0; i < kAhead; ++i) {
+                    const size_t row = min(first + i, tokens - 1);
+                    four[i] = four_parts(sum_squares + row * parts, part);
+                }
+#pragma unroll
+                for (int i = 0; i < kAhead; ++i) sums[i] += four[i].x + four[i].y + four[i].z + four[i].w;
+            }
+#pragma unroll
+            for (int i = 0; i < kAhead; ++i) {
+#pragma unroll
+                for (int mask = 16; mask > 0; mask /= 2) sums[i] += shuffle_xor(sums[i], mask);
+                if (lane == 0 && first + i < tokens) scale[first + i] = scale_of(sums[i]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ float4 four_parts(const float* row, int part) const {
+        if (parts % 4 == 0) return *reinterpret_cast<const float4*>(row + part);
+        const auto at = [&](int i) { return part + i < parts ? row[part + i] : 0; };
+        return make_float4(at(0), at(1), at(2), at(3));
+    }
+    __device__ __forceinline__ float scale_of(float sum) const {
+        return rsqrtf(sum / (parts * kSquareColumns) + epsilon);
+    }
 };
+
+// Eight neighbours as one 16-byte store.
+__device__ __forceinline__ void store_bf16(bf16* target, const float (&v)[8]) {
+    *reinterpret_cast<uint4*>(target) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                                   pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
 
 // Adds up the squares that the eight lanes of one token hold, and lets the first write them.
 __device__ __forceinline__ void write_sum_squares(float* sum_squares, int tiles, int tile, int token,

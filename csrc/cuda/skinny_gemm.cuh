@@ -22,6 +22,13 @@
 //        all lanes of a warp; the 8 pairs of a token are 8 consecutive lanes
 //   end(Scratch&, tokens)                    once, after the block's last tile
 // and a type Scratch in shared memory. What prepare and begin write there is visible to store.
+//
+// For many tokens (wide_gemm.cuh) it also has
+//   from(token)                              itself, for the tokens from this one on
+//   run_tiles()                              how many tiles lie evenly spaced before a longer step
+//   begin_many<ahead>(scales, tokens, thread, threads)     begin, with few warps for many tokens
+//   fetch(tile, token)                       what store_tile will need, requested early
+//   store_tile(scales, tile, token, fetched, lower[8], upper[8])    all pairs of one token
 #pragma once
 
 #include "device.cuh"
@@ -29,6 +36,7 @@
 #include "fp8_weights.cuh"
 #include "int4_weights.cuh"
 #include "launch.cuh"
+#include "wide_gemm.cuh"
 
 namespace openinference {
 
@@ -188,6 +196,9 @@ void launch_for_tokens(const char* op, const Weights& weights, const bf16* x, in
     launch_skinny_gemm<4, 1, false>(op, weights, x, tokens, epilogue, sizeof(GemmShared<Epilogue, 4>), stream);
 }
 
+// Up to which this kernel is the faster one, where there is another (docs/log.md, 2026-11-25).
+constexpr int kFewTokens = 16;
+
 inline void require_multiple(const char* op, int64_t columns, int64_t multiple) {
     require(columns % multiple == 0, std::string(op) + ": " + std::to_string(columns) +
                                          " weight columns, need a multiple of " + std::to_string(multiple));
@@ -202,28 +213,44 @@ Weights packed_weights(const char* op, const Tensor& weights, int64_t rows, int6
     return {units, static_cast<int>(columns)};
 }
 
-// Picks the kernel by the weights' format: bf16 (rows, columns), or packed; the size of a unit tells
-// fp8 from int4. x: (tokens, columns) bf16.
+// Calls the action with the weights in their format: bf16 (rows, columns), or packed; the size of a
+// unit tells fp8 from int4.
+template <class Action>
+void with_weights(const char* op, const Tensor& weights, int64_t rows, int64_t columns, Action action) {
+    if (weights.dtype == kDtype<uint8_t>) {
+        if (weights.length("weights", 2) == Fp8Weights::kUnitBytes)
+            return action(packed_weights<Fp8Weights>(op, weights, rows, columns));
+        return action(packed_weights<Int4Weights>(op, weights, rows, columns));
+    }
+    require_multiple(op, columns, 32);
+    const auto* matrix = weights.as<bf16>("weights", {rows, columns});
+    action(Bf16Weights{matrix, static_cast<int>(columns)});
+}
+
+// At most kMaxTokens tokens, x: (tokens, columns) bf16.
 template <class Epilogue>
 void multiply_few_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name,
                          const Tensor& x, const Epilogue& epilogue, Stream stream) {
     const int64_t tokens = x.length(x_name, 0), columns = x.length(x_name, 1);
     const bf16* input = x.as<bf16>(x_name, {tokens, columns});
-    const int count = static_cast<int>(tokens);
     require(tokens <= kMaxTokens, std::string(op) + ": " + std::to_string(tokens) +
                                       " tokens, at most " + std::to_string(kMaxTokens) + " are supported");
-    if (weights.dtype == kDtype<uint8_t>) {
-        if (weights.length("weights", 2) == Fp8Weights::kUnitBytes) {
-            const auto units = packed_weights<Fp8Weights>(op, weights, rows, columns);
-            return launch_for_tokens(op, units, input, count, epilogue, stream);
-        }
-        const auto units = packed_weights<Int4Weights>(op, weights, rows, columns);
-        return launch_for_tokens(op, units, input, count, epilogue, stream);
-    }
-    require_multiple(op, columns, 32);
-    const auto* matrix = weights.as<bf16>("weights", {rows, columns});
-    const Bf16Weights dense{matrix, static_cast<int>(columns)};
-    launch_for_tokens(op, dense, input, count, epilogue, stream);
+    with_weights(op, weights, rows, columns, [&](const auto& format) {
+        launch_for_tokens(op, format, input, static_cast<int>(tokens), epilogue, stream);
+    });
+}
+
+// As many tokens as the device has a kernel for.
+template <class Epilogue>
+void multiply_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
+                     const Epilogue& epilogue, Stream stream) {
+    const int64_t tokens = x.length(x_name, 0), columns = x.length(x_name, 1);
+    if (tokens <= kFewTokens || !has_wide_gemm())
+        return multiply_few_tokens(op, weights, rows, x_name, x, epilogue, stream);
+    const bf16* input = x.as<bf16>(x_name, {tokens, columns});
+    with_weights(op, weights, rows, columns, [&](const auto& format) {
+        multiply_many_tokens(op, format, input, tokens, epilogue, stream);
+    });
 }
 
 }  // namespace openinference

@@ -109,5 +109,11 @@ template <class T> __device__ __forceinline__ T& shared_memory() {
     extern __shared__ uint4 arena[];
     return *reinterpret_cast<T*>(arena);
 }
+// The same from the next multiple of 1024 bytes on; the launch asks for 1024 bytes more.
+template <class T> __device__ __forceinline__ T& aligned_shared_memory() {
+    extern __shared__ uint4 arena[];
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(arena));
+    return *reinterpret_cast<T*>(reinterpret_cast<char*>(arena) + (1024 - address % 1024) % 1024);
+}
 
 }  // namespace openinference

@@ -20,6 +20,7 @@ struct Device {
     int multiprocessors;
     int shared_bytes, shared_bytes_per_block;  // of a multiprocessor; the most that a block may ask for
     bool can_overlap;  // programmatic dependent launch exists from compute capability 9.0 on
+    bool is_hopper;    // has the instructions of hopper.cuh
 };
 
 inline const Device& current_device() {
@@ -37,6 +38,7 @@ inline const Device& current_device() {
           "shared memory of a block");
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
     device.can_overlap = major >= 9;
+    device.is_hopper = major == 9;
     known = index;
     return device;
 }
@@ -50,25 +52,43 @@ inline size_t shared_bytes_per_block(int blocks) {
     return std::min(device.shared_bytes / blocks - kReservedBytes, device.shared_bytes_per_block);
 }
 
+inline void require_hopper(const char* op) {
+    require(current_device().is_hopper, std::string(op) + ": needs a GPU of compute capability 9.0");
+}
+
 // shared_bytes: dynamic shared memory of a block; above 48 KiB the kernel is asked to allow it.
+// cluster_depth: how many blocks, neighbours along z, run side by side and reach each other's memory.
 template <class... Parameters, class... Arguments>
-void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
-            Stream stream, Arguments... arguments) {
+void launch_in_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int cluster_depth, int threads,
+                        size_t shared_bytes, Stream stream, const Arguments&... arguments) {
     if (shared_bytes > 48 * 1024)
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared_bytes)),
               op);
-    cudaLaunchAttribute overlap{};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2]{};
+    int count = 0;
+    if (stream.overlaps && current_device().can_overlap) {
+        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster_depth > 1) {
+        attributes[count].id = cudaLaunchAttributeClusterDimension;
+        attributes[count++].val.clusterDim = {1, 1, static_cast<unsigned>(cluster_depth)};
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = reinterpret_cast<cudaStream_t>(stream.handle);
-    config.attrs = &overlap;
-    config.numAttrs = stream.overlaps && current_device().can_overlap;
+    config.attrs = attributes;
+    config.numAttrs = count;
     check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), op);
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+            Stream stream, const Arguments&... arguments) {
+    launch_in_clusters(op, kernel, grid, 1, threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace openinference

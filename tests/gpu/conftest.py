@@ -36,8 +36,21 @@ def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "emulated":
         ops = _load_emulated()
         return Place(ops, torch.device("cpu"), ops.Stream(0, overlaps=False))
+    return _cuda_place("the same kernels run emulated beside this test")
+
+
+@pytest.fixture(scope="session")
+def hopper() -> Place:
+    """A GPU of compute capability 9.0, for what cannot be emulated."""
+    place = _cuda_place("these kernels cannot be emulated")
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("these kernels need a GPU of compute capability 9.0")
+    return place
+
+
+def _cuda_place(without: str) -> Place:
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA device; the same kernels run emulated beside this test")
+        pytest.skip(f"no CUDA device; {without}")
     ops = importlib.import_module("openinference_engine._C")
     handle = torch.cuda.current_stream().cuda_stream
     return Place(ops, torch.device("cuda"), ops.Stream(handle, overlaps=True))

@@ -88,6 +88,36 @@ def attend(
         out[token] = (weights @ values).flatten(0, 1)
 
 
+def attend_prefill(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    block_table: Tensor,
+    max_rows: int,
+    scale: float,
+    window: int,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    group = query.shape[1] // key_cache.shape[1]
+    bounds = starts.tolist()
+    for index, length in enumerate(lengths.tolist()):
+        rows = slice(bounds[index], bounds[index + 1])
+        slots = slots_of(block_table[index])[:length]
+        keys, values = (
+            cache[slots].transpose(0, 1).float().repeat_interleave(group, dim=0)
+            for cache in (key_cache, value_cache)
+        )  # (query heads, length, head_dim)
+        scores = query[rows].transpose(0, 1).float() @ keys.transpose(1, 2) * scale
+        key_positions = torch.arange(length, device=query.device)
+        positions = key_positions[length - scores.shape[1] :, None]
+        is_seen = (key_positions <= positions) & (key_positions > positions - window)
+        weights = torch.softmax(scores.masked_fill(~is_seen, -torch.inf), dim=-1)
+        out[rows] = (weights @ values).transpose(0, 1)
+
+
 def project_residual(
     input: Tensor,
     weights: Tensor,

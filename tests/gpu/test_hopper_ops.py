@@ -1,0 +1,116 @@
+"""Kernels that only Hopper has, against their references: they cannot be emulated.
+
+Weights that are packed are multiplied with their scales before the product, in bf16: one rounding
+of each weight more than the kernels for few tokens have.
+"""
+
+import math
+
+import pytest
+import torch
+from openinference_engine import fp8, int4, tiles
+from openinference_engine.ops import cuda_reference as reference
+
+from tests.gpu.test_decode_ops import EPSILON, Inputs, check
+
+pytestmark = pytest.mark.gpu
+
+MANY_TOKENS = [17, 33, 100, 129, 300]
+FORMATS = {"bf16": lambda matrix, order: matrix} | {
+    name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
+    for name, packing in {"fp8": fp8, "int4": int4}.items()
+}
+LOOSE = {"rtol": 2**-5, "atol": 2**-5}
+
+
+@pytest.fixture
+def inputs(hopper):
+    return Inputs(hopper)
+
+
+@pytest.mark.parametrize("window", [1 << 30, 100, 1])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("group", [1, 3])
+def test_attend_prefill_equals_softmax_over_the_pages(hopper, inputs, head_dim, group, window):
+    new_rows, lengths, kv_heads = [1, 0, 5, 128, 130, 257], [1, 40, 300, 128, 130, 1000], 2
+    pages = max(lengths) // 16 + 1
+    table, blocks = inputs.pages(len(lengths), per_sequence=pages)
+    keys, values = (inputs.normal(blocks * 16, kv_heads, head_dim) for _ in range(2))
+    for sequence, length in enumerate(lengths):  # what no token wrote may hold anything
+        unwritten = reference.slots_of(table[sequence])[length:]
+        keys[unwritten] = values[unwritten] = math.nan
+    rows = sum(new_rows)
+    starts = torch.tensor([0, *new_rows]).cumsum(0).int().to(hopper.device)
+    arguments = {
+        "query": inputs.normal(rows, group * kv_heads, head_dim),
+        "key_cache": keys,
+        "value_cache": values,
+        "starts": starts,
+        "lengths": torch.tensor(lengths, dtype=torch.int32, device=hopper.device),
+        "block_table": table,
+        "max_rows": max(new_rows),
+        "scale": head_dim**-0.5,
+        "window": window,
+        "out": inputs.unwritten(rows, group * kv_heads, head_dim),
+    }
+    check(hopper, "attend_prefill", arguments, ["out"])
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (9104, 128), (1040, 4224)])
+def test_many_tokens_are_added_to_hidden(hopper, inputs, weight_format, tokens, rows, columns):
+    matrix = inputs.normal(rows, columns, scale=columns**-0.5)
+    arguments = {
+        "input": inputs.normal(tokens, columns),
+        "weights": FORMATS[weight_format](matrix, tiles.plain_order(rows)),
+        "norm_weight": inputs.normal(rows),
+        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
+        "x": inputs.unwritten(tokens, rows),
+        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+    }
+    bounds = {} if weight_format == "bf16" else {"hidden": LOOSE, "x": LOOSE}
+    outputs = ["hidden", "x"] if bounds else ["hidden", "x", "sum_squares"]
+    check(hopper, "project_residual", arguments, outputs, bounds)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("hidden", "inner"), [(128, 8), (640, 88), (256, 9000)])
+def test_many_tokens_pass_swiglu(hopper, inputs, weight_format, tokens, hidden, inner):
+    x, squares = inputs.normed(tokens, hidden)
+    matrix = inputs.normal(2 * inner, hidden, scale=hidden**-0.5)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": FORMATS[weight_format](matrix, tiles.gate_up_order(2 * inner)),
+        "out": inputs.unwritten(tokens, inner),
+    }
+    check(hopper, "project_gate_up", arguments, ["out"], {"out": LOOSE})
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
+def test_many_tokens_are_rotated_and_appended(
+    hopper, inputs, weight_format, tokens, query_heads, kv_heads, head_dim
+):
+    x, squares = inputs.normed(tokens, 384)
+    table, blocks = inputs.pages(tokens, per_sequence=3)
+    rows = (query_heads + 2 * kv_heads) * head_dim
+    matrix = inputs.normal(rows, 384, scale=384**-0.5)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": FORMATS[weight_format](matrix, tiles.qkv_order(rows, head_dim)),
+        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": table,
+        "query": inputs.unwritten(tokens, query_heads, head_dim),
+        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+    }
+    outputs = ["query", "key_cache", "value_cache"]
+    check(hopper, "project_qkv", arguments, outputs, dict.fromkeys(outputs, LOOSE))
