@@ -30,7 +30,7 @@ template <int kTokens> struct Budget {
     static constexpr int kBlocks = kTokens <= 64 ? 2 : 1;
     static constexpr int kSharedBytes = kBlocks == 2 ? 113 * 1024 : 227 * 1024;
     static constexpr int kFeederRegisters = kBlocks == 2 ? 48 : 56;
-    static constexpr int kNormsAhead = kBlocks == 2 ? 4 : 6;  // as many as the feeders' registers hold
+    static constexpr int kNormsAhead = 4;  // as many as the feeders' registers hold
     static constexpr int kComputerRegisters = kBlocks == 2 ? 96 : 224;
 };
 
