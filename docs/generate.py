@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from docs.grafana import DASHBOARDS, dashboard
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -24,7 +26,15 @@ def _json(document: object) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def grafana(name: str) -> Callable[[], str]:
+    return lambda: _json(dashboard(name))
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    **{
+        f"charts/openinference/files/monitoring/dashboards/{name}.json": grafana(name)
+        for name in DASHBOARDS
+    },
     "engine/openinference_router/dashboard/static/reasons.json": reasons,
 }
 

@@ -13,6 +13,7 @@ import typer
 import typer.core
 from rich.markup import escape
 from typer.completion import completion_init  # type: ignore[attr-defined]
+from typer.exceptions import TyperException
 
 from openinferencev2 import config, model
 from openinferencev2.batch import run
@@ -40,7 +41,9 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (CommandError, KeyboardInterrupt, OSError) as error:
+        except (typer.Exit, typer.Abort, TyperException):
+            raise  # typer's own words about wrong usage
+        except (Exception, KeyboardInterrupt) as error:
             if ctx.params["debug"]:
                 raise
             raise typer.Exit(_tell(error)) from error
@@ -94,5 +97,7 @@ def _tell(error: BaseException) -> int:
     """Say it in one sentence; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return Exit.INTERRUPTED
-    remarks.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    known = isinstance(error, CommandError | OSError)
+    words = str(error) if known else f"{type(error).__name__}: {error}; --debug shows where"
+    remarks.print(f"[bold red]error:[/] {escape(words)}", soft_wrap=True)
     return error.code if isinstance(error, CommandError) else Exit.FAILED

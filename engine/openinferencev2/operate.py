@@ -140,10 +140,14 @@ def _operation(kind: str, path: str, value: Any = None) -> Json:
 
 
 def _revisions(kubectl: Kubectl, name: str) -> list[Json]:
-    """Oldest first."""
     selector = f"--selector=openinference.dev/service={name}"
-    found: list[Json] = kubectl.get("controllerrevisions", selector)["items"]
-    return sorted(found, key=lambda each: int(each["revision"]))
+    return kept(kubectl.get("controllerrevisions", selector)["items"])
+
+
+def kept(found: list[Json]) -> list[Json]:
+    """The operator's revisions, oldest first; StatefulSets keep others under the same labels."""
+    ours = [each for each in found if "fields" in each["data"]]
+    return sorted(ours, key=lambda each: int(each["revision"]))
 
 
 def _list(service: Json, revisions: list[Json], output: Format) -> None:

@@ -1,9 +1,13 @@
 """The operator's own metrics. Names are part of the product: dashboards and alerts read them."""
 
 import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 RECONCILE_SECONDS = Histogram(
     "openinference_operator_reconcile_seconds",
@@ -30,6 +34,29 @@ LOOP_LAG_SECONDS = Gauge(
 )
 
 LAG_PERIOD_SECONDS = 1.0
+
+
+class ConditionMetrics(Collector):
+    """The conditions of all InferenceServices, read at each scrape.
+
+    Every replica of the operator watches and so tells the same: queries take the maximum.
+    """
+
+    def __init__(self, services: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "openinference_operator_condition",
+            "1 for each condition of an InferenceService, as its status says it",
+            labels=("inference_namespace", "inference_service", "condition", "status", "reason"),
+        )
+        for service in self._services():
+            metadata = service["metadata"]
+            for entry in (service.get("status") or {}).get("conditions") or []:
+                labels = (metadata["namespace"], metadata["name"])
+                family.add_metric((*labels, entry["type"], entry["status"], entry["reason"]), 1)
+        yield family
 
 
 async def measure_loop_lag() -> None:

@@ -6,6 +6,7 @@ import logging
 
 import aiohttp
 import kopf
+from prometheus_client import REGISTRY
 
 from openinference_operator import logs
 from openinference_operator.autoscaler import Autoscaler
@@ -14,7 +15,7 @@ from openinference_operator.controller import Controller, Key
 from openinference_operator.endpoints import serve
 from openinference_operator.events import Recorder
 from openinference_operator.lease import Lease
-from openinference_operator.metrics import measure_loop_lag
+from openinference_operator.metrics import ConditionMetrics, measure_loop_lag
 from openinference_operator.settings import Settings
 from openinference_operator.signals.golden import GoldenChecks
 from openinference_operator.signals.prometheus import Prometheus
@@ -61,6 +62,9 @@ async def run(settings: Settings) -> None:
             queue=queue,
         )
         watching = asyncio.Event()
+        conditions = ConditionMetrics(store.all_services)
+        REGISTRY.register(conditions)
+        stack.callback(REGISTRY.unregister, conditions)
         runner = await serve(settings.port, watching.is_set)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(lease.release)

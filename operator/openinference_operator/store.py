@@ -60,6 +60,10 @@ class Store:
         bucket = self._objects.get((kind, namespace, service), {})
         return [bucket[name] for name in sorted(bucket)]
 
+    def all_services(self) -> list[Object]:
+        """All InferenceServices of all namespaces, in no order."""
+        return self._of_kind(names.KIND)
+
     def services(self, namespace: str) -> list[Object]:
         """All InferenceServices of a namespace, ordered by name."""
         return self.select(names.KIND, namespace, "")

@@ -11,7 +11,7 @@ from openinferencev2 import services
 from openinferencev2.checks import Facts, examine
 from openinferencev2.deploy import manifest
 from openinferencev2.errors import CommandError
-from openinferencev2.operate import FAILURE, RESTARTED_AT, REVISED, choose, restore
+from openinferencev2.operate import FAILURE, RESTARTED_AT, REVISED, choose, kept, restore
 from openinferencev2.status import detail, table
 from rich.console import Console
 
@@ -100,6 +100,12 @@ KEPT = [revision("a", 1), revision("b", 2, failure="crashed"), revision("c", 3)]
 def test_rollback_goes_to_the_last_good_revision_before_the_wanted_one():
     assert choose(service(updateRevision="c"), KEPT, "") == KEPT[0]
     assert choose(service(updateRevision="b"), KEPT, "") == KEPT[2]
+
+
+def test_revisions_that_statefulsets_keep_are_none_of_ours():
+    """They carry the labels of the pod template; listing them once ended in a traceback."""
+    foreign = revision("a", 1) | {"data": {"spec": {}}}
+    assert kept([KEPT[2], foreign, KEPT[0]]) == [KEPT[0], KEPT[2]]
 
 
 def test_a_revision_that_was_asked_for_is_taken_even_if_it_failed():
