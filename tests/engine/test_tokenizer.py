@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openinference_engine.errors import RequestError, StartError
-from openinference_engine.tokenizer.chat import ChatTemplate
+from openinference_engine.tokenizer.chat import ChatOptions, ChatTemplate
 from openinference_engine.tokenizer.gguf_tokenizer import tokenizer_from_metadata
 from openinference_engine.tokenizer.tokenizer import Detokenizer, Tokenizer, load_tokenizer
 from openinference_engine.weights.checkpoint import open_checkpoint
@@ -118,13 +118,13 @@ def test_unknown_tokenizer_is_named(smollm2: GGUFCheckpoint, change: Any, messag
 def test_template_runs_in_a_sandbox() -> None:
     template = ChatTemplate("{{ messages.__class__.__mro__ }}", {})
     with pytest.raises(RequestError, match="refuses them"):
-        template.render([])
+        template.render([], ChatOptions())
 
 
 def test_template_may_refuse_a_conversation() -> None:
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
     with pytest.raises(RequestError, match="refuses them: roles must alternate"):
-        template.render([])
+        template.render([], ChatOptions())
 
 
 def test_broken_template_is_told_at_start() -> None:
