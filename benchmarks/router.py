@@ -1,11 +1,11 @@
-"""What the router adds to a request, beside nginx as the floor: same upstream, same run, one core.
+"""What the router adds to a request, beside nginx and LiteLLM: same upstream, same run, one core.
 
-    python -m benchmarks.router [--rate 500] [--seconds 10] [--rounds 3] [--streams 2000]
+    python -m benchmarks.router [--rounds 3] [--seconds 6] [--litellm FOLDER] [--prefix]
 
-Requests start at fixed times whatever became of the ones before (an open loop: a slow proxy cannot
-slow the clock). Ways are measured in turns: straight to the upstream, through nginx, through the
-router; what is added is the difference of percentiles to the straight way of the same round.
-nginx and router run on one core, upstream and clients on the others.
+Ways are measured in turns: straight to the upstream, through nginx, through the router, through
+LiteLLM; what is added is the difference of percentiles to the straight way of the same round. The
+proxy has one core, upstream and clients the others. `--litellm` names an environment made before
+(else one is made and thrown away). A line of JSON for each figure.
 """
 
 from __future__ import annotations
@@ -16,245 +16,157 @@ import contextlib
 import json
 import os
 import resource
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-import psutil
+import uvloop
 
-PROMPT = "Tell me about the sea. " * 20
-PROXY_CORE, *OTHER_CORES = sorted(os.sched_getaffinity(0))
+from benchmarks import conversations, proxies
+from benchmarks.open_loop import PROMPT, Client, Seen, at_rate
+from benchmarks.proxies import Way
 
-NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-worker_rlimit_nofile 16384;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  upstream stub {{ server 127.0.0.1:{upstream}; keepalive 512; }}
-  server {{
-    listen 127.0.0.1:{port}; keepalive_requests 1000000;
-    location / {{
-      proxy_pass http://stub; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_buffering off;
-    }}
-  }}
-}}
-"""
+RATE = 500
+LITELLM_RATE = 50  # it saturates below 100 requests a second
+MAX_LAG_SECONDS = 0.1
 
 
-@dataclass
-class Way:
-    """One address to send requests to, and what came of them."""
-
-    name: str
-    url: str
-    process: psutil.Process | None = None
-    seconds: list[list[float]] = field(default_factory=list)
-    errors: int = 0
-    cpu_ms: list[float] = field(default_factory=list)
-
-    def percentile(self, percent: int) -> list[float]:
-        """Milliseconds, one figure per round."""
-        return [
-            statistics.quantiles(once, n=100, method="inclusive")[percent - 1] * 1000
-            for once in self.seconds
-        ]
+def percentile(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-async def first_byte_seconds(
-    session: aiohttp.ClientSession, way: Way, timing: list[float] | None = None
-) -> float:
-    """Send one streamed request; the time until its first event. Raises when it is not whole."""
-    body = {
-        "model": "stub",
-        "stream": True,
-        "messages": [{"role": "user", "content": PROMPT}],
-        "user": json.dumps(timing) if timing else "",
-    }
-    started_at = time.perf_counter()
-    async with session.post(f"{way.url}/v1/chat/completions", json=body) as response:
-        response.raise_for_status()
-        await response.content.readuntil(b"\n\n")
-        passed = time.perf_counter() - started_at
-        if not (await response.read()).endswith(b"data: [DONE]\n\n"):
-            raise aiohttp.ClientPayloadError("the stream has no end")
-    return passed
-
-
-async def measure_rate(way: Way, rate: int, seconds: float) -> None:
-    """One round of requests at fixed times."""
-    cpu_before = _cpu_seconds(way.process)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        started_at = time.perf_counter()
-        tasks = []
-        for number in range(int(rate * seconds)):
-            await asyncio.sleep(started_at + number / rate - time.perf_counter())
-            tasks.append(asyncio.create_task(first_byte_seconds(session, way)))
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    times = [result for result in results if isinstance(result, float)]
-    way.seconds.append(times)
-    way.errors += len(results) - len(times)
-    way.cpu_ms.append((_cpu_seconds(way.process) - cpu_before) * 1000 / len(results))
-
-
-async def measure_streams(way: Way, count: int) -> dict[str, object]:
-    """Hold `count` streams open at two events a second each."""
-    memory_before = way.process.memory_info().rss if way.process else 0
-    cpu_before = _cpu_seconds(way.process)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        tasks = []
-        for _ in range(count):
-            await asyncio.sleep(5 / count)
-            timing = [0.5, 0.5, 30]
-            tasks.append(asyncio.create_task(first_byte_seconds(session, way, timing)))
-        await asyncio.sleep(5)
-        memory = way.process.memory_info().rss - memory_before if way.process else 0
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    cpu_seconds = _cpu_seconds(way.process) - cpu_before
-    return {
-        "streams": count,
-        "errors": sum(isinstance(result, BaseException) for result in results),
-        "KiB per stream": round(memory / count / 1024, 1),
-        "CPU µs per event": round(cpu_seconds * 1e6 / (count * 31), 1),
-    }
-
-
-def _cpu_seconds(process: psutil.Process | None) -> float:
-    if process is None:
-        return 0.0
-    family = [process, *process.children(recursive=True)]
-    return sum(sum(member.cpu_times()[:2]) for member in family)
-
-
-@contextlib.contextmanager
-def running(command: list[str], core: int | None, **env: str) -> Iterator[psutil.Process]:
-    process = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL)
-    os.sched_setaffinity(process.pid, {PROXY_CORE} if core is not None else OTHER_CORES)
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"{url} does not answer")
-
-
-@contextlib.contextmanager
-def ways(folder: Path) -> Iterator[list[Way]]:
-    """Upstream, nginx and router, started and connected."""
-    upstream, nginx, client, internal = (_free_port() for _ in range(4))
-    config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, upstream=upstream, port=nginx))
-    straight = f"http://127.0.0.1:{upstream}"
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(json.dumps(_kubeconfig(straight)))
-    token = folder / "token"
-    token.write_text("benchmark")
-    settings = {
-        "NAMESPACE": "bench",
-        "TOKEN_FILE": str(token),
-        "HOST": "127.0.0.1",
-        "CLIENT_PORT": str(client),
-        "INTERNAL_PORT": str(internal),
-        "ENDPOINT_PAUSE_SECONDS": "0",
-        "DRAIN_TIMEOUT_SECONDS": "1",
-    }
-    env = {f"OPENINFERENCE_ROUTER_{name}": value for name, value in settings.items()}
-    python = [sys.executable, "-m"]
-    with (
-        running([*python, "benchmarks.router_stub", str(upstream)], core=None),
-        running([shutil.which("nginx") or "nginx", "-c", str(config)], PROXY_CORE) as nginx_process,
-        running(
-            [*python, "openinference_router"], PROXY_CORE, KUBECONFIG=str(kubeconfig), **env
-        ) as router_process,
-    ):
-        _wait(f"{straight}/api/v1/namespaces/bench/configmaps")
-        _wait(f"http://127.0.0.1:{internal}/ready")
-        yield [
-            Way("straight", straight),
-            Way("nginx", f"http://127.0.0.1:{nginx}", nginx_process),
-            Way("router", f"http://127.0.0.1:{client}", router_process),
-        ]
-
-
-def _kubeconfig(server: str) -> dict[str, object]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-
-
-async def measure(found: list[Way], arguments: argparse.Namespace) -> None:
-    for way in found:
-        await measure_rate(way, min(50, arguments.rate), 1)  # warm-up, thrown away
-        way.seconds.clear()
-        way.cpu_ms.clear()
-    for _ in range(arguments.rounds):
-        for way in found:
-            await measure_rate(way, arguments.rate, arguments.seconds)
-    straight = found[0]
-    for way in found:
+async def added_latency(ways: list[Way], rounds: int, seconds: float) -> None:
+    """Medians over the rounds of what each way adds to the time until the first event."""
+    rates = {"LiteLLM": LITELLM_RATE}
+    times: dict[str, list[list[float]]] = {way.name: [] for way in ways}
+    errors = dict.fromkeys(times, 0)
+    cpu_ms: dict[str, list[float]] = {way.name: [] for way in ways}
+    for way in ways:
+        await at_rate(way.port, 20, 1)  # warm-up, thrown away
+    for _ in range(rounds):
+        for way in ways:
+            before = way.cpu_seconds()
+            seen = await at_rate(way.port, rates.get(way.name, RATE), seconds)
+            whole = [one.first_seconds for one in seen if one.is_complete]
+            times[way.name].append([one for one in whole if one is not None])
+            errors[way.name] += len(seen) - len(whole)
+            cpu_ms[way.name].append((way.cpu_seconds() - before) * 1000 / len(seen))
+    for way in ways:
         added = {
             f"added p{percent} ms": round(
-                statistics.median(
-                    there - base
-                    for there, base in zip(
-                        way.percentile(percent), straight.percentile(percent), strict=True
-                    )
+                1000
+                * statistics.median(
+                    percentile(there, percent) - percentile(base, percent)
+                    for there, base in zip(times[way.name], times[ways[0].name], strict=True)
                 ),
                 2,
             )
             for percent in (50, 95, 99)
         }
-        cpu = round(statistics.median(way.cpu_ms), 2)
-        print(json.dumps({"way": way.name, "rate": arguments.rate, **added, "errors": way.errors,
-                          "CPU ms per request": cpu}))  # fmt: skip
-    if arguments.streams:
-        for way in found[1:]:
-            print(json.dumps({"way": way.name, **await measure_streams(way, arguments.streams)}))
+        tell(way, rate=rates.get(way.name, RATE), **added, errors=errors[way.name],
+             **{"CPU ms per request": round(statistics.median(cpu_ms[way.name]), 2)})  # fmt: skip
+
+
+async def open_streams(port: int, count: int, per_second: float, seconds: float) -> list[Seen]:
+    """So many streams at once, each with that many events a second."""
+    client = Client(port)
+    every, ramp_seconds = 1 / per_second, 2.0
+    how = {"first": every, "every": every, "events": int((seconds + ramp_seconds) / every)}
+    tasks = []
+    for _ in range(count):
+        await asyncio.sleep(ramp_seconds / count)
+        messages = [{"role": "user", "content": PROMPT}]
+        tasks.append(asyncio.create_task(client.ask(messages, **how)))
+    seen = await asyncio.gather(*tasks)
+    client.close()
+    return seen
+
+
+async def many_streams(way: Way, count: int) -> None:
+    """Two events a second each: errors, memory and CPU."""
+    memory, cpu = way.memory_bytes(), way.cpu_seconds()
+    holding = asyncio.create_task(open_streams(way.port, count, 2, 8))
+    await asyncio.sleep(6)
+    memory = way.memory_bytes() - memory
+    seen = await holding
+    lags = [lag for one in seen for lag in one.lags]
+    tell(way, streams=count, errors=sum(not one.is_complete for one in seen),
+         **{"KiB per stream": round(memory / count / 1024, 1),
+            "CPU µs per event": round((way.cpu_seconds() - cpu) * 1e6 / len(lags), 1),
+            "lag p95 ms": round(percentile(lags, 95) * 1000, 1)})  # fmt: skip
+
+
+async def highest_event_rate(way: Way) -> None:
+    """Faster until an event in twenty is late by MAX_LAG_SECONDS: the last rate that was held."""
+    held, rate = 0, 3000.0
+    while rate < 60_000:
+        seen = await open_streams(way.port, 500, rate / 500, 2)
+        if percentile([lag for one in seen for lag in one.lags], 95) > MAX_LAG_SECONDS:
+            break
+        held, rate = round(rate), rate * 1.3
+    tell(way, **{"events per second held": held, "streams": 500})
+
+
+def tell(way: Way, **figures: object) -> None:
+    print(json.dumps({"way": way.name, **figures}, ensure_ascii=False), flush=True)
+
+
+@contextlib.contextmanager
+def all_ways(folder: Path, environment: Path) -> Iterator[list[Way]]:
+    with (
+        proxies.stubs() as ports,
+        proxies.nginx(folder, ports) as nginx,
+        proxies.router(folder, ports) as router,
+        proxies.litellm(folder, ports[0], environment) as litellm,
+    ):
+        yield [Way("straight", ports[0]), nginx, router, litellm]
+
+
+async def measure(ways: list[Way], arguments: argparse.Namespace) -> None:
+    await added_latency(ways, arguments.rounds, arguments.seconds)
+    for way in ways[1:3]:
+        for count in (500, 2000):
+            await many_streams(way, count)
+    for way in ways[:3]:
+        await highest_event_rate(way)
+
+
+def measure_conversations(folder: Path) -> None:
+    """The router's choice beside round robin, on the same trace and equally empty caches."""
+    for start in (proxies.nginx, proxies.router):
+        with proxies.stubs(4, prefix_tokens=40_000) as ports, start(folder, ports) as way:
+            times = uvloop.run(conversations.replay(way.port))
+            counts = [read_counts(port) for port in ports]
+        rate = sum(count["hit"] for count in counts) / sum(count["asked"] for count in counts)
+        ttft = {f"TTFT p{p} ms": round(percentile(times, p) * 1000) for p in (50, 95)}
+        policy = "round robin" if way.name == "nginx" else "PrefixAware"
+        tell(way, policy=policy, **{"prefix hit rate": round(rate, 3), **ttft})
+
+
+def read_counts(port: int) -> dict[str, int]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/counts") as response:
+        return dict(json.load(response))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=int, default=2000)
+    parser.add_argument("--litellm", type=Path, help="an environment that has LiteLLM's proxy")
+    parser.add_argument("--prefix", action="store_true", help="only the conversations")
     arguments = parser.parse_args()
-    soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, soft_limit))
-    os.sched_setaffinity(0, OTHER_CORES)
-    with tempfile.TemporaryDirectory() as folder, ways(Path(folder)) as found:
-        asyncio.run(measure(found, arguments))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    os.sched_setaffinity(0, proxies.OTHER_CORES)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if not arguments.prefix:
+            environment = arguments.litellm or proxies.install_litellm(folder)
+            with all_ways(folder, environment) as ways:
+                uvloop.run(measure(ways, arguments))
+        measure_conversations(folder)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,29 @@ MAX_BYTES = 10_000  # a stream has about seven thousand
 
 PROMPTS = ["Tell me about the sea.", "Count from one to twenty.", "数字を数えてください。🌊"]
 
+SCHEMA = {
+    "json_schema": {
+        "name": "city",
+        "schema": {
+            "type": "object",
+            "properties": {"name": {"type": "string", "maxLength": 40}, "size": {"type": "integer"}},
+            "required": ["name", "size"],
+        },
+    }
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "maxLength": 40}},
+                "required": ["city"],
+            },
+        },
+    }
+]
 WAYS = {
     "greedy": {"temperature": 0},
     "seeded": {"temperature": 1.2},
@@ -27,6 +50,9 @@ WAYS = {
     "stop strings": {"temperature": 0, "stop": [" the sea", "e, ", "\n\n"]},
     "penalties": {"temperature": 0.7, "presence_penalty": 1, "frequency_penalty": 0.5},
     "minimum": {"temperature": 0, "min_tokens": 20},
+    "logprobs": {"temperature": 1, "logprobs": True, "top_logprobs": 3, "stop": ["e, "]},
+    "json schema": {"temperature": 1, "response_format": {"type": "json_schema", **SCHEMA}},
+    "tools": {"temperature": 1, "tools": TOOLS, "tool_choice": "required"},
 }
 
 
