@@ -29,7 +29,8 @@ daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error
 worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; client_body_buffer_size 1m; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  access_log off; client_body_buffer_size 1m;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   upstream stub {{ {servers} keepalive 4096; }}
   server {{
@@ -120,7 +121,11 @@ def litellm(folder: Path, upstream: int, environment: Path) -> Iterator[Way]:
     config.write_text(json.dumps({"model_list": [model]}))
     words = [str(environment / "bin" / "litellm"), "--config", str(config), "--port", str(port)]
     words += ["--host", "127.0.0.1", "--num_workers", "1"]
-    quiet = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    quiet = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     with running(words, [PROXY_CORE], **quiet) as process:
         wait_for(f"http://127.0.0.1:{port}/health/liveliness", seconds=180)
         yield Way("LiteLLM", port, process)

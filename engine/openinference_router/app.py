@@ -21,6 +21,7 @@ from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
 from openinference_router.proxy import CALLER, Proxy
 from openinference_router.router import Router
+from openinference_router.spans import Spans
 from openinference_router.trace import CLIENT_GONE, REQUEST_ID_HEADER, TRACE, start_trace
 from openinference_router.wire import TOKEN_HEADER, Routing
 
@@ -34,10 +35,15 @@ _log = logging.getLogger(__name__)
 
 
 def client_app(
-    router: Router, proxy: Proxy, keys: KeyRing, metrics: Metrics, max_body_bytes: int
+    router: Router,
+    proxy: Proxy,
+    keys: KeyRing,
+    metrics: Metrics,
+    max_body_bytes: int,
+    spans: Spans | None = None,
 ) -> web.Application:
     """Port 8080: the OpenAI API; the dashboard adds its own routes."""
-    middlewares = [_observing(router, metrics), _admitting(keys)]
+    middlewares = [_observing(router, metrics, spans), _admitting(keys)]
     app = web.Application(client_max_size=max_body_bytes, middlewares=middlewares)
     for path in sorted(GENERATING | PASSED_ON):
         app.router.add_post(path, proxy.handle)
@@ -119,12 +125,14 @@ def _json(document: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
-def _observing(router: Router, metrics: Metrics) -> Middleware:
+def _observing(router: Router, metrics: Metrics, spans: Spans | None) -> Middleware:
     """Give each request a trace, log and count its end, and let no exception become a traceback."""
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-        trace = request[TRACE] = start_trace(request.path, request.headers)
+        trace = request[TRACE] = start_trace(request.path, request.headers, request.method)
+        if spans is not None:
+            spans.begin(trace, request.headers)
         try:
             response = await _answer(request, handler)
             trace.code = trace.code or response.status
@@ -136,6 +144,8 @@ def _observing(router: Router, metrics: Metrics) -> Middleware:
             raise
         finally:
             metrics.ended(trace)
+            if spans is not None:
+                spans.end(trace)
             _access_log.info("request", extra=trace.line())
 
     return observe

@@ -26,6 +26,7 @@ from openinference_router.metrics import Metrics
 from openinference_router.proxy import Proxy
 from openinference_router.router import Router
 from openinference_router.settings import Settings
+from openinference_router.spans import Spans
 from openinference_router.tls import Certificate, renewals
 from openinference_router.watch import cluster_api
 
@@ -54,7 +55,10 @@ async def serve(settings: Settings) -> None:
         )
         keys = KeyRing(is_known=not settings.keys_secret, replicas=settings.replicas)
         metrics = Metrics(settings.namespace, router.services, keys.names)
-        clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes)
+        spans = (
+            Spans(settings.otlp_endpoint, settings.namespace) if settings.otlp_endpoint else None
+        )
+        clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes, spans)
         history = LiveHistory(router.services)
         clients.add_routes(_dashboard(router, keys, history, session, settings).routes())
         internal = internal_app(router, keys, metrics, token)
@@ -69,6 +73,8 @@ async def serve(settings: Settings) -> None:
             await _termination()
             await _drain(router, door, settings)
             await router.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
     _log.info("router ended")
 
 

@@ -6,7 +6,7 @@ routing ConfigMaps instead, so that a change there needs no restart.
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -26,6 +26,14 @@ class Settings(BaseSettings):
 
     prometheus_url: str = ""
     """Where the dashboard asks for the last hour; empty shows what this router saw itself."""
+
+    otlp_endpoint: str = Field(
+        default="",
+        validation_alias=AliasChoices(
+            "OPENINFERENCE_ROUTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ),
+    )
+    """Base address of OTLP over HTTP to which a span of each request goes; empty: none."""
 
     keys_secret: str = ""
     """Name of the Secret with the API keys; empty leaves the router open to anybody."""

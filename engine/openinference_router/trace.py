@@ -9,10 +9,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from openinference_router.errors import AttemptFailed
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 CLIENT_GONE = 499
 """The status of a request whose client left before its end, as nginx numbers it."""
@@ -30,6 +34,9 @@ class Trace:
     path: str
     request_id: str
     traceparent: str
+    method: str = "POST"
+    span: "Span | None" = None
+    """Of OpenTelemetry, where that is switched on."""
     key: str = ""
     service: str = ""
     model: str = ""
@@ -94,14 +101,20 @@ class Trace:
 TRACE = web.RequestKey("trace", Trace)
 
 
-def start_trace(path: str, headers: Mapping[str, str]) -> Trace:
+def start_trace(path: str, headers: Mapping[str, str], method: str = "POST") -> Trace:
     request_id = headers.get(REQUEST_ID_HEADER, "")
     traceparent = headers.get("traceparent", "")
     return Trace(
         path=path,
+        method=method,
         request_id=request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else _new_traceparent(),
+        traceparent=traceparent if is_traceparent(traceparent) else _new_traceparent(),
     )
+
+
+def is_traceparent(text: str) -> bool:
+    """Well-formed, as W3C wants it."""
+    return _TRACEPARENT.fullmatch(text) is not None
 
 
 def _new_traceparent() -> str:

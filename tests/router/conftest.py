@@ -206,7 +206,9 @@ class Bench:
 async def make_bench() -> AsyncIterator[Callable]:
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(*routings: Routing, token: str | None = TOKEN, **limits) -> Bench:
+        async def make(
+            *routings: Routing, token: str | None = TOKEN, spans=None, **limits
+        ) -> Bench:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             client = await stack.enter_async_context(aiohttp.ClientSession())
             router = Router(session, name="router-0", namespace="team-a", token=token)
@@ -217,7 +219,7 @@ async def make_bench() -> AsyncIterator[Callable]:
             metrics = Metrics("team-a", router.services, keys.names)
             port, internal_port = free_port(), free_port()
             history = LiveHistory(router.services)
-            clients = client_app(router, proxy, keys, metrics, 10_000)
+            clients = client_app(router, proxy, keys, metrics, 10_000, spans)
             dashboard = Dashboard(router, keys, ClusterView("team-a"), history.read)
             clients.add_routes(dashboard.routes())
             await _listen(stack, clients, port)
