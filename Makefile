@@ -41,6 +41,9 @@ test: install  ## Unit and integration tests, no cluster (minutes)
 e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
 	$(BIN)/python -m pytest e2e
 
+campaign: install  ## The faults of e2e again and again, counted in docs/reliability.md (hours)
+	$(BIN)/python -m e2e.campaign
+
 lint: install  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +61,10 @@ build-cuda: install  ## Compile the CUDA kernels; needs no GPU (nvcc comes from 
 
 bench-cpu: install  ## Decode speed on this CPU beside llama.cpp and transformers
 	$(BIN)/python -m benchmarks.decode_cpu
+
+bench-operator: install  ## 100 to 1,000 InferenceServices on fake nodes; root on Linux
+	$(UV) pip install --python $(BIN)/python -c constraints.txt --group plots
+	$(BIN)/python -m benchmarks.operator
 
 test-gpu: build-cuda  ## Kernels on this machine's GPU, then once more under compute-sanitizer
 	$(BIN)/python -m pytest tests/gpu -m gpu

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 
 import pytest
 
+from e2e import campaign
 from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
 from e2e.cluster.kubectl import environment
 from e2e.cluster.places import PROJECT
@@ -73,12 +74,15 @@ def references() -> dict[Ask, Reference]:
 
 
 @pytest.fixture
-async def traffic(url: str, references: dict[Ask, Reference]) -> AsyncIterator[Traffic]:
-    """Traffic that knows the right answers and has not begun."""
+async def traffic(
+    url: str, references: dict[Ask, Reference], request: pytest.FixtureRequest
+) -> AsyncIterator[Traffic]:
+    """Traffic that knows the right answers and has not begun; a campaign counts it."""
     async with Traffic(url, MODEL, references) as traffic:
         await traffic.learn([*SHORT_ASKS, *LONG_STREAMS])
         references.update(traffic.references)
         yield traffic
+    campaign.note(campaign.title(request.node.name), traffic.report)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,12 +14,17 @@ async def kill_programs_of(kube: Kube, pod: Json) -> None:
     On a node that is no process of this machine (kind) the pod is deleted without grace, which
     comes nearest.
     """
-    processes = _processes_of(pod["metadata"]["uid"])
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
-    if not processes:
+    if not signal_programs_of(pod, signal.SIGKILL):
         name = pod["metadata"]["name"]
         await kube.run("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
+
+
+def signal_programs_of(pod: Json, number: signal.Signals) -> int:
+    """Send a signal to every program of a pod; return how many there were on this machine."""
+    processes = _processes_of(pod["metadata"]["uid"])
+    for process in processes:
+        os.kill(process, number)
+    return len(processes)
 
 
 def _processes_of(pod_uid: str) -> list[int]:

@@ -259,4 +259,5 @@ def _error(status: int, payload: Mapping[str, Any], call: str) -> ApiError:
         return AlreadyExists(status, message)
     if status == 409:
         return Conflict(status, message)
-    return ApiError(status, message)
+    details = payload.get("details") or {}
+    return ApiError(status, message, float(details.get("retryAfterSeconds") or 0))

@@ -134,7 +134,7 @@ class Controller:
         while True:
             await self._lease.wait_until_held()
             key = await self._queue.get()
-            started, result = monotonic(), "error"
+            started, result, retry_after_seconds = monotonic(), "error", 0.0
             try:
                 self._begin_term()
                 await self._reconcile(key)
@@ -143,10 +143,15 @@ class Controller:
                 log.info("left to the leader: key=%s reason=%s", key, error)
             except OperatorError as error:
                 log.warning("will retry: key=%s error=%s", key, error)
-            except Exception:
+                if isinstance(error, ApiError):
+                    retry_after_seconds = error.retry_after_seconds
+            except Exception as error:
                 log.exception("will retry: key=%s", key)
+                await self._confess(key, error)
             finally:
-                self._queue.done(key, succeeded=result == "ok")
+                self._queue.done(
+                    key, succeeded=result == "ok", retry_after_seconds=retry_after_seconds
+                )
             kind = "service" if key.service else "router"
             RECONCILE_SECONDS.labels(key=kind, result=result).observe(monotonic() - started)
 
@@ -283,6 +288,17 @@ class Controller:
         status = build_refusal(refused(reason, message), known, before, generation, time())
         await self._writer.write_status(raw, status)
         await self._recorder.record(raw, Note(reason, message, "Warning"))
+
+    async def _confess(self, key: Key, error: Exception) -> None:
+        """Say in the status that the operator itself failed on this one object."""
+        raw = self._store.service(key.namespace, key.service)
+        if raw is None:
+            return
+        message = f"the operator failed and tries again: {type(error).__name__}: {error}"
+        try:
+            await self._refuse(raw, raw.get("status") or {}, Reason.INTERNAL_ERROR, message)
+        except OperatorError as refusal:
+            log.warning("status not written: key=%s error=%s", key, refusal)
 
     def _is_new_spec(self, raw: Object) -> bool:
         """Whether a custom resource is another one than the routers' owners were rendered from."""

@@ -40,11 +40,15 @@ class LeaseLost(OperatorError):
 
 
 class ApiError(OperatorError):
-    """The API server answered with an error, or not at all (status 0)."""
+    """The API server answered with an error, or not at all (status 0).
 
-    def __init__(self, status: int, message: str) -> None:
+    `retry_after_seconds`: how long it wants to be left alone, where it says so (429).
+    """
+
+    def __init__(self, status: int, message: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
 
     @property
     def is_refusal(self) -> bool:

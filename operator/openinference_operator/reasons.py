@@ -14,6 +14,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
+    INTERNAL_ERROR = "InternalError"
     WRITE_REFUSED = "WriteRefused"
     # Available
     REPLICAS_ROUTABLE = "ReplicasRoutable"

@@ -58,13 +58,13 @@ class WorkQueue(Generic[Key]):
         QUEUE_DEPTH.set(len(self._waiting))
         return key
 
-    def done(self, key: Key, *, succeeded: bool) -> None:
-        """End the work on a key."""
+    def done(self, key: Key, *, succeeded: bool, retry_after_seconds: float = 0.0) -> None:
+        """End the work on a key; one that failed comes back, not sooner than it is told to."""
         self._running.discard(key)
         if succeeded:
             self._failures.pop(key, None)
         else:
-            self.add_after(key, self._back_off(key))
+            self.add_after(key, max(retry_after_seconds, self._back_off(key)))
         if key in self._again:
             self._again.discard(key)
             self.add(key)

@@ -488,6 +488,8 @@ def merged(present, patch):
 
 def error(status, reason):
     body = {"kind": "Status", "reason": reason, "message": f"model says {reason}"}
+    if status == 429:
+        body["details"] = {"retryAfterSeconds": 1}
     return web.json_response(body, status=status)
 
 

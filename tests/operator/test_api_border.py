@@ -263,3 +263,10 @@ def test_every_decision_is_told(service):
         "GroupDraining",
         "GroupDeleted",
     ]
+
+
+async def test_the_api_servers_wish_to_be_left_alone_is_heard(cluster, server, service):
+    server.failures = [429]
+    with pytest.raises(ApiError) as refusal:
+        await cluster.create(statefulset(service))
+    assert refusal.value.retry_after_seconds == 1

@@ -234,3 +234,20 @@ async def test_prometheus_operator_is_told_where_it_is_installed(running, server
     server.knows_monitoring = True
     running.submit(raw_service())
     await until(lambda: {"ServiceMonitor", "PrometheusRule"} <= set(running.kinds()))
+
+
+async def test_a_failure_of_the_operator_itself_is_said_and_concerns_nobody_else(
+    running, server, raw_service
+):
+    """Somebody edits an annotation into what is no time."""
+    running.submit(raw_service())
+    await until(lambda: "StatefulSet" in running.kinds())
+    [group] = running.store.select("StatefulSet", "team-a", "demo")
+    annotations = {names.ANNOTATION_READY_AT: "yesterday"}
+    metadata = {**group["metadata"], "annotations": annotations, "resourceVersion": "999999"}
+    running.store.put({**group, "metadata": metadata})
+    running.controller.changed(group)
+    await until(lambda: running.ready().get("reason") == "InternalError")
+    assert "yesterday" in running.ready()["message"]
+    running.submit(raw_service(name="other"))
+    await until(lambda: running.ready("other").get("reason") == "RouterNotReady")

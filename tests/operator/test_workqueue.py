@@ -93,3 +93,12 @@ async def test_many_workers_share_the_keys():
     for worker in workers:
         worker.cancel()
     assert sorted(seen) == list(range(100))
+
+
+async def test_a_key_waits_as_long_as_the_api_server_asks_for():
+    queue = WorkQueue()
+    queue.add("a")
+    queue.done(await queue.get(), succeeded=False, retry_after_seconds=0.3)
+    started = asyncio.get_running_loop().time()
+    await queue.get()
+    assert asyncio.get_running_loop().time() - started >= 0.29

@@ -1,0 +1,124 @@
+"""Nodes go away: drained in peace, or killed with all that runs on them.
+
+The second node is made when the first test of this file needs it, and stays. Routers stay on the
+first node, so that what is lost or not is about replicas; a killed router is another test.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.asks import LONG_STREAMS, SHORT_ASKS, Json
+from e2e.cluster import cgroups, namespaces
+from e2e.cluster.kubectl import environment
+from e2e.cluster.places import PROJECT
+from e2e.inference_service import InferenceService, is_ready
+from e2e.kube import Kube
+from e2e.traffic import Traffic
+
+NODE = "node-2"
+STREAMS = 20
+NODE_LOSS_SECONDS = 180.0  # 40 s until Kubernetes notices, 30 s of toleration, a start on two cores
+
+
+@pytest.fixture(scope="module")
+def second_node(installation: Kube) -> Iterator[str]:
+    """A second node, cordoned."""
+    _type(sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
+    nodes = asyncio.run(installation.list("nodes"))
+    if NODE not in {node["metadata"]["name"] for node in nodes}:
+        pytest.skip(f"this cluster calls its second node something else than {NODE}")
+    asyncio.run(installation.run("cordon", NODE))
+    yield NODE
+    asyncio.run(installation.run("cordon", NODE))
+
+
+@pytest.fixture(scope="module")
+def service(kube: Kube, second_node: str) -> InferenceService:
+    """One replica and the routers on the first node, then a replica on the second."""
+    service = InferenceService(kube, "spread")
+    asyncio.run(service.apply())
+    asyncio.run(service.until_ready())
+    asyncio.run(kube.run("cordon", "node-1"))
+    asyncio.run(kube.run("uncordon", second_node))
+    asyncio.run(service.change(replicas=2))
+    asyncio.run(service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 2))
+    asyncio.run(kube.run("uncordon", "node-1"))
+    return service
+
+
+async def test_a_drained_node_costs_nothing(
+    service: InferenceService, second_node: str, traffic: Traffic
+) -> None:
+    [group] = await groups_on(second_node, service)
+    await start(traffic)
+    await service.kube.run(
+        *("drain", second_node, "--ignore-daemonsets", "--delete-emptydir-data"),
+        *("--force", "--timeout=2m"),
+    )
+    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 2)
+    report = await traffic.finish()
+    assert await groups_on(second_node, service) == []
+    assert report.groups[group] > 0, "the drained replica did answer before"
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+
+
+async def test_a_node_that_dies_costs_nothing_and_its_replica_is_replaced(
+    service: InferenceService, second_node: str, traffic: Traffic
+) -> None:
+    if not namespaces.exist(2):
+        pytest.skip("this cluster's nodes are no processes of this machine")
+    await service.kube.run("uncordon", second_node)
+    await service.kube.run("cordon", "node-1")
+    await service.change(replicas=1)
+    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 1)
+    await service.change(replicas=2)
+    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 2)
+    await service.kube.run("uncordon", "node-1")
+    [group] = await groups_on(second_node, service)
+    await start(traffic)
+    cgroups.kill(cgroups.node_root(2).lstrip("/"))
+    try:
+        replaced = await service.until(
+            lambda each: is_ready_but_for_the_lost(each), NODE_LOSS_SECONDS
+        )
+        report = await traffic.finish()
+    finally:
+        await asyncio.to_thread(_type, sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
+    assert replaced["status"]["routableReplicas"] == 2
+    assert group not in {each["metadata"]["name"] for each in await live_groups(service)}
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+
+
+async def start(traffic: Traffic) -> None:
+    traffic.keep(STREAMS, LONG_STREAMS)
+    traffic.arrive(1.5, SHORT_ASKS)
+    await traffic.until_streaming(STREAMS)
+
+
+async def groups_on(node: str, service: InferenceService) -> list[str]:
+    """Groups whose pod runs on a node."""
+    pods = await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader")
+    return [
+        pod["metadata"]["labels"]["openinference.dev/group"]
+        for pod in pods
+        if pod["spec"].get("nodeName") == node
+    ]
+
+
+async def live_groups(service: InferenceService) -> list[Json]:
+    return [each for each in await service.groups() if "deletionTimestamp" not in each["metadata"]]
+
+
+def is_ready_but_for_the_lost(service: Json) -> bool:
+    """Two replicas answer although a third is on the node that is gone."""
+    status = service["status"]
+    return bool(status["routableReplicas"] == 2 and status["replicas"] > 2)
+
+
+def _type(*words: str) -> None:
+    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)

@@ -1,0 +1,111 @@
+"""The operator dies, is upgraded, loses its API server: all goes on where it was, nothing twice."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+from contextlib import aclosing
+
+import pytest
+
+from e2e.asks import LONG_STREAMS, Json
+from e2e.cluster import processes
+from e2e.cluster.kubectl import environment
+from e2e.cluster.places import PROJECT
+from e2e.faults import kill_programs_of
+from e2e.inference_service import InferenceService, is_surging
+from e2e.install import CLUSTER_UP, HELM_INSTALL
+from e2e.kube import Kube
+from e2e.traffic import Traffic
+
+KILLS = int(os.environ.get("OPENINFERENCE_KILLS", "5"))  # the campaign: 100
+LEASE = "openinference-operator"
+STREAMS = 20
+
+
+async def test_a_leader_killed_at_random_moments_of_upgrades_costs_nothing(
+    service: InferenceService, traffic: Traffic, installation: Kube
+) -> None:
+    """Every kill falls somewhere else into an upgrade; each converges, nothing is doubled."""
+    draw = random.Random(0)
+    traffic.keep(STREAMS, LONG_STREAMS)
+    await traffic.until_streaming(STREAMS)
+    numbers: list[int] = []
+    watching = asyncio.create_task(_record_groups(service, numbers))
+    for number in range(KILLS):
+        await service.upgrade(f"kill {number}")
+        await asyncio.sleep(draw.uniform(0, 8))  # an upgrade takes about ten seconds
+        await _kill_leader(installation)
+        await service.until_ready()
+    report = await traffic.finish()
+    watching.cancel()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert max(numbers) == 2, "one replica and a surge of one"
+    assert len(await service.groups()) == 1
+
+
+async def test_an_operator_upgrade_with_another_engine_image_rolls_no_group(
+    service: InferenceService, installation: Kube
+) -> None:
+    before = await _identities(service)
+    await _helm(
+        "--set", "engine.image.tag=another", "--set", "operator.resources.limits.memory=600Mi"
+    )
+    try:
+        await installation.run("rollout", "status", "deployment", "--timeout=2m")
+        await service.change(rollout={"maxSurge": 2})  # seen by the new operator
+        await service.until_ready()
+        assert await _identities(service) == before
+    finally:
+        await _helm()
+
+
+async def test_an_api_server_that_is_killed_midway_delays_an_upgrade_and_no_more(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    server = processes.running_pid("kube-apiserver")
+    if server is None:
+        pytest.skip("this cluster's API server is no process of this machine")
+    traffic.keep(STREAMS, LONG_STREAMS)
+    await traffic.until_streaming(STREAMS)
+    await service.upgrade("API server killed")
+    await service.until(is_surging)
+    os.kill(server, signal.SIGKILL)
+    await asyncio.sleep(5)
+    await asyncio.to_thread(_type, *CLUSTER_UP)
+    await service.until_ready()
+    report = await traffic.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert len(await service.groups()) == 1
+
+
+async def _kill_leader(system: Kube) -> None:
+    holder = (await system.get("lease", LEASE))["spec"]["holderIdentity"]
+    for pod in await system.list("pods"):
+        if pod["metadata"]["name"] == holder:
+            await kill_programs_of(system, pod)
+
+
+async def _identities(service: InferenceService) -> dict[str, str]:
+    """Pods of the service by name, with the identity that a new one would not have."""
+    pods = await service.kube.list("pods", service.selector)
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods if _is_engine(pod)}
+
+
+def _is_engine(pod: Json) -> bool:
+    return bool(pod["metadata"]["labels"]["app.kubernetes.io/component"] == "engine")
+
+
+async def _record_groups(service: InferenceService, numbers: list[int]) -> None:
+    async with aclosing(service.kube.watch("statefulsets", service.selector)) as states:
+        async for groups in states:
+            numbers.append(len(groups))
+
+
+async def _helm(*more: str) -> None:
+    await asyncio.to_thread(_type, *HELM_INSTALL, *more)
+
+
+def _type(*words: str) -> None:
+    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)
