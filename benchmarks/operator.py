@@ -1,0 +1,355 @@
+"""How the operator grows: 100 to 1,000 InferenceServices to Ready, at rest, and while they change.
+
+    python -m benchmarks.operator [--sizes 100,300,1000] [--out docs/operator-scale.svg]
+
+Everything is real but the engines: API server, controllers, scheduler, the operator as the chart
+installs it, one router pod. Nodes and pods are kwok's (https://kwok.sigs.k8s.io), which says that
+they are Ready and runs nothing; their addresses lead to `operator_stub`, so that the router admits
+them. Needs the embedded cluster (root on Linux), because stub and kwok live in its network.
+
+Reconcile times and memory are the operator's own metrics; the percentile is read from the
+histogram as Prometheus would. The operator's CPU time is told apart, for here it shares two cores
+with a whole control plane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from e2e.asks import Json
+from e2e.cluster import namespaces, places, toolchain
+from e2e.cluster.kubectl import environment
+from e2e.cluster.places import PROJECT
+from e2e.inference_service import remove_namespace
+from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE
+from e2e.kube import Kube
+
+KWOK = "sigs.k8s.io/kwok/cmd/kwok@v0.7.0"
+POD_RANGE = "10.100.0.0/16"
+PODS_PER_NODE = 200
+FAKE = {"type": "kwok"}
+REST_SECONDS = 30.0
+NUM_CHANGED = 100
+
+console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The operator's metrics at one moment; buckets are cumulative, by upper bound in seconds."""
+
+    buckets: dict[float, float]
+    memory_bytes: float
+    cpu_seconds: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one number of services cost. Reconcile times are 95th percentiles, in milliseconds."""
+
+    services: int
+    ready_seconds: float
+    p95_starting_ms: float
+    p95_rest_ms: float
+    p95_change_ms: float
+    change_seconds: float
+    memory_mb: float
+    cpu_seconds: float
+
+
+async def measure(kube: Kube, system: Kube, size: int) -> Result:
+    """Create so many services, wait, let them rest, change a hundred of them."""
+    await remove_namespace(kube)
+    await kube.create_namespace()
+    before = await leader_metrics(system)
+    ready_seconds = await create(kube, size)
+    started = await leader_metrics(system)
+    await asyncio.sleep(REST_SECONDS)
+    rested = await leader_metrics(system)
+    change_seconds = await change(kube, min(size, NUM_CHANGED), size)
+    changed = await leader_metrics(system)
+    return Result(
+        services=size,
+        ready_seconds=ready_seconds,
+        p95_starting_ms=1000 * percentile(before, started, 0.95),
+        p95_rest_ms=1000 * percentile(started, rested, 0.95),
+        p95_change_ms=1000 * percentile(rested, changed, 0.95),
+        change_seconds=change_seconds,
+        memory_mb=changed.memory_bytes / 1e6,
+        cpu_seconds=started.cpu_seconds - before.cpu_seconds,
+    )
+
+
+async def create(kube: Kube, size: int) -> float:
+    """Apply all services at once; the seconds until the last is Ready."""
+    objects = [service(f"s{number:04d}") for number in range(size)]
+    started_at = time.monotonic()
+    creating = asyncio.create_task(create_all(kube, objects))
+    await until_settled(kube, size, f"{size} services to Ready")
+    await creating
+    return time.monotonic() - started_at
+
+
+async def until_settled(kube: Kube, count: int, title: str) -> None:
+    """Return when so many services are Ready, and say so about their present spec."""
+    ready: set[str] = set()
+    with Progress(console=console) as progress:
+        task = progress.add_task(title, total=count)
+        async with contextlib.aclosing(states(kube)) as changes:
+            async for name, is_ready in changes:
+                (ready.add if is_ready else ready.discard)(name)
+                progress.update(task, completed=len(ready))
+                if len(ready) == count:
+                    return
+
+
+async def states(kube: Kube) -> AsyncGenerator[tuple[str, bool]]:
+    """Each service by name and whether it is settled, now and whenever it changes.
+
+    kubectl reduces the objects: to parse a thousand of them again and again here would take a
+    core away from what is measured.
+    """
+    columns = ",".join(
+        (
+            "NAME:.metadata.name",
+            'READY:.status.conditions[?(@.type=="Ready")].status',
+            "WANTED:.metadata.generation",
+            "SEEN:.status.observedGeneration",
+        )
+    )
+    command = ("kubectl", f"--namespace={kube.namespace}", "get", "infsvc", "--watch")
+    while True:  # before the first service exists, and whenever the API server ends the watch
+        process = await asyncio.create_subprocess_exec(
+            *(*command, "--no-headers", f"--output=custom-columns={columns}"),
+            env=os.environ | environment(),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        try:
+            async for line in process.stdout:
+                name, ready, wanted, seen = line.decode().split()
+                yield name, ready == "True" and wanted == seen
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+async def create_all(kube: Kube, objects: Sequence[Json]) -> None:
+    """One kubectl for all of them: a thousand processes would be what is measured."""
+    document = {"apiVersion": "v1", "kind": "List", "items": objects}
+    await kube.run("create", "--filename=-", stdin=json.dumps(document))
+
+
+async def change(kube: Kube, count: int, total: int) -> float:
+    """Change the queue of some services, which reaches the routers; the seconds until all agree."""
+    names = [f"s{number:04d}" for number in range(count)]
+    started_at = time.monotonic()
+    patch = json.dumps({"spec": {"router": {"queue": {"maxRequests": 7}}}})
+    await kube.run("patch", "infsvc", *names, "--type=merge", f"--patch={patch}")
+    await until_settled(kube, total, f"{count} services that changed")
+    return time.monotonic() - started_at
+
+
+def service(name: str) -> Json:
+    """A service of one replica that only fake nodes take."""
+    return {
+        "apiVersion": "openinference.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": "package://stub/model.gguf"},
+            "podTemplate": {
+                "nodeSelector": FAKE,
+                "tolerations": [{"key": "kwok", "operator": "Exists"}],
+            },
+        },
+    }
+
+
+def node(number: int) -> Json:
+    """A node that kwok plays."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": f"kwok-{number}",
+            "annotations": {"kwok.x-k8s.io/node": "fake"},
+            "labels": {**FAKE, "kubernetes.io/hostname": f"kwok-{number}"},
+        },
+        "spec": {"taints": [{"key": "kwok", "value": "fake", "effect": "NoSchedule"}]},
+        "status": {
+            name: {"cpu": "256", "memory": "2Ti", "pods": str(PODS_PER_NODE)}
+            for name in ("allocatable", "capacity")
+        },
+    }
+
+
+async def leader_metrics(system: Kube) -> Snapshot:
+    """The metrics of the operator pod that leads."""
+    holder = (await system.get("lease", "openinference-operator"))["spec"]["holderIdentity"]
+    address = (await system.get("pod", holder))["status"]["podIP"]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{address}:8080/metrics", raise_for_status=True) as response,
+    ):
+        text = await response.text()
+    buckets: dict[float, float] = {}
+    values: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "openinference_operator_reconcile_seconds_bucket":
+                bound = float(sample.labels["le"])
+                buckets[bound] = buckets.get(bound, 0.0) + sample.value
+            values[sample.name] = sample.value
+    return Snapshot(
+        buckets=buckets,
+        memory_bytes=values["process_resident_memory_bytes"],
+        cpu_seconds=values["process_cpu_seconds_total"],
+        at=time.monotonic(),
+    )
+
+
+def percentile(before: Snapshot, after: Snapshot, fraction: float) -> float:
+    """Seconds, by linear interpolation within a bucket as PromQL's histogram_quantile does it."""
+    bounds = sorted(after.buckets)
+    counts = [after.buckets[bound] - before.buckets.get(bound, 0.0) for bound in bounds]
+    wanted, lower, below = fraction * counts[-1], 0.0, 0.0
+    for bound, count in zip(bounds, counts, strict=True):
+        if count >= wanted and count > below:
+            inside = (wanted - below) / (count - below)
+            return lower if bound == float("inf") else lower + (bound - lower) * inside
+        lower, below = bound, count
+    return 0.0
+
+
+@contextlib.asynccontextmanager
+async def fake_nodes(count: int) -> AsyncIterator[None]:
+    """Nodes played by kwok, with the stub behind every address of their pods."""
+    kwok = ensure_kwok()
+    run_inside("ip", "route", "replace", "local", POD_RANGE, "dev", "lo")
+    kubectl = Kube("default")
+    commands = (
+        (
+            str(kwok),
+            f"--kubeconfig={places.kubeconfig()}",
+            "--manage-all-nodes=false",
+            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+            f"--cidr={POD_RANGE}",
+            "--node-lease-duration-seconds=40",
+        ),
+        (sys.executable, "-m", "benchmarks.operator_stub"),
+    )
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            stack.enter_context(process(*namespaces.in_network(1, *command)))
+        for number in range(count):
+            await kubectl.run("create", "--filename=-", stdin=json.dumps(node(number)))
+        try:
+            yield
+        finally:
+            await kubectl.run("delete", "nodes", "--selector=type=kwok", "--wait=false")
+            run_inside("ip", "route", "del", "local", POD_RANGE, "dev", "lo")
+
+
+def ensure_kwok() -> Path:
+    """kwok from its Go module, compiled once (minutes) into the cache folder."""
+    folder = places.cache() / "programs" / KWOK.replace("/", "_")
+    if not (folder / "kwok").exists():
+        console.print(f"Compiling {KWOK}, once")
+        variables = toolchain.ENVIRONMENT | {"GOBIN": str(folder)}
+        subprocess.run(
+            (str(toolchain.ensure_go()), "install", KWOK), env=os.environ | variables, check=True
+        )
+    return folder / "kwok"
+
+
+@contextlib.contextmanager
+def process(*command: str) -> Iterator[None]:
+    log = Path("/tmp") / f"{Path(command[-1]).name}.log"  # noqa: S108  (for a look after a failure)
+    with log.open("w") as output:
+        running = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output)
+    try:
+        yield
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def run_inside(*command: str) -> None:
+    subprocess.run(namespaces.in_network(1, *command), check=True)
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """Draw how each figure grows with the number of services."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    sizes = [result.services for result in results]
+    figures: dict[str, dict[str, Callable[[Result], float]]] = {
+        "seconds until all are Ready": {"ready": lambda r: r.ready_seconds},
+        "reconciliation, p95 in ms": {
+            "starting": lambda r: r.p95_starting_ms,
+            "at rest": lambda r: r.p95_rest_ms,
+            "100 change": lambda r: r.p95_change_ms,
+        },
+        "memory of the leader in MB": {"resident": lambda r: r.memory_mb},
+    }
+    drawing, axes = pyplot.subplots(1, len(figures), figsize=(12, 3.5), layout="constrained")
+    for axis, (title, lines) in zip(axes, figures.items(), strict=True):
+        for name, value in lines.items():
+            axis.plot(sizes, [value(result) for result in results], marker="o", label=name)
+        axis.set(title=title, xlabel="InferenceServices", ylim=(0, None))
+        axis.legend()
+    drawing.savefig(path)
+
+
+def show(results: Sequence[Result]) -> None:
+    table = Table(*(name.replace("_", " ") for name in asdict(results[0])))
+    for result in results:
+        table.add_row(*(f"{value:.4g}" for value in asdict(result).values()))
+    console.print(table)
+
+
+async def run(sizes: Sequence[int], out: Path) -> None:
+    kube, system = Kube("scale"), Kube(SYSTEM_NAMESPACE)
+    results: list[Result] = []
+    async with fake_nodes(1 + max(sizes) // PODS_PER_NODE):
+        for size in sizes:
+            results.append(await measure(kube, system, size))
+            show(results)
+        await remove_namespace(kube)
+    plot(results, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="100,300,1000")
+    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "operator-scale.svg")
+    arguments = parser.parse_args()
+    for command in (CLUSTER_UP, (*HELM_INSTALL, "--set", "router.replicas=1")):
+        subprocess.run(command, cwd=PROJECT, env=os.environ | environment(), check=True)
+    asyncio.run(run([int(size) for size in arguments.sizes.split(",")], arguments.out))
+
+
+if __name__ == "__main__":
+    main()
