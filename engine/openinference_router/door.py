@@ -4,14 +4,28 @@ A client that sends its headers a byte at a time is cut off with those that send
 sends its body that way is refused by the app. What is too large is refused while it arrives.
 """
 
+import logging
 import ssl
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 IDLE_SECONDS = 75.0
 """For the headers of the first request, and between two of one connection; nginx's figure."""
 MAX_LINE_BYTES = 8190
 MAX_HEADERS = 128
+
+
+def _hide_bytes(record: logging.LogRecord) -> bool:
+    """What was not parsed may be a credential: keep why it was refused out of the log."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.msg, record.args, record.exc_info = "request not parsed", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_hide_bytes)
 
 
 def make_runner(app: web.Application, farewell_seconds: float) -> web.AppRunner:
@@ -20,6 +34,7 @@ def make_runner(app: web.Application, farewell_seconds: float) -> web.AppRunner:
         app,
         handler_cancellation=True,
         access_log=None,
+        logger=_log,
         shutdown_timeout=farewell_seconds,
         keepalive_timeout=IDLE_SECONDS,
         max_line_size=MAX_LINE_BYTES,
