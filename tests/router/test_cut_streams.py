@@ -7,6 +7,7 @@ identity: the seam may fall inside a character, a stop string or between two cho
 import asyncio
 import contextlib
 import json
+import os
 import random
 from collections import Counter, defaultdict
 
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 
 SEED = 20260101
-NUM_STREAMS = 24
+NUM_STREAMS = int(os.environ.get("CUT_STREAMS", "27"))  # `make campaign` cuts more
 MAX_OPEN = 8
 MIN_BYTES = 1_500
 MAX_BYTES = 12_000  # a stream has about eight thousand
@@ -184,8 +185,9 @@ async def ask(client: aiohttp.ClientSession, url: str, body: dict) -> dict:
 
 
 async def test_a_stream_cut_anywhere_tells_what_the_undisturbed_one_tells(
-    networks, engines, make_bench, make_routing, make_routed
+    networks, engines, make_bench, make_routing, make_routed, caplog
 ):
+    caplog.set_level("INFO", logger="access")
     groups = [make_routed(url, f"g{number}") for number, (_, url) in enumerate(networks)]
     bench = await make_bench(make_routing(*groups))
     await bench.admitted(len(groups))
@@ -199,4 +201,7 @@ async def test_a_stream_cut_anywhere_tells_what_the_undisturbed_one_tells(
 
     pairs = await asyncio.gather(*(compare(number) for number in range(NUM_STREAMS)))
     assert [cut for _, cut in pairs] == [undisturbed for undisturbed, _ in pairs]
-    assert sum(network.cuts for network, _ in networks) >= NUM_STREAMS / 3
+    lines = [record for record in caplog.records if record.name == "access"]
+    num_resumed = sum(len(line.groups) > 1 for line in lines)
+    print(f"{num_resumed} of {len(lines)} streams were resumed, the others were not cut")
+    assert num_resumed >= NUM_STREAMS / 3
