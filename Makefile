@@ -42,6 +42,7 @@ e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
 	$(BIN)/python -m pytest e2e
 
 campaign: install  ## The faults of e2e again and again, counted in docs/reliability.md (hours)
+	CUT_STREAMS=400 $(BIN)/python -m pytest tests/router/test_cut_streams.py -s
 	$(BIN)/python -m e2e.campaign
 
 lint: install  ## ruff, mypy --strict, import contracts

@@ -25,7 +25,7 @@ from e2e.cluster.places import PROJECT
 from e2e.report import Report
 
 RESULTS = "OPENINFERENCE_RESULTS"
-FAULTS = ("rollouts", "upgrade", "scale", "scaling_faults", "operator_faults", "nodes")
+FAULTS = ("rollouts", "upgrade", "scale", "scaling_faults", "operator_faults", "nodes", "router")
 
 
 @dataclass(frozen=True, slots=True)
