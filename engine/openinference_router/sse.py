@@ -34,6 +34,8 @@ class Splitter:
 
 
 def _data(event: bytes) -> bytes:
+    if event.startswith(b"data: ") and b"\n" not in event:  # as our engine writes them all
+        return event[6:]
     lines = (line for line in event.split(b"\n") if line.startswith(b"data:"))
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
