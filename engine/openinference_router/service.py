@@ -16,6 +16,7 @@ from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudg
 from openinference_router.choice import Wish, choose
 from openinference_router.errors import AttemptFailed, Moved, Refusal, overloaded, unavailable
 from openinference_router.group import Group
+from openinference_router.leaving import leaving
 from openinference_router.meter import Meter
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
 from openinference_router.wire import PREFIX_AWARE, LoadReport, Routing, ServiceState
@@ -24,9 +25,6 @@ TIMER_SLACK_SECONDS = 0.001  # a timer may fire this early
 
 MAX_ERRORS_IN_A_ROW = 5
 """Then a group is an outlier; the figure of Envoy's outlier detection."""
-
-DRAIN_MARGIN_SECONDS = 5.0
-"""Streams that would end this shortly before the drain's end move too: forecasts are rough."""
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Steps of this size spread over [0, 1) more evenly than chance: canary shares hold at once."""
@@ -137,23 +135,9 @@ class Service:
         """Move streams on that their group would not finish: it is stuck, or drains too soon."""
         now = self._clock()
         group.note_draining(now)
-        if group.is_stuck:
-            leave_at, reason = now, "was not ready any more"
-        elif group.draining_since is not None:
-            drain_seconds = self.routing.drain_timeout_seconds - DRAIN_MARGIN_SECONDS
-            leave_at = group.draining_since + drain_seconds
-            reason = "drains"
-        else:
-            return
-        wish = Wish(resume_key=group.resume_key)
-        free = sum(
-            max(0, other.limit - other.occupancy)
-            for other in self.groups.values()
-            if other.is_admitted and wish.is_met_by(other)
-        )
-        leaving = [a for a in group.attempts if a.can_move and a.end_at() > leave_at]
-        for attempt in leaving[:free]:
-            attempt.end(Moved(reason))
+        drain_seconds = self.routing.drain_timeout_seconds
+        for attempt in leaving(group, self.groups.values(), drain_seconds, now):
+            attempt.end(Moved("is stuck" if group.is_stuck else "drains"))
 
     # What requests ask.
 
