@@ -12,6 +12,7 @@ import pytest
 from openinference_engine.config import EngineConfig
 from openinference_engine.core.client import CoreClient
 from openinference_engine.core.messages import Loaded, Submit, Token
+from openinference_engine.core.spawned import SpawnedCore
 from openinference_engine.engine import Engine, Failed
 from openinference_engine.errors import GenerationFailed, Unavailable
 from openinference_engine.request import Request
@@ -88,7 +89,7 @@ def test_only_requests_that_never_had_a_seat_expire(
 
 @asynccontextmanager
 async def running_core(config: EngineConfig) -> AsyncIterator[CoreClient]:
-    client, loaded = CoreClient(config), asyncio.Event()
+    client, loaded = SpawnedCore(config), asyncio.Event()
     process = asyncio.create_task(
         client.run(lambda message: loaded.set() if isinstance(message, Loaded) else None)
     )

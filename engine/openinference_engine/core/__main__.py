@@ -31,6 +31,7 @@ def main() -> int:
     process.exit_with_stdin()
     try:
         process.run(Path(sys.argv[1]), config, started)
+        return 0
     except StartError as error:
         print(f"openinference: {error}", file=sys.stderr)
         return EXIT_CANNOT_START

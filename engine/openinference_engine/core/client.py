@@ -1,13 +1,14 @@
-"""The API process's side of the core: starts it, talks to it, notices when it ends."""
+"""The API's side of the core: sends it sequences and hands out their tokens.
+
+Where the core runs is the business of `core/spawned.py` (a process) and `core/threaded.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
-import signal
-import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
@@ -32,21 +33,19 @@ from openinference_engine.core.messages import (
 )
 from openinference_engine.errors import GenerationFailed, RequestError, Unavailable
 
-log = logging.getLogger("openinference.server")
-_WATCH_SECONDS = 1.0
 _HAS_ENDED = "the engine core has ended; send the request again"
 OnMessage = Callable[[FromCore], None]
 _Queue = asyncio.Queue[Token | Failure | None]  # None: the core has ended
 
 
-class CoreClient:
-    """One core process and the sequences inside it."""
+class CoreClient(ABC):
+    """One core and the sequences inside it."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.loaded: Loaded | None = None
         self.status = Status()
         self.has_ended = False
-        self._config = config
+        self.config = config
         self._folder = Path(tempfile.mkdtemp(prefix="openinference-"))
         self.heartbeat = Heartbeat(self._folder / "heartbeat")
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
@@ -56,27 +55,20 @@ class CoreClient:
         self._compiling: dict[int, asyncio.Future[str | None]] = {}
         self._num_compiled = 0
         self._encoder = msgspec.msgpack.Encoder()
-        self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, on_message: OnMessage) -> int:
-        """Runs the core until it ends; returns its exit code. Cancelling kills it."""
+        """Runs the core until it ends; returns its exit code. Cancelling ends it."""
         self._socket.bind(f"ipc://{self._folder}/core.ipc")
-        command = (sys.executable, "-m", "openinference_engine.core", str(self._folder))
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for this process, which drains first
-        )
-        tasks = (
-            asyncio.create_task(self._receive(on_message), name="core-receive"),
-            asyncio.create_task(self._watch(), name="core-watch"),
-        )
+        receiving = asyncio.create_task(self._receive(on_message), name="core-receive")
         try:
-            if self._process.stdin is not None:
-                self._process.stdin.write(msgspec.json.encode(self._config) + b"\n")
-            return await self._process.wait()
+            return await self._run_core(self._folder)
         finally:
-            await self._end(tasks)
+            receiving.cancel()
+            self._end()
+
+    @abstractmethod
+    async def _run_core(self, folder: Path) -> int:
+        """Starts a core that connects to the socket in `folder`, and waits for its end."""
 
     async def stream(self, submits: list[Submit]) -> AsyncGenerator[Token, None]:
         """The tokens of some sequences as they come. Leaving early ends the sequences.
@@ -114,7 +106,7 @@ class CoreClient:
 
     def _explain(self, failure: Failure) -> RequestError:
         if failure.reason == "expired":
-            seconds = self._config.queue_timeout_seconds
+            seconds = self.config.queue_timeout_seconds
             return Unavailable(f"no seat was free for {seconds} s; send the request again later")
         return GenerationFailed("the engine failed on this request; its log says why")
 
@@ -138,18 +130,6 @@ class CoreClient:
             raise Unavailable(_HAS_ENDED)
         self._socket.send(self._encoder.encode(message))
 
-    async def _watch(self) -> None:
-        """Ends a core that hangs in a step: it says where it stands, then it is killed."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if self.loaded is not None and self._process is not None and self.heartbeat.is_hung:
-                break
-        age_seconds = round(self.heartbeat.age_seconds, 1)
-        log.error("engine core hangs", extra={"fields": {"step_age_seconds": age_seconds}})
-        self._process.send_signal(signal.SIGUSR1)  # its stacks, on stderr
-        await asyncio.sleep(_WATCH_SECONDS)
-        self._process.kill()
-
     async def _receive(self, on_message: OnMessage) -> None:
         decoder = msgspec.msgpack.Decoder(FromCore)
         while True:
@@ -171,17 +151,9 @@ class CoreClient:
             if queue := self._queues.get(result.request_id):
                 queue.put_nowait(result)
 
-    async def _end(self, tasks: tuple[asyncio.Task[None], ...]) -> None:
+    def _end(self) -> None:
         self.has_ended = True
-        for task in tasks:
-            task.cancel()
         for queue in set(self._queues.values()):
             queue.put_nowait(None)
-        for future in self._compiling.values():
-            if not future.done():
-                future.set_exception(Unavailable(_HAS_ENDED))
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
         self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)

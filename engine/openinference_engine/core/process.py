@@ -1,6 +1,6 @@
-"""The core process: receives requests, runs steps, sends tokens. One thread, one socket.
+"""The core: receives requests, runs steps, sends tokens. One thread, one socket.
 
-Started by `core/client.py` as `python -m openinference_engine.core <folder>`; the settings are the
+Started by `core/spawned.py` as `python -m openinference_engine.core <folder>`; the settings are the
 first line of stdin, and the end of stdin means that the API process is gone.
 """
 
@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 import zmq
@@ -47,10 +46,20 @@ _LOOK_SECONDS = 0.002  # for a grammar that is compiled meanwhile
 log = logging.getLogger("openinference.core")
 
 
-def run(folder: Path, config: EngineConfig, started: float) -> NoReturn:
-    """Loads the model and serves until stdin ends. Raises StartError if it cannot load."""
+def run(
+    folder: Path, config: EngineConfig, started: float, stopping: threading.Event | None = None
+) -> None:
+    """Loads the model and serves, until `stopping`. Raises StartError if it cannot load."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-    socket.connect(f"ipc://{folder}/core.ipc")
+    with socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(f"ipc://{folder}/core.ipc")
+        core = _load(folder, config, socket, started)
+        while stopping is None or not stopping.is_set():
+            core.turn()
+
+
+def _load(folder: Path, config: EngineConfig, socket: zmq.Socket[bytes], started: float) -> Core:
     imported = time.monotonic()
     path = resolve(config.model_uri)
     checkpoint = open_checkpoint(path)
@@ -68,8 +77,7 @@ def run(folder: Path, config: EngineConfig, started: float) -> NoReturn:
     core.send(
         Loaded(engine.capacity.max_model_len, engine.capacity.num_blocks, KERNEL_PATH, seconds)
     )
-    while True:
-        core.turn()
+    return core
 
 
 def exit_with_stdin() -> None:

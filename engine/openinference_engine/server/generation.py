@@ -153,6 +153,14 @@ class Generation:
         finally:
             self._count_answers(unfinished)
 
+    async def collect(self) -> list[Piece]:
+        """The whole answer of each choice."""
+        answers = [Piece(index) for index in range(len(self.choices))]
+        async with aclosing(self.run()) as pieces:
+            async for piece in pieces:
+                answers[piece.choice].extend(piece)
+        return answers
+
     def _choice(self, params: SamplingParams, reading: Reading, resumed_ids: list[int]) -> Choice:
         vocab_size = self._state.front_or_refuse.vocab_size
         check_in_vocabulary("openinference.resume.token_ids", resumed_ids, vocab_size)

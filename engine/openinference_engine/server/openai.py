@@ -9,45 +9,37 @@ from typing import Any
 from aiohttp import web
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.begin import begin_chat, begin_completion
 from openinference_engine.server.generation import Generation
 from openinference_engine.server.params import check_model
 from openinference_engine.server.piece import Piece
-from openinference_engine.server.prompt import (
-    Prompt,
-    chat_options,
-    chat_prompt,
-    encode_to_answer,
-    text_prompt,
-)
 from openinference_engine.server.schema import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
     parse,
 )
-from openinference_engine.server.shape import held_to, reading_of
 from openinference_engine.server.sse import DONE, event, open_stream
 from openinference_engine.server.state import STATE, ServerState
-from openinference_engine.server.structure import compile_structure
 from openinference_engine.server.style import ChatStyle, CompletionStyle, Style
-from openinference_engine.server.tools import ToolUse, tool_use
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = parse(await request.read(), ChatRequest)
     _check(state, body)
-    tools = tool_use(body, state.front_or_refuse.call_format)
-    prompt = chat_prompt(body.messages, chat_options(body, tools))
-    return await _answer(request, body, prompt, tools, ChatStyle(state.model_name))
+    with state.admit(body.n):
+        generation = await begin_chat(state, body)
+        return await _answer(request, body, generation, ChatStyle(state.model_name))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = parse(await request.read(), CompletionRequest)
     _check(state, body)
-    prompt = text_prompt(body.prompt)
-    return await _answer(request, body, prompt, None, CompletionStyle(state.model_name))
+    with state.admit(body.n):
+        generation = await begin_completion(state, body)
+        return await _answer(request, body, generation, CompletionStyle(state.model_name))
 
 
 async def models(request: web.Request) -> web.Response:
@@ -63,22 +55,12 @@ async def models(request: web.Request) -> web.Response:
 
 
 async def _answer(
-    request: web.Request,
-    body: GenerationRequest,
-    prompt: Prompt,
-    tools: ToolUse | None,
-    style: Style,
+    request: web.Request, body: GenerationRequest, generation: Generation, style: Style
 ) -> web.StreamResponse:
-    state = request.app[STATE]
-    with state.admit(body.n):
-        prompt_ids = await encode_to_answer(state, prompt, body.truncate_prompt_tokens)
-        reading = reading_of(state.front_or_refuse, body, tools, prompt_ids)
-        grammar = await compile_structure(state, held_to(body, tools, reading))
-        generation = Generation(state, body, prompt_ids, grammar, reading, style.id_prefix)
-        with _traced(request, body, generation, style):
-            if body.stream:
-                return await _stream(request, body, generation, style)
-            return await _respond(generation, style)
+    with _traced(request, body, generation, style):
+        if body.stream:
+            return await _stream(request, body, generation, style)
+        return await _respond(generation, style)
 
 
 @contextmanager
@@ -118,11 +100,7 @@ def _check(state: ServerState, body: GenerationRequest) -> None:
 
 
 async def _respond(generation: Generation, style: Style) -> web.Response:
-    answers = [Piece(index) for index in range(len(generation.choices))]
-    async with aclosing(generation.run()) as pieces:
-        async for piece in pieces:
-            answers[piece.choice].extend(piece)
-    return web.json_response(style.body(generation, answers))
+    return web.json_response(style.body(generation, await generation.collect()))
 
 
 async def _stream(

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from aiohttp import web
 
 from openinference_engine.config import EngineConfig, ServerConfig
-from openinference_engine.core.client import CoreClient
+from openinference_engine.core.spawned import SpawnedCore
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.server.app import build_app
 from openinference_engine.server.front import load_front
@@ -51,7 +51,7 @@ async def serve(server: ServerConfig, engine: EngineConfig) -> int:
 
 
 def _make_state(server: ServerConfig, engine: EngineConfig) -> ServerState:
-    core = CoreClient(engine)
+    core = SpawnedCore(engine)
     model_name = server.served_model_name or PurePosixPath(engine.model_uri).stem
     metrics = Metrics(server, model_name, core.heartbeat)
     tracing = Tracing(server.otlp_endpoint) if server.otlp_endpoint else None

@@ -1,0 +1,30 @@
+"""The core as a thread of this process: for the Python API, which has no server to keep alive."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+from openinference_engine.core.client import CoreClient
+from openinference_engine.core.messages import Abort
+
+
+class ThreadedCore(CoreClient):
+    async def _run_core(self, folder: Path) -> int:
+        """Raises StartError if the model cannot be loaded, and whatever else ends the core."""
+        from openinference_engine.core import process  # torch
+
+        stopping = threading.Event()
+        core = asyncio.create_task(
+            asyncio.to_thread(process.run, folder, self.config, time.monotonic(), stopping)
+        )
+        try:
+            await asyncio.shield(core)
+        finally:
+            stopping.set()
+            self._send(Abort([]))  # wakes it up
+            if not core.done():
+                await core
+        return 0

