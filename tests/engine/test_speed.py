@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from openinference_engine.engine import Engine
 from openinference_engine.speed import SpeedMeter
 
 
@@ -50,3 +53,17 @@ def test_prediction_is_the_inverse_of_speed() -> None:
     assert meter.predict_seconds(100, 0) == 0
     meter.observe(100, 0, seconds=0.5)
     assert meter.predict_seconds(200, 0) == pytest.approx(1.0)
+
+
+def test_warm_up_measures_both_speeds_and_leaves_nothing(
+    make_tiny_engine: Callable[..., Engine],
+) -> None:
+    engine = make_tiny_engine()
+    engine.warm_up()
+    assert engine.speed.prefill_tokens_per_second > 0
+    assert engine.speed.decode_tokens_per_second > 0
+    steps = engine.num_steps
+    engine.probe()
+    assert engine.num_steps == steps + 1
+    engine.scheduler.check_integrity()
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
