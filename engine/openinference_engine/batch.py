@@ -12,8 +12,6 @@ from torch import Tensor
 from openinference_engine.ops import AttentionPlan
 from openinference_engine.scheduler import Chunk
 
-_Slots = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -31,15 +29,34 @@ class Batch:
 
 
 def build_batch(chunks: list[Chunk], block_size: int) -> Batch:
-    starts = np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)])
-    slots = [_slots(chunk, block_size) for chunk in chunks]
-    positions = [np.arange(chunk.start, chunk.start + len(chunk.token_ids)) for chunk in chunks]
+    """Whole arrays instead of a few small ones per chunk: a step may hold hundreds of them."""
+    counts = np.array([len(chunk.token_ids) for chunk in chunks])
+    firsts = np.array([chunk.start for chunk in chunks])
+    starts = np.concatenate([[0], counts.cumsum()])
+    blocks = _block_table(chunks)
+    sequences = np.arange(len(chunks)).repeat(counts)  # of each token
+    positions = np.arange(starts[-1]) + (firsts - starts[:-1])[sequences]
+    slots = blocks[sequences, positions // block_size].astype(np.int64) * block_size
     return Batch(
         token_ids=torch.tensor([token for chunk in chunks for token in chunk.token_ids]),
-        positions=torch.from_numpy(np.concatenate(positions)),
-        attention=_attention_plan(chunks, starts, slots),
+        positions=torch.from_numpy(positions),
+        attention=AttentionPlan(
+            slots=torch.from_numpy(slots + positions % block_size),
+            starts=torch.from_numpy(starts.astype(np.int32)),
+            lengths=torch.from_numpy((firsts + counts).astype(np.int32)),
+            blocks=torch.from_numpy(blocks),
+        ),
         logit_rows=torch.tensor(_logit_rows(chunks), dtype=torch.int64),
     )
+
+
+def _block_table(chunks: list[Chunk]) -> npt.NDArray[np.int32]:
+    """(chunks, most blocks of any): the blocks of each, then zeros."""
+    width = max(len(chunk.block_ids) for chunk in chunks)
+    table = np.zeros((len(chunks), width), dtype=np.int32)
+    for row, chunk in zip(table, chunks, strict=True):
+        row[: len(chunk.block_ids)] = chunk.block_ids
+    return table
 
 
 def _logit_rows(chunks: list[Chunk]) -> list[int]:
@@ -51,25 +68,3 @@ def _logit_rows(chunks: list[Chunk]) -> list[int]:
         if chunk.draw is not None:
             rows.append(start - 1)
     return rows
-
-
-def _slots(chunk: Chunk, block_size: int) -> _Slots:
-    """Cache slots of the chunk's own positions."""
-    positions = np.arange(chunk.start, chunk.start + len(chunk.token_ids))
-    blocks = np.asarray(chunk.block_ids, dtype=np.int64)[positions // block_size]
-    return blocks * block_size + positions % block_size
-
-
-def _attention_plan(
-    chunks: list[Chunk], starts: npt.NDArray[np.int64], slots: list[_Slots]
-) -> AttentionPlan:
-    lengths = [chunk.start + len(chunk.token_ids) for chunk in chunks]
-    blocks = np.zeros((len(chunks), max(len(chunk.block_ids) for chunk in chunks)), dtype=np.int32)
-    for row, chunk in zip(blocks, chunks, strict=True):
-        row[: len(chunk.block_ids)] = chunk.block_ids
-    return AttentionPlan(
-        slots=torch.from_numpy(np.concatenate(slots)),
-        starts=torch.from_numpy(starts.astype(np.int32)),
-        lengths=torch.tensor(lengths, dtype=torch.int32),
-        blocks=torch.from_numpy(blocks),
-    )
