@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # The engine's CPU kernels are built where there is a compiler; without them it computes with torch.
 NATIVE ?= $(if $(shell command -v c++),cpu,none)
 
-.PHONY: help install demo demo-down test e2e lint format build-cuda test-gpu bench-cpu cluster-up cluster-down clean
+.PHONY: help install demo demo-down test e2e docs lint format build-cuda test-gpu bench-cpu cluster-up cluster-down clean
 
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
 campaign: install  ## The faults of e2e again and again, counted in docs/reliability.md (hours)
 	CUT_STREAMS=400 $(BIN)/python -m pytest tests/router/test_cut_streams.py -s
 	$(BIN)/python -m e2e.campaign
+
+docs: install  ## Write what is generated, then build the documentation into build/site
+	$(BIN)/python -m docs.generate
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 lint: install  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from docs import reference_pages
 from docs.grafana import DASHBOARDS, dashboard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +27,23 @@ def _json(document: object) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def runbooks() -> str:
+    """A line for each alert's page."""
+    pages = sorted((ROOT / "docs/runbooks").glob("*.md"))
+    lines = [f"- [{page.stem}](runbooks/{page.name})\n" for page in pages]
+    about = "A page for each alert: what it means, where to look, what to do."
+    return f"# Runbooks\n\n{about}\n\n" + "".join(lines)
+
+
+def decisions() -> str:
+    """A line for each ADR."""
+    pages = sorted((ROOT / "docs/adr").glob("*.md"))
+    titles = [page.read_text().splitlines()[0].lstrip("# ") for page in pages]
+    lines = [f"- [{title}](adr/{page.name})\n" for title, page in zip(titles, pages, strict=True)]
+    about = "Why things are as they are. A decision is not rewritten; a new one replaces it."
+    return f"# Decisions\n\n{about}\n\n" + "".join(lines)
+
+
 def grafana(name: str) -> Callable[[], str]:
     return lambda: _json(dashboard(name))
 
@@ -36,6 +54,12 @@ GENERATED: dict[str, Callable[[], str]] = {
         for name in DASHBOARDS
     },
     "engine/openinference_router/dashboard/static/reasons.json": reasons,
+    "docs/decisions.md": decisions,
+    "docs/runbooks.md": runbooks,
+    "docs/reference/api.md": reference_pages.api,
+    "docs/reference/command-line.md": reference_pages.command_line,
+    "docs/reference/configuration.md": reference_pages.configuration,
+    "docs/reference/metrics.md": reference_pages.metrics,
 }
 
 

@@ -153,7 +153,9 @@ async def test_doctor_finds_an_engine_that_crashes_and_one_that_no_node_can_hold
 
 async def test_doctor_finds_that_the_operator_is_gone(openinference: CommandLine) -> None:
     async with _without_operator():
-        assert [each["subject"] for each in await openinference.bad_findings()] == ["Operator"]
+        found = {each["subject"]: each for each in await openinference.bad_findings()}
+        assert "scaled to 0" in found["Operator"]["message"]
+        assert "kubectl scale" in found["Operator"]["remedy"]
 
 
 @asynccontextmanager

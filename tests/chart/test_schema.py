@@ -15,6 +15,12 @@ import pytest
         pytest.param({"watchNamespace": "Team_A"}, "/watchNamespace", id="not a namespace"),
         pytest.param({"watchNamespace": "a,b"}, "/watchNamespace", id="two namespaces"),
         pytest.param({"prometheus": {"url": "prometheus:9090"}}, "/prometheus/url", id="no scheme"),
+        pytest.param({"monitoring": {"alert": {}}}, "alert", id="misspelt alerts"),
+        pytest.param(
+            {"monitoring": {"alerts": {"runbookUrl": "docs"}}},
+            "/monitoring/alerts/runbookUrl",
+            id="no address",
+        ),
         pytest.param({"image": {"tag": "a b"}}, "/image/tag", id="tag with a space"),
         pytest.param(
             {"engine": {"image": {"digest": "sha256:12"}}}, "/engine/image/digest", id="cut digest"

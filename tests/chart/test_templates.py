@@ -1,5 +1,7 @@
 """What the chart renders: each value reaches its field, and some things hold for all values."""
 
+import json
+
 import pytest
 from openinference_operator.settings import Settings
 
@@ -9,6 +11,12 @@ VARIANTS = {
     "defaults": {},
     "one namespace": {"watchNamespace": "team-a"},
     "one pod, others bring the CRD": {"operator": {"replicas": 1}, "crd": {"install": False}},
+    "watched": {
+        "monitoring": {
+            "alerts": {"enabled": True, "runbookUrl": "https://docs.example/runbooks/"},
+            "dashboards": {"enabled": True},
+        }
+    },
     "as a dependency of another chart": {"global": {"region": "north"}},
     "everything set": {
         "watchNamespace": "team-a",
@@ -80,13 +88,15 @@ def test_every_namespaced_object_says_its_namespace(rendered):
 
 def test_every_container_meets_the_restricted_profile(rendered):
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
-    for template in (item["spec"]["template"] for item in rendered if item["kind"] == "Deployment"):
-        pod = template["spec"]
+    pods = [item["spec"] for item in rendered if item["kind"] == "Pod"]
+    pods += [item["spec"]["template"]["spec"] for item in rendered if item["kind"] == "Deployment"]
+    assert len(pods) == 2
+    for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        assert all({"name", "emptyDir"} == volume.keys() for volume in pod["volumes"])
+        assert all({"name", "emptyDir"} == volume.keys() for volume in pod.get("volumes", []))
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
@@ -182,3 +192,26 @@ def test_values_reach_the_operators_pod(deployment):
     assert pod["nodeSelector"] == {"role": "infra"}
     assert pod["affinity"] == {"nodeAffinity": {}}
     assert pod["tolerations"] == [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_alerts_keep_their_own_templates_and_link_to_their_runbooks(render):
+    """Helm's braces and those of Prometheus are the same; only Helm's may be filled in."""
+    (rules,) = [item for item in render(VARIANTS["watched"]) if item["kind"] == "PrometheusRule"]
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+
+    assert any(
+        "{{ $labels.inference_service }}" in rule["annotations"]["summary"] for rule in alerts
+    )
+    for rule in alerts:
+        page = f"https://docs.example/runbooks/{rule['alert']}"
+        assert rule["annotations"]["runbook_url"] == page
+
+
+def test_dashboards_are_json_that_grafanas_sidecar_finds(render):
+    maps = [item for item in render(VARIANTS["watched"]) if item["kind"] == "ConfigMap"]
+
+    assert len(maps) == 3
+    for item in maps:
+        assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
+        (text,) = item["data"].values()
+        assert json.loads(text)["panels"]
