@@ -42,7 +42,7 @@ class Metrics:
         self._requests = Counter(
             "openinference_router_requests",
             "Requests ended, by service and status (499: the client went away)",
-            ("inference_service", "code"),
+            ("inference_namespace", "inference_service", "code"),
             registry=self.registry,
         )
         self._retries = Counter(
@@ -128,7 +128,7 @@ class Metrics:
             self._seen.add(("key", trace.key))
         if trace.service:
             self._seen.add(("inference_service", trace.service))
-        self._requests.labels(trace.service, str(trace.code)).inc()
+        self._requests.labels(self._namespace, trace.service, str(trace.code)).inc()
         if trace.service:
             self._held.labels(trace.service).observe(trace.held_seconds)
         if trace.failures:
