@@ -24,6 +24,9 @@ COLLECTIONS = {
     "namespaces": "/api/v1/namespaces",
     "statefulsets": "/apis/apps/v1/namespaces/{}/statefulsets",
     "deployments": "/apis/apps/v1/namespaces/{}/deployments",
+    "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "servicemonitors": "/apis/monitoring.coreos.com/v1/namespaces/{}/servicemonitors",
+    "prometheusrules": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules",
     "inferenceservices": "/apis/openinference.dev/v1alpha1/namespaces/{}/inferenceservices",
 }
 

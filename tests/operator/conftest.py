@@ -385,12 +385,16 @@ class ApiServer:
         self.failures = []
         self.refused = ""
         self.knows_monitoring = False
+        self.initializing = 0
         self._numbers = itertools.count(1)
 
     async def handle(self, request):
         self.calls.append((request.method, request.path))
         if request.path.startswith("/apis/monitoring.coreos.com") and not self.knows_monitoring:
             return web.Response(status=404, text="404 page not found\n")
+        if request.path.startswith("/apis/monitoring.coreos.com") and self.initializing:
+            self.initializing -= 1
+            return error(429, "storage is (re)initializing")
         if self.failures:
             return error(self.failures.pop(0), "Internal")
         if self.refused and request.method == "POST" and request.path.endswith(self.refused):

@@ -31,7 +31,6 @@ class Monitors:
         looked_at, known = self._looked.get(namespace, (-INTERVAL_SECONDS, frozenset()))
         if known == uids and monotonic() - looked_at < INTERVAL_SECONDS:
             return {}, set()
-        self._looked[namespace] = (monotonic(), uids)
         live: dict[tuple[str, str], Object] = {}
         kinds = set()
         for kind in KINDS:
@@ -41,4 +40,5 @@ class Monitors:
                 kinds.add(kind)
             except NotFound:
                 continue
+        self._looked[namespace] = (monotonic(), uids)
         return live, kinds

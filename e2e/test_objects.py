@@ -1,0 +1,90 @@
+"""What is made beside pods, and the documentation's samples, as a real API server takes them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.asks import Json
+from e2e.cluster.places import PROJECT
+from e2e.inference_service import InferenceService
+from e2e.kube import Kube, KubeError
+
+CRDS = PROJECT / "e2e" / "crds"
+EXAMPLES = sorted((PROJECT / "docs" / "examples").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def prometheus_operator(kube: Kube) -> Iterator[None]:
+    """The kinds of Prometheus Operator, without the operator."""
+    asyncio.run(kube.run("apply", "--server-side", f"--filename={CRDS}"))
+    asyncio.run(
+        kube.run("wait", f"--filename={CRDS}", "--for=condition=Established", "--timeout=30s")
+    )
+    yield
+    asyncio.run(kube.run("delete", f"--filename={CRDS}"))
+
+
+@pytest.fixture
+async def suspended(kube: Kube, prometheus_operator: None) -> AsyncIterator[InferenceService]:
+    """A service that gets all its objects but runs nothing."""
+    service = InferenceService(kube, "quiet")
+    await service.apply(suspend=True)
+    yield service
+    await kube.run("delete", "infsvc", service.name)
+
+
+async def test_prometheus_operator_is_told_of_engines_routers_and_alerts(
+    suspended: InferenceService,
+) -> None:
+    monitors = await _appear(suspended.kube, "servicemonitors", 2)
+    [rule] = await _appear(suspended.kube, "prometheusrules", 1)
+    assert [each["metadata"]["name"] for each in monitors] == [
+        "openinference-engines",
+        "openinference-router",
+    ]
+    assert len(rule["spec"]["groups"][0]["rules"]) == 4
+
+
+async def test_engines_and_routers_have_a_network_policy(suspended: InferenceService) -> None:
+    policies = await _appear(suspended.kube, "networkpolicies", 2)
+    assert {each["metadata"]["name"]: len(each["spec"]["ingress"]) for each in policies} == {
+        "openinference-engines": 1,
+        "openinference-router": 2,
+    }
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+async def test_every_sample_is_accepted(kube: Kube, path: Path) -> None:
+    await kube.run("apply", "--dry-run=server", f"--filename={path}")
+
+
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        ({"uri": "https://host/folder"}, "https://host/path.gguf"),
+        ({"uri": "hf://alone"}, "hf://organisation/repository"),
+        ({"uri": "s3://b/m.gguf", "revision": "v1"}, "model.revision is for hf:// only; remove it"),
+        ({"uri": "hf://a/b", "sha256": "0" * 64}, "model.sha256 is for one .gguf file"),
+        ({"uri": "file:///m.gguf", "cache": {"pvc": "m"}}, "are for models that are fetched"),
+    ],
+)
+async def test_a_bad_model_is_rejected_with_the_remedy(
+    kube: Kube, model: Json, remedy: str
+) -> None:
+    with pytest.raises(KubeError) as rejection:
+        await InferenceService(kube, "bad").apply(model=model)
+    assert remedy in str(rejection.value)
+
+
+async def test_labels_of_the_operator_cannot_be_taken(kube: Kube) -> None:
+    labels = {"app.kubernetes.io/component": "router"}
+    with pytest.raises(KubeError, match="belong to the operator; choose another name"):
+        await InferenceService(kube, "bad").apply(podTemplate={"labels": labels})
+
+
+async def _appear(kube: Kube, resource: str, number: int) -> list[Json]:
+    """So many objects of a kind, once they are there."""
+    found = await kube.until(resource, lambda objects: len(objects) >= number, 30)
+    return sorted(found, key=lambda each: str(each["metadata"]["name"]))
