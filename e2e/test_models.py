@@ -1,6 +1,7 @@
 """A model from a web server: fetched once for two replicas, and never again."""
 
 import asyncio
+import json
 import re
 import secrets
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from e2e.traffic import Traffic
 from e2e.verdict import Reference
 
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GPU = "nvidia.com/gpu"
 SERVER = (Path(__file__).parent / "model_server.py").read_text()
 CACHED = {
     "model": {"uri": f"http://models/{WEIGHTS}", "name": MODEL, "cache": {"pvc": "models"}},
     "replicas": 2,
+    "rollout": {"maxSurge": 2},
     "resources": {
         "requests": {"cpu": "100m", "memory": "512Mi"},
         "limits": {"cpu": "1", "memory": "2Gi"},
@@ -58,11 +61,25 @@ async def test_two_replicas_share_one_download_that_is_never_repeated(
     ):
         await traffic.learn([*SHORT_ASKS])
 
-    await source.run("delete", "pods", f"--selector={service.selector}", "--wait=false")
     await source.run("delete", "jobs", "--all")
     await service.upgrade("two")
     await service.until_ready()
     assert await _sent(source) == model["sizeBytes"]
+
+
+async def test_a_model_that_no_gpu_can_hold_starts_no_replica(source: Kube) -> None:
+    node, _, _ = (await source.run("get", "nodes", "--output=name")).partition("\n")
+    amounts = json.dumps({"status": {"capacity": {GPU: "1"}, "allocatable": {GPU: "1"}}})
+    await source.run("label", node, f"{GPU}.memory=1024", "--overwrite")
+    await source.run("patch", node, "--subresource=status", "--type=merge", f"--patch={amounts}")
+    service = InferenceService(source, "large")
+    await service.apply(**CACHED | {"resources": {"limits": {GPU: "1"}}})
+    refused = await service.until(lambda each: _ready(each)["reason"] == "ModelTooLarge")
+    await source.run("label", node, f"{GPU}.memory-")
+    assert "96.6 MB of weights" in _ready(refused)["message"]
+    assert "node that fits has 1.1 GB. What would fit: GPUs of" in _ready(refused)["message"]
+    assert refused["status"]["plan"]["gpusPerReplica"] == 1
+    assert refused["status"]["replicas"] == 0
 
 
 async def test_a_model_that_does_not_exist_says_so_and_starts_no_replica(source: Kube) -> None:

@@ -230,7 +230,7 @@ def _model_fetched(facts: Facts) -> Condition | None:
     preparation, model = facts.observed.preparation, facts.service.model
     if preparation.stage is not ModelStage.READY:
         return None
-    place = f"claim {model.claim}" if model.claim else "each pod"
+    place = f"claim {model.volume_claim}" if model.volume_claim else "each pod"
     message = f"{model.uri} is in {place}"
     if result := preparation.result:
         revision = f" at {result.revision}" if result.revision else ""

@@ -38,6 +38,8 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
         match operation:
             case Apply({"kind": "ControllerRevision", "metadata": {"name": name}}):
                 yield Note("RevisionCreated", f"kept the spec as {name}")
+            case Create({"kind": "Job", "metadata": {"name": name}}):
+                yield Note("DownloadStarted", f"{name} brings the model into its claim")
             case Create({"kind": "StatefulSet", "metadata": {"name": name}}):
                 yield Note("GroupCreated", f"started {name}")
             case Annotate(reference, annotations):

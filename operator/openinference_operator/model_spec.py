@@ -32,9 +32,10 @@ class Model:
         return self.uri.partition("://")[0] in REMOTE_SCHEMES
 
     @property
-    def is_cached(self) -> bool:
-        """Whether one Job fetches it for all replicas; else each pod does for itself."""
-        return self.is_remote and bool(self.claim)
+    def volume_claim(self) -> str:
+        """The PersistentVolumeClaim that replicas find it in; empty if they find it elsewhere."""
+        scheme, _, rest = self.uri.partition("://")
+        return rest.partition("/")[0] if scheme == "pvc" else self.claim
 
     @property
     def folder(self) -> str:

@@ -1,9 +1,9 @@
 """Where the wanted model is on its way to the replicas: pure, read from the pods that fetch it.
 
-A model that is local already is nobody's work. One that is kept in a claim is fetched by a Job; its
-result is noted on the Job, because its pod may go. Without a claim each engine pod fetches in an
-init container. Until a Job has its result, the revision that wants it makes no group: a replica
-would hold its GPUs and wait.
+A model in the image or a package is nobody's work. One that is kept in a claim is fetched, or
+looked at, by a Job; its result is noted on the Job, because its pod may go. Without a claim each
+engine pod fetches in an init container. Until a Job has its result, the revision that wants it
+makes no group: a replica would hold its GPUs and wait.
 """
 
 import json
@@ -76,10 +76,9 @@ def read_preparation(
     service: InferenceService, revision: str, jobs: Sequence[Object], pods: Iterable[Object]
 ) -> Preparation:
     """How far the model is that a service wants; `pods` are all of the service."""
-    if not service.model.is_remote:
-        return IN_PLACE
-    if not service.model.is_cached:
-        return _read_pods(_of_revision(pods, revision), "initContainerStatuses")
+    if not service.model.volume_claim:
+        fetching = _read_pods(_of_revision(pods, revision), "initContainerStatuses")
+        return fetching if service.model.is_remote else IN_PLACE
     return replace(_read_job(_wanted(service, jobs), pods), is_by_job=True)
 
 
@@ -95,7 +94,7 @@ def plan_preparation(
     wanted = _wanted(service, jobs)
     if wanted is not None:
         yield from _keep_result(wanted, _of_job(pods, wanted))
-    elif service.model.is_cached:
+    elif service.model.volume_claim:
         yield Create(model.build_job(service, image))
     for job in jobs:
         if job is not wanted:
@@ -149,7 +148,7 @@ def _delete(job: Object) -> Iterator[Operation]:
 def _read_pods(pods: Sequence[Object], statuses: str) -> Preparation:
     """What the pods that fetch say: the one that is done, else the one that is furthest."""
     said = [_read_pod(pod, statuses) for pod in pods]
-    order = (ModelStage.READY, ModelStage.FAILED, ModelStage.FETCHING, ModelStage.PENDING)
+    order = (ModelStage.READY, ModelStage.FETCHING, ModelStage.FAILED, ModelStage.PENDING)
     waiting = Preparation(ModelStage.PENDING, "no pod has begun to fetch it")
     return min(said, key=lambda each: order.index(each.stage), default=waiting)
 
@@ -197,7 +196,7 @@ def _end(container: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _wanted(service: InferenceService, jobs: Iterable[Object]) -> Object | None:
-    name = model.job_name(service) if service.model.is_cached else ""
+    name = model.job_name(service) if service.model.volume_claim else ""
     return next((job for job in jobs if job["metadata"]["name"] == name), None)
 
 

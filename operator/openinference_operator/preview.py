@@ -50,7 +50,8 @@ def write_preview(
     `result`: what the model is, None while that is unknown. `gpu_memories`: bytes of one GPU.
     """
     # As after the download: before it the plan is a Job alone.
-    stage = ModelStage.READY if service.model.is_remote else ModelStage.IN_PLACE
+    needs_work = service.model.is_remote or service.model.volume_claim
+    stage = ModelStage.READY if needs_work else ModelStage.IN_PLACE
     preparation = Preparation(stage, result=result)
     observed = replace(NOTHING_OBSERVED, preparation=preparation, gpu_memories=gpu_memories)
     sizing = observed.sizing(service)
@@ -113,8 +114,10 @@ def _memory(sizing: Sizing | None) -> Iterator[str]:
 
 
 def _steps(service: InferenceService) -> Iterator[str]:
-    if service.model.is_cached:
-        yield f"First a Job fetches {service.model.uri} into claim {service.model.claim}."
+    model = service.model
+    if model.volume_claim:
+        verb = "fetches" if model.is_remote else "looks at"
+        yield f"First a Job {verb} {model.uri} in claim {model.volume_claim}."
     replicas = recorded_desired(service, {})
     yield f"Then all {replicas} replicas start. A later revision would replace them like this:"
     for number, (step, existing, routable) in enumerate(rollout_steps(service), start=1):

@@ -68,7 +68,7 @@ def test_the_steps_of_a_rollout_are_told(plan):
 
 def test_a_model_for_a_claim_comes_with_the_job_that_fetches_it(plan):
     done = plan("--offline", model={"uri": "hf://team/tiny", "cache": {"pvc": "models"}})
-    assert "# First a Job fetches hf://team/tiny into claim models." in done.stdout
+    assert "# First a Job fetches hf://team/tiny in claim models." in done.stdout
     assert "Job" in [each["kind"] for each in yaml.safe_load_all(done.stdout)]
 
 

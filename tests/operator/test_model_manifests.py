@@ -58,6 +58,15 @@ def test_the_job_fetches_into_the_claim_and_the_engine_opens_it_there(raw_servic
     assert spec["initContainers"] == []
 
 
+def test_what_a_user_has_put_into_a_claim_is_looked_at_and_not_written(raw_service):
+    service = parse(raw_service(model={"uri": "pvc://weights/llama/model.gguf"}))
+    pod = model.build_job(service, "engine:1")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["command"][-1] == "file:///models/llama/model.gguf"
+    claim = {"claimName": "weights", "readOnly": True}
+    assert {"name": "model", "persistentVolumeClaim": claim} in pod["volumes"]
+
+
 def test_credentials_reach_what_fetches_and_nothing_else(raw_service, job):
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]

@@ -255,6 +255,32 @@ def test_a_model_that_cannot_fit_starts_no_replica(make_world):
     assert conditions(world)["Ready"] == ("False", "ModelTooLarge")
 
 
+@pytest.mark.parametrize("crash_after", range(1, 7))
+def test_a_crash_after_any_operation_changes_nothing_in_the_end(make_world, crash_after):
+    """Each plan on the way to a fetched model dies after so many operations."""
+    world = make_world(replicas=2)
+    world.settle()
+    world.change(model=REMOTE)
+    for _ in range(40):
+        world.reconcile(crash_after)
+        world.everybody_acts()
+        assert len(world.routable) == 2
+    fetch(world)
+    for _ in range(60):
+        world.reconcile(crash_after)
+        world.everybody_acts()
+    world.settle()
+    assert [kind for kind, _ in world.objects].count("Job") == 1
+    assert {world.revision_of(group) for group in world.groups} == {world.plan().course.revision}
+    assert len(world.routable) == 2
+
+
+def test_a_pod_that_follows_an_evicted_one_counts(service):
+    evicted = pod_of(service, state=terminated(137, ""))
+    going_on = pod_of(service, state={"running": {}})
+    assert read(service, evicted, going_on).stage is ModelStage.FETCHING
+
+
 def test_without_a_claim_each_replica_fetches_for_itself(make_world):
     world = make_world(model={"uri": "hf://team/tiny"}, replicas=2)
     world.reconcile()

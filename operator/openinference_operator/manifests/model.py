@@ -1,9 +1,9 @@
 """How a model comes to its pods: the volume they see it in, and what fetches it there.
 
-With a claim one Job fetches for all replicas; without one an init container fetches into an
-emptyDir of each pod. Both run `openinference model prepare` in the engine's image, which tells its
-progress in log lines and its result in the termination message. The operator reads neither the
-model nor the Secret.
+With a claim one Job fetches for all replicas, or looks at what a user has put there; without one
+an init container fetches into an emptyDir of each pod. Both run `openinference model prepare` in
+the engine's image, which tells its progress in log lines and its result in the termination
+message. The operator reads neither the model nor the Secret.
 """
 
 from openinference_operator import names
@@ -42,9 +42,8 @@ def engine_uri(service: InferenceService) -> str:
 
 def engine_volumes(service: InferenceService) -> list[Manifest]:
     """The volume that holds the model for the engine, if it needs one."""
-    claim = _claim(service)
-    if claim:
-        return [{"name": COMPONENT, "persistentVolumeClaim": _mounted(claim, read_only=True)}]
+    if service.model.volume_claim:
+        return [_claimed(service, read_only=True)]
     return [{"name": COMPONENT, "emptyDir": {}}] if service.model.is_remote else []
 
 
@@ -59,11 +58,11 @@ def engine_mounts(service: InferenceService) -> list[Manifest]:
 def init_containers(service: InferenceService, image: str) -> list[Manifest]:
     """What fetches the model into the pod, where no Job has done so."""
     model = service.model
-    return [_preparer(service, image)] if model.is_remote and not model.is_cached else []
+    return [_preparer(service, image)] if model.is_remote and not model.volume_claim else []
 
 
 def build_job(service: InferenceService, default_image: str) -> Manifest:
-    """The Job that fetches the model into the claim. It runs until it succeeds."""
+    """The Job that fetches the model into the claim, or looks at it. It runs until it succeeds."""
     manifest = child(service, COMPONENT, "batch/v1", "Job", job_name(service))
     spec = {
         **placed(service),
@@ -71,10 +70,7 @@ def build_job(service: InferenceService, default_image: str) -> Manifest:
         "containers": [_preparer(service, service.engine.image or default_image)],
         "volumes": [
             dict(SCRATCH_VOLUME),
-            {
-                "name": COMPONENT,
-                "persistentVolumeClaim": _mounted(_claim(service), read_only=False),
-            },
+            _claimed(service, read_only=not service.model.is_remote),
         ],
     }
     return manifest | {
@@ -92,11 +88,12 @@ def job_name(service: InferenceService) -> str:
 
 def _preparer(service: InferenceService, image: str) -> Manifest:
     model = service.model
+    uri = model.uri if model.is_remote else engine_uri(service)
     container: Manifest = {
         "name": COMPONENT,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-m", "openinferencev2", "model", "prepare", model.uri],
+        "command": ["python3", "-m", "openinferencev2", "model", "prepare", uri],
         "args": [
             f"--directory={DIRECTORY}/{model.folder}",
             f"--result-file={RESULT_FILE}",
@@ -115,10 +112,7 @@ def _preparer(service: InferenceService, image: str) -> Manifest:
     return container
 
 
-def _claim(service: InferenceService) -> str:
-    scheme, _, rest = service.model.uri.partition("://")
-    return rest.partition("/")[0] if scheme == "pvc" else service.model.claim
-
-
-def _mounted(claim: str, *, read_only: bool) -> Manifest:
-    return {"claimName": claim, **({"readOnly": True} if read_only else {})}
+def _claimed(service: InferenceService, *, read_only: bool) -> Manifest:
+    claim = {"claimName": service.model.volume_claim}
+    source = claim | {"readOnly": True} if read_only else claim
+    return {"name": COMPONENT, "persistentVolumeClaim": source}
