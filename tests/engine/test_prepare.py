@@ -175,6 +175,14 @@ def test_a_second_start_fetches_nothing(model: str, tmp_path: Path, web: Web) ->
     assert len(web.answers) == before
 
 
+def test_a_folder_that_was_moved_is_found_where_it_is(model: str, tmp_path: Path, web: Web) -> None:
+    fetch(model, tmp_path / "here")
+    before = web.bytes_sent
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert fetch(model, tmp_path / "there").path == str(tmp_path / "there" / "tiny.gguf")
+    assert web.bytes_sent == before
+
+
 def test_a_damaged_copy_is_fetched_again(model: str, tmp_path: Path, tiny_gguf: bytes) -> None:
     path = Path(fetch(model, tmp_path).path)
     path.write_bytes(b"GGUF")

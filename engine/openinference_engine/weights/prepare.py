@@ -81,7 +81,9 @@ def read_record(folder: Path, uri: str, revision: str) -> Prepared | None:
         return None
     is_same = (record.uri, record.revision) == (uri, revision)
     is_whole = sizes == [file.num_bytes for file in record.files]
-    return record if is_same and is_whole else None
+    if not (is_same and is_whole):
+        return None
+    return msgspec.structs.replace(record, path=str(model_path(uri, folder)))
 
 
 def model_path(uri: str, folder: Path) -> Path:
