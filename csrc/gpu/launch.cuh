@@ -57,9 +57,9 @@ inline void require_hopper(const char* op) {
 }
 
 // shared_bytes: dynamic shared memory of a block; above 48 KiB the kernel is asked to allow it.
-// cluster_depth: how many blocks, neighbours along z, run side by side and reach each other's memory.
+// cluster: how many neighbouring blocks run side by side and reach each other's memory.
 template <class... Parameters, class... Arguments>
-void launch_in_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int cluster_depth, int threads,
+void launch_in_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 cluster, int threads,
                         size_t shared_bytes, Stream stream, const Arguments&... arguments) {
     if (shared_bytes > 48 * 1024)
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -71,9 +71,9 @@ void launch_in_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid
         attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attributes[count++].val.programmaticStreamSerializationAllowed = 1;
     }
-    if (cluster_depth > 1) {
+    if (cluster.x * cluster.y * cluster.z > 1) {
         attributes[count].id = cudaLaunchAttributeClusterDimension;
-        attributes[count++].val.clusterDim = {1, 1, static_cast<unsigned>(cluster_depth)};
+        attributes[count++].val.clusterDim = {cluster.x, cluster.y, cluster.z};
     }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
@@ -88,7 +88,7 @@ void launch_in_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid
 template <class... Parameters, class... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
             Stream stream, const Arguments&... arguments) {
-    launch_in_clusters(op, kernel, grid, 1, threads, shared_bytes, stream, arguments...);
+    launch_in_clusters(op, kernel, grid, dim3(1), threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace openinference

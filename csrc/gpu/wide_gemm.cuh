@@ -1,11 +1,15 @@
 // y[m][n] = Σk W[n][k]·x[m][k] for many tokens m, on Hopper's tensor cores: batches and prompts.
 //
-// Grid: (tiles of kTokens tokens, blocks of 128 rows of W, splits of k). The blocks of one split of k
-// form a cluster and add their sums through each other's shared memory, in a fixed order. Three
-// warpgroups: the last two multiply 64 rows each (rows are the products' A, tokens their columns), the
-// first feeds them: warp 0 requests slabs of W and x with the copy engine into a ring that fills the
-// shared memory (weights before the predecessor has ended), warp 1 prepares the epilogue, and for
-// packed weights warps 2 and 3 bring x into the order of k in which a warp's registers hold W.
+// Grid: (tiles of kTokens tokens, blocks of 128 rows of W, splits of k). Three warpgroups: the last two
+// multiply 64 rows each (rows are the products' A, tokens their columns), the first feeds them: warp 0
+// requests slabs of W and x with the copy engine into a ring that fills the shared memory (weights
+// before the predecessor has ended), the others prepare the epilogue. Packed weights are unpacked by
+// those who multiply, a half of 64 columns at a time: a lane's eight columns are one 16-byte chunk of a
+// tile as the tensor cores read it.
+//
+// Blocks form clusters, either the splits of k, which add their sums through each other's shared memory
+// in a fixed order, or, in grids that fill the device, two blocks of rows, which share x: each requests
+// half of it for both. Without that, reading x from L2 would bound a prompt.
 //
 // Epilogues are those of skinny_gemm.cuh: a block's eight tiles of 16 rows go to them one by one.
 #pragma once
@@ -80,61 +84,56 @@ template <class Weights> struct PackedSource {
     }
 };
 
-// A unit as the products' A, in two halves of 64 columns, four steps of k each. Scales are applied
-// here, in bf16.
-struct Int4Fragments {
+// Half a unit, 64 columns, as rows of a swizzled tile. Scales are applied here, in bf16.
+struct Int4Unpacker {
     using Source = PackedSource<Int4Weights>;
-    // Chunks of 16 bytes that exchange words so that lane t's columns 16t.. become those of a step.
-    __device__ __forceinline__ static int chunk_before(int group, int i) { return 2 * i + group; }
 
-    __device__ __forceinline__ static void load(const uint8_t* unit, int half, uint32_t (&a)[4][4]) {
-        const int lane = threadIdx.x % 32;
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 1024 + lane / 4 * 4);
-        const uint32_t lower = twice(scales), upper = twice(scales >> 16);
+    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 1024 + g * 4);
         const uint4 codes = *reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16);
-        const uint32_t low[2] = {codes.x, codes.y}, high[2] = {codes.z, codes.w};
-#pragma unroll
-        for (int word = 0; word < 2; ++word) {
-            uint32_t(&first)[4] = a[word * 2], (&second)[4] = a[word * 2 + 1];
-            first[0] = multiply_bf16(Int4Weights::Unit::pair<0>(low[word]), lower);
-            first[1] = multiply_bf16(Int4Weights::Unit::pair<0>(high[word]), upper);
-            first[2] = multiply_bf16(Int4Weights::Unit::pair<1>(low[word]), lower);
-            first[3] = multiply_bf16(Int4Weights::Unit::pair<1>(high[word]), upper);
-            second[0] = multiply_bf16(Int4Weights::Unit::pair<2>(low[word]), lower);
-            second[1] = multiply_bf16(Int4Weights::Unit::pair<2>(high[word]), upper);
-            second[2] = multiply_bf16(Int4Weights::Unit::pair<3>(low[word]), lower);
-            second[3] = multiply_bf16(Int4Weights::Unit::pair<3>(high[word]), upper);
-        }
+        store(rows[g], 2 * t, codes.x, twice(scales));
+        store(rows[g], 2 * t + 1, codes.y, twice(scales));
+        store(rows[g + 8], 2 * t, codes.z, twice(scales >> 16));
+        store(rows[g + 8], 2 * t + 1, codes.w, twice(scales >> 16));
+    }
+    __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t codes, uint32_t scale) {
+        const int g = threadIdx.x % 32 / 4;
+        *reinterpret_cast<uint4*>(row + (chunk ^ g) * 8) =
+            make_uint4(multiply_bf16(Int4Weights::Unit::pair<0>(codes), scale),
+                       multiply_bf16(Int4Weights::Unit::pair<1>(codes), scale),
+                       multiply_bf16(Int4Weights::Unit::pair<2>(codes), scale),
+                       multiply_bf16(Int4Weights::Unit::pair<3>(codes), scale));
     }
 };
 
-struct Fp8Fragments {
+struct Fp8Unpacker {
     using Source = PackedSource<Fp8Weights>;
-    __device__ __forceinline__ static int chunk_before(int group, int i) { return 4 * group + i; }
 
-    __device__ __forceinline__ static void load(const uint8_t* unit, int half, uint32_t (&a)[4][4]) {
-        const int lane = threadIdx.x % 32;
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + lane / 4 * 4);
+    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + g * 4);
         constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
         const uint32_t lower = twice(pack_bf16(lower_half(scales) * kExponentGap, 0));
         const uint32_t upper = twice(pack_bf16(upper_half(scales) * kExponentGap, 0));
 #pragma unroll
         for (int run = 0; run < 2; ++run) {
-            const uint4 code = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
-            uint32_t(&first)[4] = a[run * 2], (&second)[4] = a[run * 2 + 1];
-            first[0] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.x), lower);
-            first[1] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.z), upper);
-            first[2] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.x << 8), lower);
-            first[3] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.z << 8), upper);
-            second[0] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.y), lower);
-            second[1] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.w), upper);
-            second[2] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.y << 8), lower);
-            second[3] = multiply_bf16(Fp8Weights::Unit::as_bf16(code.w << 8), upper);
+            const uint4 codes = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
+            store(rows[g], run * 4 + t, codes.x, codes.y, lower);
+            store(rows[g + 8], run * 4 + t, codes.z, codes.w, upper);
         }
+    }
+    __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t first, uint32_t second, uint32_t scale) {
+        const int g = threadIdx.x % 32 / 4;
+        *reinterpret_cast<uint4*>(row + (chunk ^ g) * 8) =
+            make_uint4(multiply_bf16(Fp8Weights::Unit::as_bf16(first), scale),
+                       multiply_bf16(Fp8Weights::Unit::as_bf16(first << 8), scale),
+                       multiply_bf16(Fp8Weights::Unit::as_bf16(second), scale),
+                       multiply_bf16(Fp8Weights::Unit::as_bf16(second << 8), scale));
     }
 };
 
-struct Bf16Fragments {
+struct Bf16Unpacker {
     using Source = Bf16Source;
 };
 
@@ -146,18 +145,21 @@ template <class Source, int kTokens> struct Stage {
 
 template <class Source, class Epilogue, int kTokens> struct Shared {
     using Ring = Stage<Source, kTokens>;
-    static constexpr int kFitting = (Budget<kTokens>::kSharedBytes - kSpareBytes) / static_cast<int>(sizeof(Ring));
+    // Two halves of an unpacked slab; bf16 needs none.
+    using Unpacked = bf16[2][Source::kIsPacked ? kBlockRows : 1][kSwizzleColumns];
+    static constexpr int kFitting =
+        (Budget<kTokens>::kSharedBytes - kSpareBytes - static_cast<int>(sizeof(Unpacked))) / static_cast<int>(sizeof(Ring));
     static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
     // Sums of each tile, once the ring is drained; padded so that tiles start in different banks.
     struct Partial {
         float4 pairs[kBlockTiles][kTokens * 4 + 1];
     };
 
-    Ring ring[kStages];
-    Barrier copied[kStages];   // by the copy engine
-    Barrier ordered[kStages];  // and x in the order of packed weights
-    Barrier empty[kStages];
-    Barrier prepared;  // the epilogue
+    alignas(kSwizzleBytes) Ring ring[kStages];
+    alignas(kSwizzleBytes) Unpacked unpacked;
+    Barrier copied[kStages];
+    Barrier empty[kStages];  // in all blocks that the stage's x goes to
+    Barrier prepared;        // the epilogue
     TokenScales scales;
 
     __device__ __forceinline__ Partial& partial() { return *reinterpret_cast<Partial*>(ring); }
@@ -183,9 +185,19 @@ struct Steps {
     }
 };
 
-template <class S, class Source>
+// Blocks of rows that share x (see above), and which of them this is.
+struct Sharing {
+    int blocks, rank;
+    __device__ __forceinline__ Sharing() {
+        const dim3 cluster = cluster_shape();
+        blocks = cluster.y;
+        rank = blockIdx.y % cluster.y;
+    }
+};
+
+template <int kTokens, class S, class Source>
 __device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Source& source, const Steps& steps,
-                                     int first_token, int tiles) {
+                                     const Sharing& sharing, int first_token, int tiles) {
     const int lane = threadIdx.x % 32, block = blockIdx.y;
     const uint32_t bytes = sizeof(shared.ring[0].x) + source.slab_bytes(block, tiles);
     const auto request_weights = [&](int stage, int index) {
@@ -195,9 +207,12 @@ __device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Sour
     };
     const auto request_x = [&](int stage, int index) {
         constexpr int kHalves = Source::kColumns / kSwizzleColumns;
-        if (lane < kHalves)
-            copy_box(&shared.ring[stage].x[lane][0][0], x, shared.copied[stage],
-                     (steps.first + index) * Source::kColumns + lane * kSwizzleColumns, first_token);
+        if (lane >= kHalves) return;
+        const int column = (steps.first + index) * Source::kColumns + lane * kSwizzleColumns;
+        if (sharing.blocks == 1)
+            return copy_box(&shared.ring[stage].x[lane][0][0], x, shared.copied[stage], column, first_token);
+        const int row = sharing.rank * (kTokens / 2);
+        copy_box_to_both(&shared.ring[stage].x[lane][row][0], x, shared.copied[stage], column, first_token + row);
     };
     const int ahead = min(S::kStages, steps.count);
     for (int index = 0; index < ahead; ++index) request_weights(index, index);
@@ -211,41 +226,18 @@ __device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Sour
     }
 }
 
-// Two warps; a lane moves four chunks of a token's 64 columns: words (i, j) become words (j, i).
-template <class Fragments, int kTokens, class S> __device__ __forceinline__ void order_x(S& shared, int count) {
-    const int lane = threadIdx.x % 32, group = lane / 8 % 2, warp = threadIdx.x / 32 % 2;
-    Turn<S::kStages> turn;
-    for (int index = 0; index < count; ++index, turn.advance()) {
-        shared.copied[turn.stage].wait(turn.parity);
-        auto& x = shared.ring[turn.stage].x;
-        for (int rows = warp * 16; rows < kTokens * 2; rows += 32) {
-            const int row = rows + lane / 16 * 8 + lane % 8, token = row % kTokens;
-            bf16* columns = &x[row / kTokens][token][0];
-            const auto chunk = [&](int at) { return reinterpret_cast<uint4*>(columns + (at ^ token % 8) * 8); };
-            uint4 w[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) w[i] = *chunk(Fragments::chunk_before(group, i));
-            __syncwarp();
-            *chunk(4 * group + 0) = make_uint4(w[0].x, w[1].x, w[2].x, w[3].x);
-            *chunk(4 * group + 1) = make_uint4(w[0].y, w[1].y, w[2].y, w[3].y);
-            *chunk(4 * group + 2) = make_uint4(w[0].z, w[1].z, w[2].z, w[3].z);
-            *chunk(4 * group + 3) = make_uint4(w[0].w, w[1].w, w[2].w, w[3].w);
-        }
-        publish_to_tensor_cores();
-        __syncwarp();
-        if (lane == 0) shared.ordered[turn.stage].arrive();
-    }
-}
-
 // One warpgroup's sums of all steps. A stage is free once the products after its last have begun.
-template <class Fragments, int kTokens, class S>
-__device__ __forceinline__ void compute(S& shared, int count, int group, float (&sums)[kTokens / 2]) {
+template <class Unpacker, int kTokens, class S>
+__device__ __forceinline__ void compute(S& shared, int count, const Sharing& sharing, int group,
+                                        float (&sums)[kTokens / 2]) {
     Turn<S::kStages> turn;
-    const auto multiply_four = [&](const auto& a_at, int half) {
+    const auto multiply_half = [&](const bf16* rows, int half) {
+        const uint64_t a = tile_descriptor(rows);
         const uint64_t x = tile_descriptor(&shared.ring[turn.stage].x[half][0][0]);
         begin_products();
 #pragma unroll
-        for (int step = 0; step < 4; ++step) Warpgroup<kTokens>::multiply(sums, a_at(step), advance(x, step * 32), true);
+        for (int step = 0; step < 4; ++step)
+            Warpgroup<kTokens>::multiply(sums, advance(a, step * 32), advance(x, step * 32), true);
         commit_products();
         wait_for_products<1>();
     };
@@ -254,21 +246,23 @@ __device__ __forceinline__ void compute(S& shared, int count, int group, float (
     for (int index = 0; index < count; ++index, previous = turn.stage, turn.advance()) {
         shared.copied[turn.stage].wait(turn.parity);
         const auto release_previous = [&] {
-            if (index > 0 && threadIdx.x % kWarpgroup == 0) shared.empty[previous].arrive();
+            const int thread = threadIdx.x % kWarpgroup;
+            if (index == 0 || thread >= sharing.blocks) return;
+            sharing.blocks == 1 ? shared.empty[previous].arrive() : shared.empty[previous].arrive_in_block(thread);
         };
-        if constexpr (Fragments::Source::kIsPacked) {
+        if constexpr (Unpacker::Source::kIsPacked) {
             const int tile = group * kGroupTiles + threadIdx.x % kWarpgroup / 32;
-            const uint8_t* unit = shared.ring[turn.stage].weights[tile];
-            uint32_t first[4][4], second[4][4];  // products may still read one while the other is written
-            Fragments::load(unit, 0, first);
-            shared.ordered[turn.stage].wait(turn.parity);
-            multiply_four([&](int step) -> const uint32_t(&)[4] { return first[step]; }, 0);
-            release_previous();
-            Fragments::load(unit, 1, second);
-            multiply_four([&](int step) -> const uint32_t(&)[4] { return second[step]; }, 1);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                // Products of this half's last turn have ended: at most those of the other half run.
+                Unpacker::unpack(shared.ring[turn.stage].weights[tile], half, &shared.unpacked[half][tile * 16]);
+                publish_to_tensor_cores();
+                team_barrier(2 + group, kWarpgroup);
+                multiply_half(&shared.unpacked[half][group * 64][0], half);
+                if (half == 0) release_previous();
+            }
         } else {
-            const uint64_t rows = tile_descriptor(&shared.ring[turn.stage].weights[group * 64][0]);
-            multiply_four([&](int step) { return advance(rows, step * 32); }, 0);
+            multiply_half(&shared.ring[turn.stage].weights[group * 64][0], 0);
             release_previous();
         }
     }
@@ -349,82 +343,83 @@ __device__ __forceinline__ void finish(S& shared, const Epilogue& epilogue, int 
 
 #endif
 
-template <class Fragments, class Epilogue, int kTokens>
+template <class Unpacker, class Epilogue, int kTokens>
 __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
-    wide_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ typename Fragments::Source source,
+    wide_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ typename Unpacker::Source source,
               int columns, int tokens, const Epilogue whole) {
 #ifdef OPENINFERENCE_HOPPER
-    using Source = typename Fragments::Source;
+    using Source = typename Unpacker::Source;
     using S = Shared<Source, Epilogue, kTokens>;
     auto& shared = aligned_shared_memory<S>();
     const int first_token = blockIdx.x * kTokens, own_tokens = min(kTokens, tokens - first_token);
     const Epilogue epilogue = whole.from(first_token);
     const Steps steps((columns + Source::kColumns - 1) / Source::kColumns);
+    const Sharing sharing;
+    constexpr int kPreparing = 3;  // warps
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < S::kStages; ++stage) {
             shared.copied[stage].create(1);
-            shared.ordered[stage].create(2);  // warps that order x
-            shared.empty[stage].create(2);    // computing warpgroups
+            shared.empty[stage].create(2 * sharing.blocks);  // computing warpgroups
         }
-        shared.prepared.create(Source::kIsPacked ? 1 : 3);  // warps
+        shared.prepared.create(kPreparing);
         publish_barriers();
     }
-    block_barrier();
+    sharing.blocks > 1 ? cluster_barrier() : block_barrier();
     if (threadIdx.x < kWarpgroup) {
         give_registers<Budget<kTokens>::kFeederRegisters>();
-        const int warp = threadIdx.x / 32;
-        constexpr int kPreparing = Source::kIsPacked ? 1 : 3;  // warps
-        if (warp == 0) {
-            feed(shared, x, source, steps, first_token, epilogue.tiles());
-        } else if (warp <= kPreparing) {
+        if (threadIdx.x < 32) {
+            feed<kTokens>(shared, x, source, steps, sharing, first_token, epilogue.tiles());
+        } else {
             release_successor();
             wait_for_predecessor();
             epilogue.template begin_many<Budget<kTokens>::kNormsAhead>(
                 shared.scales, own_tokens, static_cast<int>(threadIdx.x) - 32, kPreparing * 32);
             __syncwarp();
             if (threadIdx.x % 32 == 0) shared.prepared.arrive();
-        } else if constexpr (Source::kIsPacked) {
-            order_x<Fragments, kTokens>(shared, steps.count);
         }
     } else {
         take_registers<Budget<kTokens>::kComputerRegisters>();
         const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
         float sums[kTokens / 2] = {};
-        compute<Fragments, kTokens>(shared, steps.count, group, sums);
+        compute<Unpacker, kTokens>(shared, steps.count, sharing, group, sums);
         wait_for_predecessor();
         finish<kTokens>(shared, epilogue, group, sums, own_tokens);
+        if (sharing.blocks > 1) cluster_barrier();  // the other still announces free stages here
     }
 #endif
 }
 
-// Splits of k, so that a small grid still reads from all multiprocessors.
-inline int splits_for(int64_t blocks) {
+// Splits of k, so that a small grid still reads from all multiprocessors. Clusters of four large
+// blocks do not fit everywhere: a GPU's multiprocessors come in groups of 16 to 18, less what is broken.
+inline int splits_for(int64_t blocks, int blocks_per_multiprocessor) {
+    const int most = 2 * blocks_per_multiprocessor;
     int splits = 1;
-    while (splits < 4 && blocks * splits * 2 <= multiprocessors()) splits *= 2;
+    while (splits < most && blocks * splits * 2 <= multiprocessors() * blocks_per_multiprocessor) splits *= 2;
     return splits;
 }
 
-template <class Fragments, int kTokens, class Epilogue>
-void launch_tile(const char* op, const typename Fragments::Source& source, const bf16* x, int64_t columns,
+template <class Unpacker, int kTokens, class Epilogue>
+void launch_tile(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns,
                  int64_t tokens, const Epilogue& epilogue, Stream stream) {
-    using S = Shared<typename Fragments::Source, Epilogue, kTokens>;
+    using S = Shared<typename Unpacker::Source, Epilogue, kTokens>;
     static_assert(sizeof(S) + kSwizzleBytes <= Budget<kTokens>::kSharedBytes);
-    const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens});
     const int64_t blocks = (epilogue.tiles() + kBlockTiles - 1) / kBlockTiles;
     const int64_t token_tiles = (tokens + kTokens - 1) / kTokens;
-    const int splits = splits_for(blocks * token_tiles);
-    launch_in_clusters(op, wide_gemm<Fragments, Epilogue, kTokens>, dim3(token_tiles, blocks, splits), splits,
-                       kThreads, sizeof(S) + kSwizzleBytes, stream, x_map, source, static_cast<int>(columns),
-                       static_cast<int>(tokens), epilogue);
+    const int splits = splits_for(blocks * token_tiles, Budget<kTokens>::kBlocks);
+    const int sharing = splits == 1 && kTokens >= 128 && blocks % 2 == 0 ? 2 : 1;
+    const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens / sharing});
+    launch_in_clusters(op, wide_gemm<Unpacker, Epilogue, kTokens>, dim3(token_tiles, blocks, splits),
+                       dim3(1, sharing, splits), kThreads, sizeof(S) + kSwizzleBytes, stream, x_map, source,
+                       static_cast<int>(columns), static_cast<int>(tokens), epilogue);
 }
 
-template <class Fragments, class Epilogue>
-void launch(const char* op, const typename Fragments::Source& source, const bf16* x, int64_t columns, int64_t tokens,
+template <class Unpacker, class Epilogue>
+void launch(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns, int64_t tokens,
             const Epilogue& epilogue, Stream stream) {
-    const auto launch_for = tokens <= 32    ? launch_tile<Fragments, 32, Epilogue>
-                            : tokens <= 64  ? launch_tile<Fragments, 64, Epilogue>
-                            : tokens <= 128 ? launch_tile<Fragments, 128, Epilogue>
-                                            : launch_tile<Fragments, 256, Epilogue>;
+    const auto launch_for = tokens <= 32    ? launch_tile<Unpacker, 32, Epilogue>
+                            : tokens <= 64  ? launch_tile<Unpacker, 64, Epilogue>
+                            : tokens <= 128 ? launch_tile<Unpacker, 128, Epilogue>
+                                            : launch_tile<Unpacker, 256, Epilogue>;
     launch_for(op, source, x, columns, tokens, epilogue, stream);
 }
 
@@ -448,19 +443,19 @@ template <class Epilogue>
 void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
     const wide::Bf16Source source{wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
-    wide::launch<wide::Bf16Fragments>(op, source, x, weights.columns, tokens, epilogue, stream);
+    wide::launch<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
 template <class Epilogue>
 void multiply_many_tokens(const char* op, const Fp8Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
-    const wide::Fp8Fragments::Source source{weights.units, weights.columns / Fp8Weights::kUnitColumns};
-    wide::launch<wide::Fp8Fragments>(op, source, x, weights.columns, tokens, epilogue, stream);
+    const wide::Fp8Unpacker::Source source{weights.units, weights.columns / Fp8Weights::kUnitColumns};
+    wide::launch<wide::Fp8Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
 template <class Epilogue>
 void multiply_many_tokens(const char* op, const Int4Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
-    const wide::Int4Fragments::Source source{weights.units, weights.columns / Int4Weights::kUnitColumns};
-    wide::launch<wide::Int4Fragments>(op, source, x, weights.columns, tokens, epilogue, stream);
+    const wide::Int4Unpacker::Source source{weights.units, weights.columns / Int4Weights::kUnitColumns};
+    wide::launch<wide::Int4Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
 
 }  // namespace openinference

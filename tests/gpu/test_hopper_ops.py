@@ -58,7 +58,7 @@ def test_attend_prefill_equals_softmax_over_the_pages(hopper, inputs, head_dim, 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("tokens", MANY_TOKENS)
-@pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (9104, 128), (1040, 4224)])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (9104, 1152), (1040, 4224)])
 def test_many_tokens_are_added_to_hidden(hopper, inputs, weight_format, tokens, rows, columns):
     matrix = inputs.normal(rows, columns, scale=columns**-0.5)
     arguments = {
@@ -76,7 +76,7 @@ def test_many_tokens_are_added_to_hidden(hopper, inputs, weight_format, tokens, 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("tokens", MANY_TOKENS)
-@pytest.mark.parametrize(("hidden", "inner"), [(128, 8), (640, 88), (256, 9000)])
+@pytest.mark.parametrize(("hidden", "inner"), [(128, 8), (640, 88), (256, 9000), (640, 9088)])
 def test_many_tokens_pass_swiglu(hopper, inputs, weight_format, tokens, hidden, inner):
     x, squares = inputs.normed(tokens, hidden)
     matrix = inputs.normal(2 * inner, hidden, scale=hidden**-0.5)
