@@ -89,7 +89,7 @@ class Watch(Generic[T]):
             except _Expired:
                 _log.info(f"{self._what} watch expired")
             except (client.ApiException, aiohttp.ClientError, OSError, ValueError) as error:
-                self.trouble = str(error).split("\n")[0]
+                self.trouble = _in_words(self._what, error)
                 _log.warning(f"{self._what} unknown", extra={"reason": self.trouble})
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -144,6 +144,12 @@ class Watch(Generic[T]):
             self.items[name] = self._decode(raw)
         except ValueError as error:
             _log.error(f"{self._what} ignored", extra={"object": name, "reason": str(error)})
+
+
+def _in_words(what: str, error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientResponseError) and error.status == 403:
+        return f"the ServiceAccount of the router may not list {what}; upgrade the chart"
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 def _name(raw: msgspec.Raw) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,15 +81,24 @@ def read_items(source: Path) -> list[Item]:
 
 
 def read_done(target: Path) -> set[str]:
-    """Ids that have an answer already. A last line that was cut is removed from the file."""
+    """Ids that have an answer already; what failed or was cut leaves the file."""
     if not target.exists():
         return set()
     text = target.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        os.truncate(target, len(whole.encode()))
-    answers = [json.loads(line) for line in whole.splitlines()]
-    return {answer["custom_id"] for answer in answers if not answer.get("error")}
+    whole = [line for line in text.split("\n")[:-1] if line]
+    answers = {line: json.loads(line) for line in whole}
+    good = [line for line in whole if not answers[line].get("error")]
+    kept = "".join(f"{line}\n" for line in good)
+    if kept != text:
+        _replace(target, kept)
+    return {answers[line]["custom_id"] for line in good}
+
+
+def _replace(target: Path, text: str) -> None:
+    """All at once: whoever is interrupted here must not lose answers."""
+    beside = target.with_name(f"{target.name}.new")
+    beside.write_text(text)
+    beside.replace(target)
 
 
 def _item(source: Path, number: int, line: str) -> Item:

@@ -97,6 +97,9 @@ def test_what_is_refused_is_recorded_and_the_rest_is_answered(openinference, eng
     done = openinference("run", "--url", engine_url, source, target)
     assert done.returncode == 1
     assert "2 of 3 answered" in done.stdout
+    again = openinference("run", "--url", engine_url, source, target)
+    assert again.returncode == 1
+    assert len(answered(target)) == 3, "what failed again is recorded once"
     (refused,) = [line for line in answered(target) if line["error"]]
     assert (refused["custom_id"], refused["error"]["code"]) == ("3", 400)
     assert "temperature" in refused["error"]["message"]
@@ -123,6 +126,7 @@ def test_of_a_cut_record_every_whole_line_counts(tmp_path_factory, names, data):
     num_whole = whole[:cut].count(b"\n")
     assert read_done(path) == set(names[:num_whole])
     assert path.read_bytes() == "".join(lines[:num_whole]).encode()
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_bench_tells_its_figures_as_json(openinference, engine_url):

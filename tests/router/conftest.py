@@ -250,6 +250,7 @@ class Collection:
     watchers: set[asyncio.Queue] = field(default_factory=set)
     queries: list[dict] = field(default_factory=list)
     is_compacted: bool = False  # every watch is told at once that its version is too old
+    is_forbidden: bool = False
 
     @property
     def num_lists(self) -> int:
@@ -286,6 +287,8 @@ class Collection:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.queries.append(dict(request.query))
+        if self.is_forbidden:
+            return web.json_response({"kind": "Status", "code": 403}, status=403)
         if request.query.get("watch", "").lower() != "true":
             metadata = {"resourceVersion": str(self.version)}
             return web.json_response({"metadata": metadata, "items": list(self.items.values())})

@@ -155,6 +155,19 @@ async def test_nothing_more_is_watched_while_nobody_looks(api_server, start_rout
     await until(lambda: not api_server.services.watchers | api_server.events.watchers)
 
 
+async def test_a_permission_that_is_missing_is_said_and_the_rest_is_shown(
+    api_server, start_router, make_routing
+):
+    api_server.put_routing(make_routing())
+    api_server.services.is_forbidden = True
+    router = start_router()
+    await router.ready()
+    async with aiohttp.ClientSession() as client:
+        overview = await first_overview(client, router.url, lambda seen: seen["trouble"])
+    assert "may not list services; upgrade the chart" in overview["trouble"]
+    assert [service["name"] for service in overview["services"]] == ["demo"]
+
+
 async def test_without_a_cluster_the_page_still_shows_the_router(
     make_bench, make_routing, monkeypatch
 ):

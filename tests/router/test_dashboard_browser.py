@@ -210,9 +210,9 @@ async def test_charts_show_live_traffic(browse, front, client):
     page = await browse(color_scheme="dark")
     async with traffic(front.url, client):
         speed = page.locator("figure", has_text="Tokens per second").locator("strong")
-        await expect(speed).to_have_text(re.compile(r"[1-9]"), timeout=20_000)
+        await expect(speed).to_have_text(re.compile(r"[1-9]"), timeout=40_000)
         first = page.locator("figure", has_text="Time to first token").locator("strong")
-        await expect(first).to_have_text(re.compile(r"\d (ms|s)"), timeout=20_000)
+        await expect(first).to_have_text(re.compile(r"\d (ms|s)"), timeout=40_000)
         await expect(page.get_by_role("cell", name=re.compile("[1-4] of 4")).first).to_be_visible()
         await asyncio.sleep(float(os.environ.get("OPENINFERENCE_SCREENSHOT_SECONDS", "0")))
         await picture(page, "dashboard-dark")

@@ -83,7 +83,8 @@ class PrometheusHistory:
         for series, answer in zip(QUERIES, answers, strict=True):
             for service, points in answer.items():
                 services.setdefault(service, {})[series] = points
-        return History("prometheus", "", end, STEP_SECONDS, services)
+        note = "" if services else "Prometheus has seen nothing of this namespace in the last hour."
+        return History("prometheus", note, end, STEP_SECONDS, services)
 
     async def _series(self, query: str, end: float) -> dict[str, Points]:
         """Points by service. Raises aiohttp.ClientError, TimeoutError (an OSError), ValueError."""
