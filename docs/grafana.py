@@ -72,7 +72,7 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 "reqps",
                 {
                     "{{inference_service}} {{code}}": "sum by (inference_service, code) "
-                    '(rate(openinference_router_requests_total{inference_service=~"$service"}[5m]))'
+                    f"(rate(openinference_router_requests_total{{{OF}}}[5m]))"
                 },
                 "499: the client went away. 429: full. 503: no replica in time.",
             ),

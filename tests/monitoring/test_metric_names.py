@@ -15,15 +15,15 @@ from openinference_router.dashboard.prometheus import QUERIES
 from openinference_router.metrics import Metrics as RouterMetrics
 from openinference_router.service import Service
 from openinference_router.wire import Routing
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "charts/openinference/files/monitoring"
-SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+SCRAPED = {"le", "pod"}  # of histograms, and what Prometheus adds
 NAMES = re.compile(
     r"\b(?:openinference_(?:router|operator|requests|last|engine_steps|start)|vllm:)\w+"
 )
-PACKAGES = re.compile(r"openinference_(router|operator|engine)$")
 
 
 class Heartbeat:
@@ -32,30 +32,35 @@ class Heartbeat:
 
 
 @pytest.fixture(scope="module")
-def exported() -> set[str]:
-    """Every series name that a scrape of operator, router and engine can show."""
+def exported() -> dict[str, set[str]]:
+    """Every series name that a scrape of operator, router and engine can show, with its labels."""
     routing = Routing("demo", "m", 1, datetime(2026, 1, 1, tzinfo=UTC))
     service = Service(routing, lambda: 0.0, lambda: None)
-    texts = [
-        EngineMetrics(ServerConfig(), "m", Heartbeat()).render(),
-        generate_latest(RouterMetrics("team-a", lambda: [service]).registry),
-        generate_latest(REGISTRY),
-        generate_latest(_Conditions()),
+    metadata = {"namespace": "team-a", "name": "demo"}
+    entry = {"type": "Ready", "status": "True", "reason": "Serving"}
+    declared = {"metadata": metadata, "status": {"conditions": [entry]}}
+    collectors = [
+        *_collectors(EngineMetrics(ServerConfig(), "m", Heartbeat())._registry),
+        *_collectors(RouterMetrics("team-a", lambda: [service]).registry),
+        *_collectors(REGISTRY),
+        operator_metrics.ConditionMetrics(lambda: [declared]),
     ]
-    assert operator_metrics.IS_LEADER
     return {
-        name + suffix
-        for text in texts
-        for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text.decode(), re.MULTILINE)
-        for suffix in SUFFIXES.get(kind, ("",))
+        family.name + suffix: _labels(collector, family) | SCRAPED
+        for collector in collectors
+        for family in collector.collect()
+        for suffix in SUFFIXES.get(family.type, ("",))
     }
 
 
-class _Conditions:
-    """A registry of the conditions alone, as the operator's process adds them to its own."""
+def _collectors(registry):
+    return list(registry._collector_to_names)
 
-    def collect(self):
-        return operator_metrics.ConditionMetrics(list).collect()
+
+def _labels(collector, family) -> set[str]:
+    """Declared, or of a sample where a collector makes families by itself."""
+    sampled = {label for sample in family.samples for label in sample.labels}
+    return sampled | set(getattr(collector, "_labelnames", ()))
 
 
 def asked_in(text: str) -> set[str]:
@@ -90,8 +95,36 @@ SOURCES = {
 def test_only_exported_metrics_are_asked_for(exported, source):
     asked = asked_in(source())
     assert asked, "nothing was found to check"
-    assert asked - exported == set()
+    assert asked - exported.keys() == set()
 
 
-def test_a_metric_that_nobody_exports_would_be_noticed(exported):
-    assert asked_in("rate(openinference_router_absent_total[5m])") - exported
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
+def test_metrics_are_selected_by_labels_that_they_have(exported, source):
+    """An alert once asked a counter for a label that it did not have, and so could not fire."""
+    assert foreign_labels(exported, source()) == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "rate(openinference_router_absent_total[5m])",
+        'openinference_router_in_flight{absent="x"}',
+        "sum by (absent) (openinference_router_in_flight)",
+    ],
+)
+def test_what_nobody_exports_would_be_noticed(exported, expression):
+    assert asked_in(expression) - exported.keys() or foreign_labels(exported, expression)
+
+
+def foreign_labels(exported, text: str) -> list[str]:
+    """Selectors and groupings by labels that the metric, or all of its line's, lack."""
+    found = []
+    for line in text.replace("\\", "").splitlines():
+        names = asked_in(line) & exported.keys()
+        known = set().union(*(exported[name] for name in names)) if names else set()
+        for labels in re.findall(r"by \(([^)]*)\) *\((?:rate|sum|max|openinf|vllm)", line):
+            found += [f"by {x}" for x in re.split(r", *", labels) if names and x not in known]
+        for name, selector in re.findall(r"([a-z_:]+)\{([^{}]*)\}", line):
+            asked = set(re.findall(r"(\w+) *(?:=~|!~|!=|=)", selector))
+            found += [f"{name}{{{x}}}" for x in asked if name in names and x not in exported[name]]
+    return found
