@@ -189,6 +189,9 @@ class Proxy:
 
     async def _relay(self, call: Call, group: Group, attempt: Attempt) -> None:
         asked_at = time.monotonic()
+        if call.exchange.is_stream:
+            attempt.heard_at, attempt.patience_seconds = asked_at, self._first_token_timeout_seconds
+            attempt.can_move, attempt.end_at = call.progress.tracks_tokens, call.end_at
         upstream = await open_upstream(
             self._session,
             group.routed.address + call.exchange.path,
@@ -213,8 +216,6 @@ class Proxy:
     ) -> None:
         """Pass events on as they come. What is absorbed is written before more is waited for."""
         progress = call.progress
-        attempt.heard_at, attempt.patience_seconds = asked_at, self._first_token_timeout_seconds
-        attempt.can_move, attempt.end_at = progress.tracks_tokens, call.end_at
         while (batch := await upstream.events()) is not None:
             if events := progress.absorb(batch):
                 now = time.monotonic()

@@ -181,6 +181,7 @@ class Service:
         self._check_not_removed()
         reading = self._capacity.read(self._clock())
         ticket = Ticket(rank, wish, reading.since(waited or NOTHING_SPENT))
+        ticket.deadline_at = rank.deadline_at if waited is None else math.inf
         self._line.enter(ticket)
         self._dispatch()
         limit = self.routing.queue.max_requests
@@ -235,7 +236,7 @@ class Service:
     def _patience_seconds(self, ticket: Ticket) -> float:
         """How much longer `ticket` may wait, as things are now. Raises Refusal when not at all."""
         left, refusal = self._budget_left(ticket)
-        until_deadline = ticket.rank.deadline_at - self._clock()
+        until_deadline = ticket.deadline_at - self._clock()
         if until_deadline < left:
             left = until_deadline
             refuse = overloaded if self._capacity.has_capacity else unavailable

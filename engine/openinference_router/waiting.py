@@ -57,6 +57,8 @@ class Ticket:
     rank: Rank
     wish: Wish
     waiting_since: Spent
+    deadline_at: float = math.inf
+    """Of a first wait: a stream that has begun and was cut is not given up for being late."""
     group: Group | None = None
     is_in_line: bool = False
     granted: asyncio.Event = field(default_factory=asyncio.Event)

@@ -636,12 +636,16 @@ async def test_requests_that_fail_everywhere_leave_a_group_to_answer_them(
         assert any(group.admitted for group in bench.demo.groups.values())
 
 
+MUTE = {"no answer": stall, "no event": says(then=stall)}
+
+
+@pytest.mark.parametrize("mute", MUTE.values(), ids=MUTE.keys())
 async def test_a_stream_that_never_begins_is_asked_elsewhere_and_its_group_ejected(
-    play, make_bench, make_routing, make_routed
+    play, make_bench, make_routing, make_routed, mute
 ):
-    mute, good = await play(usual=says(then=stall)), await play(usual=COMPLETE)
+    silent, good = await play(usual=mute), await play(usual=COMPLETE)
     good.load["running"] = 1
-    routing = make_routing(make_routed(mute.address, "g0"), make_routed(good.address, "g1"))
+    routing = make_routing(make_routed(silent.address, "g0"), make_routed(good.address, "g1"))
     bench = await make_bench(routing, first_token_timeout_seconds=0.3)
     await bench.admitted(2)
     async with bench.chat(stream=True) as response:
@@ -685,6 +689,19 @@ async def test_a_deadline_ends_the_wait_and_nothing_else(
     await bench.admitted()
     async with bench.chat(stream=True, headers=headers) as response:
         assert (await response.read()).endswith(DONE)
+
+
+async def test_a_cut_stream_is_not_given_up_for_a_deadline_that_has_passed(
+    play, make_bench, make_routing, make_routed
+):
+    engine = await play(scripts=[says(chunk("Hi", 5), then=cut)], usual=COMPLETE)
+    bench = await make_bench(make_routing(make_routed(engine.address)))
+    await bench.admitted()
+    headers = {"x-openinference-timeout-seconds": "0.05"}
+    async with bench.chat(stream=True, headers=headers) as response:
+        text = await response.read()
+    assert b": waiting" in text, "it had to wait for its only replica longer than the deadline"
+    assert text.endswith(DONE)
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan"])
