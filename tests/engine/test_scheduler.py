@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import math
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from openinference_engine.blocks import BlockPool
@@ -121,6 +123,32 @@ def test_request_of_a_lower_class_is_served_once_it_has_aged() -> None:
     assert set(lengths(scheduler.schedule(100))) == {"patient"}
 
 
+@given(
+    priority=st.integers(1, 3),
+    ageing_steps=st.integers(1, 15),
+    seats=st.integers(1, 3),
+    arrivals_per_step=st.integers(1, 4),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_request_starves_under_an_endless_stream_of_urgent_ones(
+    priority: int, ageing_steps: int, seats: int, arrivals_per_step: int
+) -> None:
+    """Only those ahead of it that arrived until it has aged are served first, seats at a time."""
+    scheduler = make_scheduler(seats=seats)
+    scheduler.add(make_request("patient", 1, due=due_at(0, priority, ageing_steps)))
+    ahead = arrivals_per_step * (priority * ageing_steps + 1)
+    bound = max(priority * ageing_steps, ahead // seats) + 2
+    for step_number in range(bound):
+        for number in range(arrivals_per_step):
+            name = f"urgent {step_number} {number}"
+            scheduler.add(make_request(name, 1, max_tokens=1, due=due_at(step_number, 0, 1)))
+        step = scheduler.schedule(100)
+        if "patient" in lengths(step):
+            return
+        commit(scheduler, step)
+    raise AssertionError(f"not served within {bound} steps")
+
+
 def test_long_prompt_of_a_lower_class_does_not_hold_up_an_urgent_one() -> None:
     scheduler = make_scheduler()
     scheduler.add(make_request("long", 100, due=1))
@@ -170,14 +198,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 20),
         num_outputs=st.integers(0, 5),
         priority=st.integers(0, 3),
+        patience=st.one_of(st.just(math.inf), st.integers(0, 6)),
     )
-    def add(self, prompt: list[int], max_tokens: int, num_outputs: int, priority: int) -> None:
+    def add(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        num_outputs: int,
+        priority: int,
+        patience: float,
+    ) -> None:
         outputs: list[int] = []
         for _ in range(min(num_outputs, max_tokens - 1)):
             outputs.append(next_token(prompt + outputs))
         params = SamplingParams(seed=0, max_tokens=max_tokens)
         due = due_at(self.count, priority, ageing_seconds=5)
-        request = Request(str(self.count), prompt, params, outputs, due=due)
+        expires = self.count + patience
+        request = Request(str(self.count), prompt, params, outputs, due=due, expires=expires)
         self.count += 1
         self.alive[request.id] = request
         self.scheduler.add(request)
@@ -188,6 +225,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(sorted(self.alive)))
         self.scheduler.abort(request_id)
         del self.alive[request_id]
+
+    @rule()
+    def expire(self) -> None:
+        """Exactly those end that never had a seat and are out of time."""
+        expected = {
+            request.id
+            for request in self.alive.values()
+            if request.num_cached is None and request.expires <= self.count
+        }
+        assert set(self.scheduler.expire(self.count)) == expected
+        for request_id in expected:
+            del self.alive[request_id]
 
     @rule(token_budget=st.integers(1, 30))
     def step(self, token_budget: int) -> None:
