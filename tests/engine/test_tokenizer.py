@@ -39,6 +39,48 @@ def oracle(smollm2_path: Path) -> Any:
     return AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
 
 
+@pytest.fixture(scope="session")
+def pieces() -> tuple[Any, Tokenizer]:
+    """A small SentencePiece vocabulary, learned by the package, and ours from its scores alone."""
+    from tokenizers import SentencePieceBPETokenizer
+
+    trained = SentencePieceBPETokenizer()
+    words = Path(__file__).read_text().split()
+    trained.train_from_iterator([" ".join(words[i : i + 9]) for i in range(len(words))], 700)
+    learned = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens += [piece for piece in learned if piece != "<unk>"]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [float(-token_id) for token_id in range(len(tokens))],
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    return trained, tokenizer_from_metadata(metadata)
+
+
+@pytest.mark.parametrize("text", ["import the model", "def test x", "Token ids against the oracle"])
+def test_pieces_are_split_as_they_were_learned(pieces: tuple[Any, Tokenizer], text: str) -> None:
+    trained, ours = pieces
+    ids = ours.encode(text)
+    assert [ours.backend.id_to_token(token_id) for token_id in ids] == [
+        "<s>",
+        *trained.encode(text).tokens,
+    ]
+
+
+@pytest.mark.parametrize("text", ["import it", "Größe 日本 🙂", "  two  blanks "])
+def test_pieces_and_bytes_come_back_as_text(pieces: tuple[Any, Tokenizer], text: str) -> None:
+    _, ours = pieces
+    ids = ours.encode(text)
+    assert ours.decode(ids) == text
+    detokenizer = Detokenizer(ours)
+    assert "".join(map(detokenizer.feed, ids)) + detokenizer.flush() == text
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_equal_transformers(tokenizer: Tokenizer, oracle: Any, text: str) -> None:
     assert tokenizer.encode(text) == oracle.encode(text)
@@ -106,7 +148,7 @@ def test_folder_without_tokenizer_is_refused(tmp_path: Path, tiny_llama: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "GGUF tokenizer 'llama' is unknown"),
+        ({"tokenizer.ggml.model": "bert"}, "GGUF tokenizer 'bert' is unknown"),
         ({"tokenizer.ggml.pre": "new-rule"}, "'new-rule' is unknown; known are"),
     ],
 )

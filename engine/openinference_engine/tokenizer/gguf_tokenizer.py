@@ -1,4 +1,4 @@
-"""Builds the tokenizer that GGUF metadata describes: byte-level BPE with a named pre-tokenizer.
+"""Builds the tokenizer that GGUF metadata describes: byte-level BPE, or SentencePiece (`pieces`).
 
 GGUF names the splitting rule (`tokenizer.ggml.pre`) and leaves its definition to the reader; the
 rules below are those of the models' own tokenizer.json files.
@@ -15,6 +15,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from openinference_engine.errors import StartError
 from openinference_engine.tokenizer.chat import ChatTemplate
+from openinference_engine.tokenizer.pieces import backend_of_pieces
 from openinference_engine.tokenizer.tokenizer import Tokenizer
 
 
@@ -25,24 +26,33 @@ class _TokenType(IntEnum):
 
 def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
     """Raises StartError if the metadata names a tokenizer or splitting rule that is unknown."""
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise StartError(
-            f"GGUF tokenizer {kind!r} is unknown; known is 'gpt2' (byte-level BPE): "
-            "use the safetensors files of this model"
-        )
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    match metadata.get("tokenizer.ggml.model"):
+        case "gpt2":
+            backend, adds_bos = _byte_level_backend(metadata, tokens), False
+        case "llama":
+            backend, adds_bos = backend_of_pieces(metadata), True
+        case kind:
+            raise StartError(
+                f"GGUF tokenizer {kind!r} is unknown; known are 'gpt2' (byte-level BPE) and "
+                "'llama' (SentencePiece): use the safetensors files of this model"
+            )
+    types = metadata["tokenizer.ggml.token_type"]
+    backend.add_special_tokens(_added_tokens(tokens, types, _TokenType.CONTROL))
+    backend.add_tokens(_added_tokens(tokens, types, _TokenType.USER_DEFINED))
+    if metadata.get("tokenizer.ggml.add_bos_token", adds_bos):
+        _add_bos(backend, metadata, tokens)
+    return Tokenizer(backend, _chat_template(metadata, tokens), _end_token_ids(metadata))
+
+
+def _byte_level_backend(metadata: dict[str, Any], tokens: list[str]) -> Backend:
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     rule = metadata.get("tokenizer.ggml.pre", "default")
     backend = Backend(models.BPE(vocabulary, merges, ignore_merges=rule == "llama-bpe"))
     backend.pre_tokenizer = _pre_tokenizer(rule)
     backend.decoder = decoders.ByteLevel()
-    types = metadata["tokenizer.ggml.token_type"]
-    backend.add_special_tokens(_added_tokens(tokens, types, _TokenType.CONTROL))
-    backend.add_tokens(_added_tokens(tokens, types, _TokenType.USER_DEFINED))
-    _add_bos(backend, metadata, tokens)
-    return Tokenizer(backend, _chat_template(metadata, tokens), _end_token_ids(metadata))
+    return backend
 
 
 # The pattern splits contractions, words, numbers of up to N digits, signs, and runs of blanks.
@@ -94,11 +104,10 @@ def _added_tokens(tokens: list[str], types: list[int], kind: _TokenType) -> list
 
 
 def _add_bos(backend: Backend, metadata: dict[str, Any], tokens: list[str]) -> None:
-    if metadata.get("tokenizer.ggml.add_bos_token", False):
-        token_id = metadata["tokenizer.ggml.bos_token_id"]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[token_id]} $A", special_tokens=[(tokens[token_id], token_id)]
-        )
+    token_id = metadata["tokenizer.ggml.bos_token_id"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{tokens[token_id]} $A", special_tokens=[(tokens[token_id], token_id)]
+    )
 
 
 def _chat_template(metadata: dict[str, Any], tokens: list[str]) -> ChatTemplate | None:
