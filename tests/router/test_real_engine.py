@@ -171,3 +171,20 @@ async def test_an_engine_that_drains_finishes_its_streams_and_gets_no_more(front
     later = [asyncio.create_task(stream(client, front.url, body(n))) for n in range(4)]
     assert all(answer["text"] for answer in await asyncio.gather(*tasks, *later))
     assert await asyncio.to_thread(engines[1].process.popen.wait, 30) == 0
+
+
+async def test_streams_leave_an_engine_whose_drain_would_cut_them(
+    front, client, engines, api_server, make_routing, until
+):
+    """It ends long before its own drain does, and nobody sees a difference."""
+    asked = [body(number, min_tokens=150, max_tokens=150) for number in range(4)]
+    undisturbed = await asyncio.gather(*(stream(client, front.url, one) for one in asked))
+    groups = [engine.routed for engine in engines]
+    api_server.put_routing(make_routing(*groups, generation=2, drain_timeout_seconds=1))
+    begun: list = []
+    tasks = [asyncio.create_task(stream(client, front.url, one, begun)) for one in asked]
+    await until(lambda: engines[1].routed.id in begun)
+    engines[1].process.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(engines[1].process.popen.wait, 10) == 0
+    assert not all(task.done() for task in tasks)
+    assert await asyncio.gather(*tasks) == undisturbed
