@@ -270,14 +270,17 @@ async def fake_nodes(count: int) -> AsyncIterator[None]:
 
 
 def ensure_kwok() -> Path:
-    """kwok from its Go module, compiled once (minutes) into the cache folder."""
+    """kwok from its Go module, compiled once (a minute or more) into the cache folder."""
     folder = places.cache() / "programs" / KWOK.replace("/", "_")
     if not (folder / "kwok").exists():
         console.print(f"Compiling {KWOK}, once")
-        variables = toolchain.ENVIRONMENT | {"GOBIN": str(folder)}
-        subprocess.run(
-            (str(toolchain.ensure_go()), "install", KWOK), env=os.environ | variables, check=True
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "go.mod").write_text("module kwok\n")
+        package = KWOK.partition("@")[0]
+        for words in (("get", KWOK), ("build", "-o", "kwok", package)):
+            command = (str(toolchain.ensure_go()), *words)
+            variables = os.environ | toolchain.ENVIRONMENT
+            subprocess.run(command, cwd=folder, env=variables, check=True)
     return folder / "kwok"
 
 
