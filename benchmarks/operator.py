@@ -241,6 +241,17 @@ def percentile(before: Snapshot, after: Snapshot, fraction: float) -> float:
 
 
 @contextlib.asynccontextmanager
+async def without_prometheus() -> AsyncIterator[None]:
+    """The local cluster's Prometheus would ask a thousand pods that are none, every two seconds."""
+    monitoring = Kube("monitoring")
+    await monitoring.run("scale", "deployment/prometheus", "--replicas=0")
+    try:
+        yield
+    finally:
+        await monitoring.run("scale", "deployment/prometheus", "--replicas=1")
+
+
+@contextlib.asynccontextmanager
 async def fake_nodes(count: int) -> AsyncIterator[None]:
     """Nodes played by kwok, with the stub behind every address of their pods."""
     kwok = ensure_kwok()
@@ -336,12 +347,12 @@ def show(results: Sequence[Result]) -> None:
 async def run(sizes: Sequence[int], out: Path) -> None:
     kube, system = Kube("scale"), Kube(SYSTEM_NAMESPACE)
     results: list[Result] = []
-    async with fake_nodes(1 + max(sizes) // PODS_PER_NODE):
+    async with without_prometheus(), fake_nodes(1 + max(sizes) // PODS_PER_NODE):
         for size in sizes:
             results.append(await measure(kube, system, size))
             show(results)
+            plot(results, out)
         await remove_namespace(kube)
-    plot(results, out)
 
 
 def main() -> None:

@@ -83,9 +83,7 @@ async def test_a_node_that_dies_costs_nothing_and_its_replica_is_replaced(
     await start(traffic)
     cgroups.kill(cgroups.node_root(2).lstrip("/"))
     try:
-        replaced = await service.until(
-            lambda each: is_ready_but_for_the_lost(each), NODE_LOSS_SECONDS
-        )
+        replaced = await service.until(is_ready_but_for_the_lost, NODE_LOSS_SECONDS)
         report = await traffic.finish()
     finally:
         await asyncio.to_thread(_type, sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")

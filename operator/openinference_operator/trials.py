@@ -38,8 +38,9 @@ class Trials:
         self._measured: dict[Hashable, _Measured] = {}
 
     def forget(self, key: Hashable) -> None:
-        """Drop what is remembered of a service that is gone."""
+        """Drop what is remembered of a service that is gone, or has nothing on trial."""
         self._measured.pop(key, None)
+        self._golden.forget(key)
 
     async def evidence(
         self,

@@ -1,5 +1,6 @@
 """What a pod that finds no node needs, and the most that is free: arithmetic and its sources."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -111,7 +112,7 @@ def test_what_is_lacking_is_what_the_scheduler_names(raw_pod):
 def conditions(world, **obstacles):
     observed = world.observe()
     [group] = observed.groups
-    object.__setattr__(observed, "obstacles", {group.name: Obstacle(**obstacles)})
+    observed = replace(observed, obstacles={group.name: Obstacle(**obstacles)})
     facts = Facts(world.parsed, observed, world.plan(), None, world.now)
     return group, {entry["type"]: entry for entry in build_status(facts)["conditions"]}
 
@@ -150,8 +151,7 @@ async def test_nodes_and_pods_are_listed_only_while_a_pod_lacks_something(
 async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, monkeypatch):
     world = make_world(replicas=1)
     world.reconcile()
-    [group] = world.observe().groups
-    object.__setattr__(group, "pod", None)
+    group = replace(world.observe().groups[0], pod=None)
     server.put("Event", "old", lastTimestamp="2026-01-01T00:00:00Z", message="an older word")
     server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="exceeded quota")
     assert await stuck.refusals("team-a", [group]) == {group.name: "exceeded quota"}

@@ -71,6 +71,11 @@ class GoldenChecks:
             self._asked[key] = asked
         return {name: asked[uid].result() for name, uid in groups.items() if asked[uid].done()}
 
+    def forget(self, key: Hashable) -> None:
+        """Stop asking for this key, and forget the answers."""
+        for task in self._asked.pop(key, {}).values():
+            task.cancel()
+
     async def close(self) -> None:
         """Stop asking."""
         tasks = [task for asked in self._asked.values() for task in asked.values()]
