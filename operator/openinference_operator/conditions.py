@@ -4,34 +4,17 @@ A rule is a function of the facts to a `Condition` or None. Conditions have posi
 False one names the number or the object behind it. The reasons are the closed list of `reasons`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
 
 from openinference_operator import timestamps
 from openinference_operator.canary import Stage
+from openinference_operator.condition import Condition, Rule
 from openinference_operator.facts import Facts
+from openinference_operator.model_conditions import MODEL_RULES
 from openinference_operator.pods import Concern
-from openinference_operator.preparation import ModelStage
 from openinference_operator.reasons import Reason
 from openinference_operator.recovery import crashes_in_vain, is_spent
 from openinference_operator.rollout import GroupState, Phase
-from openinference_operator.sizing import human
-
-Truth: TypeAlias = Literal["True", "False", "Unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One condition, without the times that the status adds."""
-
-    type: str
-    status: Truth
-    reason: Reason
-    message: str
-
-
-Rule: TypeAlias = Callable[[Facts], Condition | None]
 
 
 def judge(facts: Facts) -> list[Condition]:
@@ -210,57 +193,6 @@ def _complete(facts: Facts) -> Condition:
     return Condition("Progressing", "True", Reason.COMPLETE, message)
 
 
-# ModelReady: the model is where replicas can open it, and fits.
-
-
-def _model_too_large(facts: Facts) -> Condition | None:
-    if facts.sizing is None or not facts.sizing.problem:
-        return None
-    return Condition("ModelReady", "False", Reason.MODEL_TOO_LARGE, facts.sizing.problem)
-
-
-def _model_in_place(facts: Facts) -> Condition | None:
-    if facts.observed.preparation.stage is not ModelStage.IN_PLACE:
-        return None
-    message = f"replicas read {facts.service.model.uri} where it is"
-    return Condition("ModelReady", "True", Reason.MODEL_IN_PLACE, message)
-
-
-def _model_fetched(facts: Facts) -> Condition | None:
-    preparation, model = facts.observed.preparation, facts.service.model
-    if preparation.stage is not ModelStage.READY:
-        return None
-    place = f"claim {model.volume_claim}" if model.volume_claim else "each pod"
-    message = f"{model.uri} is in {place}"
-    if result := preparation.result:
-        revision = f" at {result.revision}" if result.revision else ""
-        message = f"{human(result.num_bytes)} of {model.uri}{revision} are in {place}"
-    return Condition("ModelReady", "True", Reason.MODEL_FETCHED, message)
-
-
-def _model_failed(facts: Facts) -> Condition | None:
-    preparation = facts.observed.preparation
-    if preparation.stage is not ModelStage.FAILED:
-        return None
-    message = f"{preparation.message}; it is tried again"
-    return Condition("ModelReady", "False", Reason.DOWNLOAD_FAILED, message)
-
-
-def _model_awaited(facts: Facts) -> Condition:
-    preparation = facts.observed.preparation
-    if preparation.stage is ModelStage.PENDING:
-        return Condition("ModelReady", "False", Reason.DOWNLOAD_PENDING, preparation.message)
-    progress = preparation.progress
-    message = "it has begun"
-    if progress is not None and progress.total_bytes:
-        message = f"{human(progress.downloaded_bytes)} of {human(progress.total_bytes)}"
-    elif progress is not None:
-        message = "another pod fetches the same model into the claim"
-    if preparation.message:
-        message += f", after an attempt that failed: {preparation.message}"
-    return Condition("ModelReady", "False", Reason.DOWNLOADING, message)
-
-
 # Scheduled and GroupsHealthy: pods in trouble.
 
 
@@ -407,7 +339,7 @@ CHAINS: tuple[tuple[Rule, ...], ...] = (
         _changing_replicas,
         _complete,
     ),
-    (_model_too_large, _model_in_place, _model_fetched, _model_failed, _model_awaited),
+    MODEL_RULES,
     (_pod_trouble(Concern.SCHEDULED), _all_scheduled),
     (_budget_spent, _pod_trouble(Concern.GROUPS_HEALTHY), _all_healthy),
     (_no_router, _silent_router, _name_taken, _routers_ready),

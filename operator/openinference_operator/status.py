@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from openinference_operator import timestamps
-from openinference_operator.conditions import Condition, judge
+from openinference_operator.condition import Condition
+from openinference_operator.conditions import judge
 from openinference_operator.facts import Facts
 from openinference_operator.manifests.engine import selector
 from openinference_operator.manifests.services import client_url
