@@ -66,9 +66,10 @@ class Checkpoint(Protocol):
 def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a .gguf file, or a directory of safetensors files with their config.json."""
     if path.is_dir():
+        from openinference_engine.weights.quantised_checkpoint import open_quantised
         from openinference_engine.weights.safetensors_checkpoint import SafetensorsCheckpoint
 
-        return SafetensorsCheckpoint(path)
+        return open_quantised(SafetensorsCheckpoint(path), path / "config.json")
     if path.suffix == ".gguf":
         from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
 

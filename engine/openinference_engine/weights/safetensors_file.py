@@ -22,6 +22,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # its bits: numpy has no name for it
+    "I32": np.dtype("<i4"),  # words of codes, see quantised_checkpoint
 }
 
 
