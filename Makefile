@@ -73,7 +73,7 @@ bench-operator: install  ## 100 to 1,000 InferenceServices on fake nodes; root o
 
 test-gpu: build-cuda  ## Kernels on this machine's GPU, then once more under compute-sanitizer
 	$(BIN)/python -m pytest tests/gpu -m gpu
-	compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest tests/gpu/test_decode_ops.py -m gpu
+	compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest tests/gpu/test_decode_ops.py tests/gpu/test_hopper_ops.py -m gpu
 
 cluster-up: install  ## Start or repair the local Kubernetes
 	$(BIN)/python -m e2e.cluster up
