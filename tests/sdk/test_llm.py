@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -90,3 +92,13 @@ def test_model_that_cannot_be_loaded_leaves_nothing_behind() -> None:
     with pytest.raises(StartError, match="which does not exist"):
         LLM("file:///no/such/model.gguf")
     assert threading.active_count() == before
+
+
+def test_program_that_never_closes_its_model_ends_all_the_same() -> None:
+    program = (
+        f"from openinferencev2 import LLM; print(LLM({SMOLLM2!r}).generate('a').finish_reason)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "length\n"), ended.stderr

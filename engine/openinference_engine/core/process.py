@@ -6,6 +6,7 @@ first line of stdin, and the end of stdin means that the API process is gone.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -55,6 +56,8 @@ def run(
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(f"ipc://{folder}/core.ipc")
         core = _load(folder, config, socket, started)
+        if stopping is None:  # the process is the core's own
+            gc.freeze()  # what is loaded now is never garbage: walking over it stalls a step
         while stopping is None or not stopping.is_set():
             core.turn()
 

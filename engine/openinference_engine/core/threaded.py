@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from openinference_engine.core.client import CoreClient
@@ -17,9 +19,7 @@ class ThreadedCore(CoreClient):
         from openinference_engine.core import process  # torch
 
         stopping = threading.Event()
-        core = asyncio.create_task(
-            asyncio.to_thread(process.run, folder, self.config, time.monotonic(), stopping)
-        )
+        core = _in_thread(lambda: process.run(folder, self.config, time.monotonic(), stopping))
         try:
             await asyncio.shield(core)
         finally:
@@ -28,3 +28,19 @@ class ThreadedCore(CoreClient):
             if not core.done():
                 await core
         return 0
+
+
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """A thread that keeps no program from ending, as the ones of asyncio.to_thread would."""
+    result: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            result.set_exception(error)
+        else:
+            result.set_result(None)
+
+    threading.Thread(target=run, name="core", daemon=True).start()
+    return asyncio.wrap_future(result)
