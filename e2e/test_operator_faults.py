@@ -61,24 +61,6 @@ async def test_an_operator_upgrade_with_another_engine_image_rolls_no_group(
         await _helm()
 
 
-async def test_namespaced_mode_serves_its_namespace_and_touches_no_other(
-    service: InferenceService, installation: Kube
-) -> None:
-    elsewhere = InferenceService(Kube(f"{service.kube.namespace}-not"), "unwatched")
-    await elsewhere.kube.create_namespace()
-    await _helm("--set", f"watchNamespace={service.kube.namespace}")
-    try:
-        await installation.run("rollout", "status", "deployment", "--timeout=2m")
-        await elsewhere.apply()
-        await service.upgrade("namespaced")
-        await service.until_ready()
-        assert "status" not in await elsewhere.get()
-        assert await elsewhere.groups() == []
-    finally:
-        await elsewhere.kube.delete_namespace()
-        await _helm()
-
-
 async def test_an_api_server_that_is_killed_midway_delays_an_upgrade_and_no_more(
     service: InferenceService, traffic: Traffic
 ) -> None:
