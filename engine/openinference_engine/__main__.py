@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--drain-timeout-seconds", type=float, default=server.drain_timeout_seconds)
     add("--otlp-endpoint", help="send spans there; default: OTEL_EXPORTER_OTLP_ENDPOINT")
     add("--max-body-bytes", type=_positive, default=server.max_body_bytes)
+    add("--client-timeout-seconds", type=float, default=server.client_timeout_seconds)
     add("--max-model-len", type=_positive, help="default: what the model was trained for")
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
     add("--dtype", choices=get_args(DataType), default=engine.dtype)
@@ -86,6 +87,7 @@ def server_config(options: argparse.Namespace, environment: Mapping[str, str]) -
         max_waiting=options.max_waiting,
         drain_timeout_seconds=options.drain_timeout_seconds,
         max_body_bytes=options.max_body_bytes,
+        client_timeout_seconds=options.client_timeout_seconds,
         otlp_endpoint=options.otlp_endpoint or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
         namespace=environment.get("OPENINFERENCE_NAMESPACE", ""),
         service=environment.get("OPENINFERENCE_SERVICE", ""),

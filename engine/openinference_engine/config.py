@@ -119,6 +119,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     max_waiting: int = 256
     drain_timeout_seconds: float = 30.0
     max_body_bytes: int = 4 << 20
+    client_timeout_seconds: float = 60.0  # for a body to arrive, and for a stream to be read on
     otlp_endpoint: str | None = None  # where spans go, over HTTP; None: there are none
     namespace: str = ""
     service: str = ""

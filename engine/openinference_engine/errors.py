@@ -5,6 +5,7 @@ EngineError
 ├── StartError          the process cannot start: one sentence on stderr, exit code 2
 └── RequestError        one request is refused (400); nothing else notices
     ├── ModelNotFound   404
+    ├── BodyTooSlow     408
     ├── BodyTooLarge    413
     ├── QueueFull       429
     ├── Unauthorized    401
@@ -51,6 +52,11 @@ class ModelNotFound(RequestError):
 class BodyTooLarge(RequestError):
     status = 413
     code = "body_too_large"
+
+
+class BodyTooSlow(RequestError):
+    status = 408
+    code = "body_too_slow"
 
 
 class Unauthorized(RequestError):

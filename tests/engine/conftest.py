@@ -212,6 +212,12 @@ def greedy() -> Callable[..., SamplingParams]:
     return build
 
 
+_LOAD_GAUGES = (
+    *("vllm:num_requests_running", "vllm:num_requests_waiting{"),
+    "vllm:kv_cache_usage",
+)
+
+
 class ServerProcess:
     """`python -m openinference_engine serve` as a user starts it."""
 
@@ -239,6 +245,17 @@ class ServerProcess:
             time.sleep(0.05)
         raise AssertionError(f"{path} did not answer {status} in {deadline_seconds} s")
 
+    def wait_until_empty(self) -> None:
+        """No test leaves a sequence or a cache block behind."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            lines = httpx2.get(self.url + "/metrics").text.splitlines()
+            gauges = [line for line in lines if line.startswith(_LOAD_GAUGES)]
+            if all(line.endswith(" 0.0") for line in gauges):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the engine is not empty: {gauges}")
+
     def core_pid(self) -> int:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         (pid,) = path.read_text().split()
@@ -257,6 +274,16 @@ class ServerProcess:
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers that end with the test."""
+    yield from _starting_servers()
+
+
+@pytest.fixture(scope="module")
+def make_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that end with the module."""
+    yield from _starting_servers()
+
+
+def _starting_servers() -> Iterator[Callable[..., ServerProcess]]:
     servers: list[ServerProcess] = []
 
     def start(uri: str, *flags: str) -> ServerProcess:
@@ -294,17 +321,4 @@ def http(server: ServerProcess) -> Iterator[httpx2.Client]:
     headers = {"x-openinference-token": TOKEN}
     with httpx2.Client(base_url=server.url, headers=headers, timeout=120) as client:
         yield client
-    wait_until_empty(server)
-
-
-def wait_until_empty(server: ServerProcess) -> None:
-    """No test leaves a sequence or a cache block behind."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        lines = httpx2.get(server.url + "/metrics").text.splitlines()
-        names = ("vllm:num_requests_running", "vllm:num_requests_waiting{", "vllm:kv_cache_usage")
-        gauges = [line for line in lines if line.startswith(names)]
-        if all(line.endswith(" 0.0") for line in gauges):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the engine is not empty: {gauges}")
+    server.wait_until_empty()

@@ -16,11 +16,13 @@ from aiohttp import web
 from openinference_engine.errors import BodyTooLarge, RequestError, Unauthorized
 from openinference_engine.server import embeddings, load, openai, openapi, tokens
 from openinference_engine.server.state import STATE, ServerState
+from openinference_engine.server.style import error_body
 from openinference_engine.version import VERSION
 
 TOKEN_HEADER = "x-openinference-token"  # noqa: S105 - the header's name
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _RETRY_AFTER_SECONDS = 1
+_CLIENT_GONE = 499  # as nginx numbers it
 
 log = logging.getLogger("openinference.server")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -60,7 +62,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         refusal = RequestError(f"{request.method} {request.path}: {error.reason.lower()}")
         return _refusal(refusal, error.status)
-    except (ConnectionError, asyncio.CancelledError):
+    except ConnectionError:
+        return web.Response(status=_CLIENT_GONE)  # nobody is left to read it
+    except asyncio.CancelledError:
         raise
     except Exception:
         log.exception("request failed", extra={"fields": {"path": request.path}})
@@ -81,7 +85,7 @@ async def token(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _refusal(error: RequestError, status: int | None = None) -> web.Response:
-    response = web.json_response(openai.error_body(error), status=status or error.status)
+    response = web.json_response(error_body(error), status=status or error.status)
     if response.status in (429, 503):
         response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return response

@@ -19,9 +19,10 @@ from aiohttp import web
 from openinference_engine.core.messages import Submit
 from openinference_engine.errors import RequestError
 from openinference_engine.request import SamplingParams
+from openinference_engine.server.body import read
 from openinference_engine.server.params import check_model
 from openinference_engine.server.prompt import encode_to_answer, text_prompt
-from openinference_engine.server.schema import EmbeddingRequest, parse
+from openinference_engine.server.schema import EmbeddingRequest
 from openinference_engine.server.state import STATE, ServerState
 
 _PARAMS = SamplingParams(seed=0, max_tokens=1, temperature=0, embeds=True)
@@ -30,7 +31,7 @@ _Vector = npt.NDArray[np.float32]
 
 async def embeddings(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    asked = parse(await request.read(), EmbeddingRequest)
+    asked = await read(request, EmbeddingRequest)
     check_model(state, asked.model)
     width = min(len(asked.inputs), state.engine.max_sequences)
     with state.admit(width):

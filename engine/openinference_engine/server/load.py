@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from openinference_engine.server.sse import event, open_stream
+from openinference_engine.server.sse import EventStream, event
 from openinference_engine.server.state import STATE, ServerState
 
 _LOOK_SECONDS = 0.1
@@ -37,13 +37,13 @@ def load_report(state: ServerState) -> dict[str, Any]:
 async def load(request: web.Request) -> web.StreamResponse:
     """One event at once, then on change (ten a second at most) and at least every second."""
     state = request.app[STATE]
-    response = await open_stream(request, {})
+    events = await EventStream.open(request, {})
     last: dict[str, Any] = {}
     sent_at = 0.0
     while not state.is_closing:
         report = load_report(state)
         if {**report, "stepAgeSeconds": 0} != last or time.monotonic() - sent_at > _SILENCE_SECONDS:
-            await response.write(event(report, "load"))
+            await events.send(event(report, "load"))
             last, sent_at = {**report, "stepAgeSeconds": 0}, time.monotonic()
         await asyncio.sleep(_LOOK_SECONDS)
-    return response
+    return await events.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from openinference_engine.errors import RequestError
 from openinference_engine.parsers.parts import CallDelta
 from openinference_engine.server.generation import Generation
 from openinference_engine.server.logprobs import (
@@ -162,4 +163,16 @@ def _frame(
         "created": generation.created,
         "model": model_name,
         "choices": choices,
+    }
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """OpenAI's object for whatever was refused or failed."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.kind,
+            "param": error.field,
+            "code": error.code,
+        }
     }

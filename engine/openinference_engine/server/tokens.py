@@ -7,15 +7,16 @@ from typing import Any
 from aiohttp import web
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.body import read
 from openinference_engine.server.params import check_in_vocabulary, check_model
 from openinference_engine.server.prompt import Prompt, chat_prompt, encode, text_prompt
-from openinference_engine.server.schema import DetokenizeRequest, TokenizeRequest, parse
+from openinference_engine.server.schema import DetokenizeRequest, TokenizeRequest
 from openinference_engine.server.state import STATE
 
 
 async def tokenize(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    asked = parse(await request.read(), TokenizeRequest)
+    asked = await read(request, TokenizeRequest)
     check_model(state, asked.model)
     token_ids = await encode(state, _prompt(asked))
     answer: dict[str, Any] = {
@@ -32,7 +33,7 @@ async def tokenize(request: web.Request) -> web.Response:
 
 async def detokenize(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    asked = parse(await request.read(), DetokenizeRequest)
+    asked = await read(request, DetokenizeRequest)
     check_model(state, asked.model)
     front = state.front_or_refuse
     check_in_vocabulary("tokens", asked.tokens, front.vocab_size)

@@ -1,0 +1,24 @@
+"""A request's body: read in bounded time, then validated."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from openinference_engine.errors import BodyTooSlow
+from openinference_engine.server.schema import RequestType, parse
+from openinference_engine.server.state import STATE
+
+
+async def read(request: web.Request, kind: type[RequestType]) -> RequestType:
+    """Raises RequestError naming field, value and remedy, or BodyTooSlow."""
+    seconds = request.app[STATE].server.client_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            body = await request.read()
+    except TimeoutError as error:
+        raise BodyTooSlow(
+            f"the body did not arrive within {seconds:g} s; send it at once"
+        ) from error
+    return parse(body, kind)
