@@ -137,7 +137,7 @@ def plot(results: list[Load], options: argparse.Namespace) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SystemExit("--plot needs matplotlib: uv pip install --group bench") from error
+        raise SystemExit("--plot needs matplotlib: uv pip install --group plots") from error
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     rates = [result.rate for result in results]
     for axes, name in zip(figure.subplots(1, 2), ("ttft", "tpot"), strict=True):
