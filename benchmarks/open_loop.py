@@ -26,6 +26,7 @@ class Seen:
     first_seconds: float | None = None
     lags: list[float] = field(default_factory=list)
     is_complete: bool = False
+    last_at: float = 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -54,6 +55,7 @@ class Connection(asyncio.Protocol):
         for event in events:
             _, separator, rest = event.partition(b'"content":"')
             if separator:
+                self.seen.last_at = now
                 self.seen.lags.append(now - float(rest[: rest.index(b'"')]))
                 if self.seen.first_seconds is None:
                     self.seen.first_seconds = now - self.seen.started_at
