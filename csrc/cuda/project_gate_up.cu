@@ -32,7 +32,7 @@ struct GateUpEpilogue {
 
     __device__ __forceinline__ static float activation(float gate, float up, float scale) {
         gate *= scale;
-        return gate / (1 + exp2_fast(-kLog2E * gate)) * (up * scale);
+        return divide_fast(gate, 1 + exp2_fast(-kLog2E * gate)) * (up * scale);
     }
 
     // For many tokens (wide_gemm.cuh).

@@ -79,6 +79,7 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
     }
 }
 
+inline float divide_fast(float a, float b) { return a / b; }
 inline float exp2_fast(float x) { return std::exp2(x); }
 
 inline void copy_to_shared(void* shared, const void* global) { std::memcpy(shared, global, 16); }

@@ -66,6 +66,9 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+// a / b to two units in the last place; zero where b is infinite.
+__device__ __forceinline__ float divide_fast(float a, float b) { return __fdividef(a, b); }
+
 // Copies 16 bytes to shared memory without registers, past the L1 cache; there after wait_for_copies()
 // of the same thread, and for the block after its next barrier.
 __device__ __forceinline__ void copy_to_shared(void* shared, const void* global) {
