@@ -32,6 +32,7 @@ PEER_TOKENS_PER_SECOND = {
     ("llama-2-7b", "int4"): {1: 264, 8: 1903, 32: 5640},
     ("llama-2-13b", "bfloat16"): {1: 96, 8: 708},
     ("llama-2-13b", "int4"): {1: 186, 8: 1306},
+    ("llama-2-70b", "int4"): {1: 48, 8: 384, 32: 1439},
 }
 
 
@@ -49,7 +50,8 @@ class Speed:
 def measure(
     runner: CudaRunner, config: ModelConfig, num_blocks: int, batch: int, prompt: int, output: int
 ) -> Speed:
-    scheduler = Scheduler(BlockPool(num_blocks, 16), batch, caches_prefixes=False)
+    pool = BlockPool(num_blocks, 16)
+    scheduler = Scheduler(pool, batch, caches_prefixes=False, looks_ahead=True)
     random = torch.Generator().manual_seed(0)
     params = SamplingParams(seed=0, max_tokens=output, temperature=0)
     for index in range(batch):
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--no-overlap", action="store_true", help="no programmatic launches")
+    parser.add_argument("--no-run-ahead", action="store_true", help="read tokens before launching")
     options = parser.parse_args()
 
     kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
@@ -85,7 +88,11 @@ def main() -> None:
     cache = KVCache(config, num_blocks, device)
     weights = random_llama(config, length, device, options.weights)
     decoder = Decoder(kernels, weights, config, cache, pages)
-    switches = {"uses_graphs": not options.eager, "overlaps": not options.no_overlap}
+    switches = {
+        "uses_graphs": not options.eager,
+        "overlaps": not options.no_overlap,
+        "runs_ahead": not options.no_run_ahead,
+    }
     runner = CudaRunner(kernels, decoder, **switches)
     limit = copy_bytes_per_second(device, 1 << 33)
 

@@ -16,12 +16,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from openinference_engine.config import WeightFormat
 from openinference_engine.decoder import Decoder, KVCache
-from openinference_engine.llama_weights import WeightFormat
+from openinference_engine.llama_weights import head_bytes, matrix_bytes
 from openinference_engine.ops.cuda import load_kernels
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
-from benchmarks.shapes import SHAPES, head_bytes, matrix_bytes, random_llama, step_bytes
+from benchmarks.shapes import SHAPES, random_llama, step_bytes
 
 _MIN_READ_BYTES = 1 << 28  # several times the L2 cache, for the op that runs once a step
 

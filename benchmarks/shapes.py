@@ -7,11 +7,13 @@ activation stays near one: overflowing data draws less power and flatters a GPU.
 from __future__ import annotations
 
 import torch
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.llama_weights import (
     LayerWeights,
     LlamaWeights,
-    WeightFormat,
+    head_bytes,
+    layer_elements,
+    matrix_bytes,
     packed,
     packed_head,
 )
@@ -31,6 +33,7 @@ def _shape(
 SHAPES = {
     "llama-2-7b": _shape(32, 4096, 11008, 32, 32),
     "llama-2-13b": _shape(40, 5120, 13824, 40, 40),
+    "llama-2-70b": _shape(80, 8192, 28672, 64, 8),
     "llama-3-8b": _shape(32, 4096, 14336, 32, 8, vocabulary=128256),
     "tiny": _shape(2, 256, 384, 2, 1, vocabulary=320),
 }
@@ -70,26 +73,10 @@ def random_llama(
     )
 
 
-def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
-    """In a layer: two bytes each, or eight or four bits and a two-byte scale for every 128."""
-    bits = {"bfloat16": 16, "fp8": 8, "int4": 4}[weight_format]
-    scale_bytes = 0 if weight_format == "bfloat16" else elements // 64
-    return elements * bits // 8 + scale_bytes
-
-
-def head_bytes(config: ModelConfig, weight_format: WeightFormat) -> int:
-    head_format: WeightFormat = "bfloat16" if weight_format == "bfloat16" else "fp8"
-    return matrix_bytes(config.vocab_size * config.hidden_size, head_format)
-
-
 def step_bytes(
     config: ModelConfig, rows: int, context: int, weight_format: WeightFormat = "bfloat16"
 ) -> int:
     """What one decode step must read: every weight but the embedding, and the keys and values."""
-    head_dim = config.head_dim
-    attention = config.hidden_size * head_dim * 2 * (config.num_heads + config.num_kv_heads)
-    layer = attention + 3 * config.hidden_size * config.intermediate_size
-    weights = config.num_layers * matrix_bytes(layer, weight_format)
-    return (
-        weights + head_bytes(config, weight_format) + rows * context * config.kv_bytes_per_token(2)
-    )
+    weights = config.num_layers * matrix_bytes(layer_elements(config), weight_format)
+    cache = rows * context * config.kv_bytes_per_token(2)
+    return weights + head_bytes(config, weight_format) + cache

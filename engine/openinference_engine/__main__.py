@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from openinference_engine.config import DataType, EngineConfig, ReasoningFormat, ServerConfig
+from openinference_engine.config import (
+    DataType,
+    Device,
+    EngineConfig,
+    ReasoningFormat,
+    ServerConfig,
+    WeightFormat,
+)
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.log import configure_logging
 from openinference_engine.parsers.formats import FORMATS
@@ -53,6 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-model-len", type=_positive, help="default: what the model was trained for")
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
     add("--dtype", choices=get_args(DataType), default=engine.dtype)
+    add("--device", choices=get_args(Device), default=engine.device, help="what computes")
+    add("--weights", choices=get_args(WeightFormat), default=engine.weights, help="on a GPU")
+    add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
+    add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")
+    add("--no-run-ahead", dest="runs_ahead", action="store_false", help="GPU: wait for tokens")
     add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens)
     add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
@@ -67,6 +79,11 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         max_model_len=options.max_model_len,
         max_sequences=options.max_sequences,
         dtype=options.dtype,
+        device=options.device,
+        weights=options.weights,
+        uses_graphs=options.uses_graphs,
+        overlaps_kernels=options.overlaps_kernels,
+        runs_ahead=options.runs_ahead,
         kv_cache_bytes=options.kv_cache_bytes,
         max_step_tokens=options.max_step_tokens,
         prefix_caching=options.prefix_caching,

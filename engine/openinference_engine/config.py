@@ -18,6 +18,9 @@ from openinference_engine.parsers.formats import CallFormatName
 DataType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+Device = Literal["cpu", "cuda"]
+WeightFormat = Literal["bfloat16", "fp8", "int4"]  # of the matrices on a GPU
+
 ReasoningFormat = Literal["none", "think"]
 
 
@@ -98,6 +101,11 @@ class EngineConfig(msgspec.Struct, frozen=True):
     max_model_len: int | None = None  # None: what the model was trained for
     max_sequences: int = 16
     dtype: DataType = "auto"
+    device: Device = "cpu"
+    weights: WeightFormat = "bfloat16"  # only on a GPU: quantised while loading
+    uses_graphs: bool = True  # on a GPU, as the next two: they cost or save time, never a token
+    overlaps_kernels: bool = True
+    runs_ahead: bool = True
     kv_cache_bytes: int | None = None  # None: every seat full, at most a tenth of the memory
     block_size: int = 16  # positions per cache block; kernels want a multiple of 16
     max_step_tokens: int = 512

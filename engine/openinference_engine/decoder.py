@@ -60,6 +60,12 @@ class Decoder:
         next_norms = [layer.attention_norm for layer in weights.layers[1:]]
         self._norms_after = [*next_norms, weights.norm]
 
+    @property
+    def num_positions(self) -> int:
+        """How many positions a sequence can have: what the rotary table and the pages hold."""
+        pages_per_sequence = self.inputs.pages.shape[1]
+        return min(len(self._weights.rotary), pages_per_sequence * PAGE_TOKENS)
+
     def logits(self, rows: int) -> Tensor:
         """(rows, vocab) float32: a view of what the last `queue` of as many rows wrote."""
         return self._buffers.logits[:rows]
@@ -76,6 +82,18 @@ class Decoder:
             self.project_gate_up(layer, rows, stream)
             self.project_down(layer, rows, stream)
         self.choose_token(rows, stream)
+
+    def choose(self, x: Tensor, sum_squares: Tensor, stream: Any) -> Tensor:
+        """The head alone, over up to MAX_ROWS last states of `prefill`: each one's likeliest token.
+
+        A view of the inputs' tokens; `logits` holds what they were chosen from.
+        """
+        rows = len(x)
+        self._buffers.x[:rows] = x
+        self._buffers.sum_squares[:rows] = sum_squares
+        self.inputs.positions[:rows] = 0
+        self.choose_token(rows, stream)
+        return self.inputs.tokens[:rows]
 
     def embed(self, rows: int, stream: Any) -> None:
         first_norm = self._weights.layers[0].attention_norm
@@ -174,6 +192,10 @@ class RowInputs:
     def upload(self, host: RowInputs) -> None:
         """Queues the copy; `host` must stay as it is until the stream has passed it."""
         self._packed.copy_(host._packed, non_blocking=True)
+
+    def upload_pages(self, host: RowInputs) -> None:
+        """The same for the pages alone: tokens and positions stay what the device made them."""
+        self.pages.copy_(host.pages, non_blocking=True)
 
 
 _MAX_SPLITS = 16

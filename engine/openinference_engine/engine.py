@@ -9,28 +9,17 @@ import logging
 import time
 from dataclasses import dataclass
 
+from openinference_engine.backend import load_backend
 from openinference_engine.blocks import BlockPool
-from openinference_engine.config import EngineConfig, ModelConfig
-from openinference_engine.errors import StartError
-from openinference_engine.layers.attention import CACHE_DTYPE
-from openinference_engine.limits import memory_limit_bytes
-from openinference_engine.models.registry import build_model
+from openinference_engine.config import EngineConfig
 from openinference_engine.request import FailureReason, Request, SamplingParams
 from openinference_engine.results import StepResult
-from openinference_engine.runner import TORCH_DTYPES, Runner
 from openinference_engine.scheduler import Chunk, Draw, Drawn, Scheduler, Step
 from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.checkpoint import Checkpoint
-from openinference_engine.weights.loader import Weights
 
 _WARM_UP_TOKENS = 32
 log = logging.getLogger("openinference.core")
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    max_model_len: int
-    num_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +34,16 @@ class Engine:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         """Loads the model. Raises StartError if it does not fit or a tensor is missing."""
         self.config = config
-        self.capacity = plan_capacity(checkpoint.config, config)
+        backend = load_backend(checkpoint, config)
+        self.capacity = backend.capacity
+        self.kernel_path = backend.kernel_path
+        self.runner = backend.runner
         self.speed = SpeedMeter()
         self.num_steps = 0
         pool = BlockPool(self.capacity.num_blocks, config.block_size)
-        self.scheduler = Scheduler(pool, config.max_sequences, config.prefix_caching)
-        keeps_format = config.dtype == "auto"
-        weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format)
-        model = build_model(weights, checkpoint.config, self.capacity.max_model_len)
-        self.runner = Runner(model, checkpoint.config, pool.num_blocks, config.block_size)
+        self.scheduler = Scheduler(
+            pool, config.max_sequences, config.prefix_caching, looks_ahead=backend.runs_ahead
+        )
 
     @property
     def has_work(self) -> bool:
@@ -96,6 +86,7 @@ class Engine:
     def warm_up(self) -> None:
         """Pays one-time costs and measures both speeds, before the first request."""
         num_tokens = min(_WARM_UP_TOKENS, self.capacity.max_model_len)
+        self.runner.warm_up(self.config.max_sequences)
         self.runner.run(self._self_probe(num_tokens))
         self._run(self._self_probe(num_tokens))
         self._run(self._self_probe(1))
@@ -138,32 +129,3 @@ class Engine:
         pool.release(block_ids)
         draw = Draw(SamplingParams(seed=0, max_tokens=1, temperature=0), 1, [0])
         return Step([Chunk("self-probe", [0] * num_tokens, 0, block_ids, draw)])
-
-
-def plan_capacity(model: ModelConfig, config: EngineConfig) -> Capacity:
-    """Context length and number of cache blocks. Raises StartError if one sequence cannot fit."""
-    max_model_len = config.max_model_len or model.max_positions
-    if not 1 <= max_model_len <= model.max_positions:
-        raise StartError(
-            f"--max-model-len {max_model_len} is outside what the model was trained for; "
-            f"use 1 to {model.max_positions}"
-        )
-    blocks_per_sequence = -(-max_model_len // config.block_size)
-    block_bytes = model.kv_bytes_per_token(CACHE_DTYPE.itemsize) * config.block_size
-    wanted = blocks_per_sequence * config.max_sequences
-    if config.kv_cache_bytes is None:
-        if blocks_per_sequence * block_bytes > memory_limit_bytes():
-            raise StartError(
-                f"one sequence of {max_model_len} tokens needs {blocks_per_sequence * block_bytes} "
-                f"bytes of cache, and there are {memory_limit_bytes()} in all; set --max-model-len"
-            )
-        affordable = max(memory_limit_bytes() // 10 // block_bytes, blocks_per_sequence)
-    else:
-        affordable = config.kv_cache_bytes // block_bytes
-    if affordable < blocks_per_sequence:
-        raise StartError(
-            f"--kv-cache-bytes {config.kv_cache_bytes} holds {affordable * config.block_size} "
-            f"tokens; lower --max-model-len {max_model_len} or give "
-            f"{blocks_per_sequence * block_bytes} bytes"
-        )
-    return Capacity(max_model_len, min(wanted, affordable))

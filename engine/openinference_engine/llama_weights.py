@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from openinference_engine import fp8, int4, tiles
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.errors import StartError
 from openinference_engine.layers.rotary import Rotary
 from openinference_engine.weights.loader import Weights
 
-WeightFormat = Literal["bfloat16", "fp8", "int4"]  # of a layer's matrices
+WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def load_llama(
     weight_format: WeightFormat = "bfloat16",
 ) -> LlamaWeights:
     """Reads a checkpoint of the Llama family. Raises StartError for what the kernels cannot do."""
-    _check_supported(config, weight_format)
+    check_supported(config, weight_format)
     model = weights.at("model")
     size = (config.vocab_size, config.hidden_size)
     embedding = model.tensor("embed_tokens.weight", size).to(device)
@@ -138,8 +138,46 @@ def _load_layer(weights: Weights, config: ModelConfig) -> LayerWeights:
     )
 
 
-def _check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
+def weight_bytes(config: ModelConfig, weight_format: WeightFormat, num_positions: int) -> int:
+    """What the loaded weights take on the device."""
+    table = config.vocab_size * config.hidden_size
+    head = head_bytes(config, weight_format)
+    if config.ties_embeddings and weight_format == "bfloat16":
+        head = 0
+    layers = config.num_layers * matrix_bytes(layer_elements(config), weight_format)
+    return 2 * table + layers + head + 4 * num_positions * config.head_dim
+
+
+def layer_elements(config: ModelConfig) -> int:
+    """Elements of a layer's matrices."""
+    attention = 2 * config.hidden_size * config.head_dim * (config.num_heads + config.num_kv_heads)
+    return attention + 3 * config.hidden_size * config.intermediate_size
+
+
+def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
+    """In a layer: two bytes each, or eight or four bits and a two-byte scale for every 128."""
+    bits = {"bfloat16": 16, "fp8": 8, "int4": 4}[weight_format]
+    scale_bytes = 0 if weight_format == "bfloat16" else elements // 64
+    return elements * bits // 8 + scale_bytes
+
+
+def head_bytes(config: ModelConfig, weight_format: WeightFormat) -> int:
+    head_format: WeightFormat = "bfloat16" if weight_format == "bfloat16" else "fp8"
+    return matrix_bytes(config.vocab_size * config.hidden_size, head_format)
+
+
+def check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
     """What every launcher would refuse later, said before the weights are read."""
+    unknown = {
+        "experts": config.experts is not None,
+        "attention windows": any(window is not None for window in config.windows),
+        f"{config.architecture}'s norms of queries and keys": config.architecture.startswith(
+            "qwen3"
+        ),
+    }
+    for name, is_there in unknown.items():
+        if is_there:
+            raise StartError(f"the CUDA kernels do not know {name} yet; use --device cpu")
     multiple = 32 if weight_format == "bfloat16" else tiles.GROUP_COLUMNS
     if config.head_dim not in (64, 128):
         raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")

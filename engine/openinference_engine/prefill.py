@@ -73,6 +73,7 @@ class Prefill:
         cache: KVCache,
         max_rows: int,
     ) -> None:
+        self.max_rows = max_rows
         self._kernels, self._weights, self._config, self._cache = kernels, weights, config, cache
         next_norms = [layer.attention_norm for layer in weights.layers[1:]]
         self._norms_after = [*next_norms, weights.norm]

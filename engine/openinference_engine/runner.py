@@ -30,6 +30,9 @@ class Runner:
         self._block_size = block_size
         self._cache = KVCache(config, num_blocks, block_size)
 
+    def warm_up(self, max_rows: int) -> None:
+        """Nothing: what costs once is paid by the first step."""
+
     def run(self, step: Step) -> StepResult:
         """Computes all chunks, draws a token where one is due and rates what is to be rated."""
         drawing, rated = _rows_of(step.chunks)

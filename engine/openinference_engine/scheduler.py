@@ -72,8 +72,18 @@ class Drawn:
 
 
 class Scheduler:
-    def __init__(self, pool: BlockPool, max_sequences: int, caches_prefixes: bool = True) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_sequences: int,
+        caches_prefixes: bool = True,
+        looks_ahead: bool = False,
+    ) -> None:
+        """`looks_ahead`: where blocks are free, a sequence gets the block of its next token early,
+        so that a runner may begin the next step before this one's tokens are known.
+        """
         self.pool = pool
+        self._looks_ahead = looks_ahead
         self.max_sequences = max_sequences
         self.num_preemptions = 0
         self._caches_prefixes = caches_prefixes
@@ -214,6 +224,10 @@ class Scheduler:
             if block_ids is None:
                 return False
             request.block_ids.extend(block_ids)
+        if self._looks_ahead and self.pool.blocks_for(request.num_tokens + 1) > len(
+            request.block_ids
+        ):
+            request.block_ids.extend(self.pool.allocate(1) or [])
         return True
 
     def _seat(self, request: Request) -> bool:

@@ -19,6 +19,8 @@ from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
+from openinference_engine.ops import cuda_reference
+from openinference_engine.prefill import Prefill
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
 from openinference_engine.weights.loader import Weights
@@ -79,13 +81,15 @@ class RandomCheckpoint:
         return {f"{name}.weight": shape for name, shape in shapes.items()}
 
 
-def build_runner(place, checkpoint, weight_format="bfloat16", **switches):
+def build_runner(place, checkpoint, weight_format="bfloat16", prompt_kernels=None, **switches):
     config, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
     weights = load_llama(source, config, config.max_positions, place.device, weight_format)
     cache = KVCache(config, NUM_BLOCKS, place.device)
     for layer in (*cache.keys, *cache.values):
         layer.fill_(torch.nan)  # what no token wrote may hold anything
     decoder = Decoder(place.ops, weights, config, cache, MAX_LENGTH // 16)
+    if prompt_kernels is not None:
+        switches["prefill"] = Prefill(prompt_kernels, weights, config, cache, max_rows=64)
     return CudaRunner(place.ops, decoder, **switches)
 
 
@@ -122,7 +126,7 @@ def oracle():
 
 def generate(runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64, **params):
     """The output ids of each prompt, through the scheduler."""
-    scheduler = Scheduler(BlockPool(num_blocks, 16), max_sequences=8)
+    scheduler = Scheduler(BlockPool(num_blocks, 16), max_sequences=8, looks_ahead=True)
     sampling = SamplingParams(**({"seed": 1, "max_tokens": num_tokens, "temperature": 0} | params))
     requests = [Request(str(index), prompt, sampling) for index, prompt in enumerate(prompts)]
     for request in requests:
@@ -160,6 +164,37 @@ def test_chunked_prefill_and_preemption_follow_the_oracle(place, oracle):
     assert scheduler.num_preemptions > 0
     for prompt, output in zip(prompts, outputs, strict=True):
         check_greedy(oracle, prompt, output)
+
+
+@pytest.fixture
+def prompt_kernels(request, place):
+    """Kernels for whole prompts have no emulation: their references stand in for them."""
+    if place.device.type == "cpu":
+        return cuda_reference
+    return request.getfixturevalue("hopper").ops
+
+
+def test_prompts_of_many_rows_follow_the_oracle(place, prompt_kernels, oracle):
+    runner = build_runner(place, RandomCheckpoint(CONFIG), prompt_kernels=prompt_kernels)
+    prompts = prompts_of(37, 21, 40)
+    outputs, _ = generate(runner, prompts, num_tokens=5)  # 58 rows, then 40 beside two that decode
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert len(output) == 5
+        check_greedy(oracle, prompt, output)
+
+
+def test_prompt_tokens_of_many_rows_are_rated(place, prompt_kernels, oracle):
+    runner = build_runner(place, RandomCheckpoint(CONFIG), prompt_kernels=prompt_kernels)
+    prompt = prompts_of(40)[0]
+    scheduler = Scheduler(BlockPool(NUM_BLOCKS, 16), max_sequences=1)
+    params = SamplingParams(seed=1, max_tokens=1, temperature=0, num_prompt_logprobs=1)
+    request = Request("0", prompt, params)
+    scheduler.add(request)
+    step = scheduler.schedule(64)
+    scheduler.commit(step, runner.run(step))
+    rated = torch.tensor([one.logprob for one in request.prompt_logprobs])
+    expected = oracle(prompt).log_softmax(-1)[range(39), prompt[1:]]
+    torch.testing.assert_close(rated, expected, rtol=0, atol=2 * BOUND)
 
 
 def test_logits_equal_the_oracle_within_bf16(place, oracle):
@@ -212,7 +247,9 @@ def test_unsupported_shape_is_refused_before_weights_are_read(change, weight_for
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("switches", [{"uses_graphs": False}, {"overlaps": False}])
+@pytest.mark.parametrize(
+    "switches", [{"uses_graphs": False}, {"overlaps": False}, {"runs_ahead": False}]
+)
 def test_graphs_and_overlap_change_no_token(place, switches):
     if place.device.type != "cuda":
         pytest.skip("graphs and overlapping launches exist only on a GPU")

@@ -35,7 +35,6 @@ from openinference_engine.core.messages import (
 from openinference_engine.core.queue_clock import QueueClock
 from openinference_engine.engine import Engine, Failed
 from openinference_engine.grammar import Grammars
-from openinference_engine.ops import KERNEL_PATH
 from openinference_engine.request import Request, due_at
 from openinference_engine.scheduler import Drawn
 from openinference_engine.tokenizer.tokenizer import load_tokenizer
@@ -78,7 +77,9 @@ def _load(folder: Path, config: EngineConfig, socket: zmq.Socket[bytes], started
         "warm_up": time.monotonic() - loaded,
     }
     core.send(
-        Loaded(engine.capacity.max_model_len, engine.capacity.num_blocks, KERNEL_PATH, seconds)
+        Loaded(
+            engine.capacity.max_model_len, engine.capacity.num_blocks, engine.kernel_path, seconds
+        )
     )
     return core
 

@@ -1,0 +1,110 @@
+"""What computes an engine's steps: a model, its cache and kernels, on one kind of device.
+
+Loads them and says how many positions there is room for. A CPU keeps weights as they are stored; a
+GPU has its own formats and kernels (`cuda_backend`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.errors import StartError
+from openinference_engine.layers.attention import CACHE_DTYPE
+from openinference_engine.limits import memory_limit_bytes
+from openinference_engine.models.registry import build_model
+from openinference_engine.ops import KERNEL_PATH
+from openinference_engine.results import StepResult
+from openinference_engine.runner import TORCH_DTYPES, Runner
+from openinference_engine.scheduler import Step
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.loader import Weights
+
+
+class StepRunner(Protocol):
+    def run(self, step: Step) -> StepResult:
+        """Computes all chunks, draws a token where one is due and rates what is to be rated."""
+
+    def warm_up(self, max_rows: int) -> None:
+        """Pays one-time costs of steps over up to as many tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    max_model_len: int
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """kernel_path: part of the resume key, because other kernels may draw another token."""
+
+    runner: StepRunner
+    capacity: Capacity
+    kernel_path: str
+    runs_ahead: bool = False  # the runner gains by blocks that sequences get early
+
+
+def load_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
+    """Loads the model. Raises StartError if it does not fit or a tensor is missing."""
+    if config.device == "cuda":
+        from openinference_engine.cuda_backend import load_cuda_backend
+
+        return load_cuda_backend(checkpoint, config)
+    if config.weights != "bfloat16":
+        raise StartError(
+            f"--weights {config.weights} is for --device cuda; a CPU keeps them as they are stored"
+        )
+    model_config = checkpoint.config
+    limit = memory_limit_bytes()
+    capacity = plan_capacity(model_config, config, limit, limit // 10, CACHE_DTYPE.itemsize)
+    weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
+    model = build_model(weights, model_config, capacity.max_model_len)
+    runner = Runner(model, model_config, capacity.num_blocks, config.block_size)
+    return Backend(runner, capacity, KERNEL_PATH)
+
+
+def plan_capacity(
+    model: ModelConfig,
+    config: EngineConfig,
+    total_bytes: int,
+    spare_bytes: int,
+    element_bytes: int,
+) -> Capacity:
+    """Context length and number of cache blocks. Raises StartError if one sequence cannot fit.
+
+    spare_bytes: of `total_bytes`, what the cache takes where nobody said how much, if one sequence
+    does not need more. element_bytes: of a key or value.
+    """
+    max_model_len = model_length(model, config)
+    blocks_per_sequence = -(-max_model_len // config.block_size)
+    block_bytes = model.kv_bytes_per_token(element_bytes) * config.block_size
+    wanted = blocks_per_sequence * config.max_sequences
+    if config.kv_cache_bytes is None:
+        if blocks_per_sequence * block_bytes > total_bytes:
+            raise StartError(
+                f"one sequence of {max_model_len} tokens needs {blocks_per_sequence * block_bytes} "
+                f"bytes of cache, and there are {total_bytes} in all; set --max-model-len"
+            )
+        affordable = max(spare_bytes // block_bytes, blocks_per_sequence)
+    else:
+        affordable = config.kv_cache_bytes // block_bytes
+    if affordable < blocks_per_sequence:
+        raise StartError(
+            f"--kv-cache-bytes {config.kv_cache_bytes} holds {affordable * config.block_size} "
+            f"tokens; lower --max-model-len {max_model_len} or give "
+            f"{blocks_per_sequence * block_bytes} bytes"
+        )
+    return Capacity(max_model_len, min(wanted, affordable))
+
+
+def model_length(model: ModelConfig, config: EngineConfig) -> int:
+    """Positions a sequence may have. Raises StartError for more than the model knows."""
+    max_model_len = config.max_model_len or model.max_positions
+    if not 1 <= max_model_len <= model.max_positions:
+        raise StartError(
+            f"--max-model-len {max_model_len} is outside what the model was trained for; "
+            f"use 1 to {model.max_positions}"
+        )
+    return max_model_len

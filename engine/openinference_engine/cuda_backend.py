@@ -1,0 +1,157 @@
+"""The backend on this machine's GPU: what it must be able to do, what fits, how a model gets there.
+
+Everything that can be known to fail is refused before weights are read, with the arithmetic.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+
+import torch
+
+from openinference_engine.backend import Backend, Capacity, model_length, plan_capacity
+from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.errors import StartError
+from openinference_engine.llama_weights import (
+    WEIGHT_FORMATS,
+    check_supported,
+    load_llama,
+    weight_bytes,
+)
+from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.prefill import Prefill
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.loader import Weights
+
+_OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores, asynchronous copies
+_RESERVE_BYTES = 1 << 30  # buffers of a step, captured graphs, packing of one matrix
+_CACHE_ELEMENT_BYTES = 2  # bfloat16
+log = logging.getLogger("openinference.core")
+
+
+def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
+    """Raises StartError if this machine or this model cannot do it."""
+    kernels, device = load_kernels(), find_gpu()
+    check_settings(checkpoint.config, config)
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    spare_bytes = plan_memory(checkpoint.config, config, free_bytes)
+    capacity = plan_capacity(
+        checkpoint.config, config, spare_bytes, spare_bytes, _CACHE_ELEMENT_BYTES
+    )
+    runner = _load_runner(checkpoint, config, capacity, kernels, device)
+    capability = "".join(map(str, torch.cuda.get_device_capability(device)))
+    fields = {
+        "gpu": torch.cuda.get_device_name(device),
+        "weights": config.weights,
+        "graphs": config.uses_graphs,
+        "overlap": config.overlaps_kernels,
+        "run_ahead": config.runs_ahead,
+        "prompts": "prefill" if has_prefill(kernels, device) else "rows",
+        "cache_blocks": capacity.num_blocks,
+    }
+    log.info("model on GPU", extra={"fields": fields})
+    path = f"cuda-sm{capability}-{config.weights}"
+    return Backend(runner, capacity, path, runs_ahead=config.runs_ahead)
+
+
+def find_gpu() -> torch.device:
+    """Raises StartError without a GPU that the kernels run on."""
+    if not torch.cuda.is_available():
+        raise StartError(
+            "--device cuda: there is no GPU that this process can use; give the pod "
+            "nvidia.com/gpu: 1, install the driver, or use --device cpu"
+        )
+    device = torch.device("cuda", torch.cuda.current_device())
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_CAPABILITY:
+        raise StartError(
+            f"--device cuda: {torch.cuda.get_device_name(device)} has compute capability "
+            f"{capability[0]}.{capability[1]}; the kernels need 8.0 or newer"
+        )
+    return device
+
+
+def check_settings(model: ModelConfig, config: EngineConfig) -> None:
+    """Raises StartError for what the GPU path does not know."""
+    if config.dtype not in ("auto", "bfloat16"):
+        raise StartError(
+            f"--dtype {config.dtype}: a GPU computes in bfloat16; leave it out, or use --device cpu"
+        )
+    if config.block_size != PAGE_TOKENS:
+        raise StartError(
+            f"cache blocks of {config.block_size} positions: the CUDA kernels know {PAGE_TOKENS}"
+        )
+    check_supported(model, config.weights)
+
+
+def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
+    """Bytes left for the cache. Raises StartError, with what would fit, if no sequence does."""
+    length = model_length(model, config)
+    sequence_bytes = length * model.kv_bytes_per_token(_CACHE_ELEMENT_BYTES)
+    spare_bytes = free_bytes - weight_bytes(model, config.weights, length) - _RESERVE_BYTES
+    if spare_bytes >= sequence_bytes:
+        return spare_bytes
+    raise StartError(
+        f"--weights {config.weights}: the model takes "
+        f"{_gib(weight_bytes(model, config.weights, length))}, one sequence of --max-model-len "
+        f"{length} {_gib(sequence_bytes)} and the steps {_gib(_RESERVE_BYTES)}, but "
+        f"{_gib(free_bytes)} of the GPU's memory are free; use {_remedy(model, config, free_bytes)}"
+    )
+
+
+def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int) -> str:
+    length, token_bytes = (
+        model_length(model, config),
+        model.kv_bytes_per_token(_CACHE_ELEMENT_BYTES),
+    )
+    room = free_bytes - _RESERVE_BYTES
+    remedies = [
+        f"--weights {name}"
+        for name in WEIGHT_FORMATS
+        if weight_bytes(model, name, length) + length * token_bytes <= room
+    ]
+    shorter = (room - weight_bytes(model, config.weights, length)) // token_bytes
+    if shorter > 0:
+        remedies.append(f"--max-model-len {shorter}")
+    return " or ".join(remedies) or "a GPU with more memory"
+
+
+def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
+    """Whether whole prompts have kernels of their own: those of Hopper's instructions."""
+    major, _ = torch.cuda.get_device_capability(device)
+    return major == 9 and hasattr(kernels, "attend_prefill")
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _load_runner(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    capacity: Capacity,
+    kernels: ModuleType,
+    device: torch.device,
+) -> CudaRunner:
+    model, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
+    weights = load_llama(source, model, capacity.max_model_len, device, config.weights)
+    torch.cuda.empty_cache()  # what packing needed
+    cache = KVCache(model, capacity.num_blocks, device)
+    pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
+    decoder = Decoder(kernels, weights, model, cache, pages_per_sequence)
+    prefill = None
+    if has_prefill(kernels, device):
+        max_rows = max(config.max_step_tokens, config.max_sequences + config.block_size)
+        prefill = Prefill(kernels, weights, model, cache, max_rows)
+    return CudaRunner(
+        kernels,
+        decoder,
+        prefill=prefill,
+        uses_graphs=config.uses_graphs,
+        overlaps=config.overlaps_kernels,
+        runs_ahead=config.runs_ahead,
+    )

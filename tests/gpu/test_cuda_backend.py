@@ -1,0 +1,66 @@
+"""What a GPU cannot do is said before weights are read, with the arithmetic and a remedy."""
+
+import msgspec
+import pytest
+import torch
+from openinference_engine.config import EngineConfig, ExpertsConfig
+from openinference_engine.cuda_backend import check_settings, find_gpu, plan_memory
+from openinference_engine.errors import StartError
+from openinference_engine.llama_weights import weight_bytes
+
+from benchmarks.shapes import SHAPES
+
+LLAMA_7B = SHAPES["llama-2-7b"]
+GIB = 1 << 30
+
+
+def config(**fields):
+    return EngineConfig("", device="cuda", **fields)
+
+
+def test_weights_of_a_7b_model_take_what_is_known():
+    billions = {"bfloat16": 6.74 * 2, "fp8": 6.74, "int4": 6.74 / 2}
+    for name, gigabytes in billions.items():
+        assert weight_bytes(LLAMA_7B, name, 4096) / 1e9 == pytest.approx(gigabytes, rel=0.12)
+
+
+def test_what_weights_and_steps_leave_is_for_the_cache():
+    spare = plan_memory(LLAMA_7B, config(max_model_len=4096), 79 * GIB)
+    assert spare == 79 * GIB - weight_bytes(LLAMA_7B, "bfloat16", 4096) - GIB
+
+
+def test_weights_that_do_not_fit_say_the_arithmetic_and_what_would():
+    with pytest.raises(StartError) as error:
+        plan_memory(LLAMA_7B, config(max_model_len=4096), 15 * GIB)
+    assert str(error.value) == (
+        "--weights bfloat16: the model takes 12.6 GiB, one sequence of --max-model-len 4096 "
+        "2.0 GiB and the steps 1.0 GiB, but 15.0 GiB of the GPU's memory are free; use "
+        "--weights fp8 or --weights int4 or --max-model-len 2964"
+    )
+
+
+def test_nothing_that_would_fit_asks_for_another_gpu():
+    with pytest.raises(StartError, match="use a GPU with more memory"):
+        plan_memory(LLAMA_7B, config(max_model_len=4096), 2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "message"),
+    [
+        ({}, {"dtype": "float32"}, "--dtype float32: a GPU computes in bfloat16"),
+        ({}, {"block_size": 32}, "blocks of 32 positions: the CUDA kernels know 16"),
+        ({"experts": ExpertsConfig(8, 2, 512, True)}, {}, "do not know experts yet"),
+        ({"windows": (128,) * 32}, {}, "do not know attention windows yet"),
+        ({"architecture": "qwen3"}, {}, "qwen3's norms of queries and keys"),
+    ],
+)
+def test_unknown_settings_are_refused(change, fields, message):
+    with pytest.raises(StartError, match=message):
+        check_settings(msgspec.structs.replace(LLAMA_7B, **change), config(**fields))
+
+
+def test_a_machine_without_a_gpu_says_what_to_do():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(StartError, match=r"there is no GPU .* --device cpu"):
+        find_gpu()

@@ -1,0 +1,114 @@
+"""Running ahead of the host changes no token, whatever happens to the requests meanwhile."""
+
+from itertools import count
+
+import pytest
+import torch
+from openinference_engine.blocks import BlockPool
+from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.scheduler import Scheduler
+
+from benchmarks.shapes import SHAPES, random_llama
+
+TINY = SHAPES["tiny"]
+SEATS, NUM_BLOCKS, PAGES = 4, 24, 5
+
+
+@pytest.fixture(scope="module")
+def weights(place):
+    return random_llama(TINY, PAGES * 16, place.device)
+
+
+@pytest.fixture
+def new_runner(place, weights):
+    def build(**switches):
+        cache = KVCache(TINY, NUM_BLOCKS, place.device)
+        for layer in (*cache.keys, *cache.values):
+            layer.fill_(torch.nan)  # what no token wrote may hold anything
+        return CudaRunner(place.ops, Decoder(place.ops, weights, TINY, cache, PAGES), **switches)
+
+    return build
+
+
+class CountingLaunches:
+    """Counts the steps that were launched with rows from the host: those that nobody foresaw."""
+
+    def __init__(self, runner):
+        self.count = 0
+        self._launch = runner._launches.launch
+        runner._launches.launch = self
+
+    def __call__(self, rows):
+        self.count += 1
+        return self._launch(rows)
+
+
+def params(max_tokens=20, **fields):
+    return SamplingParams(**({"seed": 1, "max_tokens": max_tokens, "temperature": 0} | fields))
+
+
+def run(runner, arrivals, num_blocks=NUM_BLOCKS, aborts=None):
+    """Outputs by request; `arrivals`, `aborts`: step → requests that come, ids that go."""
+    scheduler = Scheduler(BlockPool(num_blocks, 16), SEATS, looks_ahead=True)
+    requests = [request for step in arrivals.values() for request in step]
+    for step in count():
+        for request in arrivals.get(step, []):
+            scheduler.add(request)
+        for request_id in (aborts or {}).get(step, []):
+            scheduler.abort(request_id)
+        if step > max(arrivals) and not (scheduler.num_running or scheduler.num_waiting):
+            break
+        planned = scheduler.schedule(64)
+        if planned.chunks:
+            scheduler.commit(planned, runner.run(planned))
+        scheduler.check_integrity()
+    return {request.id: request.token_ids[request.num_prompt :] for request in requests}
+
+
+def four_requests():
+    random = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(0, 320, (n,), generator=random).tolist() for n in (5, 14, 30, 9)]
+    return [Request(str(index), prompt, params(20 + index)) for index, prompt in enumerate(prompts)]
+
+
+SCENARIOS = {
+    "together": lambda: {"arrivals": {0: four_requests()}},
+    "one after another": lambda: {
+        "arrivals": {4 * index: [request] for index, request in enumerate(four_requests())}
+    },
+    "too few blocks": lambda: {"arrivals": {0: four_requests()}, "num_blocks": 7},
+    "two aborted": lambda: {"arrivals": {0: four_requests()}, "aborts": {6: ["1"], 11: ["2"]}},
+    "one draws by chance": lambda: {
+        "arrivals": {
+            0: four_requests(),
+            9: [Request("chance", [1, 2, 3], params(5, temperature=1.0))],
+        }
+    },
+    "one asks for logprobs": lambda: {
+        "arrivals": {0: [*four_requests()[:2], Request("rated", [4, 5], params(8, num_logprobs=2))]}
+    },
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_running_ahead_changes_no_token(new_runner, name):
+    expected = run(new_runner(runs_ahead=False), **SCENARIOS[name]())
+    assert run(new_runner(), **SCENARIOS[name]()) == expected
+
+
+def test_steady_decoding_is_launched_from_the_device_alone(new_runner):
+    runner = new_runner()
+    launches = CountingLaunches(runner)
+    outputs = run(runner, {0: [Request("0", [1, 2, 3], params(40))]})
+    assert len(outputs["0"]) == 40
+    assert launches.count == 2  # the prompt, and the first step that decodes
+
+
+def test_a_stop_token_ends_a_request_that_ran_ahead(new_runner):
+    runner = new_runner()
+    plain = run(runner, {0: [Request("0", [1, 2, 3], params(20))]})["0"]
+    stopping = params(20, stop_token_ids=frozenset([plain[7]]))
+    outputs = run(runner, {0: [Request("0", [1, 2, 3], stopping)]})
+    assert outputs["0"] == plain[: plain.index(plain[7]) + 1]
