@@ -12,10 +12,9 @@ namespace openinference {
 
 struct Bf16Weights {
     static constexpr int kRuns = 4, kRunColumns = 32, kUnitColumns = kRuns * kRunColumns;
-    static constexpr int kPadElements = 32;  // a quarter warp reads 64 bytes of each of two tokens
     // 16 loads of 16 bytes in flight per lane take half a block's registers: one block, two units.
-    static constexpr int kMaxBlocks = 1, kMaxStagedBytes = 1 << 18;
-    __host__ __device__ static constexpr int depth(int, int) { return 2; }
+    __host__ __device__ static constexpr int blocks(int) { return 1; }
+    __host__ __device__ static constexpr int depth(int) { return 2; }
 
     const bf16* rows;
     int columns;
@@ -41,8 +40,8 @@ struct Bf16Weights {
         }
 
         // sums += W·xᵀ over this unit's columns.
-        template <int kGroups, class X>
-        __device__ __forceinline__ void multiply(const X& x, int unit, float (&sums)[kGroups][4]) const {
+        template <int kGroups>
+        __device__ __forceinline__ void multiply(const Activations& x, int unit, float (&sums)[kGroups][4]) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {

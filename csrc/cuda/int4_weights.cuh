@@ -15,11 +15,9 @@ namespace openinference {
 struct Int4Weights {
     static constexpr int kRuns = 2, kRunColumns = 64, kUnitColumns = kRuns * kRunColumns;
     static constexpr int kUnitBytes = 16 * kUnitColumns / 2 + 16 * 2;
-    static constexpr int kPadElements = 8;  // a quarter warp reads every second 16 bytes of two tokens
-    // Few registers for one group of tokens: two blocks hide each other's barriers. Staging activations
-    // delays the first product by more than it saves: 0.4 us a call at one token, 3 us at eight.
-    static constexpr int kMaxBlocks = 2, kMaxStagedBytes = 0;
-    __host__ __device__ static constexpr int depth(int, int blocks) { return blocks == 1 ? 4 : 2; }
+    // Few registers for one group of tokens: two blocks hide each other's barriers.
+    __host__ __device__ static constexpr int blocks(int groups) { return groups == 1 ? 2 : 1; }
+    __host__ __device__ static constexpr int depth(int groups) { return groups == 1 ? 2 : 4; }
 
     const uint8_t* units;
     int columns;
@@ -43,8 +41,8 @@ struct Int4Weights {
             scales = load_weight_word(bytes + kRuns * 512 + lane / 4 * 4);
         }
 
-        template <int kGroups, class X>
-        __device__ __forceinline__ void multiply(const X& x, int unit, float (&sums)[kGroups][4]) const {
+        template <int kGroups>
+        __device__ __forceinline__ void multiply(const Activations& x, int unit, float (&sums)[kGroups][4]) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
             float part[kGroups][4] = {};
 #pragma unroll

@@ -5,8 +5,7 @@
 // share k (`Share`), each with a few units of W in flight in registers and a unit reloaded as soon as
 // it is used, across tile borders. The first units are requested before the predecessor has ended
 // (weights do not depend on it). Tensor cores do the arithmetic even for one token: the other
-// columns then cost nothing. All activations are copied to shared memory at once where they fit, so
-// that their latency is paid once and not per unit.
+// columns then cost nothing.
 //
 // A tile's 16 rows are two runs of eight that the epilogue chooses, because some outputs need
 // pairs of rows far apart (RoPE: i and i + head_dim/2; SwiGLU: gate and up). After a tile the warps
@@ -82,31 +81,10 @@ __device__ __forceinline__ void finish_tile(const Epilogue& epilogue, GemmShared
     epilogue.store(shared.scratch, tile, item % 8, item / 8, item / 8 < tokens, lower, upper);
 }
 
-// Elements from one token's activations to the next in shared memory: whole units, and the pad.
-template <class Weights> __host__ __device__ constexpr int staged_pitch(int columns) {
-    return (columns + Weights::kUnitColumns - 1) / Weights::kUnitColumns * Weights::kUnitColumns +
-           Weights::kPadElements;
-}
-
-// Starts to copy all activations to shared memory.
-template <class Weights>
-__device__ __forceinline__ void stage_activations(bf16* staged, const bf16* x, int tokens, int columns) {
-    constexpr int kVector = 8;  // elements per copy
-    const int pitch = staged_pitch<Weights>(columns), padded = pitch - Weights::kPadElements;
-    for (int token = 0; token < tokens; ++token, staged += pitch, x += columns) {
-        for (int column = threadIdx.x * kVector; column < padded; column += kGemmThreads * kVector) {
-            if (column < columns)
-                copy_to_shared(staged + column, x + column);
-            else
-                *reinterpret_cast<uint4*>(staged + column) = make_uint4(0, 0, 0, 0);
-        }
-    }
-}
-
-template <class Weights, class Epilogue, int kGroups, int kBlocks, bool kIsStaged>
-__global__ void __launch_bounds__(kGemmThreads, kBlocks)
+template <class Weights, class Epilogue, int kGroups>
+__global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     skinny_gemm(Weights weights, const bf16* x, int tokens, Epilogue epilogue) {
-    constexpr int kDepth = Weights::depth(kGroups, kBlocks);
+    constexpr int kDepth = Weights::depth(kGroups);
     auto& shared = shared_memory<GemmShared<Epilogue, kGroups>>();
     const int tiles = epilogue.tiles();
     const Share<Weights> share(weights.columns);
@@ -129,17 +107,8 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks)
     release_successor();
     epilogue.prepare(shared.scratch, tokens);
     wait_for_predecessor();
-    Activations<kIsStaged> activations{x, tokens, weights.columns, weights.columns};
-    if (kIsStaged) {
-        activations.rows = reinterpret_cast<bf16*>(&shared + 1);
-        activations.pitch = staged_pitch<Weights>(weights.columns);
-        stage_activations<Weights>(reinterpret_cast<bf16*>(&shared + 1), x, tokens, weights.columns);
-    }
+    const Activations activations{x, tokens, weights.columns};
     epilogue.begin(shared.scratch, tokens);
-    if (kIsStaged) {
-        wait_for_copies();
-        block_barrier();
-    }
 
     float sums[kGroups][4] = {};
     for (int turn = 0; now.tile < tiles;) {
@@ -160,27 +129,12 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks)
     epilogue.end(shared.scratch, tokens);
 }
 
-template <int kGroups, int kBlocks, bool kIsStaged, class Weights, class Epilogue>
+template <int kGroups, class Weights, class Epilogue>
 void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, int tokens,
-                        const Epilogue& epilogue, size_t shared_bytes, Stream stream) {
-    const int blocks = std::min(epilogue.tiles(), multiprocessors() * kBlocks);
-    launch(op, skinny_gemm<Weights, Epilogue, kGroups, kBlocks, kIsStaged>, dim3(blocks), kGemmThreads,
-           shared_bytes, stream, weights, x, tokens, epilogue);
-}
-
-// Up to eight tokens: activations are staged where the format gains by it and they fit.
-template <class Weights, class Epilogue>
-void launch_for_one_group(const char* op, const Weights& weights, const bf16* x, int tokens,
-                          const Epilogue& epilogue, Stream stream) {
-    constexpr int kBlocks = Weights::kMaxBlocks;
-    const size_t fixed = sizeof(GemmShared<Epilogue, 1>);
-    const size_t staged = sizeof(bf16) * tokens * staged_pitch<Weights>(weights.columns);
-    if constexpr (Weights::kMaxStagedBytes > 0)
-        if (staged <= Weights::kMaxStagedBytes && fixed + staged <= shared_bytes_per_block(kBlocks))
-            return launch_skinny_gemm<1, kBlocks, true>(op, weights, x, tokens, epilogue, fixed + staged, stream);
-    // Addresses in global memory take registers that staged ones do not.
-    constexpr int kUnstagedBlocks = Weights::kMaxStagedBytes ? 1 : kBlocks;
-    launch_skinny_gemm<1, kUnstagedBlocks, false>(op, weights, x, tokens, epilogue, fixed, stream);
+                        const Epilogue& epilogue, Stream stream) {
+    const int blocks = std::min(epilogue.tiles(), multiprocessors() * Weights::blocks(kGroups));
+    launch(op, skinny_gemm<Weights, Epilogue, kGroups>, dim3(blocks), kGemmThreads,
+           sizeof(GemmShared<Epilogue, kGroups>), stream, weights, x, tokens, epilogue);
 }
 
 constexpr int kMaxTokens = 32;
@@ -189,11 +143,9 @@ template <class Weights, class Epilogue>
 void launch_for_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
                        const Epilogue& epilogue, Stream stream) {
     if (tokens == 0) return;
-    if (tokens <= 8) return launch_for_one_group(op, weights, x, tokens, epilogue, stream);
-    if (tokens <= 16)
-        return launch_skinny_gemm<2, 1, false>(op, weights, x, tokens, epilogue,
-                                               sizeof(GemmShared<Epilogue, 2>), stream);
-    launch_skinny_gemm<4, 1, false>(op, weights, x, tokens, epilogue, sizeof(GemmShared<Epilogue, 4>), stream);
+    if (tokens <= 8) return launch_skinny_gemm<1>(op, weights, x, tokens, epilogue, stream);
+    if (tokens <= 16) return launch_skinny_gemm<2>(op, weights, x, tokens, epilogue, stream);
+    launch_skinny_gemm<4>(op, weights, x, tokens, epilogue, stream);
 }
 
 // Up to which this kernel is the faster one, where there is another (docs/log.md, 2026-11-25).

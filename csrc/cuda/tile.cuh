@@ -49,17 +49,16 @@ template <class Weights> struct Share {
     }
 };
 
-// Activations (tokens, columns) as they are in global memory, or copied to shared memory, where rows
-// are kPadElements further apart (no bank conflicts) and columns are zero up to a whole unit.
-template <bool kIsStaged> struct Activations {
+// Activations (tokens, columns) in global memory; the L1 cache keeps them from the first tile on.
+struct Activations {
     const bf16* rows;
-    int tokens, columns, pitch;
+    int tokens, columns;
 
-    // Eight consecutive activations. Tokens past the last repeat it: the tensor core's columns for
-    // them cost nothing and are never stored.
+    // Eight consecutive activations; past the last column they are zero. Tokens past the last repeat
+    // it: the tensor core's columns for them cost nothing and are never stored.
     __device__ __forceinline__ uint4 at(int token, int column) const {
-        if (!kIsStaged && column >= columns) return make_uint4(0, 0, 0, 0);
-        return *reinterpret_cast<const uint4*>(rows + min(token, tokens - 1) * pitch + column);
+        if (column >= columns) return make_uint4(0, 0, 0, 0);
+        return *reinterpret_cast<const uint4*>(rows + min(token, tokens - 1) * columns + column);
     }
 };
 

@@ -82,9 +82,6 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 inline float divide_fast(float a, float b) { return a / b; }
 inline float exp2_fast(float x) { return std::exp2(x); }
 
-inline void copy_to_shared(void* shared, const void* global) { std::memcpy(shared, global, 16); }
-inline void wait_for_copies() {}
-
 template <class T> T shuffle_xor(T value, int lane_mask) {
     const simt::Mail* warp = simt::Block::current().exchange({{bits_as<uint32_t>(value)}});
     return bits_as<T>(warp[(threadIdx.x % 32) ^ lane_mask].words[0]);

@@ -9,9 +9,6 @@ namespace openinference {
 // Few, and not a power of two: persistent kernels then walk several tiles per block and an odd rest.
 inline int multiprocessors() { return 3; }
 
-// So few that large activations do not fit: both ways of reading them are tested.
-inline size_t shared_bytes_per_block(int blocks) { return 96 * 1024 / blocks; }
-
 template <class... Parameters, class... Arguments>
 void launch(const char*, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
             Stream, Arguments... arguments) {

@@ -69,16 +69,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
 // a / b to two units in the last place; zero where b is infinite.
 __device__ __forceinline__ float divide_fast(float a, float b) { return __fdividef(a, b); }
 
-// Copies 16 bytes to shared memory without registers, past the L1 cache; there after wait_for_copies()
-// of the same thread, and for the block after its next barrier.
-__device__ __forceinline__ void copy_to_shared(void* shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-                 "l"(global)
-                 : "memory");
-}
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 template <class T> __device__ __forceinline__ T shuffle_xor(T value, int lane_mask) {
     return __shfl_xor_sync(0xffffffffu, value, lane_mask);
 }

@@ -18,7 +18,6 @@ inline void check(cudaError_t error, const char* what) {
 
 struct Device {
     int multiprocessors;
-    int shared_bytes, shared_bytes_per_block;  // of a multiprocessor; the most that a block may ask for
     bool can_overlap;  // programmatic dependent launch exists from compute capability 9.0 on
     bool is_hopper;    // has the instructions of hopper.cuh
 };
@@ -32,10 +31,6 @@ inline const Device& current_device() {
     int major;
     check(cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index),
           "multiprocessor count");
-    check(cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index),
-          "shared memory");
-    check(cudaDeviceGetAttribute(&device.shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
-          "shared memory of a block");
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
     device.can_overlap = major >= 9;
     device.is_hopper = major == 9;
@@ -44,17 +39,6 @@ inline const Device& current_device() {
 }
 
 inline int multiprocessors() { return current_device().multiprocessors; }
-
-// Dynamic shared memory for each of `blocks` blocks that are to share a multiprocessor.
-inline size_t shared_bytes_per_block(int blocks) {
-    constexpr int kReservedBytes = 1024;  // per block, by the system
-    const Device& device = current_device();
-    return std::min(device.shared_bytes / blocks - kReservedBytes, device.shared_bytes_per_block);
-}
-
-inline void require_hopper(const char* op) {
-    require(current_device().is_hopper, std::string(op) + ": needs a GPU of compute capability 9.0");
-}
 
 // shared_bytes: dynamic shared memory of a block; above 48 KiB the kernel is asked to allow it.
 // cluster: how many neighbouring blocks run side by side and reach each other's memory.
