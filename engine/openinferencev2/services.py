@@ -41,6 +41,8 @@ def state(service: Json) -> State:
         return State("asleep", asleep, ready["message"])
     if ready["status"] == "True":
         return State("good", ready["reason"], ready["message"])
+    if ready["reason"] == "Complete":  # all that is wanted is there, and that is no replica
+        return State("asleep", "NoReplicas", ready["message"])
     tone: Tone = "busy" if ready["reason"] in BUSY else "bad"
     return State(tone, ready["reason"], ready["message"])
 
@@ -50,7 +52,8 @@ def is_settled(service: Json) -> bool:
     status = service.get("status", {})
     is_current = status.get("observedGeneration") == service["metadata"].get("generation")
     is_complete = status.get("currentRevision") == status.get("updateRevision")
-    return is_current and is_complete and condition(service, "Ready").get("status") == "True"
+    is_ready = condition(service, "Ready").get("status") == "True"
+    return is_current and is_complete and (is_ready or state(service).reason == "NoReplicas")
 
 
 def failure(service: Json) -> str:

@@ -53,6 +53,7 @@ def test_state_is_the_readers_first_question(found, tone):
         (service(("Ready", "True", "Serving"), generation=2), False),
         (service(("Ready", "True", "Serving"), currentRevision="a", updateRevision="b"), False),
         (service(("Ready", "False", "Starting")), False),
+        (service(("Ready", "False", "Complete")), True),  # scaled to none, as was asked for
     ],
 )
 def test_a_service_is_settled_when_the_present_spec_serves(found, is_settled):

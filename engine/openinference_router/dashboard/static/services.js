@@ -22,6 +22,7 @@ export function state(service) {
   const asleep = [ready.reason, condition(service, "Available")?.reason].find((reason) => ASLEEP.includes(reason));
   if (asleep) return { tone: "asleep", text: spaced(asleep) };
   if (ready.status === "True") return { tone: "good", text: spaced(ready.reason) };
+  if (ready.reason === "Complete") return { tone: "asleep", text: "No replicas" };
   return { tone: BUSY.includes(ready.reason) ? "busy" : "bad", text: spaced(ready.reason) };
 }
 
