@@ -270,6 +270,7 @@ packings = pytest.mark.parametrize("packing", [fp8, int4], ids=["fp8", "int4"])
 @pytest.mark.parametrize("tokens", TOKEN_COUNTS)
 @pytest.mark.parametrize("columns", [128, 384, 4224])
 def test_packed_weights_multiply_like_their_dense_matrix(place, inputs, packing, tokens, columns):
+    """For many tokens a GPU rounds each weight to bf16 once more, after it was scaled."""
     matrix, order = inputs.normal(80, columns, scale=columns**-0.5), tiles.plain_order(80)
     arguments = {
         "input": inputs.normal(tokens, columns),
@@ -279,7 +280,9 @@ def test_packed_weights_multiply_like_their_dense_matrix(place, inputs, packing,
         "x": inputs.unwritten(tokens, 80),
         "sum_squares": inputs.unwritten(tokens, 5, dtype=torch.float32),
     }
-    check(place, "project_residual", arguments, ["hidden", "x", "sum_squares"])
+    rounds_weights = tokens > 16 and place.device.type == "cuda"
+    bounds = {"hidden": BF16, "sum_squares": BF16} if rounds_weights else {}
+    check(place, "project_residual", arguments, ["hidden", "x", "sum_squares"], bounds)
 
 
 @packings
