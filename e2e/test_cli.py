@@ -162,9 +162,10 @@ async def test_doctor_finds_that_the_operator_is_gone(openinference: CommandLine
 async def _without_operator() -> AsyncIterator[None]:
     system = Kube(SYSTEM_NAMESPACE)
     deployment = "deployment/openinference-operator"
+    operator = "app.kubernetes.io/component=operator"
     await system.run("scale", deployment, "--replicas=0")
-    await system.until("pods", lambda pods: not pods, timeout_seconds=60)
     try:
+        await system.until("pods", lambda pods: not pods, timeout_seconds=60, selector=operator)
         yield
     finally:
         await system.run("scale", deployment, "--replicas=2")
