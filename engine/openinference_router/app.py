@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from openinference_router import sse
 from openinference_router.dashboard.pages import PREFIX as DASHBOARD
-from openinference_router.errors import Refusal
+from openinference_router.errors import INTERNAL, Refusal
 from openinference_router.exchange import GENERATING, PASSED_ON
 from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
@@ -182,7 +182,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise  # a second answer cannot follow the first; aiohttp logs and closes
         _log.exception("request broke the router", extra={"requestId": request[TRACE].request_id})
-        refusal = Refusal(500, "the router failed; its log has the reason", kind="server_error")
+        refusal = Refusal(500, "the router failed; its log has the reason", kind=INTERNAL)
     return web.Response(
         status=refusal.status,
         headers={"Content-Type": "application/json", REQUEST_ID_HEADER: request[TRACE].request_id}

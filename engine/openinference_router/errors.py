@@ -12,6 +12,9 @@ import msgspec
 UNAVAILABLE = "service_unavailable_error"
 """The `type` of errors that another replica may not have."""
 
+INTERNAL = "server_error"
+"""The `type` of errors that are nobody's fault but the server's: those with status 500."""
+
 
 class Refusal(Exception):
     """A request that the router answers itself, with an error."""

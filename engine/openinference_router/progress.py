@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import msgspec
 
 from openinference_router import sse
-from openinference_router.errors import UNAVAILABLE, AttemptFailed
+from openinference_router.errors import INTERNAL, UNAVAILABLE, AttemptFailed
 from openinference_router.exchange import INTERNAL_FIELD
 
 MAX_KEPT_BACK_BYTES = 64 * 1024  # the openings of 128 choices are half of it
@@ -69,6 +69,8 @@ class Progress:
         self.has_begun = False
         """The client has seen a part of the answer."""
         self.is_complete = False
+        self.has_failed = False
+        """It is complete with an internal error of the engine, too late for a status to tell."""
         self.failure: AttemptFailed | None = None
         """Why the attempt under way is over before the answer is complete."""
         self.num_released = 0
@@ -170,6 +172,7 @@ class Progress:
         if error.type == UNAVAILABLE:
             raise AttemptFailed(f"ended the stream: {error.message}", is_broken=False)
         self.is_complete = True
+        self.has_failed = error.type == INTERNAL
         return self._release(sse.event(data))
 
     def _release(self, event: bytes) -> bytes:

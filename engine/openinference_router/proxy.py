@@ -20,7 +20,7 @@ from openinference_router.budgets import Spent
 from openinference_router.choice import Wish
 from openinference_router.errors import AttemptFailed, Moved, Refusal, unavailable
 from openinference_router.exchange import Exchange
-from openinference_router.group import Attempt, Group
+from openinference_router.group import INTERNAL_ERROR, Attempt, Group
 from openinference_router.meter import Stopwatch
 from openinference_router.progress import Progress
 from openinference_router.reply import Reply
@@ -220,6 +220,8 @@ class Proxy:
             if events := progress.absorb(batch):
                 now = time.monotonic()
                 call.trace.answered(200, engine_seconds=now - asked_at)
+                if progress.has_failed:
+                    call.trace.code = INTERNAL_ERROR
                 call.stopwatch.streamed(progress.num_tokens, now)
                 attempt.heard_at = math.inf  # a client that reads slowly is not the group's fault
                 await call.reply.write(events)

@@ -110,6 +110,15 @@ def test_any_other_error_is_the_answer():
     data = json.dumps({"error": {"message": "no", "type": "invalid_request_error"}}).encode()
     assert progress.absorb([data]).endswith(data + b"\n\n")
     assert progress.is_complete
+    assert not progress.has_failed
+
+
+def test_a_failure_inside_the_engine_is_the_answer_and_a_failure():
+    progress = Progress(tracks_tokens=True)
+    data = json.dumps({"error": {"message": "no", "type": "server_error"}}).encode()
+    assert progress.absorb([data]).endswith(data + b"\n\n")
+    assert progress.is_complete
+    assert progress.has_failed
 
 
 @pytest.mark.parametrize(
