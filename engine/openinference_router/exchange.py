@@ -51,16 +51,8 @@ class Exchange:
     is_stream: bool
     fields: Fields
     size_bytes: int
-
-    @property
-    def max_tokens(self) -> float:
-        """Most tokens that all choices together may have; infinite where nothing says so."""
-        try:
-            asked = _decode_length(_encode(self.fields))
-        except msgspec.DecodeError:
-            return math.inf
-        limit = asked.max_completion_tokens or asked.max_tokens or math.inf
-        return limit * (asked.n or 1)
+    max_tokens: float
+    """Most tokens that all choices together may have; infinite where nothing says so."""
 
     def body(self, internal: object | None = None) -> bytes:
         """The request to an engine, with the internal field when one is given."""
@@ -83,4 +75,14 @@ def parse(path: str, body: bytes) -> Exchange:
     if path in GENERATING and read.seed is None:
         fields["seed"] = msgspec.Raw(str(secrets.randbits(31)).encode())
     is_stream = bool(read.stream) and path in GENERATING
-    return Exchange(path, read.model, is_stream, fields, len(body))
+    return Exchange(path, read.model, is_stream, fields, len(body), _max_tokens(fields))
+
+
+def _max_tokens(fields: Fields) -> float:
+    length = {name: fields[name] for name in _Length.__struct_fields__ if name in fields}
+    try:
+        asked = _decode_length(_encode(length))
+    except msgspec.DecodeError:
+        return math.inf
+    limit = asked.max_completion_tokens or asked.max_tokens or math.inf
+    return limit * (asked.n or 1)

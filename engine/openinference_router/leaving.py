@@ -20,6 +20,8 @@ def leaving(
 ) -> list[Attempt]:
     """The attempts in `group` that are better ended now; `drain_seconds`: how long a drain is."""
     goes_at = _goes_at(group, drain_seconds, now)
+    if goes_at == math.inf:
+        return []
     late = [each for each in group.attempts if each.can_move and each.end_at() > goes_at]
     return late[: _free_seats(group.resume_key, groups)] if late else []
 

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,20 @@ def test_the_internal_field_is_added_beside_the_clients_own():
     exchange = parse(CHAT, b'{"model":"m","seed":1}')
     body = json.loads(exchange.body({"stream_token_ids": True}))
     assert body == {"model": "m", "seed": 1, "openinference": {"stream_token_ids": True}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({}, math.inf),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 7, "n": 2}, 14),
+        ({"max_tokens": None, "n": 3}, math.inf),
+        ({"max_tokens": "many"}, math.inf),
+    ],
+)
+def test_the_most_tokens_of_an_answer_are_those_of_all_its_choices(asked, most):
+    assert parse(CHAT, json.dumps({"model": "m", **asked}).encode()).max_tokens == most
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,19 @@ async def test_the_deletion_of_a_service_refuses_who_waits():
         rig.enter()
 
 
+async def test_a_stream_is_not_asked_for_its_end_while_its_group_stays():
+    """Reports come up to ten times a second, and a group has many streams."""
+    rig = Rig()
+    rig.report()
+    asked = []
+    async with rig.service.groups["g0"].attempt() as attempt:
+        attempt.can_move, attempt.end_at = True, lambda: asked.append(1) or 0.0
+        rig.report()
+        assert not asked
+        rig.report(draining=True)
+        assert asked
+
+
 def test_new_routing_keeps_what_is_known_of_a_group():
     rig = Rig(num_groups=2)
     rig.report()
