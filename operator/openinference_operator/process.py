@@ -37,7 +37,7 @@ async def run(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         cluster = await Cluster.connect()
         stack.push_async_callback(cluster.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(open_session())
         store, queue = Store(), WorkQueue[Key]()
         lease = Lease(cluster, settings.namespace, settings.pod_name)
         tokens = Tokens(cluster)
@@ -92,6 +92,11 @@ async def run(settings: Settings) -> None:
             name="watches",
         )
         await _until_one_ends([watches, *background])
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Connections without a limit: a stream to every router pod never gives its own back."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
 async def _until_one_ends(tasks: list[asyncio.Task[None]]) -> None:

@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from openinference_operator import names
+from openinference_operator.process import open_session
 from openinference_operator.scaling import Demand, Lost
 from openinference_operator.signals import router_state
 from openinference_operator.signals.prometheus import (
@@ -125,6 +126,18 @@ async def test_prometheus_that_does_not_answer_is_lost(unused_tcp_port):
     assert isinstance(lost, Lost)
 
 
+@pytest.mark.parametrize("place", ["127.0.0.1:{port}", "127.0.0.1:99999", "[::1"])
+async def test_a_password_in_the_url_of_prometheus_is_not_told(unused_tcp_port, place):
+    place = place.format(port=unused_tcp_port)
+    async with aiohttp.ClientSession() as session:
+        prometheus = Prometheus(session, f"http://someone:s3c/ret@{place}")
+        malformed = await prometheus.query("up")
+        prometheus = Prometheus(session, f"http://someone:s3cret@{place}/")
+        lost = await prometheus.query("up")
+    assert f"Prometheus at http://{place} does not answer" in lost.reason
+    assert not any(word in lost.reason + malformed.reason for word in ("someone", "s3c"))
+
+
 async def test_no_prometheus_at_all_is_lost():
     async with aiohttp.ClientSession() as session:
         lost = await Prometheus(session, "").queue("team-a", "demo", Expected(1, 1))
@@ -184,6 +197,30 @@ async def test_a_report_is_kept_and_told(followed):
     assert states.report(endpoint).services["demo"].held == 2
     assert not states.is_connecting(endpoint)
     assert router.tokens == ["token of team-a"]
+
+
+async def test_more_routers_than_a_pool_of_connections_usually_has_are_heard(monkeypatch):
+    async def stream(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(f"data: {json.dumps(state())}\n\n".encode())
+        await asyncio.Event().wait()
+
+    async def token_of(_):
+        return "token"
+
+    runner, port = await serve(stream, "/state")
+    monkeypatch.setattr(names, "ROUTER_INTERNAL_PORT", port)
+    heard = asyncio.Queue()
+    async with open_session() as session:
+        states = RouterStates(session, token_of, lambda *change: heard.put_nowait(change))
+        endpoints = [Endpoint("team-a", f"router-{number}", "127.0.0.1") for number in range(120)]
+        states.follow("team-a", endpoints)
+        async with asyncio.timeout(4):
+            for _ in endpoints:
+                await heard.get()
+        await states.close()
+    await runner.cleanup()
 
 
 async def test_only_changes_that_matter_are_told(followed):

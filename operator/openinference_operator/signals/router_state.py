@@ -134,7 +134,7 @@ class RouterStates:
     async def _stream(self, endpoint: Endpoint) -> AsyncIterator[RouterReport]:
         headers = {names.TOKEN_HEADER: await self._token_of(endpoint.namespace)}
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS
+            total=None, connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS
         )
         async with self._session.get(endpoint.url, headers=headers, timeout=timeout) as response:
             response.raise_for_status()
