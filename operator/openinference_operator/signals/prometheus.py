@@ -6,6 +6,7 @@ names what is missing; it is never zero.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import time
@@ -43,6 +44,7 @@ class Prometheus:
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url.rstrip("/")
+        self._name = _without_password(self._url)
 
     async def queue(self, namespace: str, service: str, expected: Expected) -> Demand | Lost:
         """Requests that wait for and run in an InferenceService, over all its processes."""
@@ -68,9 +70,7 @@ class Prometheus:
                     return Lost(f"Prometheus answered {response.status} to {expression}")
                 return read_vector(await response.json())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return Lost(
-                f"Prometheus at {self._url} does not answer: {error or type(error).__name__}"
-            )
+            return Lost(f"Prometheus at {self._name} does not answer: {_words(error)}")
 
 
 def selector(namespace: str, service: str) -> str:
@@ -114,3 +114,14 @@ def read_queue(
         running=sum(sample.value for sample in running),
         source="Prometheus",
     )
+
+
+def _without_password(url: str) -> str:
+    """A URL as it may be shown in a status: nothing that stands before an @, well-formed or not."""
+    return re.sub(r"^(\w+://)?.*@", r"\1", url)
+
+
+def _words(error: Exception) -> str:
+    """What an error says, unless that is the URL as it was given."""
+    said = "" if isinstance(error, aiohttp.InvalidURL) else str(error)
+    return said or type(error).__name__
