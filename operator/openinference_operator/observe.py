@@ -90,7 +90,9 @@ class Observed:
     def sizing(self, service: InferenceService) -> Sizing | None:
         """How the memory of a replica is divided; None while the model is not known."""
         result = self.preparation.result
-        return size(service, result.summary, self.gpu_memories) if result else None
+        if result is None or result.summary is None:
+            return None
+        return size(service, result.summary, self.gpu_memories)
 
 
 def observe(store: Store, service: InferenceService, routers: Sequence[Router]) -> Observed:

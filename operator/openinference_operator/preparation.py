@@ -16,6 +16,7 @@ from openinference_operator import names
 from openinference_operator.manifests import model
 from openinference_operator.operations import Annotate, Create, Delete, Operation, Reference
 from openinference_operator.pods import condition
+from openinference_operator.sizing import SIZES
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 
@@ -42,11 +43,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was fetched. `summary`: the shape of the model, as `openinference model` tells it."""
+    """What was fetched. `summary`: the shape of the model, as `openinference model` tells it.
+
+    It is None when it is told otherwise, as by an engine image of another version.
+    """
 
     revision: str
     num_bytes: int
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,8 @@ def read_result(text: str) -> Result | None:
     """The result in a termination message; None if it is something else."""
     try:
         said = json.loads(text)
-        return Result(str(said["revision"]), int(said["bytes"]), said["summary"])
-    except (ValueError, KeyError, TypeError):
+        return Result(str(said["revision"]), int(said["bytes"]), _summary(said.get("summary")))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 
@@ -117,6 +121,17 @@ def read_progress(line: str) -> Progress | None:
         return Progress(int(said["downloadedBytes"]), int(said["totalBytes"]))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _summary(said: Any) -> Mapping[str, Any] | None:
+    """A summary whose sizes can be reckoned with, else None."""
+    if not isinstance(said, dict) or not all(_is_count(said.get(name)) for name in SIZES):
+        return None
+    return said
+
+
+def _is_count(number: Any) -> bool:
+    return type(number) is int and number > 0
 
 
 def _read_job(job: Object | None, pods: Iterable[Object]) -> Preparation:

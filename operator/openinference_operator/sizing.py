@@ -26,6 +26,8 @@ USABLE_PERCENT = 92
 WORKSPACE_BYTES = 3 << 29
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+# What a summary of a model must say, each a whole number above zero.
+SIZES = ("parameters", "weightBytes", "numLayers", "numKvHeads", "headDim", "maxPositions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,31 @@ def test_the_result_is_kept_on_the_job_because_its_pod_may_go(service):
     assert list(plan_preparation(service, [noted], [], "engine:1")) == []
 
 
+@pytest.mark.parametrize(
+    "summary",
+    [
+        None,
+        [],
+        {},
+        {key: value for key, value in SUMMARY.items() if key != "headDim"},
+        SUMMARY | {"numKvHeads": 0},
+        SUMMARY | {"maxPositions": "8192"},
+        SUMMARY | {"numLayers": True},
+        SUMMARY | {"weightBytes": -1},
+    ],
+)
+def test_a_summary_that_cannot_be_reckoned_with_stops_nothing(make_world, summary):
+    world = make_world(model=REMOTE)
+    world.reconcile()
+    [job] = [obj for (kind, _), obj in world.objects.items() if kind == "Job"]
+    result = json.dumps({"revision": "a" * 40, "bytes": 16_100_000_000, "summary": summary})
+    job["metadata"]["annotations"] = {names.ANNOTATION_MODEL: result}
+    world.settle()
+    assert len(world.routable) == 1
+    assert world.observe().sizing(world.parsed) is None
+    assert world.observe().preparation.result.num_bytes == 16_100_000_000
+
+
 def test_a_job_whose_words_are_lost_is_made_anew(service):
     [operation] = plan_preparation(service, [job_of(service, succeeded=1)], [], "engine:1")
     assert isinstance(operation, Delete)
