@@ -6,13 +6,15 @@ the API server lists them.
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 from openinference_operator.fields import parse_quantity
 from openinference_operator.sizing import human
 from openinference_operator.store import Object
 
 ENDED = ("Succeeded", "Failed")
+
+Used: TypeAlias = dict[str, dict[str, Decimal]]  # by node and resource
 
 
 def requests_of(pod: Object) -> dict[str, Decimal]:
@@ -28,21 +30,25 @@ def requests_of(pod: Object) -> dict[str, Decimal]:
     return total
 
 
-def explain(lacking: Mapping[str, Decimal], nodes: Iterable[Object], pods: Iterable[Object]) -> str:
+def reserve(used: Used, pod: Object) -> None:
+    """Add what a pod takes to what is used on its node; nothing before it has one or once ended."""
+    node = pod["spec"].get("nodeName")
+    if node is None or pod.get("status", {}).get("phase") in ENDED:
+        return
+    total = used.setdefault(node, {})
+    for name, amount in requests_of(pod).items():
+        total[name] = total.get(name, Decimal(0)) + amount
+
+
+def explain(lacking: Mapping[str, Decimal], nodes: Iterable[Object], used: Used) -> str:
     """What is `lacking`, beside the most that is free; empty when the nodes are not known."""
     usable = [node for node in nodes if not node.get("spec", {}).get("unschedulable")]
     if not usable:
         return ""
-    used = _used_by_node(pods)
     return "; ".join(_sentence(name, needed, usable, used) for name, needed in lacking.items())
 
 
-def _sentence(
-    resource: str,
-    needed: Decimal,
-    nodes: Iterable[Object],
-    used: Mapping[str, Mapping[str, Decimal]],
-) -> str:
+def _sentence(resource: str, needed: Decimal, nodes: Iterable[Object], used: Used) -> str:
     free = {
         node["metadata"]["name"]: _allocatable(node, resource)
         - used.get(node["metadata"]["name"], {}).get(resource, Decimal(0))
@@ -51,18 +57,6 @@ def _sentence(
     name, most = max(free.items(), key=lambda entry: (entry[1], entry[0]))
     largest = f"{_amount(resource, most)} on node {name}" if most > 0 else "0"
     return f"needs {_amount(resource, needed)} {resource} on one node, largest free is {largest}"
-
-
-def _used_by_node(pods: Iterable[Object]) -> dict[str, dict[str, Decimal]]:
-    used: dict[str, dict[str, Decimal]] = {}
-    for pod in pods:
-        node = pod["spec"].get("nodeName")
-        if node is None or pod.get("status", {}).get("phase") in ENDED:
-            continue
-        total = used.setdefault(node, {})
-        for name, amount in requests_of(pod).items():
-            total[name] = total.get(name, Decimal(0)) + amount
-    return used
 
 
 def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:

@@ -4,11 +4,12 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from openinference_operator import cluster as cluster_module
 from openinference_operator.cluster import RESOURCES
 from openinference_operator.facts import Facts
 from openinference_operator.observe import Obstacle
 from openinference_operator.pods import read_pod
-from openinference_operator.shortage import explain, requests_of
+from openinference_operator.shortage import explain, requests_of, reserve
 from openinference_operator.signals import stuck as stuck_module
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import Stuck
@@ -81,7 +82,10 @@ SHORTAGES = {
 )
 def test_a_shortage_in_numbers(lacking, nodes, pods, words):
     lacking = {name: Decimal(amount) for name, amount in lacking.items()}
-    told = explain(lacking, nodes, pods)
+    used = {}
+    for each in pods:
+        reserve(used, each)
+    told = explain(lacking, nodes, used)
     assert told.endswith(words)
     assert bool(told) == bool(words)
 
@@ -148,6 +152,25 @@ async def test_nodes_and_pods_are_listed_only_while_a_pod_lacks_something(
     assert len(server.calls) == before
 
 
+async def test_all_pods_of_the_cluster_are_added_up_over_pages(
+    stuck, server, make_world, raw_pod, monkeypatch
+):
+    world = make_world(replicas=1)
+    world.reconcile()
+    raw = unschedulable(raw_pod, f"0/2 nodes are available: 2 Insufficient {GPU}.")
+    group = replace(world.observe().groups[0], pod=read_pod(raw))
+    monkeypatch.setattr(cluster_module, "PAGE_SIZE", 2)
+    for each in NODES:
+        place(server, "Node", "", each)
+    for number in range(5):
+        taken = pod("a", 1) | {"metadata": {"name": f"other-{number}"}}
+        place(server, "Pod", "", taken)
+    place(server, "Pod", "", pod("b", 3) | {"metadata": {"name": "another"}})
+    assert await stuck.shortages([group]) == {
+        group.name: f"needs 4 {GPU} on one node, largest free is 3 on node a"
+    }
+
+
 async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, monkeypatch):
     world = make_world(replicas=1)
     world.reconcile()
@@ -157,3 +180,19 @@ async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, m
     assert await stuck.refusals("team-a", [group]) == {group.name: "exceeded quota"}
     monkeypatch.setattr(stuck_module, "PATIENCE_SECONDS", 1e10)
     assert await stuck.refusals("team-a", [group]) == {}
+
+
+async def test_a_refusal_is_asked_for_once_in_a_while(stuck, server, make_world, monkeypatch):
+    world = make_world(replicas=1)
+    world.reconcile()
+    group = replace(world.observe().groups[0], pod=None)
+    server.put("Event", "old", lastTimestamp="2026-01-01T00:00:00Z", message="exceeded quota")
+    await stuck.refusals("team-a", [group])
+    server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="no such account")
+    calls = len(server.calls)
+    assert await stuck.refusals("team-a", [group]) == {group.name: "exceeded quota"}
+    assert len(server.calls) == calls
+    another = replace(group, name="demo-1a2b3c4d-9", uid="another")
+    assert await stuck.refusals("team-a", [another]) == {another.name: "no such account"}
+    monkeypatch.setattr(stuck_module, "PATIENCE_SECONDS", 0.0)
+    assert await stuck.refusals("team-a", [group]) == {group.name: "no such account"}

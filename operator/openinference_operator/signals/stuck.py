@@ -12,14 +12,14 @@ from time import monotonic, time
 from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
 from openinference_operator.groups import Group
-from openinference_operator.shortage import explain
+from openinference_operator.shortage import Used, explain, reserve
 from openinference_operator.signals.nodes import Nodes
-from openinference_operator.store import Object
 
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30.0
 PATIENCE_SECONDS = 5.0  # a StatefulSet controller that is well makes a pod within a second
+REMEMBERED = 1_000
 
 
 class Stuck:
@@ -29,7 +29,8 @@ class Stuck:
         self._cluster = cluster
         self._nodes = nodes
         self._listed_at = -INTERVAL_SECONDS
-        self._pods: Sequence[Object] = ()
+        self._used: Used | None = None
+        self._refusals: dict[str, tuple[float, str]] = {}
 
     async def shortages(self, groups: Sequence[Group]) -> dict[str, str]:
         """What the pods lack that find no node, by group."""
@@ -40,9 +41,11 @@ class Stuck:
         }
         if not lacking:
             return {}
-        nodes, pods = await self._nodes.all(), await self._all_pods()
-        told = {name: explain(amounts, nodes, pods) for name, amounts in lacking.items()}
-        return {name: words for name, words in told.items() if words and pods}
+        nodes, used = await self._nodes.all(), await self._used_by_node()
+        if used is None:
+            return {}
+        told = {name: explain(amounts, nodes, used) for name, amounts in lacking.items()}
+        return {name: words for name, words in told.items() if words}
 
     async def refusals(self, namespace: str, groups: Sequence[Group]) -> dict[str, str]:
         """Why the pods that do not exist were refused, by group; empty words if nobody tells."""
@@ -55,6 +58,16 @@ class Stuck:
         return {group.name: await self._refusal(namespace, group) for group in waiting}
 
     async def _refusal(self, namespace: str, group: Group) -> str:
+        """As last told: a group is reconciled far more often than it is refused anew."""
+        asked_at, words = self._refusals.pop(group.uid, (-PATIENCE_SECONDS, ""))
+        if monotonic() - asked_at >= PATIENCE_SECONDS:
+            asked_at, words = monotonic(), await self._ask_why(namespace, group)
+        self._refusals[group.uid] = (asked_at, words)
+        if len(self._refusals) > REMEMBERED:
+            self._refusals.pop(next(iter(self._refusals)))
+        return words
+
+    async def _ask_why(self, namespace: str, group: Group) -> str:
         selector = f"involvedObject.uid={group.uid},reason=FailedCreate"
         try:
             events = [
@@ -69,11 +82,15 @@ class Stuck:
         newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
         return str(newest.get("message", ""))
 
-    async def _all_pods(self) -> Sequence[Object]:
+    async def _used_by_node(self) -> Used | None:
+        """What all pods take, added up page by page; None while they could not be listed."""
         if monotonic() - self._listed_at >= INTERVAL_SECONDS:
             self._listed_at = monotonic()
             try:
-                self._pods = [pod async for pod in self._cluster.list_all("Pod", "", "")]
+                used: Used = {}
+                async for pod in self._cluster.list_all("Pod", "", ""):
+                    reserve(used, pod)
+                self._used = used
             except ApiError as error:
                 log.info("pods not listed: error=%s", error)
-        return self._pods
+        return self._used
