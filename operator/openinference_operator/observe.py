@@ -155,14 +155,21 @@ def _older_namesake(store: Store, service: InferenceService) -> str:
     for raw in store.services(service.namespace):
         metadata = raw["metadata"]
         theirs = (metadata.get("creationTimestamp", ""), metadata["name"])
-        if theirs < mine and _served_name(raw) == service.model.name:
+        if theirs < mine and _serves(raw, service.model.name):
             return str(metadata["name"])
     return ""
 
 
-def _served_name(raw: Object) -> str:
-    """The model name of another InferenceService, which may say anything at all."""
+def _serves(raw: Object, model: str) -> bool:
+    """Whether another InferenceService, which may say anything at all, serves a model name.
+
+    Only one that says so is parsed: every service of a namespace asks this about all older ones.
+    """
+    spec: Any = raw.get("spec")
+    said: Any = spec.get("model") if isinstance(spec, Mapping) else None
+    if not isinstance(said, Mapping) or (said.get("name") or raw["metadata"]["name"]) != model:
+        return False
     try:
-        return parse(raw).model.name
+        return parse(raw).model.name == model
     except SpecError:
-        return ""
+        return False

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from openinference_operator import observe as observe_module
 from openinference_operator.conditions import refused
 from openinference_operator.facts import Facts
 from openinference_operator.pods import read_pod
@@ -372,6 +373,35 @@ def test_a_model_name_belongs_to_the_older_service(
     status = status_of(world)
     assert (condition(status, "RouterReady")[1] == "ModelNameTaken") is taken
     assert condition(status, "Ready")[0] == "True"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        None,
+        [],
+        {"model": "demo"},
+        {"model": {"name": ["demo"]}},
+        {"model": {"name": "demo", "uri": "ftp://x"}},
+    ],
+)
+def test_an_older_service_that_cannot_be_served_takes_no_name(make_world, raw_service, spec):
+    world = make_world(replicas=1)
+    other = raw_service(name="other") | {"spec": spec}
+    other["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
+    world.siblings = [other]
+    assert world.observe().name_taken_by == ""
+
+
+def test_older_services_with_other_names_are_not_parsed(make_world, raw_service, monkeypatch):
+    world = make_world(replicas=1)
+    other = raw_service(name="other")
+    other["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
+    world.siblings = [other]
+    parsed = []
+    monkeypatch.setattr(observe_module, "parse", parsed.append)
+    assert world.observe().name_taken_by == ""
+    assert parsed == []
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "conditions.md"
