@@ -104,6 +104,7 @@ class Controller:
         self._unwatched = survey
         self._queue = queue
         self._specs: dict[Key, tuple[object, ...]] = {}
+        self._router_pods: dict[str, tuple[object, ...]] = {}
         self._synced = asyncio.Event()
         self._term = 0
 
@@ -318,7 +319,13 @@ class Controller:
         return [endpoint for pod in pods if (endpoint := router_endpoint(pod)) is not None]
 
     def _follow_routers(self, namespace: str) -> None:
-        self._states.follow(namespace, self._endpoints(namespace))
+        """Listen to the router pods; services hear only of what they see of these."""
+        endpoints = self._endpoints(namespace)
+        self._states.follow(namespace, endpoints)
+        seen = (*endpoints, *observe_routers(self._store, namespace, lambda _: None))
+        if seen == self._router_pods.get(namespace):
+            return
+        self._router_pods[namespace] = seen
         for raw in self._store.services(namespace):
             self._queue.add(Key(namespace, raw["metadata"]["name"]))
 

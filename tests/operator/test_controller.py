@@ -222,6 +222,31 @@ async def test_the_router_belongs_to_every_service(running, server, raw_service)
     await until(lambda: owners() == {"demo", "other"})
 
 
+async def test_services_hear_of_a_router_pod_only_what_they_see_of_it(
+    running, raw_service, monkeypatch
+):
+    running.submit(raw_service())
+    await until(lambda: running.status().get("replicas") == 1)
+    await asyncio.sleep(0.3)
+    added = []
+    monkeypatch.setattr(running.queue, "add", added.append)
+
+    def show(version, is_ready, **more):
+        ready = {"type": "Ready", "status": "True" if is_ready else "False"}
+        metadata = {"name": "router-0", "namespace": "team-a", "uid": "uid-of-router"}
+        metadata |= {"resourceVersion": str(version), "labels": {}, **more}
+        pod = {"kind": "Pod", "metadata": metadata, "status": {"conditions": [ready]}}
+        added.clear()
+        running.store.put(pod)
+        running.controller.changed(pod)
+        return Key("team-a", "demo") in added
+
+    assert show(1_000_001, is_ready=False)
+    assert not show(1_000_002, is_ready=False, annotations={"who": "cares"})
+    assert show(1_000_003, is_ready=True)
+    assert not show(1_000_004, is_ready=True)
+
+
 async def test_without_prometheus_operator_nothing_is_told_to_it(running, server, raw_service):
     running.submit(raw_service())
     await until(lambda: "Deployment" in running.kinds())
