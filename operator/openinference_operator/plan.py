@@ -20,7 +20,7 @@ from openinference_operator.history import forget_revisions, keep_revision, note
 from openinference_operator.manifests import engine, routing, services
 from openinference_operator.manifests.common import Manifest, signed
 from openinference_operator.manifests.monitoring import build_monitoring
-from openinference_operator.manifests.network import build_network_policies
+from openinference_operator.manifests.network import POLICIES, build_network_policies
 from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Live, Observed
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
@@ -82,8 +82,9 @@ def plan_namespace(
     network: NetworkSettings,
 ) -> tuple[Operation, ...]:
     """Plan what all services of a namespace share, apart from the token Secret and monitoring."""
-    manifests = [*build_router(owners, router), *build_network_policies(owners, network)]
-    return tuple(_changed(manifests, live))
+    policies = build_network_policies(owners, network)
+    manifests = [*build_router(owners, router), *policies]
+    return (*_changed(manifests, live), *_left_over(policies, live))
 
 
 def plan_monitoring(
@@ -131,6 +132,18 @@ def _changed(manifests: Iterable[Manifest], live: Live) -> Iterator[Operation]:
         present = live.get((manifest["kind"], manifest["metadata"]["name"]))
         if present is None or differs(present, manifest):
             yield Apply(manifest, exists=present is not None)
+
+
+def _left_over(policies: Iterable[Manifest], live: Live) -> Iterator[Operation]:
+    """Delete the network policies that were applied once and are rendered no more."""
+    rendered = {policy["metadata"]["name"] for policy in policies}
+    for name in POLICIES:
+        present = live.get(("NetworkPolicy", name))
+        if name in rendered or present is None or "deletionTimestamp" in present["metadata"]:
+            continue
+        metadata = present["metadata"]
+        place = (metadata["namespace"], name, metadata["uid"])
+        yield Delete(Reference("NetworkPolicy", *place, metadata["resourceVersion"]))
 
 
 def _drains(

@@ -2,7 +2,10 @@
 
 import pytest
 from openinference_operator.manifests import engine, router
+from openinference_operator.manifests.common import signed
 from openinference_operator.manifests.network import build_network_policies
+from openinference_operator.operations import Delete
+from openinference_operator.plan import plan_namespace
 from openinference_operator.settings import Settings
 from openinference_operator.spec import parse
 
@@ -99,3 +102,29 @@ def test_everybody_may_ask_a_router(service, pods, port):
 
 def test_policies_can_be_left_out(service):
     assert build_network_policies([service], Settings(network_policies=False).network) == []
+
+
+def deleted(service, settings, *live):
+    live = {("NetworkPolicy", each["metadata"]["name"]): each for each in live}
+    operations = plan_namespace([service], live, settings.router, settings.network)
+    return {each.reference.name for each in operations if isinstance(each, Delete)}
+
+
+def written(manifest, **metadata):
+    """A policy as it lies in the cluster."""
+    present = {"uid": "uid-of-policy", "resourceVersion": "1"} | metadata
+    return manifest | {"metadata": manifest["metadata"] | present}
+
+
+def test_policies_that_are_left_out_later_are_deleted_and_no_others(service):
+    enabled, disabled = Settings(namespace=SYSTEM), Settings(network_policies=False)
+    rendered = build_network_policies([service], enabled.network)
+    ours = [written(signed(each)) for each in rendered]
+    going = [written(signed(each), deletionTimestamp="2026-01-01T00:00:00Z") for each in rendered]
+    theirs = written({"metadata": {"name": "deny-all", "namespace": "team-a"}})
+    assert deleted(service, enabled, *ours, theirs) == set()
+    assert deleted(service, disabled, *going, theirs) == set()
+    assert deleted(service, disabled, *ours, theirs) == {
+        "openinference-engines",
+        "openinference-router",
+    }

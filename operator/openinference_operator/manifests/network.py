@@ -17,6 +17,7 @@ from openinference_operator.spec import InferenceService
 
 # Whoever reaches a router may ask; API keys decide about more.
 _CLIENTS: Manifest = {"ports": [{"protocol": "TCP", "port": name} for name in ("http", "https")]}
+POLICIES = (names.ENGINES, names.ROUTER)
 OPERATOR_LABELS = {
     "app.kubernetes.io/name": "openinference",
     "app.kubernetes.io/component": "operator",
