@@ -277,8 +277,10 @@ class Controller:
         }
         router, network = self._settings.router, self._settings.network
         await self._writer.perform(plan_namespace(owners, live, router, network))
-        monitors, kinds = await self._unwatched.monitors.look(owners)
-        await self._writer.perform(plan_monitoring(owners, monitors, kinds))
+        looked = await self._unwatched.monitors.look(owners)
+        if looked is not None:
+            await self._writer.perform(plan_monitoring(owners, *looked))
+            self._unwatched.monitors.kept(owners)
 
     async def _refuse(
         self, raw: Object, known: Mapping[str, Any], reason: Reason, message: str

@@ -386,6 +386,7 @@ class ApiServer:
         self.refused = ""
         self.knows_monitoring = False
         self.initializing = 0
+        self.forbidden = ""
         self._numbers = itertools.count(1)
 
     async def handle(self, request):
@@ -395,6 +396,8 @@ class ApiServer:
         if request.path.startswith("/apis/monitoring.coreos.com") and self.initializing:
             self.initializing -= 1
             return error(429, "storage is (re)initializing")
+        if self.forbidden and request.path.endswith(self.forbidden):
+            return error(403, "Forbidden")
         if self.failures:
             return error(self.failures.pop(0), "Internal")
         if self.refused and request.method == "POST" and request.path.endswith(self.refused):

@@ -263,6 +263,28 @@ async def test_prometheus_operator_is_told_where_it_is_installed(running, server
     await until(lambda: {"ServiceMonitor", "PrometheusRule"} <= set(running.kinds()))
 
 
+async def test_a_monitor_that_could_not_be_written_is_written_soon(running, server, raw_service):
+    server.knows_monitoring = True
+    server.forbidden = "/servicemonitors/openinference-router"
+    running.submit(raw_service())
+    await until(lambda: any(path.endswith(server.forbidden) for _, path in server.calls))
+    server.forbidden = ""
+    await until(lambda: {"ServiceMonitor", "PrometheusRule"} <= set(running.kinds()))
+
+
+async def test_a_kind_that_may_not_be_listed_is_left_alone(running, server, raw_service, caplog):
+    server.knows_monitoring = True
+    server.forbidden = "/servicemonitors"
+    running.submit(raw_service())
+    await until(lambda: "PrometheusRule" in running.kinds())
+    running.submit(raw_service(name="other"))
+    await until(lambda: running.status("other").get("replicas") == 1)
+    await asyncio.sleep(0.3)
+    assert "ServiceMonitor" not in running.kinds()
+    assert caplog.text.count("kind=ServiceMonitor") == 1
+    assert "will retry: key=team-a/router" not in caplog.text
+
+
 async def test_a_failure_of_the_operator_itself_is_said_and_concerns_nobody_else(
     running, server, raw_service
 ):
