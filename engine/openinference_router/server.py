@@ -88,7 +88,7 @@ def _dashboard(
     """The page about this namespace, its history from Prometheus where there is one."""
     view, url = ClusterView(settings.namespace), settings.prometheus_url
     source = PrometheusHistory(session, url, settings.namespace, history) if url else history
-    return Dashboard(router, keys, view, source.read)
+    return Dashboard(router, keys, view, source.document)
 
 
 async def _drain(router: Router, door: Door, settings: Settings) -> None:

@@ -220,7 +220,7 @@ async def make_bench() -> AsyncIterator[Callable]:
             port, internal_port = free_port(), free_port()
             history = LiveHistory(router.services)
             clients = client_app(router, proxy, keys, metrics, 10_000, spans)
-            dashboard = Dashboard(router, keys, ClusterView("team-a"), history.read)
+            dashboard = Dashboard(router, keys, ClusterView("team-a"), history.document)
             clients.add_routes(dashboard.routes())
             await _listen(stack, clients, port)
             await _listen(stack, internal_app(router, keys, metrics, token), internal_port)

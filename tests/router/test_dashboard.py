@@ -5,9 +5,10 @@ import json
 import re
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
-from openinference_router.dashboard.history import NUM_SAMPLES, STEP_SECONDS, LiveHistory
+from openinference_router.dashboard.history import NUM_SAMPLES, STEP_SECONDS, History, LiveHistory
 from openinference_router.dashboard.prometheus import NUM_POINTS, QUERIES, PrometheusHistory
 from openinference_router.keys import Key
 
@@ -21,6 +22,10 @@ async def overviews(response):
     async for line in response.content:
         if line.startswith(b"data: "):
             yield json.loads(line[6:])
+
+
+def decoded(document: bytes) -> History:
+    return msgspec.json.decode(document, type=History)
 
 
 async def first_overview(client, url, accept=lambda _: True, **options) -> dict:
@@ -195,14 +200,25 @@ async def test_history_of_this_router_counts_tokens_and_forgets_deleted_services
     assert 0.05 < series["firstTokenP50"][1] <= 0.1
     bench.router.apply([])
     bench.history.sample()
-    assert (await bench.history.read()).services == {}
+    assert decoded(await bench.history.document()).services == {}
+
+
+async def test_however_many_look_an_hour_is_written_once_per_sample(make_bench, make_routing):
+    bench = await make_bench(make_routing())
+    bench.history.sample()
+    first, second = await bench.history.document(), await bench.history.document()
+    assert first is second
+    bench.history.sample()
+    later = decoded(await bench.history.document())
+    assert later.services["demo"]["tokensPerSecond"] == [0, 0]
+    assert later.end > decoded(first).end
 
 
 async def test_history_is_an_hour_at_most(make_bench, make_routing):
     bench = await make_bench(make_routing())
     for _ in range(NUM_SAMPLES + 3):
         bench.history.sample()
-    history = await bench.history.read()
+    history = decoded(await bench.history.document())
     assert {len(points) for points in history.services["demo"].values()} == {NUM_SAMPLES}
 
 
@@ -239,14 +255,15 @@ async def test_history_from_prometheus_leaves_gaps_where_it_has_none(played_prom
     async with aiohttp.ClientSession() as session:
         own = LiveHistory(list)
         history = PrometheusHistory(session, f"{played_prometheus.url}/", "team-a", own)
-        read = await history.read()
-        again = await history.read()
+        document = await history.document()
+        again = await history.document()
+    read = decoded(document)
     points = read.services["demo"]["waiting"]
     assert read.source == "prometheus"
     assert len(points) == NUM_POINTS
     assert points[-3:] == [1.5, None, 3.0]
     assert not any(points[:-3])
-    num_steps = len({read.end, again.end})  # two, should the clock tick over in between
+    num_steps = len({id(document), id(again)})  # two, should the clock tick over in between
     assert len(played_prometheus.asked) == num_steps * len(QUERIES)
     assert all(
         'inference_namespace="team-a"' in asked["query"] for asked in played_prometheus.asked
@@ -257,6 +274,6 @@ async def test_without_an_answer_of_prometheus_the_routers_own_history_is_shown(
     played_prometheus.status = 503
     async with aiohttp.ClientSession() as session:
         history = PrometheusHistory(session, played_prometheus.url, "team-a", LiveHistory(list))
-        read = await history.read()
+        read = decoded(await history.document())
     assert read.source == "router"
     assert "Prometheus does not answer: 503" in read.note

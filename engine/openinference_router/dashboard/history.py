@@ -57,6 +57,8 @@ class LiveHistory:
         self._services = services
         self._clock = clock
         self._rings: dict[str, _Ring] = {}
+        self._sampled_at = clock()
+        self._document = b""
 
     async def run(self) -> None:
         """Sample for ever."""
@@ -69,10 +71,18 @@ class LiveHistory:
         self._rings = {name: self._rings.get(name) or _Ring() for name in services}
         for name, service in services.items():
             self._rings[name].append(service)
+        self._sampled_at = self._clock()
+        self._document = b""
 
-    async def read(self, note: str = "") -> History:
+    async def document(self) -> bytes:
+        """A History as JSON, written once per sample however many look."""
+        if not self._document:
+            self._document = msgspec.json.encode(self.read())
+        return self._document
+
+    def read(self, note: str = "") -> History:
         services = {name: ring.points() for name, ring in self._rings.items()}
-        return History("router", note, self._clock(), STEP_SECONDS, services)
+        return History("router", note, self._sampled_at, STEP_SECONDS, services)
 
 
 class _Reading:

@@ -16,7 +16,6 @@ from aiohttp import web
 
 from openinference_router import sse
 from openinference_router.dashboard.cluster import ClusterView
-from openinference_router.dashboard.history import History
 from openinference_router.dashboard.overview import build_overview
 from openinference_router.errors import Refusal, overloaded
 from openinference_router.keys import KeyRing
@@ -61,12 +60,12 @@ class Dashboard:
         router: Router,
         keys: KeyRing,
         view: ClusterView,
-        read_history: Callable[[], Awaitable[History]],
+        history_document: Callable[[], Awaitable[bytes]],
     ) -> None:
         self._router = router
         self._keys = keys
         self._view = view
-        self._read_history = read_history
+        self._history_document = history_document
         self._num_viewers = 0
         self._files = _load_files()
 
@@ -96,9 +95,10 @@ class Dashboard:
 
     async def history(self, request: web.Request) -> web.Response:
         self._check(request)
-        document = msgspec.json.encode(await self._read_history())
         response = web.Response(
-            body=document, content_type="application/json", headers=SECURITY_HEADERS
+            body=await self._history_document(),
+            content_type="application/json",
+            headers=SECURITY_HEADERS,
         )
         response.enable_compression()
         return response

@@ -62,23 +62,25 @@ class PrometheusHistory:
         self._url = f"{url.rstrip('/')}/api/v1/query_range"
         self._selector = f"inference_namespace={msgspec.json.encode(namespace).decode()}"
         self._own = own
-        self._last: History | None = None
+        self._end = 0.0
+        self._document = b""
         self._reading = asyncio.Lock()
 
-    async def read(self) -> History:
+    async def document(self) -> bytes:
+        """A History as JSON, asked for and written once per step however many look."""
         async with self._reading:
             end = time.time() // STEP_SECONDS * STEP_SECONDS
-            if self._last is None or self._last.end != end:
-                self._last = await self._ask(end)
-            return self._last
+            if self._end != end:
+                self._document = msgspec.json.encode(await self._ask(end))
+                self._end = end
+            return self._document
 
     async def _ask(self, end: float) -> History:
         try:
             answers = await asyncio.gather(*(self._series(q, end) for q in QUERIES.values()))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            own = await self._own.read(note=f"Prometheus does not answer: {reason}")
-            return msgspec.structs.replace(own, end=end)
+            return self._own.read(note=f"Prometheus does not answer: {reason}")
         services: dict[str, dict[str, Points]] = {}
         for series, answer in zip(QUERIES, answers, strict=True):
             for service, points in answer.items():
