@@ -11,9 +11,11 @@ import io
 import json
 import re
 import subprocess
+import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -105,6 +107,7 @@ class Kubectl:
             line = said.readline()
             if not line.startswith("Forwarding from "):
                 raise explain(line + said.read())
+            threading.Thread(target=_drain, args=(said,), daemon=True).start()
             yield f"http://{line.split()[2]}"  # "Forwarding from 127.0.0.1:43210 -> 8080"
         finally:
             process.terminate()
@@ -134,6 +137,12 @@ def explain(complaint: str) -> CommandError:
     if "NotFound" in complaint or "not found" in complaint:
         return CommandError(words, "`openinference status` lists what there is", Exit.USAGE)
     return CommandError(words)
+
+
+def _drain(said: IO[str]) -> None:
+    """Take what nobody reads: kubectl says a line for each connection, and a full pipe stops it."""
+    with said:
+        deque(said, maxlen=0)
 
 
 def _missing() -> CommandError:

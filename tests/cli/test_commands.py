@@ -1,13 +1,15 @@
 """What every command has in common: help, completion, errors, exit codes, settings."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import typer.main
 from openinferencev2.cli import app
-from openinferencev2.kubectl import explain
+from openinferencev2.kubectl import Kubectl, explain
 
 ROOT = typer.main.get_command(app)
 
@@ -131,6 +133,28 @@ COMPLAINTS = {
 @pytest.mark.parametrize(("complaint", "words"), COMPLAINTS.values(), ids=COMPLAINTS.keys())
 def test_what_kubectl_complains_of_gets_a_remedy(complaint, words):
     assert words in str(explain(complaint))
+
+
+# Far more than the 64 KiB that a pipe holds, and a last word when all of it was taken.
+TALKATIVE = """#!/bin/sh
+echo "Forwarding from 127.0.0.1:43210 -> 8080"
+yes "Handling connection for 43210" | head -n 20000
+echo said > "$0.said"
+exec sleep 60
+"""
+
+
+def test_a_port_forward_that_talks_a_lot_does_not_hang(tmp_path, monkeypatch):
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(TALKATIVE)
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with Kubectl().forwarded("router") as url:
+        assert url == "http://127.0.0.1:43210"
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "kubectl.said").exists():
+            assert time.monotonic() < deadline, "kubectl waits for somebody to listen"
+            time.sleep(0.01)
 
 
 # Settings.
