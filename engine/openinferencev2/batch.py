@@ -68,9 +68,11 @@ def run(
 def read_items(source: Path) -> list[Item]:
     """Raises CommandError that names the line."""
     try:
-        lines = source.read_text().splitlines()
+        lines = source.read_text(encoding="utf-8").split("\n")  # JSON may hold U+2028 and the like
     except OSError as error:
         raise CommandError(f"{source}: {error.strerror}", code=Exit.USAGE) from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{source} is not UTF-8: {error}", "convert it", Exit.USAGE) from error
     items = [_item(source, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     seen: set[str] = set()
     for item in items:
@@ -84,20 +86,20 @@ def read_done(target: Path) -> set[str]:
     """Ids that have an answer already; what failed or was cut leaves the file."""
     if not target.exists():
         return set()
-    text = target.read_text()
-    whole = [line for line in text.split("\n")[:-1] if line]
+    content = target.read_bytes()  # a cut may go through a character
+    whole = [line for line in content.split(b"\n")[:-1] if line]
     answers = {line: json.loads(line) for line in whole}
     good = [line for line in whole if not answers[line].get("error")]
-    kept = "".join(f"{line}\n" for line in good)
-    if kept != text:
+    kept = b"".join(line + b"\n" for line in good)
+    if kept != content:
         _replace(target, kept)
     return {answers[line]["custom_id"] for line in good}
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, content: bytes) -> None:
     """All at once: whoever is interrupted here must not lose answers."""
     beside = target.with_name(f"{target.name}.new")
-    beside.write_text(text)
+    beside.write_bytes(content)
     beside.replace(target)
 
 
@@ -108,6 +110,8 @@ def _item(source: Path, number: int, line: str) -> Item:
         path = given.get("url") or (CHAT if "messages" in body else TEXT)
         if "messages" not in body and "prompt" not in body:
             raise ValueError("it has neither messages nor prompt")
+        if path not in (CHAT, TEXT):  # it is appended to a URL that credentials are sent to
+            raise ValueError(f"url {path!r} is neither {CHAT} nor {TEXT}")
         return Item(str(given.get("custom_id", number)), path, body)
     except (ValueError, AttributeError, TypeError) as error:
         raise CommandError(
@@ -123,7 +127,7 @@ async def _answer_all(
     """Append an answer for each item; returns how many failed."""
     num_failed = 0
     waiting: Iterator[Item] = iter(items)
-    with target.open("a") as file, _progress() as progress:
+    with target.open("a", encoding="utf-8") as file, _progress() as progress:
         task = progress.add_task("requests", total=total, completed=total - len(items))
         async with open_session(endpoint) as session:
             if items and not model and any("model" not in item.body for item in items):

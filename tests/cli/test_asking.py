@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openinferencev2.answers import Answer
-from openinferencev2.batch import read_done
+from openinferencev2.batch import read_done, read_items
 from openinferencev2.bench import Target, histogram, spread, summarise
 
 QUESTION = "What is the capital of France, and what is it known for?"
@@ -107,7 +107,12 @@ def test_what_is_refused_is_recorded_and_the_rest_is_answered(openinference, eng
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("nonsense", "line 1"), ('{"text": "x"}', "neither messages nor prompt"), ("[1]", "line 1")],
+    [
+        ("nonsense", "line 1"),
+        ('{"text": "x"}', "neither messages nor prompt"),
+        ("[1]", "line 1"),
+        ('{"url": ".evil.example/x", "body": {"prompt": "x"}}', "'.evil.example/x' is neither"),
+    ],
 )
 def test_an_input_that_is_no_request_is_named_by_its_line(openinference, tmp_path, line, complaint):
     (tmp_path / "in.jsonl").write_text(line + "\n")
@@ -116,10 +121,29 @@ def test_an_input_that_is_no_request_is_named_by_its_line(openinference, tmp_pat
     assert complaint in done.stderr
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n"), min_size=1), max_size=5), st.data())
+def test_an_input_that_is_not_utf_8_is_an_error(openinference, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'{"prompt": "caf\xe9"}\n')
+    done = openinference("run", "--url", "http://127.0.0.1:9", tmp_path / "in.jsonl", "out")
+    assert done.returncode == 2
+    assert "not UTF-8" in done.stderr
+
+
+def test_only_a_newline_ends_a_request(tmp_path):
+    prompts = ["one\u2028two\u2029three\x85four", "five"]
+    lines = [json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts]
+    (tmp_path / "in.jsonl").write_text("".join(lines), encoding="utf-8")
+    items = read_items(tmp_path / "in.jsonl")
+    assert [(item.id, item.body["prompt"]) for item in items] == [*zip("12", prompts, strict=True)]
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1)
+
+
+@given(st.lists(NAMES, max_size=5), st.data())
 def test_of_a_cut_record_every_whole_line_counts(tmp_path_factory, names, data):
     path = tmp_path_factory.mktemp("batch") / "out.jsonl"
-    lines = [json.dumps({"custom_id": name, "error": None}) + "\n" for name in names]
+    records = [{"custom_id": name, "error": None} for name in names]
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     whole = "".join(lines).encode()
     cut = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:cut])
