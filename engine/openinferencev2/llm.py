@@ -20,19 +20,31 @@ from typing import Any, TypeVar, cast, overload
 import msgspec
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.threaded import ThreadedCore
-from openinference_engine.server.begin import begin_chat, begin_completion
+from openinference_engine.errors import RequestError
+from openinference_engine.server.begin import begin_chat, begin_completion, check
 from openinference_engine.server.front import load_front
 from openinference_engine.server.generation import Generation
 from openinference_engine.server.metrics import Metrics
 from openinference_engine.server.piece import Piece
-from openinference_engine.server.schema import ChatRequest, CompletionRequest, parse
+from openinference_engine.server.schema import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    parse,
+)
 from openinference_engine.server.state import ServerState
 
 Prompt = str | list[int]
 Messages = Sequence[dict[str, Any]]
 _Result = TypeVar("_Result")
+_Body = TypeVar("_Body", bound=GenerationRequest)
 _Begin = Callable[[], Awaitable[Generation]]
 _MAX_WAITING = 1_000_000  # nobody else asks: callers wait instead of being refused
+_MEANINGLESS = {  # options of HTTP → what there is instead
+    "stream": "the method says it; call stream or stream_chat",
+    "stream_options": "an Answer has its usage; leave it out",
+    "openinference": "internal field; leave it out",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +128,21 @@ class AsyncLLM:
             self._is_loaded.set()
 
     async def _begin_completion(self, prompt: Prompt, options: dict[str, Any]) -> Generation:
-        fields = {"model": self._state.model_name, "prompt": prompt, **options}
-        return await begin_completion(self._state, parse(_json(fields), CompletionRequest))
+        body = self._body(CompletionRequest, {"prompt": prompt, **options})
+        return await begin_completion(self._state, body)
 
     async def _begin_chat(self, messages: Messages, options: dict[str, Any]) -> Generation:
-        fields = {"model": self._state.model_name, "messages": messages, **options}
-        return await begin_chat(self._state, parse(_json(fields), ChatRequest))
+        body = self._body(ChatRequest, {"messages": messages, **options})
+        return await begin_chat(self._state, body)
+
+    def _body(self, kind: type[_Body], options: dict[str, Any]) -> _Body:
+        for field, remedy in _MEANINGLESS.items():
+            if field in options:
+                raise RequestError(f"{field}: {remedy}", field)
+        fields = {"model": self._state.model_name, **options}
+        body = parse(msgspec.json.encode(fields), kind)
+        check(self._state, body)
+        return body
 
     async def _answer(self, begin: _Begin) -> Answer:
         generation = await begin()
@@ -189,7 +210,14 @@ class LLM:
         return self._iterate(self._llm.stream_chat(messages, **options))
 
     async def _generate_all(self, prompts: list[str], options: dict[str, Any]) -> list[Answer]:
-        return await asyncio.gather(*(self._llm.generate(text, **options) for text in prompts))
+        try:
+            async with asyncio.TaskGroup() as group:
+                answers = [
+                    group.create_task(self._llm.generate(text, **options)) for text in prompts
+                ]
+        except ExceptionGroup as failed:  # the others were cancelled
+            raise failed.exceptions[0] from None
+        return [answer.result() for answer in answers]
 
     def _iterate(self, pieces: AsyncGenerator[Piece, None]) -> Iterator[Piece]:
         try:
@@ -210,7 +238,3 @@ class LLM:
 
 async def _next(pieces: AsyncGenerator[Piece, None]) -> Piece | None:
     return await anext(pieces, None)
-
-
-def _json(fields: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(fields)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openinferencev2
 import pytest
@@ -65,6 +66,31 @@ def test_wrong_option_is_named(llm: LLM) -> None:
         llm.generate("a", temperature=3)
     with pytest.raises(RequestError, match="colour: this field is unknown"):
         llm.chat(MESSAGES, colour="red")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_logprobs": 2}, "top_logprobs: only allowed with logprobs"),
+        ({"model": "another"}, "model: 'another' is not served here"),
+        ({"stream": True}, "stream: the method says it; call stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options: .* usage"),
+        ({"openinference": {"stream_token_ids": True}}, "openinference: internal field"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_option_that_http_would_refuse_is_refused(
+    llm: LLM, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        llm.chat(MESSAGES, **options)
+
+
+def test_prompt_that_does_not_fit_ends_the_others(llm: LLM) -> None:
+    before = asyncio.all_tasks(llm._loop)
+    with pytest.raises(RequestError, match="512"):
+        llm.generate(["Once", "word " * 1000], max_tokens=400, ignore_eos=True)
+    assert asyncio.all_tasks(llm._loop) == before
 
 
 def test_left_stream_ends_its_request(llm: LLM) -> None:

@@ -5,7 +5,9 @@ Raises RequestError if the body does not fit the model.
 
 from __future__ import annotations
 
+from openinference_engine.errors import RequestError
 from openinference_engine.server.generation import Generation
+from openinference_engine.server.params import check_model
 from openinference_engine.server.prompt import (
     Prompt,
     chat_options,
@@ -18,6 +20,30 @@ from openinference_engine.server.shape import held_to, reading_of
 from openinference_engine.server.state import ServerState
 from openinference_engine.server.structure import compile_structure
 from openinference_engine.server.tools import ToolUse, tool_use
+
+
+def check(state: ServerState, body: GenerationRequest) -> None:
+    """Refuses what the schema cannot see. Comes first: nothing is admitted that it refuses."""
+    check_model(state, body.model)
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options: only allowed with stream: true", "stream_options")
+    if isinstance(body, ChatRequest) and body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs: only allowed with logprobs: true", "top_logprobs")
+    if body.prompt_logprobs is not None and body.stream:
+        raise RequestError(
+            "prompt_logprobs: a stream carries none; set stream: false", "prompt_logprobs"
+        )
+    if body.openinference is None:
+        return
+    if state.server.token is None:
+        raise RequestError(
+            "openinference: internal field; it needs a server with a token", "openinference"
+        )
+    if body.resume is not None and (not body.stream or body.seed is None):
+        raise RequestError(
+            "openinference.resume: needs stream: true and the seed of the first request",
+            "openinference.resume",
+        )
 
 
 async def begin_chat(state: ServerState, body: ChatRequest) -> Generation:

@@ -7,17 +7,15 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from openinference_engine.errors import RequestError
-from openinference_engine.server.begin import begin_chat, begin_completion
+from openinference_engine.server.begin import begin_chat, begin_completion, check
 from openinference_engine.server.body import read
 from openinference_engine.server.generation import Generation
-from openinference_engine.server.params import check_model
 from openinference_engine.server.schema import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
 )
-from openinference_engine.server.state import STATE, ServerState
+from openinference_engine.server.state import STATE
 from openinference_engine.server.stream import stream
 from openinference_engine.server.style import ChatStyle, CompletionStyle, Style
 
@@ -25,7 +23,7 @@ from openinference_engine.server.style import ChatStyle, CompletionStyle, Style
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = await read(request, ChatRequest)
-    _check(state, body)
+    check(state, body)
     with state.admit(body.n):
         generation = await begin_chat(state, body)
         return await _answer(request, body, generation, ChatStyle(state.model_name))
@@ -34,7 +32,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = await read(request, CompletionRequest)
-    _check(state, body)
+    check(state, body)
     with state.admit(body.n):
         generation = await begin_completion(state, body)
         return await _answer(request, body, generation, CompletionStyle(state.model_name))
@@ -71,30 +69,6 @@ def _traced(
     finally:
         if tracing is not None:
             tracing.record(request.headers, style.operation, body, generation)
-
-
-def _check(state: ServerState, body: GenerationRequest) -> None:
-    """Refuses what the schema cannot see."""
-    check_model(state, body.model)
-    if body.stream_options is not None and not body.stream:
-        raise RequestError("stream_options: only allowed with stream: true", "stream_options")
-    if isinstance(body, ChatRequest) and body.top_logprobs and not body.logprobs:
-        raise RequestError("top_logprobs: only allowed with logprobs: true", "top_logprobs")
-    if body.prompt_logprobs is not None and body.stream:
-        raise RequestError(
-            "prompt_logprobs: a stream carries none; set stream: false", "prompt_logprobs"
-        )
-    if body.openinference is None:
-        return
-    if state.server.token is None:
-        raise RequestError(
-            "openinference: internal field; it needs a server with a token", "openinference"
-        )
-    if body.resume is not None and (not body.stream or body.seed is None):
-        raise RequestError(
-            "openinference.resume: needs stream: true and the seed of the first request",
-            "openinference.resume",
-        )
 
 
 async def _respond(generation: Generation, style: Style) -> web.Response:
