@@ -339,6 +339,16 @@ def test_headers_are_enough_to_know_a_model(
     assert (seen.summary, seen.num_bytes) == (fetch(model, tmp_path).summary, len(tiny_gguf))
 
 
+def test_a_gguf_header_without_an_end_is_not_read_for_ever(
+    model: str, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "FIRST_BYTES", 32)
+    monkeypatch.setattr(inspect, "MAX_GGUF_HEADER_BYTES", 64)
+    with pytest.raises(StartError, match=r"tiny\.gguf .* 64 bytes; .*another file"):
+        inspect.inspect(model)
+    assert web.bytes_sent == 32 + 64
+
+
 @pytest.mark.parametrize("knows_ranges", [True, False], ids=["ranges", "whole files only"])
 def test_a_file_smaller_than_what_is_read_first_is_known_too(
     model: str, web: Web, knows_ranges: bool
@@ -391,6 +401,13 @@ def test_a_folder_is_fetched_from_s3_without_what_can_run(
     assert prepared.path == str(tmp_path)
     assert prepared.summary == summarise(tiny_llama)
     assert inspect.inspect("s3://models/tiny").summary == prepared.summary
+
+
+def test_a_header_of_absurd_length_is_not_read(bucket: httpx2.Client) -> None:
+    content = (1 << 40).to_bytes(8, "little") + bytes(64)
+    assert bucket.put("/models/absurd/model.safetensors", content=content).is_success
+    with pytest.raises(StartError, match=r"model\.safetensors .* 1099511627776 bytes.*another"):
+        inspect.inspect("s3://models/absurd")
 
 
 def test_one_file_is_fetched_from_s3(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from openinference_engine.errors import StartError
 from openinference_engine.weights.gguf import CutShort, GGUFFile
 from openinference_engine.weights.prepare import Prepared, model_path, prepare
 from openinference_engine.weights.sources import (
@@ -21,6 +22,8 @@ from openinference_engine.weights.sources import (
 from openinference_engine.weights.summary import summarise
 
 FIRST_BYTES = 4 << 20  # holds the vocabulary of most GGUF files
+MAX_GGUF_HEADER_BYTES = 256 << 20
+MAX_SAFETENSORS_HEADER_BYTES = 100 << 20  # the format's own limit is a little less
 
 
 def inspect(uri: str, revision: str = "") -> Prepared:
@@ -38,6 +41,8 @@ def inspect(uri: str, revision: str = "") -> Prepared:
 def _write_header(source: Source, file: SourceFile, path: Path) -> None:
     if file.name.endswith(".safetensors"):
         length = int.from_bytes(_read(source, file, 8), "little")
+        if length > MAX_SAFETENSORS_HEADER_BYTES:
+            raise _too_long(file, f"of {length} bytes")
         path.write_bytes(_read(source, file, 8 + length))
     elif file.name.endswith(".gguf"):
         _write_gguf_header(source, file, path)
@@ -50,15 +55,27 @@ def _write_header(source: Source, file: SourceFile, path: Path) -> None:
 def _write_gguf_header(source: Source, file: SourceFile, path: Path) -> None:
     """A GGUF file does not tell the length of its header: read more until it is whole."""
     size = FIRST_BYTES
-    while size < file.num_bytes:
+    while size <= MAX_GGUF_HEADER_BYTES:
         path.write_bytes(_read(source, file, size))
-        try:
-            GGUFFile(path)
-        except CutShort as cut:
-            if cut.has_whole_header:
-                return
+        if size >= file.num_bytes or _has_whole_header(path):
+            return
         size *= 2
-    path.write_bytes(_read(source, file, file.num_bytes))
+    raise _too_long(file, f"of more than {MAX_GGUF_HEADER_BYTES} bytes")
+
+
+def _has_whole_header(path: Path) -> bool:
+    try:
+        GGUFFile(path)
+    except CutShort as cut:
+        return cut.has_whole_header
+    return True
+
+
+def _too_long(file: SourceFile, length: str) -> StartError:
+    return StartError(
+        f"{file.path} has a header {length}; it is damaged or another file: upload it again, or"
+        " correct model.uri"
+    )
 
 
 def _read(source: Source, file: SourceFile, end: int) -> bytes:
