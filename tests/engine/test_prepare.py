@@ -496,6 +496,23 @@ def test_weights_that_differ_from_the_hubs_checksum_are_refused(hub: Web, tmp_pa
         fetch("hf://team/tiny", tmp_path)
 
 
+def test_files_that_were_finished_before_a_cut_are_there_for_the_next_start(
+    hub: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/team/tiny/resolve/{'a' * 40}/model.safetensors"
+    weights = hub.files.pop(path)  # the largest file, which comes last
+    with pytest.raises(StartError, match="what was fetched stays"):
+        fetch("hf://team/tiny", tmp_path)
+    hub.files[path] = weights
+    hub.answers.clear()
+    usage = shutil.disk_usage(tmp_path)._replace(free=len(weights))
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage)
+
+    fetch("hf://team/tiny", tmp_path)
+
+    assert {answer for answer in hub.answers if "/resolve/" in answer} == {f"GET {path}"}
+
+
 def test_a_private_repository_asks_for_a_token(
     hub: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

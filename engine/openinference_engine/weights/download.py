@@ -1,8 +1,9 @@
 """Fetches one file: in parallel ranges, in order, with a checksum, and on from where it was cut.
 
-A file grows as `<name>.<version>.part` and gets its name when it is whole and its checksum is
-right. Ranges are read ahead on a few connections and appended in order, so the size of the part is
-all the state there is: the next attempt, also of another process, hashes what is there and goes on.
+A file grows as `<name>.<version>.part` and keeps that name until all files of its model are whole:
+then `prepare` gives them theirs. Ranges are read ahead on a few connections and appended in order,
+so the size of the part is all the state there is: the next attempt, also of another process, hashes
+what is there and goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ OnBytes = Callable[[int], None]
 
 
 def fetch(source: Source, file: SourceFile, folder: Path, on_bytes: OnBytes) -> str:
-    """Brings a file into a folder and returns its SHA-256.
+    """Brings a file into its part, whole and checked, and returns its SHA-256.
 
     `on_bytes` is told of every piece, also of those that were there. Raises StartError.
     """
@@ -47,7 +48,6 @@ def fetch(source: Source, file: SourceFile, folder: Path, on_bytes: OnBytes) -> 
         out.flush()
         os.fsync(out.fileno())
     _check(file, part, digest.hexdigest())
-    part.rename(folder / file.name)
     return digest.hexdigest()
 
 

@@ -111,6 +111,8 @@ def _fetch_all(uri: str, revision: str, sha256: str, folder: Path, report: Repor
 
     report(0, source.num_bytes)
     fetched = tuple(_fetch_one(source, file, folder, on_bytes) for file in files)
+    for file in files:  # not one by one: a part tells its version, so the next start can go on
+        part_path(folder, file).rename(folder / file.name)
     path = model_path(uri, folder)
     prepared = Prepared(
         uri, revision, source.revision, str(path), source.num_bytes, fetched, summarise(path)
