@@ -80,6 +80,7 @@ def test_groups_in_another_order_are_expanded(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        ({"quant_method": "gptq", "bits": "four"}, r"Expected `int`.*bits`; fetch it again"),
         ({"quant_method": "gptq", "bits": 3}, "'gptq' of 3 bits.* known are gptq of 4 or 8 bits"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version 'gemv'"),
         ({"quant_method": "bitsandbytes"}, "names 'bitsandbytes'"),

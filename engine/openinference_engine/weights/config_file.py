@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from openinference_engine.config import ExpertsConfig, ModelConfig, RopeScaling
 from openinference_engine.errors import StartError
 
+_File = TypeVar("_File", bound=msgspec.Struct)
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
@@ -64,16 +65,21 @@ class _ConfigFile(msgspec.Struct, frozen=True):
         return _ARCHITECTURES.get(name, name)
 
 
-def read_config(path: Path) -> ModelConfig:
-    """Raises StartError naming the field if the file is missing, damaged or contradicts itself."""
+def decode_config(path: Path, kind: type[_File]) -> _File:
+    """The fields of `kind`. Raises StartError if the file is missing or damaged."""
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_ConfigFile)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise StartError(f"{path.parent} lacks {path.name}") from error
     except msgspec.ValidationError as error:
         raise StartError(f"{path}: {error}; fetch it again") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StartError(f"{path} is not JSON: {error}") from error
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Raises StartError naming the field if the file is missing, damaged or contradicts itself."""
+    file = decode_config(path, _ConfigFile)
     rope = file.rope_parameters or file.rope_scaling or _Rope()
     return ModelConfig(
         architecture=file.architecture,

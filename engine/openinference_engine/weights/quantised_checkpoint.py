@@ -23,6 +23,7 @@ import numpy.typing as npt
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import Checkpoint, StoredMatrix, StoredTensor
+from openinference_engine.weights.config_file import decode_config
 from openinference_engine.weights.quantisation import FORMATS
 
 _PARTS = (".qweight", ".qzeros", ".scales", ".g_idx")
@@ -60,9 +61,9 @@ class _Codes:
 def open_quantised(checkpoint: Checkpoint, config_file: Path) -> Checkpoint:
     """The checkpoint, with its matrices' usual names if they are quantised.
 
-    Raises StartError for a method, width or layout that is not known.
+    Raises StartError for a damaged file, and for a method, width or layout that is not known.
     """
-    method = msgspec.json.decode(config_file.read_bytes(), type=_ConfigFile).quantization_config
+    method = decode_config(config_file, _ConfigFile).quantization_config
     if method is None:
         return checkpoint
     match method:
