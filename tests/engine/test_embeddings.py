@@ -10,6 +10,10 @@ import numpy as np
 import openai
 import pytest
 import torch
+from openinference_engine.config import EngineConfig
+from openinference_engine.core.messages import Token
+from openinference_engine.errors import GenerationFailed, RequestError
+from openinference_engine.server.embeddings import check_embeds, vector_of
 
 TEXTS = ["The cat sat on the mat.", "A feline rests.", "Interest rates rose."] * 2
 
@@ -69,3 +73,14 @@ def test_embedding_that_cannot_be_made_is_refused(
     answer = http.post("/v1/embeddings", json={"model": "smollm2", "input": "x"} | change)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
     assert message in answer.json()["error"]["message"]
+
+
+def test_device_that_makes_no_embeddings_is_told_with_the_remedy() -> None:
+    with pytest.raises(RequestError, match="send this to an engine with --device cpu") as refusal:
+        check_embeds(EngineConfig("", device="cuda"))
+    assert refusal.value.status == 400
+
+
+def test_answer_without_an_embedding_is_a_failure() -> None:
+    with pytest.raises(GenerationFailed, match="computed no embedding"):
+        vector_of(Token("x", 0, "length", 0))

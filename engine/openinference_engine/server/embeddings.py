@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from aiohttp import web
 
-from openinference_engine.core.messages import Submit
-from openinference_engine.errors import RequestError
+from openinference_engine.config import EngineConfig
+from openinference_engine.core.messages import Submit, Token
+from openinference_engine.errors import GenerationFailed, RequestError
 from openinference_engine.request import SamplingParams
 from openinference_engine.server.body import read
 from openinference_engine.server.params import check_model
@@ -33,6 +34,7 @@ async def embeddings(request: web.Request) -> web.Response:
     state = request.app[STATE]
     asked = await read(request, EmbeddingRequest)
     check_model(state, asked.model)
+    check_embeds(state.engine)
     width = min(len(asked.inputs), state.engine.max_sequences)
     with state.admit(width):
         prompts = [
@@ -52,8 +54,23 @@ async def embeddings(request: web.Request) -> web.Response:
     )
 
 
+def check_embeds(engine: EngineConfig) -> None:
+    """Raises RequestError if this engine's device makes no embeddings."""
+    if engine.device != "cpu":
+        raise RequestError(
+            "embeddings are not computed on a GPU; send this to an engine with --device cpu"
+        )
+
+
+def vector_of(token: Token) -> _Vector:
+    """(hidden,) float32. Raises GenerationFailed if the core computed none."""
+    if token.embedding is None:
+        raise GenerationFailed("the engine computed no embedding of this input")
+    return np.frombuffer(token.embedding, dtype=np.float32)
+
+
 async def _embed(state: ServerState, prompts: list[list[int]]) -> list[_Vector]:
-    """Raises Unavailable if the core ends meanwhile."""
+    """Raises Unavailable if the core ends meanwhile, GenerationFailed if an input has no vector."""
     attempt = secrets.token_hex(8)
     submits = {
         name: Submit(name, prompt_ids, _PARAMS)
@@ -65,7 +82,7 @@ async def _embed(state: ServerState, prompts: list[list[int]]) -> list[_Vector]:
         async for token in tokens:
             prompt_ids = submits[token.request_id].prompt_ids
             state.metrics.prompt(len(prompt_ids), token.num_cached_tokens)
-            found[token.request_id] = np.frombuffer(token.embedding or b"", dtype=np.float32)
+            found[token.request_id] = vector_of(token)
     return [found[name] for name in submits]
 
 
