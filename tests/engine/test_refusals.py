@@ -10,7 +10,15 @@ from typing import Any
 import httpx2
 import pytest
 
-CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+USER = {"role": "user", "content": "Hi"}
+LONG_TOOL = {"type": "function", "function": {"name": "f", "description": "a" * 2_000_000}}
+LONG_ARGUMENTS = '{"text": "' + "a" * 2_000_000 + '"}'
+LONG_CALL = {
+    "role": "assistant",
+    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": LONG_ARGUMENTS}}],
+}
+LONG_THOUGHT = {"role": "assistant", "content": "x", "reasoning_content": "a" * 2_000_000}
+CHAT = {"model": "smollm2", "messages": [USER], "max_tokens": 1}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,14 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         ({"messages": [{"role": "user", "content": "long " * 600}]}, 400, "messages", "shorten it"),
         # One word so long that encoding it would block the heartbeat for many seconds.
         ({"messages": [{"role": "user", "content": "a" * 4_000_000}]}, 400, "messages", "fit"),
+        # So does what a template shows beside the text of messages.
+        ({"tools": [LONG_TOOL]}, 400, "tools", "characters cannot fit"),
+        (
+            {"chat_template_kwargs": {"notes": "a" * 2_000_000}},
+            *(400, "chat_template_kwargs", "characters cannot fit"),
+        ),
+        ({"messages": [USER, LONG_CALL]}, 400, "messages", "characters cannot fit"),
+        ({"messages": [USER, LONG_THOUGHT]}, 400, "messages", "characters cannot fit"),
         ({"logit_bias": {"1" * 5000: 1}}, 400, "logit_bias", "keys must be token ids"),
         ({"top_k": 2**70}, 400, "top_k", "is not allowed"),
         ({"temperature": -0.1}, 400, "temperature", "-0.1 is not allowed; expected `float` >= 0"),
@@ -55,6 +71,7 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         ({"allowed_token_ids": []}, 400, "allowed_token_ids", "name some or remove the field"),
         ({"allowed_token_ids": [49152]}, 400, "allowed_token_ids", "49152 is no token"),
         ({"bad_words": [""]}, 400, "bad_words[0]", "length >= 1"),
+        ({"bad_words": ["a" * 257]}, 400, "bad_words[0]", "length <= 256"),
         ({"temprature": 1}, 400, "temprature", "this field is unknown; remove it"),
         ({"openinference": {"resume": {}}}, 400, "openinference.resume", "missing required field"),
         (

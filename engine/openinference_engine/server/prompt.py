@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from openinference_engine.errors import RequestError
 from openinference_engine.server.params import check_in_vocabulary
 from openinference_engine.server.schema import ChatRequest, Message
@@ -21,8 +23,8 @@ _LONG_TEXT = 4096  # characters; longer ones are encoded off the event loop
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    field: str  # where it stands in the request
-    size: int  # characters or ids
+    field: str  # where it stands in the request, or the most of it
+    size: int  # characters of all that is rendered and encoded, or ids
     encode: Callable[[Tokenizer], list[int]]
 
 
@@ -39,8 +41,17 @@ def text_prompt(
 
 def chat_prompt(messages: list[Message], options: ChatOptions = _NO_OPTIONS) -> Prompt:
     rendered: list[dict[str, Any]] = [message.for_template() for message in messages]
-    size = sum(len(message["content"]) for message in rendered)
-    return Prompt("messages", size, lambda tokenizer: tokenizer.encode_chat(rendered, options))
+    parts = {
+        "messages": rendered,
+        "tools": options.tools,
+        "chat_template_kwargs": options.variables,
+    }
+    sizes = {field: len(msgspec.json.encode(part).decode()) for field, part in parts.items()}
+    return Prompt(
+        max(sizes, key=lambda field: sizes[field]),
+        sum(sizes.values()),
+        lambda tokenizer: tokenizer.encode_chat(rendered, options),
+    )
 
 
 def chat_options(request: ChatRequest, tools: ToolUse | None) -> ChatOptions:

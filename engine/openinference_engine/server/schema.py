@@ -20,6 +20,7 @@ Count = Annotated[int, Meta(ge=0)]
 NumLogprobs = Annotated[int, Meta(ge=0, le=20)]
 MAX_INPUTS = 2048
 Stop = Annotated[str, Meta(min_length=1)]
+BadWord = Annotated[str, Meta(min_length=1, max_length=256)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -101,7 +102,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
     allowed_token_ids: list[Count] | None = None
-    bad_words: Annotated[list[Stop], Meta(max_length=256)] = []
+    bad_words: Annotated[list[BadWord], Meta(max_length=256)] = []
     prompt_logprobs: NumLogprobs | None = None
     response_format: TextFormat | JsonObject | JsonSchema | None = None
     structured_outputs: StructuredOutputs | None = None
