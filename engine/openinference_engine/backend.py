@@ -32,8 +32,19 @@ class StepRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
+    """`num_blocks` are shared by sequences; the cache has one more, which no sequence gets."""
+
     max_model_len: int
     num_blocks: int
+
+    @property
+    def probe_block(self) -> int:
+        """The cache's last block, for steps of the engine's own."""
+        return self.num_blocks
+
+    @property
+    def num_cache_blocks(self) -> int:
+        return self.num_blocks + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ def load_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
     capacity = plan_capacity(model_config, config, limit, limit // 10, CACHE_DTYPE.itemsize)
     weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
     model = build_model(weights, model_config, capacity.max_model_len)
-    runner = Runner(model, model_config, capacity.num_blocks, config.block_size)
+    runner = Runner(model, model_config, capacity.num_cache_blocks, config.block_size)
     return Backend(runner, capacity, KERNEL_PATH)
 
 

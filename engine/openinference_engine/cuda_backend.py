@@ -140,7 +140,7 @@ def _load_runner(
     model, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
     weights = load_llama(source, model, capacity.max_model_len, device, config.weights)
     torch.cuda.empty_cache()  # what packing needed
-    cache = KVCache(model, capacity.num_blocks, device)
+    cache = KVCache(model, capacity.num_cache_blocks, device)
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence)
     prefill = None

@@ -123,9 +123,12 @@ class Engine:
         return result
 
     def _self_probe(self, num_tokens: int) -> Step:
-        """A step that belongs to no request. It writes to blocks that nobody holds or reuses."""
-        pool = self.scheduler.pool
-        block_ids = pool.allocate(pool.blocks_for(num_tokens)) or []
-        pool.release(block_ids)
+        """A step that belongs to no request.
+
+        It writes to one block, again and again, that no sequence ever gets: what it draws is of no
+        use, and it needs nothing of a full pool.
+        """
+        num_blocks = self.scheduler.pool.blocks_for(num_tokens)
+        block_ids = [self.capacity.probe_block] * num_blocks
         draw = Draw(SamplingParams(seed=0, max_tokens=1, temperature=0), 1, [0])
         return Step([Chunk("self-probe", [0] * num_tokens, 0, block_ids, draw)])

@@ -50,6 +50,43 @@ def test_request_that_cannot_be_computed_ends_alone(
     assert failed == [Failed("bad", "error")]
 
 
+def test_request_that_cannot_be_computed_ends_alone_where_no_block_is_free(
+    make_tiny_engine: Callable[..., Engine], run_to_end: Any, greedy: Any
+) -> None:
+    """The probe that clears the model of blame needs no block of theirs, nor harms one."""
+    settings = {"max_sequences": 2, "max_model_len": 64}
+    prompt = [5 + index % 40 for index in range(50)]
+    expected = run_to_end(make_tiny_engine(**settings), [Request("good", prompt, greedy(12))])
+    engine = make_tiny_engine(**settings)
+    good = Request("good", prompt, greedy(12))
+    engine.add(good)
+    while good.num_outputs < 1:
+        engine.step()
+    engine.add(Request("bad", [9] * 60 + [UNKNOWN_TOKEN], greedy(1)))
+    step = engine.schedule()
+    assert engine.scheduler.pool.num_free == 0
+    results = engine.execute(step)
+
+    _, failed = run(engine)
+
+    assert good.token_ids[50:] == expected["good"]
+    failed += [result for result in results if isinstance(result, Failed)]
+    assert failed == [Failed("bad", "error")]
+
+
+def test_probe_forgets_no_prefix(make_tiny_engine: Callable[..., Engine], greedy: Any) -> None:
+    engine = make_tiny_engine(max_sequences=1, max_model_len=128)
+    prompts = [list(range(first, first + 64)) for first in (5, 105)]
+    for index, prompt in enumerate(prompts):  # together they fill every block
+        engine.add(Request(str(index), prompt, greedy(1)))
+        run(engine)
+    engine.probe()
+    again = Request("again", [*prompts[0], 5], greedy(1))
+    engine.add(again)
+    run(engine)
+    assert again.num_cached == 64
+
+
 def test_error_that_is_no_requests_fault_is_raised(
     make_tiny_engine: Callable[..., Engine], greedy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
