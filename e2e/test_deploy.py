@@ -77,7 +77,10 @@ async def test_explain_lists_the_fields(service: InferenceService) -> None:
 @pytest.mark.parametrize(
     ("spec", "remedy"),
     [
-        ({"model": {"uri": "ftp://host/model.gguf"}}, "use file:///path, pvc://claim/path or"),
+        (
+            {"model": {"uri": "ftp://host/model.gguf"}},
+            "use file:///path, pvc://claim/path, package://module/file",
+        ),
         (
             {"rollout": {"maxSurge": 0, "maxUnavailable": 0}},
             "rollout.maxSurge and rollout.maxUnavailable must not both be zero",
