@@ -200,11 +200,14 @@ async def test_a_report_is_kept_and_told(followed):
 
 
 async def test_more_routers_than_a_pool_of_connections_usually_has_are_heard(monkeypatch):
+    over = asyncio.Event()
+
     async def stream(request):
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(f"data: {json.dumps(state())}\n\n".encode())
-        await asyncio.Event().wait()
+        await over.wait()
+        return response
 
     async def token_of(_):
         return "token"
@@ -220,6 +223,7 @@ async def test_more_routers_than_a_pool_of_connections_usually_has_are_heard(mon
             for _ in endpoints:
                 await heard.get()
         await states.close()
+    over.set()
     await runner.cleanup()
 
 
