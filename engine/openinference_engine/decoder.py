@@ -57,8 +57,7 @@ class Decoder:
         self._cache = cache
         self._multiprocessors: int = kernels.multiprocessor_count()
         self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device)
-        next_norms = [layer.attention_norm for layer in weights.layers[1:]]
-        self._norms_after = [*next_norms, weights.norm]
+        self._norms_after = weights.norms_after
 
     @property
     def num_positions(self) -> int:

@@ -44,6 +44,11 @@ class LlamaWeights:
     head: Tensor
     rotary: Tensor
 
+    @property
+    def norms_after(self) -> list[Tensor]:
+        """For each layer, the norm of what reads its output: the next layer or the head."""
+        return [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
+
 
 def load_llama(
     weights: Weights,

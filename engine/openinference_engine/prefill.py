@@ -75,8 +75,7 @@ class Prefill:
     ) -> None:
         self.max_rows = max_rows
         self._kernels, self._weights, self._config, self._cache = kernels, weights, config, cache
-        next_norms = [layer.attention_norm for layer in weights.layers[1:]]
-        self._norms_after = [*next_norms, weights.norm]
+        self._norms_after = weights.norms_after
         device = weights.embedding.device
 
         def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
