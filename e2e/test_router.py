@@ -19,8 +19,8 @@ from e2e.verdict import Outcome
 
 STREAMS = 20
 SHORT_REQUESTS = 40
-DRAIN = "6s"
-LONGER_THAN_THE_DRAIN = long_streams(max_tokens=320)  # of twenty at once: half a minute
+DRAIN = "2s"
+LONGER_THAN_THE_DRAIN = long_streams(max_tokens=480)  # of twenty at once: 10 s and more
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ async def drain_a_replica(service: InferenceService, traffic: Traffic) -> None:
     traffic.keep(STREAMS, LONGER_THAN_THE_DRAIN)
     await traffic.until_streaming(STREAMS)
     await service.kube.run("scale", f"infsvc/{service.name}", "--replicas=1")
-    await asyncio.sleep(15)  # past both drains, the operator's and the engine's own: cut is cut
+    await asyncio.sleep(8)  # past both drains, the operator's and the engine's own: cut is cut
     await traffic.finish()
     await service.kube.run("scale", f"infsvc/{service.name}", "--replicas=2")
     await service.until_ready()
