@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 
 import pytest
 
-from e2e import campaign
 from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
 from e2e.cluster.kubectl import environment
 from e2e.cluster.places import PROJECT
@@ -20,8 +19,11 @@ from e2e.inference_service import MODEL, InferenceService, remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK, SYSTEM_NAMESPACE
 from e2e.kube import Kube
 from e2e.reach import reach
+from e2e.reliability import Counted, title
 from e2e.traffic import Traffic
 from e2e.verdict import Reference
+
+HAS_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -74,23 +76,32 @@ def references() -> dict[Ask, Reference]:
 
 
 @pytest.fixture
+def counted(request: pytest.FixtureRequest) -> Iterator[Counted]:
+    """What the campaign is told of this test: the traffic of its fixture, and what it adds."""
+    counted = Counted()
+    yield counted
+    counted.note(title(request.node.name), failed=request.node.stash.get(HAS_FAILED, False))
+
+
+@pytest.fixture
 async def traffic(
-    url: str, references: dict[Ask, Reference], request: pytest.FixtureRequest
+    url: str, references: dict[Ask, Reference], counted: Counted
 ) -> AsyncIterator[Traffic]:
     """Traffic that knows the right answers and has not begun; a campaign counts it."""
     async with Traffic(url, MODEL, references) as traffic:
         await traffic.learn([*SHORT_ASKS, *LONG_STREAMS])
         references.update(traffic.references)
         yield traffic
-    campaign.note(campaign.title(request.node.name), traffic.report)
+    counted.reports.append(traffic.report)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what the cluster looked like to the report of a failure."""
+    """Keep whether a test failed; add what the cluster looked like to the report of a failure."""
     report = yield
+    item.stash[HAS_FAILED] = item.stash.get(HAS_FAILED, False) or report.failed
     kube = getattr(item, "funcargs", {}).get("kube")
     if report.failed and isinstance(kube, Kube):
         for each in (kube, Kube(SYSTEM_NAMESPACE)):

@@ -17,6 +17,7 @@ from e2e.faults import kill_programs_of
 from e2e.inference_service import InferenceService, is_surging
 from e2e.install import CLUSTER_UP, HELM_INSTALL
 from e2e.kube import Kube
+from e2e.reliability import SEED, Counted
 from e2e.traffic import Traffic
 
 KILLS = int(os.environ.get("OPENINFERENCE_KILLS", "5"))  # the campaign: 100
@@ -25,10 +26,11 @@ STREAMS = 20
 
 
 async def test_a_leader_killed_at_random_moments_of_upgrades_costs_nothing(
-    service: InferenceService, traffic: Traffic, installation: Kube
+    service: InferenceService, traffic: Traffic, installation: Kube, counted: Counted
 ) -> None:
     """Every kill falls somewhere else into an upgrade; each converges, nothing is doubled."""
-    draw = random.Random(0)
+    draw = random.Random(SEED)
+    counted.faults = KILLS
     traffic.keep(STREAMS, LONG_STREAMS)
     await traffic.until_streaming(STREAMS)
     numbers: list[int] = []

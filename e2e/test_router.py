@@ -14,6 +14,7 @@ from e2e.exchange import Trouble
 from e2e.faults import kill_programs_of
 from e2e.inference_service import MODEL, InferenceService
 from e2e.kube import Kube
+from e2e.reliability import Counted
 from e2e.traffic import Traffic
 from e2e.verdict import Outcome
 
@@ -87,10 +88,16 @@ async def drain_a_replica(service: InferenceService, traffic: Traffic) -> None:
     ids=["resumed", "control"],
 )
 async def test_streams_that_outlast_a_drain_move_on(
-    service: InferenceService, url: str, headers: Mapping[str, str], may_lose: bool
+    service: InferenceService,
+    url: str,
+    headers: Mapping[str, str],
+    may_lose: bool,
+    counted: Counted,
 ) -> None:
     async with Traffic(url, MODEL, headers=headers) as traffic:
         await drain_a_replica(service, traffic)
+    counted.control = may_lose
+    counted.reports.append(traffic.report)
     assert traffic.report.refused == 0, traffic.report.explain()
     assert (traffic.report.lost > 0) == may_lose, traffic.report.explain()
 

@@ -11,6 +11,7 @@ from e2e.asks import LONG_STREAMS, SHORT_ASKS
 from e2e.faults import kill_programs_of
 from e2e.inference_service import MODEL, InferenceService, is_surging
 from e2e.kube import Kube
+from e2e.reliability import Counted
 from e2e.traffic import Traffic
 
 STREAMS = 20
@@ -68,7 +69,7 @@ async def test_a_replica_killed_under_streams_costs_nothing(
 
 
 async def test_the_driver_sees_the_loss_where_streams_may_not_resume(
-    service: InferenceService, url: str, traffic: Traffic
+    service: InferenceService, url: str, traffic: Traffic, counted: Counted
 ) -> None:
     """The control run of the test above."""
     headers = {"x-openinference-resume": "off"}
@@ -76,6 +77,8 @@ async def test_the_driver_sees_the_loss_where_streams_may_not_resume(
         await start(fragile)
         await kill_engines(service)
         report = await fragile.finish()
+    counted.control = True
+    counted.reports.append(report)
     assert report.lost > 0, report.explain()
 
 

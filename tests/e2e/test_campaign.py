@@ -2,22 +2,37 @@
 
 import pytest
 
-from e2e import campaign
-from e2e.campaign import Row, page, sums, title
-from e2e.report import Report
+from e2e import reliability
+from e2e.asks import SHORT_ASKS
+from e2e.exchange import Transcript
+from e2e.reliability import Counted, Row, Run, page, parse, sums, title, write_page
+from e2e.report import Report, Result
+from e2e.verdict import Outcome, Verdict
 
-LINES = ['["a drain", 40, 0, 0]', '["a kill", 60, 1, 2]', '["a drain", 50, 0, 0]']
+RUNS = [
+    Run("a drain", 1, 40, 0, 0),
+    Run("a kill", 5, 60, 1, 2, failed=True),
+    Run("a drain", 1, 50, 0, 0),
+    Run("a kill without resume", 1, 10, 0, 9, control=True),
+]
+
+
+def report(*outcomes: Outcome) -> Report:
+    return Report([Result(Transcript(SHORT_ASKS[0]), Verdict(each)) for each in outcomes])
 
 
 def test_counts_are_summed_up_by_test():
-    assert sums(LINES) == [Row("a drain", 2, 90, 0, 0), Row("a kill", 1, 60, 1, 2)]
+    assert sums(RUNS)[:2] == [
+        Row("a drain", 2, 0, 2, 90, 0, 0, control=False),
+        Row("a kill", 1, 1, 5, 60, 1, 2, control=False),
+    ]
 
 
-def test_the_page_has_every_test_and_the_sum():
-    text = page(sums(LINES), "python -m e2e.campaign", ["3"])
-    assert "| a drain | 2 | 90 | 0 | 0 |" in text
-    assert "| **all** | | 150 | 1 | 2 |" in text
-    assert "rounds that failed: 3" in text
+def test_the_page_has_every_test_and_a_sum_without_the_controls():
+    text = page(RUNS)
+    assert "| a drain | 2 | 0 | 2 | 90 | 0 | 0 |" in text
+    assert "| **all** | 3 | 1 | 7 | 150 | 1 | 2 |" in text
+    assert "| a kill without resume | 1 | 0 | 1 | 10 | 0 | 9 |" in text.partition("## Controls")[2]
 
 
 @pytest.mark.parametrize(
@@ -31,8 +46,22 @@ def test_names_of_tests_are_sentences(name, expected):
     assert title(name) == expected
 
 
+def test_runs_add_up_in_the_file_that_the_page_is_written_from(monkeypatch, tmp_path):
+    results = tmp_path / "reliability.jsonl"
+    monkeypatch.setenv(reliability.RESULTS, str(results))
+    whole = [report(Outcome.COMPLETE, Outcome.LOST), report(Outcome.COMPLETE)]
+    Counted(whole, faults=3).note("a kill", failed=False)
+    Counted().note("a drain", failed=True)
+    Counted().note("no traffic", failed=False)
+    runs = parse(results.read_text().splitlines())
+    counts = [(each.test, each.faults, each.complete, each.lost, each.failed) for each in runs]
+    assert counts == [("a kill", 3, 2, 1, False), ("a drain", 1, 0, 0, True)]
+    write_page(results)
+    assert "| a kill | 1 | 0 | 3 | 2 | 0 | 1 |" in results.with_suffix(".md").read_text()
+
+
 def test_nothing_is_left_where_no_campaign_runs(monkeypatch, tmp_path):
-    monkeypatch.delenv(campaign.RESULTS, raising=False)
+    monkeypatch.delenv(reliability.RESULTS, raising=False)
     monkeypatch.chdir(tmp_path)
-    campaign.note("a drain", Report(()))
+    Counted([report(Outcome.COMPLETE)]).note("a drain", failed=False)
     assert not list(tmp_path.iterdir())

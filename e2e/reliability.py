@@ -1,0 +1,185 @@
+"""What became of every request over all runs of the campaign, and the page that says so.
+
+Each line of `docs/reliability.jsonl` is one run of one test; docs/reliability.md is written from
+all of them and from nothing else.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from e2e.cluster.places import PROJECT
+from e2e.report import Report
+
+RESULTS = "OPENINFERENCE_RESULTS"
+SEED = int(os.environ.get("OPENINFERENCE_SEED", "0"))  # of the moments at which faults come
+
+INTRODUCTION = """\
+Written by `make campaign`; do not edit. Each line is the end-to-end test of that name: a fault or
+a change while twenty streams are open and short requests arrive. *Lost* is a request that was
+admitted and not finished correctly: cut, hung, or with another text than an undisturbed run gives.
+Below capacity, refused must be 0 as well.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of one test counted."""
+
+    test: str
+    faults: int  # injected in this run
+    complete: int
+    refused: int
+    lost: int
+    failed: bool = False
+    control: bool = False  # resume was off, so that a loss shows
+    seed: int = 0
+    at: str = ""  # UTC
+    commit: str = ""
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one test counted, over all its runs."""
+
+    test: str
+    runs: int
+    failed: int
+    faults: int
+    complete: int
+    refused: int
+    lost: int
+    control: bool
+
+
+@dataclass
+class Counted:
+    """What a test leaves for the page; a test that injects several faults says how many."""
+
+    reports: list[Report] = field(default_factory=list)
+    faults: int = 1
+    control: bool = False
+
+    def note(self, test: str, *, failed: bool) -> None:
+        """Write the counts of a test down, if a campaign asked for them."""
+        whole = Report(tuple(result for report in self.reports for result in report.results))
+        path = os.environ.get(RESULTS)
+        if path and (whole.results or failed):
+            now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+            counts = (self.faults, whole.complete, whole.refused, whole.lost)
+            run = Run(
+                *(test, *counts, failed, self.control, SEED, now, _commit(), _machine()),
+            )
+            with Path(path).open("a") as file:
+                file.write(json.dumps(asdict(run)) + "\n")
+
+
+def write_page(results: Path) -> None:
+    results.with_suffix(".md").write_text(page(parse(results.read_text().splitlines())))
+
+
+def parse(lines: Iterable[str]) -> list[Run]:
+    return [Run(**json.loads(line)) for line in lines]
+
+
+def sums(runs: Iterable[Run]) -> list[Row]:
+    """Add up the runs of each test, in the order of their first run."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.test, []).append(run)
+    return [
+        Row(
+            test=test,
+            runs=len(each),
+            failed=sum(run.failed for run in each),
+            faults=sum(run.faults for run in each),
+            complete=sum(run.complete for run in each),
+            refused=sum(run.refused for run in each),
+            lost=sum(run.lost for run in each),
+            control=each[0].control,
+        )
+        for test, each in found.items()
+    ]
+
+
+def page(runs: Sequence[Run]) -> str:
+    """docs/reliability.md."""
+    rows = sums(runs)
+    proofs = [row for row in rows if not row.control]
+    return "\n".join(
+        [
+            "# Reliability",
+            "",
+            INTRODUCTION,
+            "- command: `python -m e2e.campaign`, whose runs add up in `docs/reliability.jsonl`",
+            f"- when: {_span(run.at for run in runs)} UTC",
+            f"- commits: {', '.join(f'`{each}`' for each in _each(run.commit for run in runs))}",
+            f"- machine: {'; '.join(_each(run.machine for run in runs))}",
+            "",
+            *_table(proofs),
+            _line(_total(proofs)),
+            "",
+            "## Controls",
+            "",
+            "The same faults with resume switched off: the driver sees a loss where there is one.",
+            "",
+            *_table([row for row in rows if row.control]),
+            "",
+        ]
+    )
+
+
+def title(test: str) -> str:
+    """A test's name as the sentence that it is."""
+    name, bracket, variant = test.removeprefix("test_").partition("[")
+    return name.replace("_", " ") + (f" ({variant.removesuffix(']')})" if bracket else "")
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    return [
+        "| what happens | runs | failed | faults | complete | refused | lost |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *map(_line, rows),
+    ]
+
+
+def _line(row: Row) -> str:
+    counts = (row.runs, row.failed, row.faults, row.complete, row.refused, row.lost)
+    return f"| {row.test} | {' | '.join(map(str, counts))} |"
+
+
+def _total(rows: Sequence[Row]) -> Row:
+    names = ("runs", "failed", "faults", "complete", "refused", "lost")
+    counts = {name: sum(getattr(row, name) for row in rows) for name in names}
+    return Row(test="**all**", control=False, **counts)
+
+
+def _each(words: Iterable[str]) -> list[str]:
+    """Every word once, in the order of its first use."""
+    return list(dict.fromkeys(word for word in words if word))
+
+
+def _span(times: Iterable[str]) -> str:
+    known = sorted(filter(None, times))
+    return f"{known[0]} to {known[-1]}" if known else "never"
+
+
+def _machine() -> str:
+    system = f"{platform.system()} {platform.release()}"
+    return f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}"
+
+
+def _commit() -> str:
+    """The commit that runs; results of earlier rounds do not make it another one."""
+    words = ("git", "describe", "--always", "--exclude=*")
+    run = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)
+    name = run.stdout.strip()
+    compare = ("git", "diff", "--quiet", "HEAD", "--", ".", ":!docs/reliability*")
+    is_changed = subprocess.run(compare, cwd=PROJECT, check=False).returncode == 1
+    return f"{name}-dirty" if is_changed else name
