@@ -77,7 +77,7 @@ async def test_the_driver_sees_the_loss_where_streams_may_not_resume(
         await start(fragile)
         await kill_engines(service)
         report = await fragile.finish()
-    counted.control = True
+    counted.may_lose = True
     counted.reports.append(report)
     assert report.lost > 0, report.explain()
 

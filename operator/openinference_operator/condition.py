@@ -21,3 +21,8 @@ class Condition:
 
 
 Rule: TypeAlias = Callable[[Facts], Condition | None]
+
+
+def count(number: int, noun: str) -> str:
+    """Words like "1 replica" and "2 replicas"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

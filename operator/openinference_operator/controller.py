@@ -7,12 +7,10 @@ time, and then only the next scale-down waits longer.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from time import monotonic, time
 from typing import Any
 
-from openinference_operator import names
 from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.conditions import refused
 from openinference_operator.course import Evidence
@@ -27,13 +25,14 @@ from openinference_operator.events import Note, Recorder, notes_on
 from openinference_operator.facts import Facts
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
+from openinference_operator.namespace_router import NamespaceRouter
 from openinference_operator.observe import Observed, observe
-from openinference_operator.plan import plan_monitoring, plan_namespace, plan_service
+from openinference_operator.plan import plan_service
 from openinference_operator.reasons import Reason
-from openinference_operator.routers import Router, observe_routers, router_endpoint
+from openinference_operator.routers import observe_routers
 from openinference_operator.scaling import Decision
 from openinference_operator.settings import Settings
-from openinference_operator.signals.router_state import Endpoint, RouterStates
+from openinference_operator.signals.router_state import RouterStates
 from openinference_operator.signals.survey import Survey
 from openinference_operator.spec import InferenceService, parse
 from openinference_operator.status import (
@@ -42,9 +41,9 @@ from openinference_operator.status import (
     recorded_desired,
     within_bounds,
 )
-from openinference_operator.store import Object, Store, service_of
-from openinference_operator.tokens import CHECK_SECONDS, Tokens
+from openinference_operator.store import Object, Store
 from openinference_operator.trials import Trials
+from openinference_operator.triggers import Key, Triggers
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -52,27 +51,6 @@ log = logging.getLogger(__name__)
 
 MINIMAL_DELAY_SECONDS = 0.1
 CONNECTING_SECONDS = 0.2  # how soon to look again while a router has not said anything yet
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is reconciled: an InferenceService, or the router of a namespace (no service)."""
-
-    namespace: str
-    service: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.service or 'router'}"
-
-
-ROUTER_KINDS = (
-    "ServiceAccount",
-    "RoleBinding",
-    "Service",
-    "PodDisruptionBudget",
-    "NetworkPolicy",
-    "Deployment",
-)
 
 
 class Controller:
@@ -85,8 +63,9 @@ class Controller:
         lease: Lease,
         writer: Writer,
         recorder: Recorder,
-        tokens: Tokens,
         states: RouterStates,
+        router: NamespaceRouter,
+        triggers: Triggers,
         autoscaler: Autoscaler,
         trials: Trials,
         survey: Survey,
@@ -97,37 +76,19 @@ class Controller:
         self._lease = lease
         self._writer = writer
         self._recorder = recorder
-        self._tokens = tokens
         self._states = states
+        self._router = router
+        self._triggers = triggers
         self._autoscaler = autoscaler
         self._trials = trials
-        self._unwatched = survey
+        self._survey = survey
         self._queue = queue
-        self._specs: dict[Key, tuple[object, ...]] = {}
-        self._router_pods: dict[str, tuple[object, ...]] = {}
         self._synced = asyncio.Event()
         self._term = 0
 
     def start(self) -> None:
         """Let the workers begin: every object that exists has been seen."""
         self._synced.set()
-
-    def changed(self, obj: Object) -> None:
-        """Reconcile what an object that was created, changed or deleted belongs to."""
-        namespace, service = obj["metadata"]["namespace"], service_of(obj)
-        if service:
-            self._queue.add(Key(namespace, service))
-        else:
-            self._queue.add(Key(namespace, ""))
-        if obj["kind"] == names.KIND and self._is_new_spec(obj):
-            self._queue.add(Key(namespace, ""))
-        if obj["kind"] == "Pod" and not service:
-            self._follow_routers(namespace)
-
-    def states_changed(self, namespace: str, services: Iterable[str]) -> None:
-        """Reconcile services about which a router said something new."""
-        for service in services:
-            self._queue.add(Key(namespace, service))
 
     async def work(self) -> None:
         """Reconcile keys for ever, while this replica leads."""
@@ -165,15 +126,17 @@ class Controller:
 
     async def _reconcile(self, key: Key) -> None:
         if not key.service:
-            await self._reconcile_router(key.namespace)
+            again_in_seconds = await self._router.reconcile(key.namespace)
+            if again_in_seconds is not None:
+                self._queue.add_after(key, again_in_seconds)
             return
         raw = self._store.service(key.namespace, key.service)
         if raw is None or "deletionTimestamp" in raw["metadata"]:
             self._autoscaler.forget(key)
             self._trials.forget(key)
-            self._specs.pop(key, None)
+            self._triggers.forget(key)
             return
-        if self._routers_are_connecting(key.namespace):
+        if self._triggers.routers_are_connecting(key.namespace):
             self._queue.add_after(key, CONNECTING_SECONDS)
             return
         try:
@@ -183,8 +146,9 @@ class Controller:
 
     async def _reconcile_service(self, key: Key, raw: Object, service: InferenceService) -> None:
         now = time()
-        observed = observe(self._store, service, self._routers(key.namespace))
-        observed = await self._survey(key, service, observed)
+        routers = observe_routers(self._store, key.namespace, self._states.report)
+        observed = observe(self._store, service, routers)
+        observed = await self._ask(key, service, observed)
         recorded = recorded_desired(service, observed.status)
         decision = await self._scale(key, service, observed, recorded, now)
         desired = within_bounds(service, decision.desired) if decision else recorded
@@ -214,9 +178,11 @@ class Controller:
         if plan.look_again_at is not None:
             self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))
 
-    async def _survey(self, key: Key, service: InferenceService, observed: Observed) -> Observed:
+    async def _look_around(
+        self, key: Key, service: InferenceService, observed: Observed
+    ) -> Observed:
         """Add what no watch tells."""
-        observed, again_in_seconds = await self._unwatched.add(service, observed)
+        observed, again_in_seconds = await self._survey.add(service, observed)
         if again_in_seconds is not None:
             self._queue.add_after(key, again_in_seconds)
         return observed
@@ -250,38 +216,6 @@ class Controller:
             self._queue.add_after(key, again_in_seconds)
         return evidence
 
-    async def _reconcile_router(self, namespace: str) -> None:
-        raws = self._store.services(namespace)
-        owners = [
-            service
-            for raw in raws
-            if "deletionTimestamp" not in raw["metadata"] and (service := _parsed(raw)) is not None
-        ]
-        if not owners:
-            return
-        try:
-            await self._keep_router(namespace, owners)
-        except NameConflict as error:
-            for raw in raws:
-                await self._recorder.record(raw, Note(Reason.NAME_CONFLICT, str(error), "Warning"))
-            raise
-
-    async def _keep_router(self, namespace: str, owners: Sequence[InferenceService]) -> None:
-        self._lease.check()
-        await self._tokens.ensure(owners)
-        self._queue.add_after(Key(namespace, ""), CHECK_SECONDS)
-        live = {
-            (kind, obj["metadata"]["name"]): obj
-            for kind in ROUTER_KINDS
-            for obj in self._store.select(kind, namespace, "")
-        }
-        router, network = self._settings.router, self._settings.network
-        await self._writer.perform(plan_namespace(owners, live, router, network))
-        looked = await self._unwatched.monitors.look(owners)
-        if looked is not None:
-            await self._writer.perform(plan_monitoring(owners, *looked))
-            self._unwatched.monitors.kept(owners)
-
     async def _refuse(
         self, raw: Object, known: Mapping[str, Any], reason: Reason, message: str
     ) -> None:
@@ -302,44 +236,6 @@ class Controller:
             await self._refuse(raw, raw.get("status") or {}, Reason.INTERNAL_ERROR, message)
         except OperatorError as refusal:
             log.warning("status not written: key=%s error=%s", key, refusal)
-
-    def _is_new_spec(self, raw: Object) -> bool:
-        """Whether a custom resource is another one than the routers' owners were rendered from."""
-        metadata = raw["metadata"]
-        spec = (metadata["uid"], metadata["generation"], metadata.get("deletionTimestamp"))
-        key = Key(metadata["namespace"], metadata["name"])
-        if self._specs.get(key) == spec:
-            return False
-        self._specs[key] = spec
-        return True
-
-    def _routers(self, namespace: str) -> list[Router]:
-        return observe_routers(self._store, namespace, self._states.report)
-
-    def _endpoints(self, namespace: str) -> list[Endpoint]:
-        pods = self._store.select("Pod", namespace, "")
-        return [endpoint for pod in pods if (endpoint := router_endpoint(pod)) is not None]
-
-    def _follow_routers(self, namespace: str) -> None:
-        """Listen to the router pods; services hear only of what they see of these."""
-        endpoints = self._endpoints(namespace)
-        self._states.follow(namespace, endpoints)
-        seen = (*endpoints, *observe_routers(self._store, namespace, lambda _: None))
-        if seen == self._router_pods.get(namespace):
-            return
-        self._router_pods[namespace] = seen
-        for raw in self._store.services(namespace):
-            self._queue.add(Key(namespace, raw["metadata"]["name"]))
-
-    def _routers_are_connecting(self, namespace: str) -> bool:
-        return any(map(self._states.is_connecting, self._endpoints(namespace)))
-
-
-def _parsed(raw: Object) -> InferenceService | None:
-    try:
-        return parse(raw)
-    except SpecError:
-        return None  # its own key says so in its status
 
 
 def _scaling_notes(recorded: int, decision: Decision | None) -> Iterator[Note]:

@@ -11,19 +11,22 @@ from prometheus_client import REGISTRY
 from openinference_operator import logs
 from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.cluster import Cluster
-from openinference_operator.controller import Controller, Key
+from openinference_operator.controller import Controller
 from openinference_operator.endpoints import serve
 from openinference_operator.events import Recorder
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import ConditionMetrics, measure_loop_lag
+from openinference_operator.namespace_router import NamespaceRouter
 from openinference_operator.settings import Settings
 from openinference_operator.signals.golden import GoldenChecks
+from openinference_operator.signals.monitors import Monitors
 from openinference_operator.signals.prometheus import Prometheus
 from openinference_operator.signals.router_state import RouterStates
 from openinference_operator.signals.survey import Survey
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
+from openinference_operator.triggers import Key, Triggers
 from openinference_operator.watches import build_kopf_settings, build_registry, relist
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
@@ -42,20 +45,25 @@ async def run(settings: Settings) -> None:
         lease = Lease(cluster, settings.namespace, settings.pod_name)
         tokens = Tokens(cluster)
         states = RouterStates(
-            session, tokens.token_of, lambda *changed: controller.states_changed(*changed)
+            session, tokens.token_of, lambda *changed: triggers.states_changed(*changed)
         )
         stack.push_async_callback(states.close)
         prometheus = Prometheus(session, settings.prometheus_url)
         golden = GoldenChecks(session, tokens.token_of)
         stack.push_async_callback(golden.close)
+        triggers = Triggers(store, states, queue)
+        writer, recorder = Writer(cluster, lease, store), Recorder(cluster)
         controller = Controller(
             settings=settings,
             store=store,
             lease=lease,
-            writer=Writer(cluster, lease, store),
-            recorder=Recorder(cluster),
-            tokens=tokens,
+            writer=writer,
+            recorder=recorder,
             states=states,
+            router=NamespaceRouter(
+                settings, store, lease, writer, recorder, tokens, Monitors(cluster)
+            ),
+            triggers=triggers,
             autoscaler=Autoscaler(prometheus),
             trials=Trials(prometheus, golden),
             survey=Survey(cluster),
@@ -72,7 +80,7 @@ async def run(settings: Settings) -> None:
             asyncio.create_task(lease.keep(), name="lease"),
             asyncio.create_task(measure_loop_lag(), name="loop lag"),
             asyncio.create_task(
-                relist(cluster, store, controller, settings.watch_namespace), name="relist"
+                relist(cluster, store, triggers, settings.watch_namespace), name="relist"
             ),
             *(
                 asyncio.create_task(controller.work(), name=f"worker {number}")
@@ -82,7 +90,7 @@ async def run(settings: Settings) -> None:
         log.info("operator started: identity=%s", settings.pod_name)
         watches = asyncio.create_task(
             kopf.operator(
-                registry=build_registry(store, controller),
+                registry=build_registry(store, triggers, controller.start),
                 settings=build_kopf_settings(),
                 standalone=True,
                 clusterwide=not settings.watch_namespace,

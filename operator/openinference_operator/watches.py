@@ -1,4 +1,4 @@
-"""What the operator sees of the cluster: kopf's watches fill the store and wake the controller.
+"""What the operator sees of the cluster: kopf's watches fill the store and fill the queue.
 
 kopf calls an index function for every object it lists or sees change, and no event handler before
 all lists are complete. The index function here fills the store; the first event handler call is
@@ -11,16 +11,16 @@ listed anew now and then.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
 
 from openinference_operator import names
 from openinference_operator.cluster import RESOURCES, Cluster
-from openinference_operator.controller import Controller
 from openinference_operator.errors import ApiError
 from openinference_operator.store import Store
+from openinference_operator.triggers import Triggers
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +41,26 @@ WATCHED_KINDS = (
 RELIST_SECONDS = 300.0
 
 
-def build_registry(store: Store, controller: Controller) -> kopf.OperatorRegistry:
-    """The handlers of all kinds of objects that the operator watches."""
+def build_registry(
+    store: Store, triggers: Triggers, start: Callable[[], None]
+) -> kopf.OperatorRegistry:
+    """The handlers of all kinds of objects that the operator watches.
+
+    `start` is called, again and again, once every object that exists has been seen.
+    """
     registry = kopf.OperatorRegistry()
 
     async def seen(body: kopf.Body, **_: Any) -> None:  # kopf would run a plain one in a thread
         obj = _plain(body)
         if store.put(obj):
-            controller.changed(obj)
+            triggers.changed(obj)
 
     async def happened(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         if event["type"] == "DELETED":
             obj = _plain(body)
             store.remove(obj)
-            controller.changed(obj)
-        controller.start()
+            triggers.changed(obj)
+        start()
 
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         in_cluster = kopf.login_with_service_account(**arguments)
@@ -84,28 +89,28 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-async def relist(cluster: Cluster, store: Store, controller: Controller, namespace: str) -> None:
+async def relist(cluster: Cluster, store: Store, triggers: Triggers, namespace: str) -> None:
     """Compare the store with complete lists, for ever."""
     while True:
         await asyncio.sleep(RELIST_SECONDS)
         for kind in WATCHED_KINDS:
             try:
-                await _relist_kind(cluster, store, controller, kind, namespace)
+                await _relist_kind(cluster, store, triggers, kind, namespace)
             except ApiError as error:
                 log.warning("not listed: kind=%s error=%s", kind, error)
 
 
 async def _relist_kind(
-    cluster: Cluster, store: Store, controller: Controller, kind: str, namespace: str
+    cluster: Cluster, store: Store, triggers: Triggers, kind: str, namespace: str
 ) -> None:
     selector = "" if kind == names.KIND else names.OWN_OBJECTS
     before = store.uids(kind)
     listed = [obj async for obj in cluster.list_all(kind, namespace, selector)]
     for obj in listed:
         if store.put(obj):
-            controller.changed(obj)
+            triggers.changed(obj)
     for obj in store.forget_missing(kind, before, listed):
-        controller.changed(obj)
+        triggers.changed(obj)
 
 
 def _selector(kind: str) -> tuple[str, str, str]:

@@ -9,16 +9,19 @@ from aiohttp import web
 from openinference_operator import names, timestamps
 from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.cluster import RESOURCES
-from openinference_operator.controller import Controller, Key
+from openinference_operator.controller import Controller
 from openinference_operator.events import Recorder
+from openinference_operator.namespace_router import NamespaceRouter
 from openinference_operator.settings import Settings
 from openinference_operator.signals.golden import GoldenChecks
+from openinference_operator.signals.monitors import Monitors
 from openinference_operator.signals.prometheus import WAITING, Prometheus
 from openinference_operator.signals.router_state import RouterStates
 from openinference_operator.signals.survey import Survey
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
+from openinference_operator.triggers import Key, Triggers
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -26,10 +29,10 @@ from openinference_operator.writer import Writer
 class Running:
     """A controller with two workers, and what it wrote."""
 
-    def __init__(self, server, store, controller, queue):
+    def __init__(self, server, store, triggers, queue):
         self.server = server
         self.store = store
-        self.controller = controller
+        self.triggers = triggers
         self.queue = queue
 
     def submit(self, raw):
@@ -37,7 +40,7 @@ class Running:
         fields = {key: raw[key] for key in ("apiVersion", "metadata", "spec")}
         stored = self.server.put("InferenceService", raw["metadata"]["name"], **fields)
         assert self.store.put(stored)
-        self.controller.changed(stored)
+        self.triggers.changed(stored)
 
     def kinds(self):
         return sorted({obj["kind"] for obj in self.server.objects.values()})
@@ -84,14 +87,19 @@ async def running(server, cluster, lease, prometheus):
     store, queue, tokens = Store(), WorkQueue(), Tokens(cluster)
     async with aiohttp.ClientSession() as session:
         states = RouterStates(session, tokens.token_of, lambda *_: None)
+        settings, triggers = Settings(engine_image="engine:1"), Triggers(store, states, queue)
+        writer, recorder = Writer(cluster, lease, store), Recorder(cluster)
         controller = Controller(
-            settings=Settings(engine_image="engine:1"),
+            settings=settings,
             store=store,
             lease=lease,
-            writer=Writer(cluster, lease, store),
-            recorder=Recorder(cluster),
-            tokens=tokens,
+            writer=writer,
+            recorder=recorder,
             states=states,
+            router=NamespaceRouter(
+                settings, store, lease, writer, recorder, tokens, Monitors(cluster)
+            ),
+            triggers=triggers,
             autoscaler=Autoscaler(Prometheus(session, prometheus)),
             trials=Trials(Prometheus(session, prometheus), GoldenChecks(session, tokens.token_of)),
             survey=Survey(cluster),
@@ -99,7 +107,7 @@ async def running(server, cluster, lease, prometheus):
         )
         workers = [asyncio.create_task(controller.work()) for _ in range(2)]
         controller.start()
-        yield Running(server, store, controller, queue)
+        yield Running(server, store, triggers, queue)
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
@@ -238,7 +246,7 @@ async def test_services_hear_of_a_router_pod_only_what_they_see_of_it(
         pod = {"kind": "Pod", "metadata": metadata, "status": {"conditions": [ready]}}
         added.clear()
         running.store.put(pod)
-        running.controller.changed(pod)
+        running.triggers.changed(pod)
         return Key("team-a", "demo") in added
 
     assert show(1_000_001, is_ready=False)
@@ -295,7 +303,7 @@ async def test_a_failure_of_the_operator_itself_is_said_and_concerns_nobody_else
     annotations = {names.ANNOTATION_READY_AT: "yesterday"}
     metadata = {**group["metadata"], "annotations": annotations, "resourceVersion": "999999"}
     running.store.put({**group, "metadata": metadata})
-    running.controller.changed(group)
+    running.triggers.changed(group)
     await until(lambda: running.ready().get("reason") == "InternalError")
     assert "yesterday" in running.ready()["message"]
     running.submit(raw_service(name="other"))

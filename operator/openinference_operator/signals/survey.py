@@ -6,7 +6,6 @@ from dataclasses import replace
 from openinference_operator.cluster import Cluster
 from openinference_operator.observe import Observed, Obstacle
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
-from openinference_operator.signals.monitors import Monitors
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck
 from openinference_operator.sizing import gpu_memories, gpus_per_replica
@@ -20,7 +19,6 @@ class Survey:
         self._downloads = Downloads(cluster)
         self._nodes = Nodes(cluster)
         self._stuck = Stuck(cluster, self._nodes)
-        self.monitors = Monitors(cluster)
 
     async def add(
         self, service: InferenceService, observed: Observed

@@ -1,0 +1,89 @@
+"""The router of a namespace, one for all InferenceServices in it."""
+
+from collections.abc import Sequence
+
+from openinference_operator.errors import NameConflict, SpecError
+from openinference_operator.events import Note, Recorder
+from openinference_operator.lease import Lease
+from openinference_operator.plan import plan_monitoring, plan_namespace
+from openinference_operator.reasons import Reason
+from openinference_operator.settings import Settings
+from openinference_operator.signals.monitors import Monitors
+from openinference_operator.spec import InferenceService, parse
+from openinference_operator.store import Object, Store
+from openinference_operator.tokens import CHECK_SECONDS, Tokens
+from openinference_operator.writer import Writer
+
+ROUTER_KINDS = (
+    "ServiceAccount",
+    "RoleBinding",
+    "Service",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
+    "Deployment",
+)
+
+
+class NamespaceRouter:
+    """Keeps the router's objects, its token and the monitors, owned by the services together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        lease: Lease,
+        writer: Writer,
+        recorder: Recorder,
+        tokens: Tokens,
+        monitors: Monitors,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._lease = lease
+        self._writer = writer
+        self._recorder = recorder
+        self._tokens = tokens
+        self._monitors = monitors
+
+    async def reconcile(self, namespace: str) -> float | None:
+        """Bring the router up to date; return in how many seconds to look again.
+
+        Raises NameConflict, which every service of the namespace is told, ApiError or LeaseLost.
+        """
+        raws = self._store.services(namespace)
+        owners = [
+            service
+            for raw in raws
+            if "deletionTimestamp" not in raw["metadata"] and (service := _parsed(raw)) is not None
+        ]
+        if not owners:
+            return None
+        try:
+            await self._keep(namespace, owners)
+        except NameConflict as error:
+            for raw in raws:
+                await self._recorder.record(raw, Note(Reason.NAME_CONFLICT, str(error), "Warning"))
+            raise
+        return CHECK_SECONDS
+
+    async def _keep(self, namespace: str, owners: Sequence[InferenceService]) -> None:
+        self._lease.check()
+        await self._tokens.ensure(owners)
+        live = {
+            (kind, obj["metadata"]["name"]): obj
+            for kind in ROUTER_KINDS
+            for obj in self._store.select(kind, namespace, "")
+        }
+        router, network = self._settings.router, self._settings.network
+        await self._writer.perform(plan_namespace(owners, live, router, network))
+        looked = await self._monitors.look(owners)
+        if looked is not None:
+            await self._writer.perform(plan_monitoring(owners, *looked))
+            self._monitors.kept(owners)
+
+
+def _parsed(raw: Object) -> InferenceService | None:
+    try:
+        return parse(raw)
+    except SpecError:
+        return None  # its own key says so in its status
