@@ -178,9 +178,7 @@ class Controller:
         if plan.look_again_at is not None:
             self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))
 
-    async def _look_around(
-        self, key: Key, service: InferenceService, observed: Observed
-    ) -> Observed:
+    async def _ask(self, key: Key, service: InferenceService, observed: Observed) -> Observed:
         """Add what no watch tells."""
         observed, again_in_seconds = await self._survey.add(service, observed)
         if again_in_seconds is not None:
