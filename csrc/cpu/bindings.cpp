@@ -1,5 +1,6 @@
 // The Python module `_cpu`. Tensors come as addresses and sizes: ops/cpu.py checks them.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "ops.h"
 
@@ -13,8 +14,8 @@ using Unlocked = py::call_guard<py::gil_scoped_release>;
 
 template <class T> T* at(Address address) { return reinterpret_cast<T*>(address); }
 
-std::unique_ptr<Packed> pack(const std::string& format, Address stored, int64_t outputs, int64_t inputs) {
-    return std::make_unique<Packed>(find_format(format), at<const uint8_t>(stored), outputs, inputs);
+std::shared_ptr<Packed> pack(const std::string& format, Address stored, int64_t outputs, int64_t inputs) {
+    return std::make_shared<Packed>(find_format(format), at<const uint8_t>(stored), outputs, inputs);
 }
 
 void linear(Operations& operations, const Packed& weight, Address x, int64_t x_stride, int64_t rows, Address bias,
@@ -66,18 +67,28 @@ void route(Operations& operations, Address logits, int64_t stride, int64_t exper
                      at<float>(shares));
 }
 
+void experts(Operations& operations, const Experts& experts, Address x, int64_t stride, int64_t rows, Address ids,
+             Address shares, int64_t chosen, Address out) {
+    operations.experts(experts, {at<const float>(x), stride}, rows, at<const int64_t>(ids), at<const float>(shares),
+                       chosen, at<float>(out));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
     using namespace py::literals;
     module.doc() = "CPU kernels over raw addresses; csrc/cpu/ops.h says what each operation does.";
 
-    py::class_<Packed>(module, "Packed")
+    py::class_<Packed, std::shared_ptr<Packed>>(module, "Packed")
         .def(py::init(&pack), "format"_a, "stored"_a, "outputs"_a, "inputs"_a, Unlocked())
         .def_property_readonly("format", [](const Packed& weight) { return weight.format().name; })
         .def_property_readonly("outputs", &Packed::outputs)
         .def_property_readonly("inputs", &Packed::inputs)
         .def_property_readonly("num_bytes", &Packed::bytes);
+
+    py::class_<Experts>(module, "Experts")
+        .def(py::init<Experts::Matrices, Experts::Matrices, Experts::Matrices>(), "gates"_a, "ups"_a, "downs"_a)
+        .def_property_readonly("hidden", &Experts::hidden);
 
     py::class_<Cache>(module, "Cache")
         .def(py::init(&cache_at), "keys"_a, "values"_a, "num_blocks"_a, "kv_heads"_a, "head_dim"_a,
@@ -104,5 +115,7 @@ PYBIND11_MODULE(_cpu, module) {
              "lengths"_a, "blocks"_a, "blocks_stride"_a, "heads"_a, "scale"_a, "window"_a, "rows"_a, "out"_a,
              Unlocked())
         .def("route", &route, "logits"_a, "stride"_a, "experts"_a, "chosen"_a, "normalise"_a, "rows"_a, "ids"_a,
-             "shares"_a, Unlocked());
+             "shares"_a, Unlocked())
+        .def("experts", &experts, "experts"_a, "x"_a, "stride"_a, "rows"_a, "ids"_a, "shares"_a, "chosen"_a, "out"_a,
+             Unlocked());
 }

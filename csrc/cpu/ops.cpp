@@ -8,9 +8,6 @@
 namespace openinference::cpu {
 namespace {
 
-constexpr int64_t kPiecesPerThread = 4;          // even shares in spite of uneven threads
-constexpr int64_t kElementsWorthSharing = 16384;  // about the cost of waking a thread
-
 void check_index(const char* name, int64_t index, int64_t bound) {
     if (index < 0 || index >= bound)
         throw std::out_of_range(std::string(name) + ": " + std::to_string(index) + " is outside 0 to " +
@@ -24,32 +21,24 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 Operations::Operations(int threads, const Kernels& kernels)
     : pool_(threads), kernels_(kernels), scratch_(pool_.threads()) {}
 
-template <class Work> void Operations::share_rows(int64_t rows, int64_t elements, Work work) {
-    const int64_t worthwhile = kElementsWorthSharing / std::max<int64_t>(elements, 1) + 1;
-    const int64_t even = rows / (kPiecesPerThread * threads()) + 1;
-    pool_.share(rows, std::max(worthwhile, even), [&](int64_t begin, int64_t end, int) {
-        for (int64_t row = begin; row < end; ++row) work(row);
-    });
-}
-
 void Operations::linear(const Packed& weight, Rows<const float> x, int64_t rows, const LinearOutput& output) {
     const std::lock_guard<std::mutex> lock(one_caller_);
-    const int64_t piece = weight.panels() / (kPiecesPerThread * threads());
-    if (weight.format().is_float()) {
-        pool_.share(weight.panels(), piece, [&](int64_t begin, int64_t end, int) {
-            for (int64_t panel = begin; panel < end; ++panel)
-                kernels_.linear_floats(weight, panel, x, rows, output);
-        });
-        return;
-    }
-    inputs_.resize(std::max<size_t>(inputs_.size(), rows * weight.groups()));
-    share_rows(rows, weight.inputs(), [&](int64_t row) {
-        kernels_.quantise(x[row], weight.inputs(), inputs_.data() + row * weight.groups());
-    });
-    pool_.share(weight.panels(), piece, [&](int64_t begin, int64_t end, int) {
-        for (int64_t panel = begin; panel < end; ++panel)
-            kernels_.linear_codes(weight, panel, inputs_.data(), rows, output);
-    });
+    if (!weight.format().is_float()) quantise(x, rows, weight.inputs());
+    share_panels(weight.panels(), [&](int64_t panel) { multiply(weight, panel, x, inputs_.data(), rows, output); });
+}
+
+void Operations::quantise(Rows<const float> x, int64_t rows, int64_t n) {
+    const int64_t groups = n / kGroup;
+    inputs_.resize(std::max<size_t>(inputs_.size(), rows * groups));
+    share_rows(rows, n, [&](int64_t row) { kernels_.quantise(x[row], n, inputs_.data() + row * groups); });
+}
+
+void Operations::multiply(const Packed& weight, int64_t panel, Rows<const float> x, const InputGroup* codes,
+                          int64_t rows, const LinearOutput& output) const {
+    if (weight.format().is_float())
+        kernels_.linear_floats(weight, panel, x, rows, output);
+    else
+        kernels_.linear_codes(weight, panel, codes, rows, output);
 }
 
 void Operations::embedding(const Packed& weight, const int64_t* ids, int64_t count, float* out) {

@@ -13,6 +13,13 @@ class Packed:
     @property
     def num_bytes(self) -> int: ...
 
+class Experts:
+    """The gate, up and down matrices of each expert. Raises ValueError if shapes do not fit."""
+
+    def __init__(self, gates: list[Packed], ups: list[Packed], downs: list[Packed]) -> None: ...
+    @property
+    def hidden(self) -> int: ...
+
 class Cache:
     """Where the keys and values of one layer lie; owns nothing."""
 
@@ -87,4 +94,15 @@ class Operations:
         rows: int,
         ids: int,
         shares: int,
+    ) -> None: ...
+    def experts(
+        self,
+        experts: Experts,
+        x: int,
+        stride: int,
+        rows: int,
+        ids: int,
+        shares: int,
+        chosen: int,
+        out: int,
     ) -> None: ...

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from openinference_engine import ops
 from openinference_engine.config import ExpertsConfig
 from openinference_engine.layers.linear import Linear
-from openinference_engine.layers.mlp import GatedMLP
 from openinference_engine.weights.loader import Weights
 
 
@@ -20,17 +18,20 @@ class Experts:
     def __init__(self, weights: Weights, hidden: int, config: ExpertsConfig) -> None:
         self._config = config
         self._router = Linear(weights, {"gate": config.count}, hidden)
-        self._experts = [
-            GatedMLP(weights.at(f"experts.{number}"), hidden, config.intermediate_size)
-            for number in range(config.count)
-        ]
+        inner = config.intermediate_size
+
+        def of_each(name: str, shape: tuple[int, int]) -> list[ops.Weight]:
+            names = (f"experts.{number}.{name}.weight" for number in range(config.count))
+            return [weights.matrix(name, shape) for name in names]
+
+        self._weights = ops.ExpertWeights(
+            of_each("gate_proj", (inner, hidden)),
+            of_each("up_proj", (inner, hidden)),
+            of_each("down_proj", (hidden, inner)),
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (T, hidden) → (T, hidden)."""
-        config = self._config
-        ids, shares = ops.route(self._router(x), config.per_token, config.normalises_shares)
-        output = torch.zeros_like(x)
-        for number in sorted(set(ids.flatten().tolist())):
-            rows, places = (ids == number).nonzero(as_tuple=True)
-            output[rows] += shares[rows, places, None] * self._experts[number](x[rows])
-        return output
+        logits = self._router(x)
+        ids, shares = ops.route(logits, self._config.per_token, self._config.normalises_shares)
+        return ops.experts(x, ids, shares, self._weights)

@@ -12,9 +12,11 @@ from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 if find_spec("openinference_engine._cpu") is not None:
     from openinference_engine.ops.cpu import (
         KERNEL_PATH,
+        ExpertWeights,
         Weight,
         append_kv,
         embedding,
+        experts,
         linear,
         pack,
         paged_attention,
@@ -26,9 +28,11 @@ if find_spec("openinference_engine._cpu") is not None:
 else:
     from openinference_engine.ops.reference import (  # type: ignore[assignment]
         KERNEL_PATH,
+        ExpertWeights,
         Weight,
         append_kv,
         embedding,
+        experts,
         linear,
         pack,
         paged_attention,
@@ -42,9 +46,11 @@ __all__ = [
     "KERNEL_PATH",
     "NO_WINDOW",
     "AttentionPlan",
+    "ExpertWeights",
     "Weight",
     "append_kv",
     "embedding",
+    "experts",
     "linear",
     "pack",
     "paged_attention",

@@ -18,6 +18,7 @@ from openinference_engine.limits import processor_limit
 from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 Weight = _cpu.Packed
+ExpertWeights = _cpu.Experts
 
 KERNEL_PATH = "cpu"  # one for all instruction sets: they agree to the bit
 
@@ -106,6 +107,23 @@ def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]
         address, stride, experts, chosen, normalise, rows, ids.data_ptr(), shares.data_ptr()
     )
     return ids, shares
+
+
+def experts(x: Tensor, ids: Tensor, shares: Tensor, weights: ExpertWeights) -> Tensor:
+    rows, chosen = ids.shape
+    address, stride = _rows(x, "x", weights.hidden)
+    output = torch.empty(rows, weights.hidden)
+    operations().experts(
+        weights,
+        address,
+        stride,
+        rows,
+        _address(ids, "ids", torch.int64, x.shape[0], chosen),
+        _address(shares, "shares", torch.float32, rows, chosen),
+        chosen,
+        output.data_ptr(),
+    )
+    return output
 
 
 def paged_attention(

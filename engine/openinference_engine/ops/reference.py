@@ -6,6 +6,7 @@ pool, P positions per block.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,16 @@ from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
 Weight = Tensor  # (outputs, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """gates, ups: (inner, hidden) of each expert; downs: (hidden, inner)."""
+
+    gates: list[Weight]
+    ups: list[Weight]
+    downs: list[Weight]
+
 
 KERNEL_PATH = "torch-reference"
 
@@ -85,6 +96,19 @@ def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]
     if normalise:
         return ids, best.softmax(-1)
     return ids, logits.softmax(-1).gather(1, ids)
+
+
+def experts(x: Tensor, ids: Tensor, shares: Tensor, weights: ExpertWeights) -> Tensor:
+    """x: (T, hidden); ids, shares: (T, chosen) → (T, hidden): the sum over each token's experts, in
+    the order of their numbers, of share · down(silu(gate) · up).
+    """
+    output = torch.zeros_like(x)
+    for number in sorted(set(ids.flatten().tolist())):
+        rows, places = (ids == number).nonzero(as_tuple=True)
+        gate, up = linear(x[rows], weights.gates[number]), linear(x[rows], weights.ups[number])
+        result = linear(silu_mul(torch.cat([gate, up], dim=-1)), weights.downs[number])
+        output[rows] += shares[rows, places, None] * result
+    return output
 
 
 def paged_attention(
