@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from openinferencev2.endpoint import Endpoint
@@ -31,15 +31,23 @@ class RequestFailed(CommandError):
 
 
 @dataclass(slots=True)
-class Answer:
-    """One streamed answer; moments on the monotonic clock, None before they happened."""
+class Reply:
+    """One answer, streamed; moments on the monotonic clock, None before they happened.
 
-    asked_at: float
+    `group` is the replica that answered, empty where an engine was asked without a router.
+    """
+
+    asked_at: float = field(default_factory=time.monotonic)
     text: str = ""
-    num_tokens: int = 0
+    finish_reason: str | None = None
+    usage: Json = field(default_factory=dict)
     first_at: float | None = None
     last_at: float | None = None
     group: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.usage.get("completion_tokens", 0))
 
     @property
     def first_token_seconds(self) -> float | None:
@@ -65,8 +73,10 @@ def open_session(endpoint: Endpoint) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(headers=endpoint.headers, connector=connector, timeout=timeout)
 
 
-async def first_model(session: aiohttp.ClientSession, endpoint: Endpoint) -> str:
+async def model_of(session: aiohttp.ClientSession, endpoint: Endpoint) -> str:
     """The model that is served there. Raises CommandError when there is none, or a choice."""
+    if endpoint.model:
+        return endpoint.model
     async with _opened(session.get(f"{endpoint.url}/v1/models")) as response:
         names = [card["id"] for card in (await response.json())["data"]]
     if len(names) == 1:
@@ -81,15 +91,25 @@ async def stream(
     path: str,
     body: Json,
     hear: Callable[[str], None] = lambda _: None,
-) -> Answer:
+) -> Reply:
     """Ask and call `hear` with each piece of text as it comes. Raises RequestFailed."""
+    reply = Reply()
+    async with contextlib.aclosing(pieces(session, endpoint, path, body, reply)) as heard:
+        async for piece in heard:
+            hear(piece)
+    return reply
+
+
+async def pieces(
+    session: aiohttp.ClientSession, endpoint: Endpoint, path: str, body: Json, reply: Reply
+) -> AsyncGenerator[str, None]:
+    """Ask, and give each piece of text as it comes into `reply`. Raises RequestFailed."""
     asked = body | {"stream": True, "stream_options": {"include_usage": True}}
-    answer = Answer(asked_at=time.monotonic())
     async with _opened(session.post(endpoint.url + path, json=asked)) as response:
-        answer.group = response.headers.get("x-openinference-group", "")
+        reply.group = response.headers.get("x-openinference-group", "")
         async for chunk in _chunks(response):
-            _absorb(answer, chunk, hear)
-    return answer
+            for piece in _absorb(reply, chunk):
+                yield piece
 
 
 async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, body: Json) -> Json:
@@ -99,18 +119,18 @@ async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, bod
         return found
 
 
-def _absorb(answer: Answer, chunk: Json, hear: Callable[[str], None]) -> None:
+def _absorb(reply: Reply, chunk: Json) -> Iterator[str]:
     if "error" in chunk:
         raise RequestFailed(chunk["error"]["message"], status=200)
-    if usage := chunk.get("usage"):
-        answer.num_tokens = usage["completion_tokens"]
+    reply.usage = chunk.get("usage") or reply.usage
     for choice in chunk["choices"]:
+        reply.finish_reason = choice.get("finish_reason") or reply.finish_reason
         piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
         if piece:
-            answer.last_at = time.monotonic()
-            answer.first_at = answer.first_at or answer.last_at
-            answer.text += piece
-            hear(piece)
+            reply.last_at = time.monotonic()
+            reply.first_at = reply.first_at or reply.last_at
+            reply.text += piece
+            yield piece
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:

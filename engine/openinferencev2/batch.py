@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from openinferencev2.answers import Json, RequestFailed, ask, first_model, open_session
+from openinferencev2.answers import Json, RequestFailed, ask, model_of, open_session
 from openinferencev2.endpoint import Endpoint, Url, reach
 from openinferencev2.errors import CommandError, Exit
 from openinferencev2.kubectl import Context, Namespace
@@ -131,7 +131,7 @@ async def _answer_all(
         task = progress.add_task("requests", total=total, completed=total - len(items))
         async with open_session(endpoint) as session:
             if items and not model and any("model" not in item.body for item in items):
-                model = await first_model(session, endpoint)
+                model = await model_of(session, endpoint)
 
             async def work() -> None:
                 nonlocal num_failed

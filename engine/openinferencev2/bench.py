@@ -19,7 +19,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from openinferencev2.answers import Answer, RequestFailed, first_model, open_session, stream
+from openinferencev2.answers import Reply, RequestFailed, model_of, open_session, stream
 from openinferencev2.endpoint import Endpoint, Url, reach
 from openinferencev2.errors import CommandError
 from openinferencev2.kubectl import Context, Namespace
@@ -31,6 +31,7 @@ WORDS = (
 )
 TOKENS_PER_WORD = 1.3  # of common tokenizers, for English
 BARS = "▁▂▃▄▅▆▇█"
+PLOT_COLUMNS, LABEL_COLUMNS = 60, 32  # the labels: name, smallest and largest
 
 Body = dict[str, object]
 One = Callable[[Body], Coroutine[None, None, None]]
@@ -55,7 +56,7 @@ class Target:
     first_token_seconds: float
     seconds_per_token: float
 
-    def is_met(self, answer: Answer) -> bool:
+    def is_met(self, answer: Reply) -> bool:
         first, each = answer.first_token_seconds, answer.seconds_per_token
         return (
             first is not None
@@ -92,13 +93,13 @@ class Report:
 def bench(
     service: Annotated[str | None, typer.Argument(help="Service. Default: any by --model.")] = None,
     model: Annotated[str, typer.Option(help="Default: the only one that is served.")] = "",
-    requests: Annotated[int, typer.Option(min=1)] = 64,
+    requests: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Clients of the closed loop.")] = 8,
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Arrivals per second: an open loop instead.")
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    output_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt, about.")] = 128,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, exactly.")] = 128,
     ttft_target: Annotated[float, typer.Option(help="Seconds to the first token.")] = 1.0,
     tpot_target: Annotated[float, typer.Option(help="Seconds per token after it.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of prompts and arrivals.")] = 0,
@@ -122,7 +123,7 @@ def bench(
 
 
 def summarise(
-    answers: Sequence[Answer], failures: Sequence[str], seconds: float, target: Target
+    answers: Sequence[Reply], failures: Sequence[str], seconds: float, target: Target
 ) -> Report:
     """The figures of one run."""
     first = [a.first_token_seconds for a in answers if a.first_token_seconds is not None]
@@ -163,13 +164,19 @@ def histogram(durations: Sequence[float], width: int = 40) -> str:
     return "".join(BARS[round(count / top * (len(BARS) - 1))] if count else " " for count in counts)
 
 
-async def _run(endpoint: Endpoint, model: str, load: Load) -> tuple[list[Answer], list[str], float]:
-    answers: list[Answer] = []
+def plot(name: str, durations: Sequence[float], width: int) -> str:
+    """`TTFT  84.1 ms ▂▅█▃  119.1 ms`: how many were how long, between the extremes."""
+    low, high = (f"{1000 * edge:.1f} ms" for edge in (min(durations), max(durations)))
+    return f"{name}  {low} {histogram(durations, max(1, width))} {high}"
+
+
+async def _run(endpoint: Endpoint, model: str, load: Load) -> tuple[list[Reply], list[str], float]:
+    answers: list[Reply] = []
     failures: list[str] = []
     rng = random.Random(load.seed)  # noqa: S311  reproducible load, no secret
     bodies = [_body(load, rng) for _ in range(load.num_requests)]
     async with open_session(endpoint) as session:
-        model = model or await first_model(session, endpoint)
+        model = model or await model_of(session, endpoint)
         with Progress(console=remarks, disable=not remarks.is_terminal) as progress:
             task = progress.add_task("requests", total=len(bodies))
 
@@ -220,10 +227,11 @@ def _body(load: Load, rng: random.Random) -> Body:
     }
 
 
-def _show(report: Report, answers: Sequence[Answer], target: Target) -> None:
+def _show(report: Report, answers: Sequence[Reply], target: Target) -> None:
     lines = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "MEAN", "P50", "P95", "P99", "SPREAD"):
+    for column in ("", "MEAN", "P50", "P95", "P99"):
         lines.add_column(column)
+    plots = []
     for name, found, durations in (
         ("TTFT", report.first_token, [a.first_token_seconds for a in answers]),
         ("TPOT", report.per_token, [a.seconds_per_token for a in answers]),
@@ -231,8 +239,11 @@ def _show(report: Report, answers: Sequence[Answer], target: Target) -> None:
         known = [duration for duration in durations if duration is not None]
         if found:
             figures = [f"{1000 * value:.1f} ms" for value in asdict(found).values()]
-            lines.add_row(name, *figures, f"[cyan]{histogram(known)}[/]")
+            lines.add_row(name, *figures)
+            plots.append(plot(name, known, min(PLOT_COLUMNS, out.width - LABEL_COLUMNS)))
     out.print(lines)
+    for line in plots:
+        out.print(line, style="cyan", no_wrap=True)
     out.print(
         f"{report.requests} requests in {report.seconds:.1f} s, {report.failed} failed: "
         f"{report.requests_per_second:.2f} requests/s, "

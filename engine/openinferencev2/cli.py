@@ -24,7 +24,8 @@ from openinferencev2.dashboard import dashboard
 from openinferencev2.deploy import deploy
 from openinferencev2.doctor import doctor
 from openinferencev2.errors import CommandError, Exit
-from openinferencev2.operate import logs, rollback, scale
+from openinferencev2.logs import logs
+from openinferencev2.operate import rollback, scale
 from openinferencev2.output import remarks
 from openinferencev2.plan import plan
 from openinferencev2.status import status

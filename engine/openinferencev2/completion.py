@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import typer
 
@@ -16,7 +17,7 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def completion(shell: Shell) -> None:
+def completion(shell: Annotated[Shell, typer.Argument(help="Yours.")]) -> None:
     """Print a completion script; for bash: source <(openinference completion bash)."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 

@@ -81,28 +81,39 @@ def manifest(
 
 
 def wait_ready(kubectl: Kubectl, name: str, timeout_seconds: float) -> Json:
-    """Look until the service is Ready in its present spec.
+    """Look until the service is Ready in its present spec, and tell what it waits for.
 
     Raises CommandError: FAILED as soon as waiting is in vain, TIMEOUT at the end of the time.
     """
     deadline = time.monotonic() + timeout_seconds
     with remarks.status(f"{name}: applied") as spinner:
-        while True:
-            service = kubectl.get("infsvc", name)
-            if services.is_settled(service):
-                return service
-            state = services.state(service)
-            if reason := services.failure(service):
-                remedy = services.remedy(reason.partition(":")[0])
-                raise CommandError(f"{name} failed: {reason}", remedy)
+        while not is_ready(service := kubectl.get("infsvc", name)):
             if time.monotonic() > deadline:
-                raise CommandError(
-                    f"{name} is not Ready after {timeout_seconds:g} s: {state.message}",
-                    services.remedy(state.reason) or f"`openinference status {name}` tells more",
-                    Exit.TIMEOUT,
-                )
+                raise too_late(service, timeout_seconds)
+            state = services.state(service)
             spinner.update(f"{name}: {state.reason}: {state.message}")
             time.sleep(LOOK_SECONDS)
+    return service
+
+
+def is_ready(service: Json) -> bool:
+    """Whether it serves what its spec says. Raises CommandError where waiting is in vain."""
+    if services.is_settled(service):
+        return True
+    if reason := services.failure(service):
+        remedy = services.remedy(reason.partition(":")[0])
+        raise CommandError(f"{service['metadata']['name']} failed: {reason}", remedy)
+    return False
+
+
+def too_late(service: Json, timeout_seconds: float) -> CommandError:
+    """What a service still waits for when nobody waits for it any longer."""
+    name, state = service["metadata"]["name"], services.state(service)
+    return CommandError(
+        f"{name} is not Ready after {timeout_seconds:g} s: {state.message}",
+        services.remedy(state.reason) or f"`openinference status {name}` tells more",
+        Exit.TIMEOUT,
+    )
 
 
 def _services(applied: Json) -> list[Json]:

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import subprocess
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -84,31 +85,46 @@ class Kubectl:
         found: Json = json.loads(self.run("get", *arguments, "--output=json"))
         return found
 
-    def pass_through(self, *arguments: str) -> int:
-        """Let kubectl speak to the terminal itself, for as long as it likes."""
-        try:
-            return subprocess.run(self._command(*arguments)).returncode  # noqa: S603
-        except FileNotFoundError as error:
-            raise _missing() from error
+    def lines(self, *arguments: str) -> Iterator[str]:
+        """What kubectl prints, line by line, for as long as it likes.
+
+        Raises CommandError with a remedy when it fails in the end.
+        """
+        with (
+            tempfile.TemporaryFile("w+") as complaints,
+            self._started(*arguments, stderr=complaints) as process,
+            process.stdout or io.StringIO() as said,
+        ):
+            for line in said:
+                yield line.rstrip("\n")
+            if process.wait():
+                complaints.seek(0)
+                raise explain(complaints.read())
 
     @contextlib.contextmanager
     def forwarded(self, service: str, local_port: int = 0) -> Iterator[str]:
         """A base URL that leads to port `http` of a Service, while the block is open."""
         ports = f"{local_port or ''}:http"
-        command = self._command("port-forward", f"service/{service}", ports)
-        try:
-            process = subprocess.Popen(  # noqa: S603
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        except FileNotFoundError as error:
-            raise _missing() from error
-        try:
+        arguments = ("port-forward", f"service/{service}", ports)
+        with self._started(*arguments, stderr=subprocess.STDOUT) as process:
             said = process.stdout or io.StringIO()
             line = said.readline()
             if not line.startswith("Forwarding from "):
                 raise explain(line + said.read())
             threading.Thread(target=_drain, args=(said,), daemon=True).start()
             yield f"http://{line.split()[2]}"  # "Forwarding from 127.0.0.1:43210 -> 8080"
+
+    @contextlib.contextmanager
+    def _started(self, *arguments: str, stderr: int | IO[str]) -> Iterator[subprocess.Popen[str]]:
+        """kubectl beside us, ended when the block is left."""
+        try:
+            process = subprocess.Popen(  # noqa: S603  arguments are a list; no shell
+                self._command(*arguments), stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
+        except FileNotFoundError as error:
+            raise _missing() from error
+        try:
+            yield process
         finally:
             process.terminate()
             process.wait()

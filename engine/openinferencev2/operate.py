@@ -1,9 +1,8 @@
-"""`openinference logs`, `scale` and `rollback`: everyday work on a service that runs."""
+"""`openinference scale` and `rollback`: everyday work on a service that runs."""
 
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -25,34 +24,6 @@ Wait = Annotated[bool, typer.Option(help="Return once the change is in force.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
 
 
-class Part(StrEnum):
-    ENGINE = "engine"
-    ROUTER = "router"
-
-
-def logs(
-    name: Name,
-    part: Annotated[Part, typer.Option(help="Whose.")] = Part.ENGINE,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep reading.")] = False,
-    tail: Annotated[int, typer.Option(help="Lines of each pod.")] = 100,
-    previous: Annotated[bool, typer.Option(help="Of containers that have crashed.")] = False,
-    namespace: Namespace = None,
-    context: Context = None,
-) -> None:
-    """Print what all pods of a service say, each line after the pod's name."""
-    kubectl = connect(namespace, context)
-    kubectl.get("infsvc", name)  # a wrong name would otherwise just print nothing
-    selector = f"app.kubernetes.io/component={part}"
-    if part is Part.ENGINE:
-        selector += f",openinference.dev/service={name}"
-    flags = [f"--follow={str(follow).lower()}", f"--previous={str(previous).lower()}"]
-    code = kubectl.pass_through(
-        *("logs", f"--selector={selector}", f"--tail={tail}", "--prefix", "--all-containers"),
-        *("--max-log-requests=64", *flags),
-    )
-    raise typer.Exit(code)
-
-
 def scale(
     name: Name,
     replicas: Annotated[int, typer.Argument(min=0, help="How many.")],
@@ -60,6 +31,7 @@ def scale(
     context: Context = None,
     wait: Wait = True,
     timeout_seconds: Timeout = 600,
+    output: Output = Format.TEXT,
 ) -> None:
     """Set the number of replicas."""
     kubectl = connect(namespace, context)
@@ -70,9 +42,8 @@ def scale(
             Exit.USAGE,
         )
     kubectl.run("scale", "infsvc", name, f"--replicas={replicas}")
-    if wait:
-        wait_ready(kubectl, name, timeout_seconds)
-    out.print(f"{name}: {replicas} replica{'' if replicas == 1 else 's'}")
+    done = f"{replicas} replica{'' if replicas == 1 else 's'}"
+    _finish(kubectl, name, done, timeout_seconds if wait else None, output)
 
 
 def rollback(
@@ -95,10 +66,23 @@ def rollback(
     target = choose(service, revisions, to)
     patch = [*restore(service, target["data"]["fields"])]
     kubectl.run("patch", "infsvc", name, "--type=json", f"--patch={json.dumps(patch)}")
-    if wait:
-        wait_ready(kubectl, name, timeout_seconds)
-    out.print(f"{name}: back at revision {_id(target)}")
+    done = f"back at revision {_id(target)}"
+    _finish(kubectl, name, done, timeout_seconds if wait else None, output)
     return None
+
+
+def _finish(
+    kubectl: Kubectl, name: str, done: str, timeout_seconds: float | None, output: Format
+) -> None:
+    """Wait, unless the time is None, and tell what was done, or the object to scripts."""
+    if timeout_seconds is not None:
+        service = wait_ready(kubectl, name, timeout_seconds)
+    else:
+        service = kubectl.get("infsvc", name)
+    if output is Format.JSON:
+        print_json(service)
+    else:
+        out.print(f"{name}: {done}")
 
 
 def choose(service: Json, revisions: list[Json], wished: str) -> Json:

@@ -3,8 +3,8 @@
 Objects are YAML documents that `kubectl apply` reads; everything else is a comment above them.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
 from typing import Any, TextIO
@@ -35,17 +35,44 @@ def preview(path: Path, settings: Settings, out: TextIO) -> int:
     except SpecError as error:
         out.write(f"{path}: {error}\n")
         return 1
-    return 0 if write_preview(service, settings, out) else 1
+    found = foresee(service, settings)
+    write(found, out)
+    return 0 if found.fits else 1
 
 
-def write_preview(
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """`sizing` is None while the model was not looked at; `objects` are what would be applied."""
+
+    service: InferenceService
+    sizing: Sizing | None
+    objects: Sequence[dict[str, Any]]
+
+    @property
+    def fits(self) -> bool:
+        """Whether a replica can run, as far as is known."""
+        return self.sizing is None or not self.sizing.problem
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "fits": self.fits,
+            "memory": _sizes(self.sizing) if self.sizing else None,
+            "rollout": [
+                _counts(step) | {"exist": existing, "takeRequests": routable}
+                for step, existing, routable in rollout_steps(self.service)
+            ],
+            "objects": self.objects,
+        }
+
+
+def foresee(
     service: InferenceService,
     settings: Settings,
-    out: TextIO,
     result: Result | None = None,
     gpu_memories: tuple[int, ...] = (),
-) -> bool:
-    """Write memory, steps and objects; return whether the model fits as far as is known.
+) -> Preview:
+    """What a service would become on an empty cluster.
 
     `result`: what the model is, None while that is unknown. `gpu_memories`: bytes of one GPU.
     """
@@ -55,16 +82,19 @@ def write_preview(
     preparation = Preparation(stage, result=result)
     observed = replace(NOTHING_OBSERVED, preparation=preparation, gpu_memories=gpu_memories)
     sizing = observed.sizing(service)
-    for line in (*_memory(sizing), *_steps(service)):
-        out.write(f"# {line}\n")
-    # A model that cannot fit makes no replica; print what it would make if it did.
+    # A model that cannot fit makes no replica; tell what it would make if it did.
     observed = replace(observed, gpu_memories=())
     desired = recorded_desired(service, {})
     plan = plan_service(service, observed, desired, settings.engine_image, time())
     shared = plan_namespace([service], {}, settings.router, settings.network)
-    operations = [*plan.operations, *shared]
-    yaml.dump_all(map(_manifest, operations), out, _PlainDumper, sort_keys=False)
-    return sizing is None or not sizing.problem
+    return Preview(service, sizing, [*map(_manifest, [*plan.operations, *shared])])
+
+
+def write(found: Preview, out: TextIO) -> None:
+    """Memory and steps as comments, then the objects as YAML documents."""
+    for line in (*_memory(found.sizing), *_steps(found.service)):
+        out.write(f"# {line}\n")
+    yaml.dump_all(found.objects, out, _PlainDumper, sort_keys=False)
 
 
 def rollout_steps(service: InferenceService) -> Iterator[tuple[Step, int, int]]:
@@ -94,6 +124,16 @@ def _after(group: GroupState, step: Step) -> GroupState:
     return replace(group, phase=Phase.DRAINED) if group.name in step.drain else group
 
 
+def _sizes(sizing: Sizing) -> dict[str, Any]:
+    return {
+        "gpus": sizing.gpus,
+        "weightBytesPerGpu": sizing.weights_per_gpu,
+        "kvBytesPerGpu": sizing.kv_per_gpu,
+        "sequences": sizing.max_concurrency,
+        "problem": sizing.problem,
+    }
+
+
 def _memory(sizing: Sizing | None) -> Iterator[str]:
     if sizing is None:
         yield "Memory: unknown, the model was not looked at."
@@ -121,9 +161,12 @@ def _steps(service: InferenceService) -> Iterator[str]:
     replicas = recorded_desired(service, {})
     yield f"Then all {replicas} replicas start. A later revision would replace them like this:"
     for number, (step, existing, routable) in enumerate(rollout_steps(service), start=1):
-        parts = {"create": step.create, "drain": len(step.drain), "delete": len(step.delete)}
-        told = ", ".join(f"{verb} {count}" for verb, count in parts.items() if count)
+        told = ", ".join(f"{verb} {count}" for verb, count in _counts(step).items() if count)
         yield f"  {number}. {told}: {existing} exist, {routable} of them take requests"
+
+
+def _counts(step: Step) -> dict[str, int]:
+    return {"create": step.create, "drain": len(step.drain), "delete": len(step.delete)}
 
 
 class _PlainDumper(yaml.SafeDumper):

@@ -9,7 +9,7 @@ import pexpect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openinferencev2.answers import Answer
+from openinferencev2.answers import Reply
 from openinferencev2.batch import read_done, read_items
 from openinferencev2.bench import Target, histogram, spread, summarise
 
@@ -53,6 +53,16 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(terminal):
     terminal.expect("> ")
     terminal.sendeof()
     terminal.expect(pexpect.EOF, timeout=10)
+
+
+def test_one_answer_as_json_says_how_fast_it_came(openinference, engine_url):
+    words = ("chat", "--url", engine_url, "--temperature", "0", "--max-tokens", "12", "-o", "json")
+    found = json.loads(openinference(*words, stdin=QUESTION).stdout)
+    assert (found["model"], found["finish_reason"]) == ("smollm2", "length")
+    assert "Paris" in found["text"]
+    assert found["usage"]["completion_tokens"] == 12
+    assert found["first_token_seconds"] > 0
+    assert found["answered_by"] is None, "there is no router"
 
 
 def test_a_question_on_standard_input_is_answered_once(openinference, engine_url):
@@ -173,7 +183,8 @@ def test_bench_draws_the_spread_and_arrives_at_a_rate(openinference, engine_url)
 
 def make_answer(first_seconds, per_token_seconds, num_tokens=3):
     last = first_seconds + per_token_seconds * (num_tokens - 1)
-    return Answer(0.0, "x", num_tokens, first_at=first_seconds, last_at=last)
+    usage = {"completion_tokens": num_tokens}
+    return Reply(0.0, "x", usage=usage, first_at=first_seconds, last_at=last)
 
 
 def test_goodput_counts_only_answers_within_both_targets():

