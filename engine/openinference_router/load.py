@@ -1,11 +1,14 @@
 """Listening to one engine's `/load`: its heartbeat, its load and its notice of draining in one.
 
 A closed stream is opened again at once, then with growing pauses; meanwhile the group is not
-chosen. A group unheard for three seconds is dead, whatever its connections look like.
+chosen. A group unheard for three seconds is dead, whatever its connections look like. The last
+part of them begins anew when it is over: a router that was held up itself, by a throttled CPU or
+by much work, finds its timers due before it has read what came meanwhile.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import aiohttp
 import msgspec
@@ -16,6 +19,7 @@ from openinference_router.service import Service
 from openinference_router.wire import LoadReport
 
 SILENT_SECONDS = 3.0
+DOUBT_SECONDS = 0.5  # the last part of these three
 MIN_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 1.0
 
@@ -24,7 +28,10 @@ _REMEDIES = {
     404: "has no /load: it is not an engine of this project",
 }
 
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+# Silence is noticed below, so the connection itself may wait longer than the death it announces.
+_TIMEOUT = aiohttp.ClientTimeout(
+    total=None, sock_connect=SILENT_SECONDS, sock_read=2 * SILENT_SECONDS
+)
 _decode = msgspec.json.Decoder(LoadReport).decode
 _log = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ class LoadWatch:
         self._group = group
         self._headers = headers
         self._pause_seconds = MIN_PAUSE_SECONDS
-        self._death: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._trouble = ""
 
     async def run(self) -> None:
@@ -55,8 +62,8 @@ class LoadWatch:
                 await asyncio.sleep(self._pause_seconds)
                 self._pause_seconds = min(MAX_PAUSE_SECONDS, self._pause_seconds * 2)
         finally:
-            if self._death is not None:
-                self._death.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def _listen(self) -> None:
         """Follow one connection to its end, whatever that is."""
@@ -78,15 +85,22 @@ class LoadWatch:
             self._note(str(error) or type(error).__name__)
 
     def _heard(self, report: LoadReport) -> None:
-        if self._death is not None:
-            self._death.cancel()
-        loop = asyncio.get_running_loop()
-        self._death = loop.call_later(SILENT_SECONDS, self._service.died, self._group)
+        self._otherwise(SILENT_SECONDS - DOUBT_SECONDS, self._doubt)
         self._pause_seconds = MIN_PAUSE_SECONDS
         if self._trouble or self._group.load is None:
             _log.info("group heard", extra={"group": self._group.id, "ready": report.ready})
             self._trouble = ""
         self._service.report(self._group, report)
+
+    def _doubt(self) -> None:
+        """Silent for long: dead, unless its word has come and was just not read yet."""
+        self._otherwise(DOUBT_SECONDS, lambda: self._service.died(self._group))
+
+    def _otherwise(self, seconds: float, act: Callable[[], None]) -> None:
+        """`act` when nothing is heard for so long from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, act)
 
     def _note(self, trouble: str) -> None:
         """Log a change of mind, not each attempt."""

@@ -71,10 +71,24 @@ class Upstream:
     async def events(self) -> list[bytes] | None:
         """The data of the events that came together (perhaps none yet); None at the end."""
         try:
-            chunk = await self._response.content.readany()
+            chunk = await self._read()
             return list(self._splitter.feed(chunk)) if chunk else None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise AttemptFailed(f"cut its stream: {error!r}") from error
+
+    async def _read(self) -> bytes:
+        """Some bytes; nothing at the end. Raises only when all that came before was read.
+
+        After a connection broke, aiohttp keeps what arrived and gives it to nobody. A client would
+        get it again from another replica; but an attempt without any of it counts as got nowhere.
+        """
+        content = self._response.content
+        try:
+            return await content.readany()
+        except (aiohttp.ClientError, OSError):
+            if unread := content._read_nowait(-1):
+                return unread
+            raise
 
     def close(self) -> None:
         """Give the connection back when the response was read to its end, else close it."""

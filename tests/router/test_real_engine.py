@@ -10,6 +10,7 @@ import signal
 import aiohttp
 import openai
 import pytest
+from openinference_router.load import SILENT_SECONDS
 
 PROMPTS = [
     "Tell me about the sea.",
@@ -44,8 +45,8 @@ async def stream(
         async for line in response.content:
             if line.startswith(b"data: "):
                 lines.append(line)
-            if len(lines) == 3:
-                begun.append(response.headers.get("x-openinference-group"))
+                if len(lines) == 3:
+                    begun.append(response.headers.get("x-openinference-group"))
     assert lines.pop() == b"data: [DONE]\n"
     chunks = [json.loads(line[6:]) for line in lines]
     assert not [chunk for chunk in chunks if "error" in chunk or "openinference" in chunk]
@@ -188,3 +189,21 @@ async def test_streams_leave_an_engine_whose_drain_would_cut_them(
     assert await asyncio.to_thread(engines[1].process.popen.wait, 10) == 0
     assert not all(task.done() for task in tasks)
     assert await asyncio.gather(*tasks) == undisturbed
+
+
+async def test_a_router_that_was_held_up_does_not_take_its_engines_for_dead(front, client, until):
+    """Throttled for seconds, it found its timers due before it read the reports that had come.
+
+    Every stream of every engine was then cut and resumed, by a router short of time already.
+    """
+    asked = [body(number, min_tokens=150, max_tokens=150) for number in range(4)]
+    begun: list = []
+    tasks = [asyncio.create_task(stream(client, front.url, one, begun)) for one in asked]
+    await until(lambda: len(begun) == len(asked))
+    front.process.signal(signal.SIGSTOP)
+    await asyncio.sleep(SILENT_SECONDS + 1)
+    front.process.signal(signal.SIGCONT)
+    assert all(answer["text"] for answer in await asyncio.gather(*tasks))
+    lines = map(json.loads, front.process.log_path.read_text().splitlines())
+    failures = [line["failures"] for line in lines if line.get("stream")]
+    assert failures == [[]] * len(asked)
