@@ -3,8 +3,9 @@
 A Secret holds one entry per key, the key's name → JSON such as
     {"sha256": "<hex digest of the key>", "priority": "high", "requestsPerMinute": 60,
      "tokensPerMinute": 100000, "concurrency": 8}
-Without entries, or without a Secret, the router is open. Each router pod grants its part of the
-limits, so they are approximate. Tokens count when a request ends, so the last one may overdraw.
+Without a Secret the router is open; one without entries lets nobody in. Each router pod grants
+its part of the limits, so they are approximate. Tokens count when a request ends, so the last one
+may overdraw.
 """
 
 import contextlib

@@ -23,10 +23,13 @@ class KeySecret:
         self._keys: dict[str, Key] = {}
 
     async def snapshots(self) -> AsyncIterator[dict[str, Key] | None]:
-        """All keys, each time that the Secret could be read; None without entries. Never ends."""
+        """All keys, each time that the Secret could be read; None without a Secret. Never ends.
+
+        A Secret whose last key was deleted is a Secret: it lets nobody in.
+        """
         async for entries in self._contents:
-            self._keys = self._decode(entries)
-            yield self._keys if entries else None
+            self._keys = self._decode(entries or {})
+            yield None if entries is None else self._keys
 
     def _decode(self, entries: dict[str, bytes]) -> dict[str, Key]:
         keys: dict[str, Key] = {}

@@ -23,25 +23,29 @@ class _Secret(msgspec.Struct):
 
 async def contents(
     api: client.CoreV1Api, namespace: str, name: str
-) -> AsyncIterator[dict[str, bytes]]:
-    """Its entries, each time that it could be read; none while it does not exist. Never ends."""
+) -> AsyncIterator[dict[str, bytes] | None]:
+    """Its entries, each time that it could be read; None while it does not exist. Never ends."""
     while True:
         try:
-            encoded = (await _read(api, namespace, name)).data or {}
-            yield {entry: base64.b64decode(text) for entry, text in encoded.items()}
+            secret = await _read(api, namespace, name)
+            yield None if secret is None else _decode(secret.data or {})
         except (client.ApiException, aiohttp.ClientError, OSError, ValueError) as error:
             reason = str(error).split("\n")[0]
             _log.warning("secret unknown", extra={"secret": name, "reason": reason})
         await asyncio.sleep(READ_SECONDS)
 
 
-async def _read(api: client.CoreV1Api, namespace: str, name: str) -> _Secret:
+def _decode(data: dict[str, str]) -> dict[str, bytes]:
+    return {entry: base64.b64decode(text) for entry, text in data.items()}
+
+
+async def _read(api: client.CoreV1Api, namespace: str, name: str) -> _Secret | None:
     response = await api.read_namespaced_secret_without_preload_content(
         name, namespace, _request_timeout=READ_SECONDS
     )
     try:
         if response.status == 404:
-            return _Secret()
+            return None
         response.raise_for_status()
         return msgspec.json.decode(await response.read(), type=_Secret)
     finally:

@@ -60,7 +60,7 @@ def test_before_the_keys_are_known_nobody_passes():
     assert caught.value.status == 503
 
 
-def test_without_a_secret_anybody_passes_and_with_only_bad_entries_nobody():
+def test_without_a_secret_anybody_passes_and_without_a_key_in_it_nobody():
     keys = KeyRing(is_known=False)
     keys.replace(None)
     assert admit(keys, "") == Caller()
@@ -185,3 +185,15 @@ async def test_keys_follow_the_secret(api_server, snapshots, caplog):
     api_server.secret = {"team": json.dumps({**good, "requestPerMinute": 1}), "other": "no JSON"}
     assert (await anext(snapshots)).keys() == {"team"}  # its last good version
     assert [record.key for record in caplog.records] == ["team", "other"]
+
+
+async def test_the_last_deleted_key_closes_the_router_and_the_deleted_secret_opens_it(
+    api_server, snapshots
+):
+    """An empty Secret once meant none: who took away the last key had let everybody in."""
+    api_server.secret = {"team": json.dumps({"sha256": digest("team-key")})}
+    assert await anext(snapshots)
+    api_server.secret = {}
+    assert await anext(snapshots) == {}
+    api_server.secret = None
+    assert await anext(snapshots) is None
