@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -76,8 +77,6 @@ class Result:
 
 async def measure(kube: Kube, system: Kube, size: int) -> Result:
     """Create so many services, wait, let them rest, change a hundred of them."""
-    await remove_namespace(kube)
-    await kube.create_namespace()
     before = await leader_metrics(system)
     ready_seconds = await create(kube, size)
     started = await leader_metrics(system)
@@ -252,6 +251,17 @@ async def without_prometheus() -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def own_namespace(kube: Kube) -> AsyncIterator[None]:
+    """A namespace that is new, and gone afterwards whatever happened."""
+    await remove_namespace(kube)
+    await kube.create_namespace()
+    try:
+        yield
+    finally:
+        await remove_namespace(kube)
+
+
+@contextlib.asynccontextmanager
 async def fake_nodes(count: int) -> AsyncIterator[None]:
     """Nodes played by kwok, with the stub behind every address of their pods."""
     kwok = ensure_kwok()
@@ -345,14 +355,22 @@ def show(results: Sequence[Result]) -> None:
 
 
 async def run(sizes: Sequence[int], out: Path) -> None:
+    end_on_sigterm()
     kube, system = Kube("scale"), Kube(SYSTEM_NAMESPACE)
     results: list[Result] = []
     async with without_prometheus(), fake_nodes(1 + max(sizes) // PODS_PER_NODE):
         for size in sizes:
-            results.append(await measure(kube, system, size))
+            async with own_namespace(kube):
+                results.append(await measure(kube, system, size))
             show(results)
             plot(results, out)
-        await remove_namespace(kube)
+
+
+def end_on_sigterm() -> None:
+    """Clean up on SIGTERM as on Ctrl-C: a cluster full of services that are none is of no use."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def main() -> None:
@@ -360,7 +378,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="100,300,1000")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "operator-scale.svg")
     arguments = parser.parse_args()
-    for command in (CLUSTER_UP, (*HELM_INSTALL, "--set", "router.replicas=1")):
+    restart = ("kubectl", "rollout", "restart", "deployment", "--namespace", SYSTEM_NAMESPACE)
+    for command in (CLUSTER_UP, restart, (*HELM_INSTALL, "--set", "router.replicas=1")):
         subprocess.run(command, cwd=PROJECT, env=os.environ | environment(), check=True)
     asyncio.run(run([int(size) for size in arguments.sizes.split(",")], arguments.out))
 

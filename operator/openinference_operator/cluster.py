@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client, config
 
 from openinference_operator import names
@@ -201,8 +202,8 @@ class Cluster:
             content_type=content_type,
         )
         try:
-            payload: dict[str, Any] = json.loads(content)
-        except ValueError:  # as for a path that the API server does not know
+            payload: dict[str, Any] = msgspec.json.decode(content)
+        except msgspec.DecodeError:  # as for a path that the API server does not know
             status = 0 if status < 400 else status
             payload = {"message": content[:200].decode(errors="replace").strip()}
         if 200 <= status < 300:

@@ -4,13 +4,14 @@ Watches fill the store, and so does each answer to an own write: a worker that p
 after it wrote sees its write, even when the watch is late. The higher resourceVersion wins, and
 an object that is gone does not come back through a late answer.
 
-The store knows nothing of what the objects mean.
+The store knows nothing of what the objects mean; `slim` says what of them is worth keeping.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from openinference_operator import names
+from openinference_operator.slim import slim
 
 Object: TypeAlias = Mapping[str, Any]
 
@@ -35,8 +36,7 @@ class Store:
         is_old = present is not None and _version(present) >= _version(obj)
         if is_old or metadata["uid"] in self._deleted_uids:
             return False
-        slim = {key: value for key, value in metadata.items() if key != "managedFields"}
-        bucket[metadata["name"]] = {**obj, "metadata": slim}
+        bucket[metadata["name"]] = slim(obj)
         return True
 
     def remove(self, obj: Object) -> None:

@@ -21,6 +21,9 @@ class Key:
         return f"{self.namespace}/{self.service or 'router'}"
 
 
+SECONDS_PER_OWNER = 0.005
+
+
 class Triggers:
     """Turns changes into keys; a change that nobody would act on wakes nobody."""
 
@@ -39,7 +42,7 @@ class Triggers:
         else:
             self._queue.add(Key(namespace, ""))
         if obj["kind"] == names.KIND and self._is_new_spec(obj):
-            self._queue.add(Key(namespace, ""))
+            self._wake_router(namespace)
         if obj["kind"] == "Pod" and not service:
             self._follow_routers(namespace)
 
@@ -70,6 +73,20 @@ class Triggers:
         self._router_pods[namespace] = seen
         for raw in self._store.services(namespace):
             self._queue.add(Key(namespace, raw["metadata"]["name"]))
+
+    def _wake_router(self, namespace: str) -> None:
+        """Let the router's objects get their new owners; of many new ones several at once.
+
+        The first service of a namespace needs its router at once. Each object of the router names
+        all its owners: to write a thousand names for each of a thousand services would take longer
+        than the services do.
+        """
+        key = Key(namespace, "")
+        if self._store.select("Deployment", namespace, ""):
+            num_services = len(self._store.services(namespace))
+            self._queue.add_after(key, SECONDS_PER_OWNER * num_services)
+        else:
+            self._queue.add(key)
 
     def _is_new_spec(self, raw: Object) -> bool:
         """Whether a custom resource is another one than the routers' owners were rendered from."""

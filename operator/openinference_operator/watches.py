@@ -11,7 +11,7 @@ listed anew now and then.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kopf
@@ -83,10 +83,26 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 30
     settings.queueing.batch_window = 0.02
+    settings.persistence.diffbase_storage = NoDifferences()
     for kind in WATCHED_KINDS:
         if kind != names.KIND:
             settings.watching.label_selectors[_selector(kind)] = names.OWN_OBJECTS
     return settings
+
+
+class NoDifferences(kopf.DiffBaseStorage):
+    """kopf's copy of each object for its handlers of changes, of which we have none."""
+
+    def build(
+        self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None
+    ) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        pass
 
 
 async def relist(cluster: Cluster, store: Store, triggers: Triggers, namespace: str) -> None:

@@ -227,6 +227,16 @@ async def test_more_routers_than_a_pool_of_connections_usually_has_are_heard(mon
     await runner.cleanup()
 
 
+async def test_a_namespace_of_thousands_of_services_fits_into_a_report(followed):
+    router, states, endpoint, changes = followed
+    said = state()
+    said["services"] = {f"service-{number:05d}": said["services"]["demo"] for number in range(5000)}
+    router.states.put_nowait(said)
+    _, changed = await asyncio.wait_for(changes.get(), 5)
+    assert len(changed) == 5000
+    assert len(states.report(endpoint).services) == 5000
+
+
 async def test_only_changes_that_matter_are_told(followed):
     router, _, _, changes = followed
     for in_flight in (1, 2, 3, 0):

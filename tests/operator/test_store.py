@@ -64,6 +64,22 @@ def test_managed_fields_are_not_kept():
     assert "managedFields" not in store.select("Pod", "team-a", "demo")[0]["metadata"]
 
 
+def test_of_a_pod_only_what_decisions_read_is_kept():
+    store = Store()
+    container = {"name": "engine", "resources": {"limits": {"memory": "2Gi"}}}
+    spec = {"nodeName": "node-a", "containers": [{**container, "env": ["much"]}], "volumes": ["m"]}
+    store.put(pod(1) | {"spec": spec, "status": {"phase": "Running"}})
+    [kept] = store.select("Pod", "team-a", "demo")
+    assert kept["spec"] == {"nodeName": "node-a", "containers": [container]}
+    assert kept["status"] == {"phase": "Running"}
+
+
+def test_the_template_of_a_group_is_not_kept_beside_that_of_its_revision():
+    store = Store()
+    store.put(pod(1) | {"kind": "StatefulSet", "spec": {"template": ["much"]}})
+    assert store.select("StatefulSet", "team-a", "demo")[0]["spec"] == {}
+
+
 WANTED = {
     "labels": {"a": "1"},
     "ports": [{"port": 80}],
@@ -95,3 +111,25 @@ def test_what_the_api_server_adds_is_no_difference(live):
 @pytest.mark.parametrize("live", DIFFERENT.values(), ids=DIFFERENT.keys())
 def test_what_somebody_changed_is_a_difference(live):
     assert differs(live, WANTED)
+
+
+class Counting(dict):
+    """A dict that counts how often any of its kind is looked into."""
+
+    looks = 0
+
+    def __contains__(self, key):
+        Counting.looks += 1
+        return super().__contains__(key)
+
+
+def test_a_thousand_entries_in_their_order_are_looked_at_once_each():
+    """A router has as many owners as its namespace has services."""
+    owners = [{"uid": f"uid-{number}"} for number in range(1000)]
+    assert not differs({"owners": [Counting(owner) for owner in owners]}, {"owners": owners})
+    assert Counting.looks == 1000
+
+
+def test_entries_in_another_order_are_no_difference():
+    owners = [{"uid": "a"}, {"uid": "b"}]
+    assert not differs({"owners": owners[::-1]}, {"owners": owners})

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 5.0
 RECONNECT_SECONDS = 0.5
+LONGEST_REPORT_BYTES = 16 * 1024 * 1024  # 150 bytes for each replica of a namespace, and to spare
 
 
 class GroupReport(msgspec.Struct, frozen=True, rename="camel"):
@@ -136,7 +137,9 @@ class RouterStates:
         timeout = aiohttp.ClientTimeout(
             total=None, connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS
         )
-        async with self._session.get(endpoint.url, headers=headers, timeout=timeout) as response:
+        async with self._session.get(
+            endpoint.url, headers=headers, timeout=timeout, read_bufsize=LONGEST_REPORT_BYTES
+        ) as response:
             response.raise_for_status()
             async for line in response.content:
                 if line.startswith(b"data:"):
