@@ -31,22 +31,24 @@ const Packed& Experts::matrix(int part, int64_t expert) const {
     return *(part == 0 ? gates_ : part == 1 ? ups_ : downs_)[expert];
 }
 
-void Operations::visit_experts(int64_t experts, int64_t rows, const int64_t* ids, int64_t chosen) {
+int64_t Operations::visit_experts(int64_t experts, int64_t rows, const int64_t* ids, int64_t chosen) {
     std::vector<int64_t> counts(experts, 0), next(experts, 0);
     for (int64_t i = 0; i < rows * chosen; ++i) {
+        if (ids[i] == kElsewhere) continue;
         if (ids[i] < 0 || ids[i] >= experts)
             throw std::out_of_range("ids: " + std::to_string(ids[i]) + " is none of " + std::to_string(experts) +
                                     " experts");
         ++counts[ids[i]];
     }
     visits_.clear();
-    for (int64_t expert = 0, first = 0; expert < experts; first += counts[expert++]) {
+    int64_t first = 0;
+    for (int64_t expert = 0; expert < experts; first += counts[expert++]) {
         next[expert] = first;
         if (counts[expert] > 0) visits_.push_back({expert, first, counts[expert]});
     }
     places_.resize(rows * chosen);
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t i = row * chosen; i < (row + 1) * chosen; ++i) places_[i] = next[ids[i]]++;
+    for (int64_t i = 0; i < rows * chosen; ++i) places_[i] = ids[i] == kElsewhere ? kElsewhere : next[ids[i]]++;
+    return first;
 }
 
 void Operations::multiply_visited(const Experts& experts, int part, int parts, Rows<const float> x, Rows<float> out) {
@@ -68,6 +70,7 @@ void Operations::sum_visited(const int64_t* places, const float* shares, int64_t
         int64_t next = -1;
         for (int64_t i = 0; i < chosen; ++i)
             if (places[i] > last && (next < 0 || places[i] < places[next])) next = i;
+        if (next < 0) return;  // the others are elsewhere
         last = places[next];
         for (int64_t column = 0; column < n; ++column) out[column] += shares[next] * results[last][column];
     }
@@ -76,15 +79,15 @@ void Operations::sum_visited(const int64_t* places, const float* shares, int64_t
 void Operations::experts(const Experts& experts, Rows<const float> x, int64_t rows, const int64_t* ids,
                          const float* shares, int64_t chosen, float* out) {
     const std::lock_guard<std::mutex> lock(one_caller_);
-    visit_experts(experts.count(), rows, ids, chosen);
-    const int64_t hidden = experts.hidden(), inner = experts.inner(), places = rows * chosen;
+    const int64_t places = visit_experts(experts.count(), rows, ids, chosen);
+    const int64_t hidden = experts.hidden(), inner = experts.inner();
     visited_.resize(std::max<size_t>(visited_.size(), places * hidden));
     inner_.resize(std::max<size_t>(inner_.size(), places * 2 * inner));
     const Rows<float> visited{visited_.data(), hidden}, gate_up{inner_.data(), 2 * inner};
 
     share_rows(rows, chosen * hidden, [&](int64_t row) {
         for (int64_t i = row * chosen; i < (row + 1) * chosen; ++i)
-            std::memcpy(visited[places_[i]], x[row], hidden * sizeof(float));
+            if (places_[i] != kElsewhere) std::memcpy(visited[places_[i]], x[row], hidden * sizeof(float));
     });
     if (experts.quantises_input()) quantise({visited.data, hidden}, places, hidden);
     multiply_visited(experts, 0, 2, {visited.data, hidden}, gate_up);

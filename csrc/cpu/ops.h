@@ -22,6 +22,8 @@ struct Sequences {
     int64_t blocks_stride;
 };
 
+constexpr int64_t kElsewhere = -1;  // as the id of a row's expert: another process has it
+
 // The feed-forward blocks of a mixture of experts: gate and up (inner, hidden), down (hidden, inner).
 // Throws std::invalid_argument if the shapes do not fit together.
 class Experts {
@@ -71,7 +73,7 @@ public:
     void route(Rows<const float> logits, int64_t experts, int64_t chosen, bool normalise, int64_t rows, int64_t* ids,
                float* shares);
     // out (rows, hidden) ← the sum over a row's experts `ids` (rows, chosen), in the order of their
-    // numbers, of share · down(silu(gate) · up).
+    // numbers, of share · down(silu(gate) · up). An id may be kElsewhere.
     void experts(const Experts& experts, Rows<const float> x, int64_t rows, const int64_t* ids, const float* shares,
                  int64_t chosen, float* out);
 
@@ -81,7 +83,8 @@ private:
         int64_t expert, first, count;
     };
     // A row gets one place per expert of its own; places lie in the order of the experts' numbers.
-    void visit_experts(int64_t experts, int64_t rows, const int64_t* ids, int64_t chosen);
+    // Returns how many places there are.
+    int64_t visit_experts(int64_t experts, int64_t rows, const int64_t* ids, int64_t chosen);
     // out ← x · Wᵀ of each visited expert for `parts` of its matrices from `part` on, side by side.
     void multiply_visited(const Experts& experts, int part, int parts, Rows<const float> x, Rows<float> out);
     // out ← the sum over one row's places, in their order, of share · result.

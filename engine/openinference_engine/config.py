@@ -94,6 +94,44 @@ class ModelConfig(msgspec.Struct, frozen=True):
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
 
 
+class GroupConfig(msgspec.Struct, frozen=True):
+    """The ranks of one replica and where they meet (docs/wire.md, "A group of ranks").
+
+    Raises StartError if the ranks do not fill the pods, or nobody said where pod 0 is.
+    """
+
+    pipeline: int = 1
+    tensor: int = 1
+    expert: int = 1
+    pods: int = 1
+    pod: int = 0  # this one's index
+    rendezvous: str | None = None  # host:port of pod 0; None: a port of loopback
+    rendezvous_timeout_seconds: float = 600.0
+    image: str = ""  # of this pod, to be compared
+
+    def __post_init__(self) -> None:
+        if self.num_ranks % self.pods:
+            raise StartError(
+                f"--pods {self.pods} does not divide the {self.num_ranks} ranks of --pipeline "
+                f"{self.pipeline}, --tensor {self.tensor} and --expert {self.expert}; give each "
+                "pod an equal part"
+            )
+        if not 0 <= self.pod < self.pods:
+            raise StartError(
+                f"--pod-index {self.pod} is outside --pods {self.pods}; use 0 to {self.pods - 1}"
+            )
+        if self.pods > 1 and self.rendezvous is None:
+            raise StartError(f"--pods {self.pods} needs --rendezvous, the host:port of pod 0")
+
+    @property
+    def num_ranks(self) -> int:
+        return self.pipeline * self.tensor * self.expert
+
+    def ranks_of(self, pod: int) -> range:
+        per_pod = self.num_ranks // self.pods
+        return range(pod * per_pod, (pod + 1) * per_pod)
+
+
 class EngineConfig(msgspec.Struct, frozen=True):
     """What the core process needs to load a model and run steps."""
 
@@ -113,6 +151,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     prefix_caching: bool = True
     ageing_seconds: float = 30.0  # waiting this long is worth one class of priority
     queue_timeout_seconds: float | None = None  # longest wait for the first seat; None: any
+    group: GroupConfig = GroupConfig()
 
 
 class ServerConfig(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ Stateless between steps but for the cache: everything about a sequence arrives w
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from openinference_engine.batch import build_batch
 from openinference_engine.config import DataType, ModelConfig
@@ -35,34 +36,33 @@ class Runner:
 
     def run(self, step: Step) -> StepResult:
         """Computes all chunks, draws a token where one is due and rates what is to be rated."""
-        drawing, rated = _rows_of(step.chunks)
-        states = self._states(step)
-        logits = self._logits(states)
-        prompt_logprobs = [
-            rate(logits[row : row + len(chunk.targets)], chunk.targets, chunk.num_top)
-            for row, chunk in rated
-        ]
-        draws = [chunk.draw for chunk in step.chunks if chunk.draw is not None]
-        if not draws:
-            return StepResult([], [], prompt_logprobs)
-        if rated:  # else every row draws
-            states, logits = states[drawing], logits[drawing]
-        token_ids = sample(logits, draws)
-        return StepResult(
-            token_ids, rate_drawn(logits, token_ids, draws), prompt_logprobs, embed(states, draws)
-        )
-
-    def logits(self, step: Step) -> torch.Tensor:
-        """(S, vocab): logits behind the tokens that `batch.Batch.logit_rows` names."""
-        return self._logits(self._states(step))
+        return draw(step, *self.compute(step))
 
     @torch.inference_mode()
-    def _states(self, step: Step) -> torch.Tensor:
-        return self._model.states(build_batch(step.chunks, self._block_size), self._cache)
+    def compute(self, step: Step) -> tuple[Tensor, Tensor]:
+        """States, (S, hidden), and logits, (S, vocab), of `batch.Batch.logit_rows`."""
+        batch = build_batch(step.chunks, self._block_size)
+        hidden = self._model.layers(self._model.embed(batch), batch, self._cache)
+        states = self._model.states(hidden, batch)
+        return states, self._model.logits(states)
 
-    @torch.inference_mode()
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        return self._model.logits(states)
+
+def draw(step: Step, states: Tensor, logits: Tensor) -> StepResult:
+    """The tokens of a step, and all that was asked about them. Shapes: as `Runner.compute`."""
+    drawing, rated = _rows_of(step.chunks)
+    prompt_logprobs = [
+        rate(logits[row : row + len(chunk.targets)], chunk.targets, chunk.num_top)
+        for row, chunk in rated
+    ]
+    draws = [chunk.draw for chunk in step.chunks if chunk.draw is not None]
+    if not draws:
+        return StepResult([], [], prompt_logprobs)
+    if rated:  # else every row draws
+        states, logits = states[drawing], logits[drawing]
+    token_ids = sample(logits, draws)
+    return StepResult(
+        token_ids, rate_drawn(logits, token_ids, draws), prompt_logprobs, embed(states, draws)
+    )
 
 
 def _rows_of(chunks: list[Chunk]) -> tuple[list[int], list[tuple[int, Chunk]]]:

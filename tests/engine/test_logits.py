@@ -245,6 +245,6 @@ def last_logits(engine: Engine, token_ids: list[int]) -> torch.Tensor:
     assert block_ids is not None
     draw = Draw(SamplingParams(seed=0, max_tokens=1), len(token_ids), token_ids)
     runner: Runner = engine.runner
-    logits = runner.logits(Step([Chunk("test", token_ids, 0, block_ids, draw)]))[0]
+    logits = runner.compute(Step([Chunk("test", token_ids, 0, block_ids, draw)]))[1][0]
     pool.release(block_ids)
     return logits

@@ -63,17 +63,17 @@ class Run:
     logits: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        compute = self.engine.runner.logits
+        compute = self.engine.runner.compute
 
-        def record(step: Any) -> torch.Tensor:
-            rows = compute(step)
+        def record(step: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            states, rows = compute(step)
             drawing = [chunk for chunk in step.chunks if chunk.draw is not None]
             for chunk, row in zip(drawing, rows, strict=True):
                 position = chunk.start + len(chunk.token_ids)
                 self.logits[int(chunk.request_id), position] = row.clone()
-            return rows
+            return states, rows
 
-        self.engine.runner.logits = record  # type: ignore[method-assign]
+        self.engine.runner.compute = record  # type: ignore[method-assign]
 
     def add(self, *requests: Request) -> None:
         for request in requests:
@@ -95,6 +95,7 @@ class Run:
         """Every logit of the requests `numbers` (default: of all) has the bits it has alone."""
         for number in numbers or self.tokens:
             assert self.tokens[number] == alone.tokens[number]
+        assert self.logits
         for (number, position), row in self.logits.items():
             assert torch.equal(row, alone.logits[number, position]), (number, position)
 

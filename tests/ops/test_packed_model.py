@@ -50,7 +50,8 @@ class Subject:
     def _run(self, step, cache):
         batch = build_batch([self._chunk(*part) for part in step], BLOCK_SIZE)
         everything = torch.arange(len(batch.token_ids))
-        return self.model(replace(batch, logit_rows=everything), cache)
+        hidden = self.model.layers(self.model.embed(batch), batch, cache)
+        return self.model.logits(self.model.states(hidden, replace(batch, logit_rows=everything)))
 
     def _chunk(self, sequence, start, end):
         """Sequence s begins s tokens into the text, in blocks of its own."""

@@ -9,6 +9,7 @@ from openinference_engine import ops
 from openinference_engine.config import ModelConfig
 from openinference_engine.layers.linear import Linear
 from openinference_engine.layers.norm import RMSNorm
+from openinference_engine.ranks.team import ALONE, Ranks
 from openinference_engine.weights.loader import Weights
 
 CACHE_DTYPE = torch.float32  # of KVCache
@@ -20,16 +21,23 @@ class KVCache:
     Untouched memory costs nothing: pages are not written before a block is first used.
     """
 
-    def __init__(self, config: ModelConfig, num_blocks: int, block_size: int) -> None:
-        blocks = (config.num_layers, num_blocks, config.num_kv_heads)
-        self.keys = torch.empty(*blocks, config.head_dim, block_size, dtype=CACHE_DTYPE).unbind()
-        self.values = torch.empty(*blocks, block_size, config.head_dim, dtype=CACHE_DTYPE).unbind()
+    def __init__(
+        self, config: ModelConfig, num_blocks: int, block_size: int, ranks: Ranks = ALONE
+    ) -> None:
+        """By layer; of those layers and heads that this rank has."""
+        layers, heads = ranks.layers(config), ranks.kv_heads(config)
+        blocks = (len(layers), num_blocks, heads.stop - heads.start)
+        keys = torch.empty(*blocks, config.head_dim, block_size, dtype=CACHE_DTYPE)
+        values = torch.empty(*blocks, block_size, config.head_dim, dtype=CACHE_DTYPE)
+        self.keys = dict(zip(layers, keys, strict=True))
+        self.values = dict(zip(layers, values, strict=True))
 
 
 class Attention:
     """Grouped-query attention of one layer.
 
     Where the checkpoint has norms of query and key heads (Qwen3), they apply before the rotation.
+    Among ranks each has some of the heads, and the sum of all is the result.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
@@ -38,11 +46,21 @@ class Attention:
         if config.windows and (window := config.windows[layer]) is not None:
             self._window = window
         self._head_dim = config.head_dim
-        self._num_heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
-        queries, keys, values = (heads * config.head_dim for heads in self._num_heads)
-        parts = {"q_proj": queries, "k_proj": keys, "v_proj": values}
-        self._qkv = Linear(weights, parts, config.hidden_size)
-        self._output = Linear(weights, {"o_proj": config.hidden_size}, queries)
+        self._team = weights.ranks.tensor
+        queries, keys = (
+            heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads)
+        )
+        own_heads = self._team.share(config.num_heads), weights.ranks.kv_heads(config)
+        own_queries, own_keys = (_rows(heads, config.head_dim) for heads in own_heads)
+        num_queries, num_keys = (heads.stop - heads.start for heads in own_heads)
+        self._num_heads = [num_queries, num_keys, num_keys]
+        self._qkv = Linear(
+            weights,
+            {"q_proj": queries, "k_proj": keys, "v_proj": keys},
+            config.hidden_size,
+            outputs={"q_proj": own_queries, "k_proj": own_keys, "v_proj": own_keys},
+        )
+        self._output = Linear(weights, {"o_proj": config.hidden_size}, queries, inputs=own_queries)
         self._head_norms = [
             RMSNorm(weights.at(name), config.head_dim, config.rms_norm_epsilon)
             for name in ("q_norm", "k_norm")
@@ -61,4 +79,8 @@ class Attention:
         keys, values = cache.keys[self._layer], cache.values[self._layer]
         ops.append_kv(key, value, keys, values, plan.slots)
         attended = ops.paged_attention(query, keys, values, plan, self._window)
-        return self._output(attended.flatten(1))
+        return self._team.sum(self._output(attended.flatten(1)))
+
+
+def _rows(heads: slice, head_dim: int) -> slice:
+    return slice(heads.start * head_dim, heads.stop * head_dim)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine import ops
+from openinference_engine.weights.checkpoint import ALL
 from openinference_engine.weights.loader import Weights
 
 
@@ -17,19 +18,34 @@ class Linear:
     Neighbours in one storage format become one weight; some checkpoints mix formats in a layer.
     """
 
-    def __init__(self, weights: Weights, parts: dict[str, int], num_inputs: int) -> None:
-        """`parts`: name → number of outputs. A bias is used where the checkpoint has one."""
+    def __init__(
+        self,
+        weights: Weights,
+        parts: dict[str, int],
+        num_inputs: int,
+        outputs: dict[str, slice] | None = None,
+        inputs: slice = ALL,
+    ) -> None:
+        """`parts`: name → number of outputs. A bias is used where the checkpoint has one.
+
+        Among ranks: `outputs` are those that this one computes of each part, or `inputs` those
+        whose part of every sum it computes; the first rank adds the bias then.
+        """
+        rows = outputs or dict.fromkeys(parts, ALL)
         stored = [
-            weights.stored(f"{name}.weight", (size, num_inputs)) for name, size in parts.items()
+            weights.stored(f"{name}.weight", (size, num_inputs), rows[name], inputs)
+            for name, size in parts.items()
         ]
+        num_own = len(range(*inputs.indices(num_inputs)))
         self._weights = [
-            ops.pack(name, [matrix.rows for matrix in same], num_inputs)
+            ops.pack(name, [matrix.rows for matrix in same], num_own)
             for name, same in groupby(stored, key=lambda matrix: matrix.format)
         ]
         self._bias = None
-        if all(weights.has(f"{name}.bias") for name in parts):
+        adds_bias = inputs == ALL or weights.ranks.tensor.index == 0
+        if adds_bias and all(weights.has(f"{name}.bias") for name in parts):
             self._bias = torch.cat(
-                [weights.tensor(f"{name}.bias", (size,)) for name, size in parts.items()]
+                [weights.tensor(f"{name}.bias", (parts[name],), rows[name]) for name in parts]
             ).float()
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -10,9 +10,14 @@ from openinference_engine.weights.loader import Weights
 
 
 class GatedMLP:
+    """Among ranks each has some of the inner columns, and the sum of all is the result."""
+
     def __init__(self, weights: Weights, hidden: int, inner: int) -> None:
-        self._gate_up = Linear(weights, {"gate_proj": inner, "up_proj": inner}, hidden)
-        self._down = Linear(weights, {"down_proj": hidden}, inner)
+        self._team = weights.ranks.tensor
+        own = weights.own_inputs("down_proj.weight", inner)
+        parts = {"gate_proj": inner, "up_proj": inner}
+        self._gate_up = Linear(weights, parts, hidden, outputs=dict.fromkeys(parts, own))
+        self._down = Linear(weights, {"down_proj": hidden}, inner, inputs=own)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._down(ops.silu_mul(self._gate_up(x)))
+        return self._team.sum(self._down(ops.silu_mul(self._gate_up(x))))

@@ -12,6 +12,7 @@ from openinference_engine import ops
 from openinference_engine.batch import Batch
 from openinference_engine.config import ModelConfig
 from openinference_engine.layers.attention import Attention, KVCache
+from openinference_engine.layers.embedding import Vocabulary
 from openinference_engine.layers.experts import Experts
 from openinference_engine.layers.mlp import GatedMLP
 from openinference_engine.layers.norm import RMSNorm
@@ -20,36 +21,41 @@ from openinference_engine.weights.loader import Weights
 
 
 class Llama:
-    """Names are those of the checkpoint; `num_positions` bounds the context length."""
+    """Names are those of the checkpoint; `num_positions` bounds the context length.
+
+    A stage of a pipeline has some of the layers; the first embeds, the last has norm and head.
+    """
 
     def __init__(self, weights: Weights, config: ModelConfig, num_positions: int) -> None:
-        model = weights.at("model")
-        size = (config.vocab_size, config.hidden_size)
-        self._embedding = model.matrix("embed_tokens.weight", size)
+        model, ranks = weights.at("model"), weights.ranks
         self._rotary = Rotary(model, config, num_positions)
         self._layers = [
-            LlamaLayer(model.at(f"layers.{layer}"), config, layer)
-            for layer in range(config.num_layers)
+            LlamaLayer(model.at(f"layers.{layer}"), config, layer) for layer in ranks.layers(config)
         ]
-        self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.rms_norm_epsilon)
-        self._head = (
-            self._embedding if config.ties_embeddings else weights.matrix("lm_head.weight", size)
-        )
+        if ranks.is_first_stage or (ranks.is_last_stage and config.ties_embeddings):
+            self._embedding = Vocabulary(model, "embed_tokens.weight", config)
+        if ranks.is_last_stage:
+            self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.rms_norm_epsilon)
+            self._head = (
+                self._embedding
+                if config.ties_embeddings
+                else Vocabulary(weights, "lm_head.weight", config)
+            )
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        return self.logits(self.states(batch, cache))
+    def embed(self, batch: Batch) -> Tensor:
+        return self._embedding.embed(batch.token_ids)
 
-    def states(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Hidden states of `batch.logit_rows` behind the last norm: (S, hidden)."""
-        hidden = ops.embedding(batch.token_ids, self._embedding)  # (T, hidden)
+    def layers(self, hidden: Tensor, batch: Batch, cache: KVCache) -> Tensor:
         rotary = self._rotary.at(batch.positions)
         for layer in self._layers:
             hidden = layer(hidden, rotary, cache, batch.attention)
+        return hidden
+
+    def states(self, hidden: Tensor, batch: Batch) -> Tensor:
         return self._norm(hidden[batch.logit_rows])
 
     def logits(self, states: Tensor) -> Tensor:
-        """(S, hidden) → (S, vocab)."""
-        return ops.linear(states, self._head)
+        return self._head.logits(states)
 
 
 class LlamaLayer:

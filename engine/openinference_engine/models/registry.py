@@ -15,13 +15,17 @@ from openinference_engine.weights.loader import Weights
 
 
 class Model(Protocol):
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits of `batch.logit_rows`: (S, vocab)."""
+    def embed(self, batch: Batch) -> Tensor:
+        """First stage: what the layers begin with, (T, hidden)."""
 
-    def states(self, batch: Batch, cache: KVCache) -> Tensor:
-        """What these logits are made of, behind the last norm: (S, hidden)."""
+    def layers(self, hidden: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+        """(T, hidden) → (T, hidden); writes the step's keys and values into the cache."""
 
-    def logits(self, states: Tensor) -> Tensor: ...
+    def states(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Last stage: what the logits of `batch.logit_rows` are made of, (S, hidden)."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Last stage: (S, hidden) → (S, vocab), or of the tokens that this rank has."""
 
 
 _MODELS = {

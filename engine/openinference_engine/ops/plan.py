@@ -1,4 +1,4 @@
-"""Which tokens of a step see which cached positions: what any attention kernel is told."""
+"""What any kernel is told: which cached positions a token sees, which experts are not here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+ELSEWHERE = -1  # as the id of a token's expert: another rank has it
 NO_WINDOW = 2**31 - 1  # as a window: a token sees everything before it
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
+from openinference_engine.ops.plan import ELSEWHERE, NO_WINDOW, AttentionPlan
 from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
 Weight = Tensor  # (outputs, inputs)
@@ -100,10 +100,10 @@ def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]
 
 def experts(x: Tensor, ids: Tensor, shares: Tensor, weights: ExpertWeights) -> Tensor:
     """x: (T, hidden); ids, shares: (T, chosen) → (T, hidden): the sum over each token's experts, in
-    the order of their numbers, of share · down(silu(gate) · up).
+    the order of their numbers, of share · down(silu(gate) · up). An id may be ELSEWHERE.
     """
     output = torch.zeros_like(x)
-    for number in sorted(set(ids.flatten().tolist())):
+    for number in sorted(set(ids.flatten().tolist()) - {ELSEWHERE}):
         rows, places = (ids == number).nonzero(as_tuple=True)
         gate, up = linear(x[rows], weights.gates[number]), linear(x[rows], weights.ups[number])
         result = linear(silu_mul(torch.cat([gate, up], dim=-1)), weights.downs[number])

@@ -9,7 +9,7 @@ API process opens checkpoints too, for the tokenizer and the fingerprint.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,18 +18,27 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
+from openinference_engine.weights.quantisation import FORMATS_BY_NAME
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMatrix:
     """A matrix as its file holds it: a format of `quantisation`, and each row's bytes.
 
-    rows: (outputs, bytes of a row) uint8.
+    shape: the whole matrix's. rows: (outputs, bytes of a row) uint8, of the outputs asked for.
     """
 
     format: str
     shape: tuple[int, ...]
     rows: npt.NDArray[np.uint8]
+
+    def columns(self, part: slice) -> StoredMatrix:
+        """The same rows, of these inputs alone: a view. `part` begins and ends with a block."""
+        known = FORMATS_BY_NAME[self.format]
+        start, end, _ = part.indices(self.shape[-1])
+        return replace(self, rows=self.rows[:, known.num_bytes(start) : known.num_bytes(end)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,13 @@ class Checkpoint(Protocol):
     def tensors(self) -> Iterable[StoredTensor]:
         """Every tensor's size, read from the headers alone."""
 
-    def array(self, name: str) -> npt.NDArray[Any]:
-        """The tensor `name`: float32, float16, or the bits of bfloat16 as uint16."""
+    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+        """The tensor `name`: float32, float16, or the bits of bfloat16 as uint16.
 
-    def stored(self, name: str) -> StoredMatrix:
+        rows: of the outputs of a matrix, only these; heads of attention are asked for whole.
+        """
+
+    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         """The tensor `name` in its stored format, rows in the order that `array` has."""
 
 

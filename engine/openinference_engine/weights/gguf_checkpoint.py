@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from openinference_engine.config import ExpertsConfig, ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import StoredMatrix, StoredTensor
+from openinference_engine.weights.checkpoint import ALL, StoredMatrix, StoredTensor
 from openinference_engine.weights.gguf import GGUFFile
 from openinference_engine.weights.quantisation import FORMATS, FORMATS_BY_NAME
 
@@ -93,30 +93,33 @@ class GGUFCheckpoint:
         for info in self.file.tensors.values():
             yield StoredTensor(FORMATS[info.type_id].name, math.prod(info.shape), info.num_bytes)
 
-    def array(self, name: str) -> npt.NDArray[Any]:
-        matrix = self.stored(name)
+    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+        matrix = self.stored(name, rows)
         known = FORMATS_BY_NAME[matrix.format]
-        return known.unpack(matrix.rows.reshape(-1)).reshape(matrix.shape)
+        return known.unpack(matrix.rows.reshape(-1)).reshape(len(matrix.rows), *matrix.shape[1:])
 
-    def stored(self, name: str) -> StoredMatrix:
+    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         stored_name, index = self._places[name]
         info = self.file.tensors[stored_name]
         stack, shape = _split_stack(stored_name, info.shape)
-        rows = self.file.bytes_of(stored_name).reshape(stack, shape[0], -1)[index]
-        return StoredMatrix(FORMATS[info.type_id].name, shape, self._in_order(rows, stored_name))
+        stored = self.file.bytes_of(stored_name).reshape(stack, shape[0], -1)[index][rows]
+        kind = FORMATS[info.type_id].name
+        return StoredMatrix(kind, shape, self._in_order(stored, stored_name, shape[0]))
 
-    def _in_order(self, rows: npt.NDArray[Any], stored_name: str) -> npt.NDArray[Any]:
-        """Rows, of values or of stored bytes, in the order of the safetensors files."""
+    def _in_order(
+        self, rows: npt.NDArray[Any], stored_name: str, num_rows: int
+    ) -> npt.NDArray[Any]:
+        """Stored rows of whole heads, of `num_rows` in all, in the order of safetensors files."""
         heads = {"attn_q": self.config.num_heads, "attn_k": self.config.num_kv_heads}
         part = stored_name.rsplit(".", 2)[-2]
         if self._architecture != "llama" or part not in heads:
             return rows
-        if len(rows) % (2 * heads[part]):
+        if num_rows % (2 * heads[part]):
             raise StartError(
-                f"{self.file.path}: {stored_name} has {len(rows)} rows for {heads[part]} heads; "
+                f"{self.file.path}: {stored_name} has {num_rows} rows for {heads[part]} heads; "
                 "fetch it again"
             )
-        return _halves_from_pairs(rows, heads[part])
+        return _halves_from_pairs(rows, num_rows // heads[part])
 
     def _vocab_size(self) -> int:
         info = self.file.tensors.get("token_embd.weight")
@@ -189,11 +192,11 @@ def _split_stack(name: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...
     return (shape[0], shape[1:]) if is_stack and len(shape) == 3 else (1, shape)
 
 
-def _halves_from_pairs(rows: npt.NDArray[Any], num_heads: int) -> npt.NDArray[Any]:
+def _halves_from_pairs(rows: npt.NDArray[Any], head_dim: int) -> npt.NDArray[Any]:
     """Undoes the row order of GGUF's llama family.
 
     There the two rows that rotate together lie side by side; our rotary embedding, like the
     safetensors files, wants the first of all pairs, then the second.
     """
-    pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
+    pairs = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)

@@ -12,7 +12,7 @@ inputs (GPTQ's `desc_act`), and eight bits, are expanded to F16.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import Checkpoint, StoredMatrix, StoredTensor
+from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
 from openinference_engine.weights.config_file import decode_config
 from openinference_engine.weights.quantisation import FORMATS
 
@@ -104,14 +104,19 @@ class QuantisedCheckpoint:
     def tensors(self) -> Iterable[StoredTensor]:
         return self._checkpoint.tensors()
 
-    def array(self, name: str) -> npt.NDArray[Any]:
-        matrix = name.removesuffix(".weight")
-        return _expand(self._read(matrix)) if self._has(name) else self._checkpoint.array(name)
-
-    def stored(self, name: str) -> StoredMatrix:
+    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
         if not self._has(name):
-            return self._checkpoint.stored(name)
-        read = self._read(name.removesuffix(".weight"))
+            return self._checkpoint.array(name, rows)
+        return _expand(self._read(name.removesuffix(".weight")))[rows]
+
+    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
+        """A quantised matrix is read and repacked whole: its codes run across the outputs."""
+        if not self._has(name):
+            return self._checkpoint.stored(name, rows)
+        matrix = self._repack(self._read(name.removesuffix(".weight")))
+        return replace(matrix, rows=matrix.rows[rows])
+
+    def _repack(self, read: _Codes) -> StoredMatrix:
         if self._method.bits == 4 and _follows_order(read.groups):
             return _as_blocks(read)
         rows = np.ascontiguousarray(_expand(read).astype(np.float16)).view(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import StoredMatrix, StoredTensor
+from openinference_engine.weights.checkpoint import ALL, StoredMatrix, StoredTensor
 from openinference_engine.weights.config_file import read_config
 from openinference_engine.weights.gguf_checkpoint import FINGERPRINT_BYTES_PER_TENSOR
 from openinference_engine.weights.safetensors_file import SafetensorsFile
@@ -60,13 +61,14 @@ class SafetensorsCheckpoint:
             for entry in file.entries.values():
                 yield StoredTensor(entry.dtype, math.prod(entry.shape), entry.num_bytes)
 
-    def array(self, name: str) -> npt.NDArray[Any]:
+    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
         file, stored_name = self._places[name]
-        return file.array(stored_name)
+        return file.array(stored_name)[rows]
 
-    def stored(self, name: str) -> StoredMatrix:
+    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         file, stored_name = self._places[name]
-        return file.stored(stored_name)
+        matrix = file.stored(stored_name)
+        return replace(matrix, rows=matrix.rows[rows])
 
 
 def _standard_name(name: str) -> str:

@@ -1,0 +1,133 @@
+"""Which part of a model each rank of a group has. Pure: sizes in, slices out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from openinference_engine.config import GroupConfig, ModelConfig
+from openinference_engine.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank stands: tensor indices are neighbours, then experts, then stages."""
+
+    rank: int
+    stage: int
+    expert: int
+    tensor: int
+
+
+def place_of(rank: int, group: GroupConfig) -> Place:
+    outer, tensor = divmod(rank, group.tensor)
+    stage, expert = divmod(outer, group.expert)
+    return Place(rank, stage, expert, tensor)
+
+
+def rank_at(stage: int, expert: int, tensor: int, group: GroupConfig) -> int:
+    return (stage * group.expert + expert) * group.tensor + tensor
+
+
+def share(size: int, count: int, index: int, unit: int = 1) -> slice:
+    """Part `index` of `count`, as equal as whole units allow; `unit` divides `size`."""
+    units = size // unit
+    return slice(units * index // count * unit, units * (index + 1) // count * unit)
+
+
+def kv_heads_of(model: ModelConfig, count: int, index: int) -> slice:
+    """The key heads that rank `index` of `count` needs for its query heads: fewer heads than ranks
+    means that several ranks have the same one.
+    """
+    if model.num_kv_heads % count == 0:
+        return share(model.num_kv_heads, count, index)
+    head = index * model.num_kv_heads // count
+    return slice(head, head + 1)
+
+
+def layers_of(model: ModelConfig, stages: int) -> list[range]:
+    """The layers of each stage: the split whose dearest stage is cheapest, at least one each.
+
+    What a stage costs is what a token reads of its weights, the head included.
+    """
+    costs = _layer_costs(model)
+    costs[-1] += model.vocab_size * model.hidden_size
+    costs[0] += model.hidden_size  # one row of the embedding
+    bounds = _balance(costs, stages)
+    return [range(start, end) for start, end in pairwise(bounds)]
+
+
+def check_fits(model: ModelConfig, group: GroupConfig) -> None:
+    """Raises StartError for sizes that the model cannot be divided by, with those that it can."""
+    if group.pipeline > model.num_layers:
+        raise StartError(
+            f"--pipeline {group.pipeline} is more than the {model.num_layers} layers of the model; "
+            f"use 1 to {model.num_layers}"
+        )
+    heads, kv_heads = model.num_heads, model.num_kv_heads
+    if group.tensor not in (sizes := tensor_sizes(heads, kv_heads)):
+        raise StartError(
+            f"--tensor {group.tensor} does not divide the {heads} query heads and {kv_heads} key "
+            f"heads of the model; use {_listed(sizes)}"
+        )
+    experts = model.experts.count if model.experts else 1
+    if experts % group.expert:
+        has = f"the {experts} experts of the model" if model.experts else "a model without experts"
+        raise StartError(
+            f"--expert {group.expert} does not divide {has}; use {_listed(_divisors(experts))}"
+        )
+
+
+def tensor_sizes(heads: int, kv_heads: int) -> list[int]:
+    """Divisors of the query heads that split the key heads evenly, or repeat them evenly."""
+    return [size for size in _divisors(heads) if kv_heads % size == 0 or size % kv_heads == 0]
+
+
+def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, element_bytes: int) -> int:
+    """What a position takes in the cache of the pod that holds most."""
+    layers = layers_of(model, group.pipeline)
+    heads = [kv_heads_of(model, group.tensor, index) for index in range(group.tensor)]
+
+    def rank_bytes(rank: int) -> int:
+        place = place_of(rank, group)
+        own = heads[place.tensor]
+        num_vectors: int = 2 * len(layers[place.stage]) * (own.stop - own.start)
+        return num_vectors * model.head_dim * element_bytes
+
+    return max(sum(map(rank_bytes, group.ranks_of(pod))) for pod in range(group.pods))
+
+
+def _layer_costs(model: ModelConfig) -> list[int]:
+    """Weights that a token multiplies in each layer."""
+    attention = 2 * model.hidden_size * model.head_dim * (model.num_heads + model.num_kv_heads)
+    inner = model.intermediate_size
+    if model.experts is not None:
+        inner = model.experts.per_token * model.experts.intermediate_size
+    return [attention + 3 * model.hidden_size * inner] * model.num_layers
+
+
+def _balance(costs: list[int], parts: int) -> list[int]:
+    """Bounds of contiguous parts, none empty, of which the dearest is as cheap as can be."""
+    sums = [0]
+    for cost in costs:
+        sums.append(sums[-1] + cost)
+    best = {end: (sums[end], [0, end]) for end in range(1, len(costs) + 1)}
+    for part in range(2, parts + 1):
+        best = {
+            end: min(
+                (max(best[cut][0], sums[end] - sums[cut]), [*best[cut][1], end])
+                for cut in range(part - 1, end)
+            )
+            for end in range(part, len(costs) + 1)
+        }
+    return best[len(costs)][1]
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last
