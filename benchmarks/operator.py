@@ -378,8 +378,13 @@ def main() -> None:
     parser.add_argument("--sizes", default="100,300,1000")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "operator-scale.svg")
     arguments = parser.parse_args()
-    restart = ("kubectl", "rollout", "restart", "deployment", "--namespace", SYSTEM_NAMESPACE)
-    for command in (CLUSTER_UP, restart, (*HELM_INSTALL, "--set", "router.replicas=1")):
+    rollout = ("kubectl", "rollout", "--namespace", SYSTEM_NAMESPACE)
+    for command in (
+        CLUSTER_UP,
+        (*HELM_INSTALL, "--set", "router.replicas=1"),
+        (*rollout, "restart", "deployment"),  # the tag of the image stays when the code changes
+        (*rollout, "status", "deployment", "--timeout=2m"),
+    ):
         subprocess.run(command, cwd=PROJECT, env=os.environ | environment(), check=True)
     asyncio.run(run([int(size) for size in arguments.sizes.split(",")], arguments.out))
 

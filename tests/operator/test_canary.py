@@ -109,6 +109,67 @@ def test_a_canary_goes_step_by_step(make_world):
     assert len(world.routable) == 4
 
 
+def trace(world, rounds=80):
+    """Everybody acts and time passes; note every step that does something, and the new share."""
+    steps = []
+    for _ in range(rounds):
+        plan = world.reconcile()
+        step, stage = plan.course.step, plan.course.stage
+        if step.create or step.drain or step.delete:
+            weight = 100 if stage is None else stage.weight
+            steps.append((step.create, len(step.drain), len(step.delete), weight))
+        world.everybody_acts()
+        if not plan.operations and stage is not None and stage.ends_at is not None:
+            world.now = max(world.now, stage.ends_at)
+    return steps
+
+
+def grow(weight):
+    """A fresh group more; the share stays what it was."""
+    return (1, 0, 0, weight)
+
+
+def shrink(weight):
+    """An old group less, once the share was taken."""
+    return [(0, 1, 0, weight), (0, 0, 1, weight)]
+
+
+SEQUENCES = {
+    # name: (replicas, surge, weights of the steps) -> (created, drained, deleted, new share)
+    "a quarter, a half, all": (
+        *(4, 1, (25, 50)),
+        [grow(0), *shrink(25), grow(25), *shrink(50), *2 * [grow(100), *shrink(100)]],
+    ),
+    "the rest in one go, with a larger surge": (
+        *(4, 2, (25, 50)),
+        [
+            *(grow(0), *shrink(25), grow(25), *shrink(50)),
+            *((2, 0, 0, 100), (0, 2, 0, 100), (0, 0, 2, 100)),
+        ],
+    ),
+    "one replica beside one": (1, 1, (10,), [grow(0), *shrink(100)]),
+    "one of three for less than its part": (
+        *(3, 1, (10,)),
+        [grow(0), *shrink(100), *2 * [grow(100), *shrink(100)]],
+    ),
+    "several groups for a step, one at a time": (
+        *(6, 1, (50,)),
+        [*2 * [grow(0), *shrink(0)], grow(0), *shrink(50), *3 * [grow(100), *shrink(100)]],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "surge", "weights", "expected"), SEQUENCES.values(), ids=SEQUENCES.keys()
+)
+def test_the_exact_steps_of_a_canary(make_world, replicas, surge, weights, expected):
+    steps = [{"weight": weight, "pause": "1m"} for weight in weights]
+    rollout = {"strategy": "Canary", "maxSurge": surge, "canary": {"steps": steps}}
+    world, _, new = begin(make_world, replicas, **rollout)
+    assert trace(world) == expected
+    assert {world.revision_of(group) for group in world.routable} == {new}
+
+
 def test_a_canary_of_one_replica_runs_beside_it(make_world):
     world, good, new = begin(make_world, replicas=1)
     act(world)
