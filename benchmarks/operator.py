@@ -47,6 +47,8 @@ PODS_PER_NODE = 200
 FAKE = {"type": "kwok"}
 REST_SECONDS = 30.0
 NUM_CHANGED = 100
+NUM_HANDS = 5  # as many kubectl change services at a time
+AUTOSCALED_EACH = 10  # so that there is something to do at rest
 
 console = Console()
 
@@ -56,6 +58,7 @@ class Snapshot:
     """The operator's metrics at one moment; buckets are cumulative, by upper bound in seconds."""
 
     buckets: dict[float, float]
+    api_calls: float
     memory_bytes: float
     cpu_seconds: float
     at: float
@@ -63,7 +66,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one number of services cost. Reconcile times are 95th percentiles, in milliseconds."""
+    """What one number of services cost. Reconcile times are 95th percentiles, in milliseconds.
+
+    `cpu_seconds`, `calls_each`: of the operator until all are Ready, and how often it called the
+    API server for each service.
+    """
 
     services: int
     ready_seconds: float
@@ -73,6 +80,7 @@ class Result:
     change_seconds: float
     memory_mb: float
     cpu_seconds: float
+    calls_each: float
 
 
 async def measure(kube: Kube, system: Kube, size: int) -> Result:
@@ -93,12 +101,13 @@ async def measure(kube: Kube, system: Kube, size: int) -> Result:
         change_seconds=change_seconds,
         memory_mb=changed.memory_bytes / 1e6,
         cpu_seconds=started.cpu_seconds - before.cpu_seconds,
+        calls_each=(started.api_calls - before.api_calls) / size,
     )
 
 
 async def create(kube: Kube, size: int) -> float:
     """Apply all services at once; the seconds until the last is Ready."""
-    objects = [service(f"s{number:04d}") for number in range(size)]
+    objects = [service(number) for number in range(size)]
     started_at = time.monotonic()
     creating = asyncio.create_task(create_all(kube, objects))
     await until_settled(kube, size, f"{size} services to Ready")
@@ -159,22 +168,35 @@ async def create_all(kube: Kube, objects: Sequence[Json]) -> None:
 
 async def change(kube: Kube, count: int, total: int) -> float:
     """Change the queue of some services, which reaches the routers; the seconds until all agree."""
-    names = [f"s{number:04d}" for number in range(count)]
+    names = [name_of(number) for number in range(count)]
     started_at = time.monotonic()
     patch = json.dumps({"spec": {"router": {"queue": {"maxRequests": 7}}}})
-    await kube.run("patch", "infsvc", *names, "--type=merge", f"--patch={patch}")
+    shares = [names[hand::NUM_HANDS] for hand in range(NUM_HANDS)]
+    words = ("patch", "infsvc", "--type=merge", f"--patch={patch}")
+    await asyncio.gather(*(kube.run(*words, *share) for share in shares if share))
     await until_settled(kube, total, f"{count} services that changed")
     return time.monotonic() - started_at
 
 
-def service(name: str) -> Json:
-    """A service of one replica that only fake nodes take."""
+def name_of(number: int) -> str:
+    return f"s{number:04d}"
+
+
+def service(number: int) -> Json:
+    """A service of one replica that only fake nodes take; some look at their queue all the time."""
+    autoscaling = {
+        "minReplicas": 1,
+        "maxReplicas": 2,
+        "interval": "5s",
+        "metrics": [{"type": "Queue", "target": {"averageValue": "4"}}],
+    }
     return {
         "apiVersion": "openinference.dev/v1alpha1",
         "kind": "InferenceService",
-        "metadata": {"name": name},
+        "metadata": {"name": name_of(number)},
         "spec": {
             "model": {"uri": "package://stub/model.gguf"},
+            **({} if number % AUTOSCALED_EACH else {"autoscaling": autoscaling}),
             "podTemplate": {
                 "nodeSelector": FAKE,
                 "tolerations": [{"key": "kwok", "operator": "Exists"}],
@@ -212,14 +234,18 @@ async def leader_metrics(system: Kube) -> Snapshot:
         text = await response.text()
     buckets: dict[float, float] = {}
     values: dict[str, float] = {}
+    api_calls = 0.0
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "openinference_operator_reconcile_seconds_bucket":
                 bound = float(sample.labels["le"])
                 buckets[bound] = buckets.get(bound, 0.0) + sample.value
+            if sample.name == "openinference_operator_api_calls_total":
+                api_calls += sample.value
             values[sample.name] = sample.value
     return Snapshot(
         buckets=buckets,
+        api_calls=api_calls,
         memory_bytes=values["process_resident_memory_bytes"],
         cpu_seconds=values["process_cpu_seconds_total"],
         at=time.monotonic(),
@@ -356,10 +382,11 @@ def show(results: Sequence[Result]) -> None:
 
 async def run(sizes: Sequence[int], out: Path) -> None:
     end_on_sigterm()
-    kube, system = Kube("scale"), Kube(SYSTEM_NAMESPACE)
+    system = Kube(SYSTEM_NAMESPACE)
     results: list[Result] = []
     async with without_prometheus(), fake_nodes(1 + max(sizes) // PODS_PER_NODE):
         for size in sizes:
+            kube = Kube(f"scale-{size}")  # a name that was deleted lately makes the API server slow
             async with own_namespace(kube):
                 results.append(await measure(kube, system, size))
             show(results)
@@ -381,7 +408,7 @@ def main() -> None:
     rollout = ("kubectl", "rollout", "--namespace", SYSTEM_NAMESPACE)
     for command in (
         CLUSTER_UP,
-        (*HELM_INSTALL, "--set", "router.replicas=1"),
+        (*HELM_INSTALL, "--set", "router.replicas=1", "--set", "prometheus.url="),
         (*rollout, "restart", "deployment"),  # the tag of the image stays when the code changes
         (*rollout, "status", "deployment", "--timeout=2m"),
     ):
