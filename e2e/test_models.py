@@ -67,6 +67,29 @@ async def test_two_replicas_share_one_download_that_is_never_repeated(
     assert await _sent(source) == model["sizeBytes"]
 
 
+async def test_what_is_in_a_claim_is_looked_at_and_read_where_it_is(source: Kube) -> None:
+    """As a model of the claim, and as a file of a volume of one's own."""
+    [group, *_] = await InferenceService(source, "cached").groups()
+    command = group["spec"]["template"]["spec"]["containers"][0]["command"]
+    place = command[-1].removeprefix("file:///models/")
+    as_claim, as_volume = InferenceService(source, "claimed"), InferenceService(source, "mounted")
+    spec = CACHED | {"replicas": 1}
+    await as_claim.apply(**spec | {"model": {"uri": f"pvc://models/{place}", "name": "claimed"}})
+    template = {
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "models"}}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
+    }
+    await as_volume.apply(
+        **spec
+        | {"model": {"uri": f"file:///data/{place}", "name": "mounted"}, "podTemplate": template}
+    )
+    claimed, mounted = await as_claim.until_ready(), await as_volume.until_ready()
+    assert _ready(claimed)["reason"] == "ModelFetched"
+    assert claimed["status"]["plan"]["maxConcurrency"] > 0
+    assert _ready(mounted)["reason"] == "ModelInPlace"
+    await source.run("delete", "infsvc", as_claim.name, as_volume.name)
+
+
 async def test_a_model_that_no_gpu_can_hold_starts_no_replica(source: Kube) -> None:
     node, _, _ = (await source.run("get", "nodes", "--output=name")).partition("\n")
     amounts = json.dumps({"status": {"capacity": {GPU: "1"}, "allocatable": {GPU: "1"}}})

@@ -84,6 +84,29 @@ async def test_labels_of_the_operator_cannot_be_taken(kube: Kube) -> None:
         await InferenceService(kube, "bad").apply(podTemplate={"labels": labels})
 
 
+@pytest.mark.parametrize(
+    ("template", "remedy"),
+    [
+        ({"volumes": [{"name": "data"}]}, "has one source; set one of"),
+        ({"volumes": [{"name": "token", "emptyDir": {}}]}, "belong to the operator"),
+        ({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}, "needs a volume of its name"),
+        (
+            {
+                "volumes": [{"name": "data", "emptyDir": {}}],
+                "volumeMounts": [{"name": "data", "mountPath": "/models/mine"}],
+            },
+            "choose another path, such as /data",
+        ),
+    ],
+)
+async def test_a_bad_volume_is_rejected_with_the_remedy(
+    kube: Kube, template: Json, remedy: str
+) -> None:
+    with pytest.raises(KubeError) as rejection:
+        await InferenceService(kube, "bad").apply(podTemplate=template)
+    assert remedy in str(rejection.value)
+
+
 async def _appear(kube: Kube, resource: str, number: int) -> list[Json]:
     """So many objects of a kind, once they are there."""
     found = await kube.until(resource, lambda objects: len(objects) >= number, 30)

@@ -19,6 +19,8 @@ class PodTemplate:
     tolerations: tuple[Mapping[str, Any], ...]
     spread: tuple[Mapping[str, Any], ...]
     image_pull_secrets: tuple[str, ...]
+    volumes: tuple[Mapping[str, Any], ...]
+    volume_mounts: tuple[Mapping[str, Any], ...]
     names: Mapping[str, str]
 
 
@@ -42,5 +44,7 @@ def parse_pod_template(fields: Fields) -> PodTemplate:
         image_pull_secrets=tuple(
             entry.required_text("name") for entry in fields.sections("imagePullSecrets")
         ),
+        volumes=tuple(entry.values for entry in fields.sections("volumes")),
+        volume_mounts=tuple(entry.values for entry in fields.sections("volumeMounts")),
         names={name: value for name, value in given.items() if value},
     )

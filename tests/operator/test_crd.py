@@ -35,6 +35,11 @@ REVISED = {
 }
 LISTS = [path for path, field in SPEC.items() if field.get("type") == "array"]
 MAPS = [path for path, field in SPEC.items() if "additionalProperties" in field]
+RULE_TEXTS = {
+    f"{path} {rule['rule'][:30]}": rule["rule"]
+    for path, field in (SPEC | {"": SCHEMA}).items()
+    for rule in field.get("x-kubernetes-validations", [])
+}
 RULES = {
     f"{path} {rule['rule'][:30]}": rule["message"]
     for path, field in (SPEC | {"": SCHEMA}).items()
@@ -99,6 +104,20 @@ DESCRIBED_DEFAULTS = {
 @pytest.mark.parametrize(("path", "default"), DESCRIBED_DEFAULTS.items())
 def test_described_defaults_are_those_rendered(path, default):
     assert f"Default {default}" in " ".join(SPEC[path]["description"].split())
+
+
+def test_names_and_paths_of_the_operator_are_those_that_users_may_not_take(raw_service):
+    """Also where a model is fetched, and so mounted."""
+    template = engine.build_pod_template(
+        parse(raw_service(model={"uri": "https://host/m.gguf", "cache": {"pvc": "models"}})), "e:1"
+    )
+    [names_rule] = [rule for rule in RULES if "volumes[] !(self.name" in rule]
+    taken = RULE_TEXTS[names_rule]
+    assert all(f"'{volume['name']}'" in taken for volume in template["spec"]["volumes"])
+    [paths_rule] = [rule for rule in RULES if "volumeMounts[] self.mountPath" in rule]
+    paths = re.findall(r"'(/[\w/]+)'", RULE_TEXTS[paths_rule])
+    for mount in template["spec"]["containers"][0]["volumeMounts"]:
+        assert any(mount["mountPath"].startswith(path) for path in paths)
 
 
 def persisted(properties):

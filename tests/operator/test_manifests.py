@@ -20,6 +20,8 @@ SPEC = {
         "nodeSelector": {"gpu": "h100"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "env": [{"name": "LOG", "value": "debug"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "weights"}}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
     },
 }
 
@@ -133,6 +135,13 @@ def test_what_the_user_asks_of_the_cluster_is_passed_on(template, container):
     }
     assert template["spec"]["nodeSelector"] == {"gpu": "h100"}
     assert {"key": "gpu", "operator": "Exists"} in template["spec"]["tolerations"]
+
+
+def test_volumes_of_the_user_stand_beside_ours(template, container):
+    volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+    assert volumes["data"]["persistentVolumeClaim"] == {"claimName": "weights"}
+    assert {"name": "data", "mountPath": "/data", "readOnly": True} in container["volumeMounts"]
+    assert {"scratch", "shm", "token"} < volumes.keys()
 
 
 def test_a_lost_node_is_left_after_thirty_seconds(template):

@@ -50,6 +50,8 @@ FULL = {
         "nodeSelector": {"gpu": "h100"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "env": [{"name": "LOG", "value": "debug"}],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     },
 }
 
@@ -69,6 +71,8 @@ def test_every_field_is_read(raw_service):
     assert service.pod_template.node_selector == {"gpu": "h100"}
     assert service.pod_template.tolerations == ({"key": "gpu", "operator": "Exists"},)
     assert service.pod_template.env == (("LOG", "debug"),)
+    assert service.pod_template.volumes == ({"name": "data", "emptyDir": {}},)
+    assert service.pod_template.volume_mounts == ({"name": "data", "mountPath": "/data"},)
     assert service.restarted_at == "today"
 
 

@@ -107,6 +107,7 @@ def build_pod_template(
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  (the container's own)
             dict(TOKEN_MOUNT),
             *model.engine_mounts(service),
+            *map(dict, service.pod_template.volume_mounts),
         ],
         **_probes(model_bytes),
     }
@@ -121,6 +122,7 @@ def build_pod_template(
                 {"name": "shm", "emptyDir": {"medium": "Memory"}},
                 dict(TOKEN_VOLUME),
                 *model.engine_volumes(service),
+                *map(dict, service.pod_template.volumes),
             ],
             "terminationGracePeriodSeconds": service.rollout.drain_timeout_seconds
             + SHUTDOWN_MARGIN_SECONDS,
