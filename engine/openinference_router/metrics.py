@@ -6,7 +6,7 @@ series.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -94,10 +94,20 @@ class Metrics:
             ("key",),
             registry=self.registry,
         )
+        self._certificate_expiry = Gauge(
+            "openinference_router_certificate_expiry_timestamp_seconds",
+            "When the certificate of the port for TLS ends; absent without one",
+            ("inference_namespace",),
+            registry=self.registry,
+        )
 
     def text(self) -> bytes:
         self._forget_what_is_gone()
         return generate_latest(self.registry)
+
+    def certificate_loaded(self, expires_at: float) -> None:
+        """`expires_at`: seconds since 1970."""
+        self._certificate_expiry.labels(self._namespace).set(expires_at)
 
     def _forget_what_is_gone(self) -> None:
         """Drop series of services, revisions and keys that are no more; begin those that are."""

@@ -65,7 +65,7 @@ async def serve(settings: Settings) -> None:
         async with (
             _listening(internal, settings.host, farewell_seconds=0.1) as inside,
             _listening(clients, settings.host, farewell_seconds=5) as door,
-            _following(router, keys, history, door, settings),
+            _following(router, keys, metrics, history, door, settings),
         ):
             await inside.open(settings.internal_port)
             await door.open(settings.client_port)
@@ -129,7 +129,12 @@ async def _listening(
 
 @contextlib.asynccontextmanager
 async def _following(
-    router: Router, keys: KeyRing, history: LiveHistory, door: Door, settings: Settings
+    router: Router,
+    keys: KeyRing,
+    metrics: Metrics,
+    history: LiveHistory,
+    door: Door,
+    settings: Settings,
 ) -> AsyncIterator[None]:
     """Keep routing, keys, certificate and history up to date; a failure here ends the process."""
 
@@ -146,6 +151,7 @@ async def _following(
         certificate, core = Certificate(), client.CoreV1Api(api)
         async for _ in renewals(certificate, core, settings.namespace, settings.tls_secret):
             await door.open(settings.tls_port, certificate.context)
+            metrics.certificate_loaded(certificate.expires_at)
 
     async with cluster_api() as api, asyncio.TaskGroup() as group:
         tasks = [

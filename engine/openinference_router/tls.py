@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from cryptography import x509
 from kubernetes.aio import client
 
 from openinference_router import secret
@@ -24,6 +25,8 @@ class Certificate:
     def __init__(self) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.expires_at = 0.0
+        """When the one that serves ends, as seconds since 1970."""
         self._loaded = (b"", b"")
 
     def load(self, chain: bytes, key: bytes) -> bool:
@@ -39,6 +42,7 @@ class Certificate:
             key_path.write_bytes(key)
             _check(chain_path, key_path)
             self.context.load_cert_chain(chain_path, key_path)
+        self.expires_at = x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
         self._loaded = (chain, key)
         return True
 

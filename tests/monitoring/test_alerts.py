@@ -62,6 +62,19 @@ def leaders(first: int, second: int) -> dict[str, str]:
     return {f'{metric}{{pod="a"}}': f"{first}x20", f'{metric}{{pod="b"}}': f"{second}x20"}
 
 
+def turns(first: str, second: str) -> dict[str, str]:
+    """Who leads, minute by minute."""
+    metric = "openinference_operator_is_leader"
+    return {f'{metric}{{pod="a"}}': first, f'{metric}{{pod="b"}}': second}
+
+
+def expiry(days: int) -> dict[str, str]:
+    """As two routers tell it; the clock of these tests begins at 0."""
+    metric = "openinference_router_certificate_expiry_timestamp_seconds"
+    labels = 'inference_namespace="team-a"'
+    return {f'{metric}{{{labels},pod="{pod}"}}': f"{days * 86400}x30" for pod in ("a", "b")}
+
+
 def passes(failed: int) -> dict[str, str]:
     metric = 'openinference_operator_reconcile_seconds_count{key="service",result="%s"}'
     return {metric % "error": f"0+{failed}x60", metric % "ok": f"0+{10 - failed}x60"}
@@ -128,6 +141,12 @@ CASES = {
         "20m",
         condition("ScalingActive", "True", "FallbackDemand"),
         condition("ScalingActive", "True", "ValidMetricFound"),
+    ),
+    "InferenceCertificateEnds": Case("20m", expiry(6), expiry(30)),
+    "InferenceOperatorLeaderFlaps": Case(
+        "30m",
+        turns("1 0 " * 15, "0 1 " * 15),
+        turns("1x5 0x24", "0x5 1x24"),
     ),
     "InferenceOperatorWithoutLeader": Case("10m", leaders(0, 0), leaders(0, 1)),
     "InferenceOperatorTwoLeaders": Case("10m", leaders(1, 1), leaders(1, 0)),

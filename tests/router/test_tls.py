@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,7 @@ from aiohttp import web
 from kubernetes.aio import client, config
 from openinference_router import secret
 from openinference_router.door import Door, make_runner
+from openinference_router.metrics import Metrics
 from openinference_router.tls import Certificate, renewals
 
 
@@ -113,6 +115,17 @@ async def test_of_a_bad_pair_the_last_good_one_stays(
     async with connected(door, good) as connection:
         assert b"404" in await answer_of(connection)
     assert "PRIVATE KEY" not in " ".join(str(vars(record)) for record in caplog.records)
+
+
+async def test_the_end_of_the_certificate_is_told_and_nothing_before_there_is_one(make_pair):
+    certificate, metrics = Certificate(), Metrics("team-a", list)
+    assert b"certificate_expiry_timestamp_seconds{" not in metrics.text()
+    pair = make_pair("mine")
+    certificate.load(pair["tls.crt"].encode(), pair["tls.key"].encode())
+    metrics.certificate_loaded(certificate.expires_at)
+    name = "openinference_router_certificate_expiry_timestamp_seconds"
+    told = metrics.registry.get_sample_value(name, {"inference_namespace": "team-a"})
+    assert abs(told - time.time() - 24 * 3600) < 600, "openssl was asked for one day"
 
 
 async def test_a_key_of_another_certificate_is_a_bad_pair(make_pair):
