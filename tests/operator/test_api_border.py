@@ -244,7 +244,11 @@ async def test_the_same_words_are_one_event(cluster, server, raw_service):
 
 async def test_an_event_that_fails_stops_nothing(cluster, server, raw_service):
     server.failures = [403]
-    await Recorder(cluster).record(raw_service(), Note("Scaled", "1 -> 2"))
+    recorder = Recorder(cluster)
+    await recorder.record(raw_service(), Note("Scaled", "1 -> 2"))
+    await recorder.record(raw_service(), Note("Scaled", "2 -> 3"))
+    [event] = [obj for path, obj in server.objects.items() if "/events/" in path]
+    assert event["message"] == "2 -> 3"
 
 
 def test_every_decision_is_told(service):

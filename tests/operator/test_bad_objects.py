@@ -88,7 +88,7 @@ def test_what_can_be_read_can_be_planned(make_world, place, value):
     world = make_world()
     world.service["spec"] = spoilt(place, value)
     if error_of(world.service) == "spec":
-        world.plan()
+        assert world.plan().operations, "a service that is new gets its objects"
 
 
 @QUICK
