@@ -19,6 +19,7 @@ from openinference_router.dashboard.cluster import ClusterView
 from openinference_router.dashboard.history import LiveHistory
 from openinference_router.dashboard.pages import Dashboard
 from openinference_router.dashboard.prometheus import PrometheusHistory
+from openinference_router.documents import Documents
 from openinference_router.door import Door, make_runner
 from openinference_router.keys import KeyRing
 from openinference_router.keysecret import KeySecret
@@ -59,6 +60,7 @@ async def serve(settings: Settings) -> None:
             Spans(settings.otlp_endpoint, settings.namespace) if settings.otlp_endpoint else None
         )
         clients = client_app(router, proxy, keys, metrics, settings.max_body_bytes, spans)
+        clients.add_routes(Documents(router, session, token).routes())
         history = LiveHistory(router.services)
         clients.add_routes(_dashboard(router, keys, history, session, settings).routes())
         internal = internal_app(router, keys, metrics, token)

@@ -30,6 +30,7 @@ from openinference_router.app import client_app, internal_app
 from openinference_router.dashboard.cluster import ClusterView
 from openinference_router.dashboard.history import LiveHistory
 from openinference_router.dashboard.pages import Dashboard
+from openinference_router.documents import Documents
 from openinference_router.door import make_runner
 from openinference_router.keys import KeyRing
 from openinference_router.metrics import Metrics
@@ -220,6 +221,7 @@ async def make_bench() -> AsyncIterator[Callable]:
             port, internal_port = free_port(), free_port()
             history = LiveHistory(router.services)
             clients = client_app(router, proxy, keys, metrics, 10_000, spans)
+            clients.add_routes(Documents(router, session, token).routes())
             dashboard = Dashboard(router, keys, ClusterView("team-a"), history.document)
             clients.add_routes(dashboard.routes())
             await _listen(stack, clients, port)
@@ -527,3 +529,22 @@ def start_router(api_server, tmp_path, token_file) -> Iterator[Callable]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+async def front(api_server, start_router, engines, make_routing):
+    """A ready router that has admitted both engines."""
+    for engine in engines:
+        if engine.process.popen.poll() is not None:
+            await engine.restart()
+    api_server.put_routing(make_routing(*(engine.routed for engine in engines)))
+    router = start_router(endpoint_pause_seconds=0.5, keep_alive_seconds=0.3)
+    await router.ready()
+    await router.admitted(2)
+    return router
+
+
+@pytest.fixture
+async def client():
+    async with aiohttp.ClientSession() as session:
+        yield session

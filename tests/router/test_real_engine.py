@@ -9,7 +9,6 @@ import signal
 
 import aiohttp
 import openai
-import pytest
 from openinference_router.load import SILENT_SECONDS
 
 PROMPTS = [
@@ -62,25 +61,6 @@ async def stream(
             if (usage := chunk["usage"])
         ],
     }
-
-
-@pytest.fixture
-async def front(api_server, start_router, engines, make_routing):
-    """A ready router that has admitted both engines."""
-    for engine in engines:
-        if engine.process.popen.poll() is not None:
-            await engine.restart()
-    api_server.put_routing(make_routing(*(engine.routed for engine in engines)))
-    router = start_router(endpoint_pause_seconds=0.5, keep_alive_seconds=0.3)
-    await router.ready()
-    await router.admitted(2)
-    return router
-
-
-@pytest.fixture
-async def client():
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def test_the_official_client_gets_its_answers(front):
