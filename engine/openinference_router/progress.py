@@ -22,6 +22,7 @@ MAX_KEPT_BACK_BYTES = 64 * 1024  # the openings of 128 choices are half of it
 
 class _Internal(msgspec.Struct, frozen=True):
     token_ids: dict[str, list[int]] = {}
+    cached_tokens: int = 0
 
 
 class _Choice(msgspec.Struct):
@@ -63,6 +64,7 @@ class Progress:
         self.tracks_tokens = tracks_tokens
         self._first: _Chunk | None = None
         self._token_ids: dict[str, list[int]] = {}
+        self._cached_tokens = 0
         self._finished: set[int] = set()
         self._has_usage = False
         self._kept_back = b""
@@ -90,6 +92,7 @@ class Progress:
             "id": self._first.id,
             "created": self._first.created,
             "token_ids": self._token_ids,
+            "cached_tokens": self._cached_tokens,
         }
         return {"stream_token_ids": True, "resume": resume}
 
@@ -98,7 +101,7 @@ class Progress:
         self._kept_back = b""
         self.failure = None
         if not self.has_begun:
-            self._first = None
+            self._first, self._cached_tokens = None, 0
 
     def absorb(self, batch: Iterable[bytes]) -> bytes:
         """Fold the data of some events; returns the events for the client, perhaps none.
@@ -150,6 +153,7 @@ class Progress:
     def _note(self, chunk: _Chunk, internal: _Internal) -> bool:
         """Remember what an event says; True when it brings tokens or an end."""
         self._first = self._first or chunk
+        self._cached_tokens = self._cached_tokens or internal.cached_tokens
         has_tokens = False
         for choice, ids in internal.token_ids.items():
             self._token_ids.setdefault(choice, []).extend(ids)

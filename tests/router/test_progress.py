@@ -53,8 +53,18 @@ def test_a_cut_stream_tells_the_next_engine_all_ids_and_who_it_is():
             "id": "chatcmpl-1",
             "created": 1767225600,
             "token_ids": {"0": [5, 6, 7, 8]},
+            "cached_tokens": 0,
         },
     }
+
+
+def test_usage_after_a_resume_tells_what_the_engine_that_began_had_cached():
+    progress = Progress(tracks_tokens=True)
+    for ids, cached in ([5], {"cached_tokens": 16}), ([6], {}):
+        internal = {"token_ids": {"0": ids}} | cached
+        progress.absorb([chunk({"content": "x"}, openinference=internal)])
+    progress.restart()
+    assert progress.internal()["resume"]["cached_tokens"] == 16
 
 
 def test_choices_are_counted_apart():

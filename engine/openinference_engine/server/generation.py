@@ -73,7 +73,8 @@ class Generation:
         self.prompt_ids = prompt_ids
         self.call_id_length = reading.call_format.call_id_length if reading.call_format else 0
         self.has_reasoning = reading.has_reasoning
-        self.num_cached_tokens = 0
+        self.num_cached_tokens = resume.cached_tokens if resume else 0
+        self._is_resumed = resume is not None
         self.rates_prompt = request.prompt_logprobs is not None
         self.prompt_rated: list[RatedToken] = []  # the tokens behind the first
         self._state = state
@@ -185,7 +186,8 @@ class Generation:
     def _count_prompt(self, token: Token) -> None:
         """The first token tells what the prefix cache saved."""
         if all(choice.timing.first_token is None for choice in self.choices):
-            self.num_cached_tokens = token.num_cached_tokens
+            if not self._is_resumed:
+                self.num_cached_tokens = token.num_cached_tokens
             self._state.metrics.prompt(len(self.prompt_ids), token.num_cached_tokens)
 
     def _count_answers(self, choices: list[Choice]) -> None:

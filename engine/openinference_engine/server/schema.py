@@ -35,6 +35,8 @@ class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     created: int
     token_ids: dict[str, list[int]]
+    cached_tokens: Count = 0
+    """Of the prompt, where the answer began: what usage tells of it."""
 
 
 class Internal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -45,6 +45,7 @@ class ChunkWriter:
         self._with_usage = body.wants_usage
         self._counts_on = body.counts_on
         self._with_ids = body.wants_token_ids
+        self._has_told_cached = False
         self._held: dict[int, Piece] = {}
 
     def take(self, piece: Piece) -> dict[str, Any] | None:
@@ -56,8 +57,16 @@ class ChunkWriter:
         del self._held[piece.choice]
         chunk = self.chunk([self._style.delta(self._generation, held)])
         if self._with_ids:
-            chunk["openinference"] = {"token_ids": {str(held.choice): held.token_ids}}
+            chunk["openinference"] = self._internal(held)
         return chunk
+
+    def _internal(self, piece: Piece) -> dict[str, Any]:
+        """What the router needs to go on elsewhere; the prompt's part is told once."""
+        internal: dict[str, Any] = {"token_ids": {str(piece.choice): piece.token_ids}}
+        if not self._has_told_cached:
+            internal["cached_tokens"] = self._generation.num_cached_tokens
+            self._has_told_cached = True
+        return internal
 
     def chunk(
         self, choices: list[dict[str, Any]], usage: dict[str, object] | None = None
