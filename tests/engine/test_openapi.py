@@ -10,6 +10,8 @@ import httpx2
 from openinference_engine.server.app import ROUTES
 from openinference_engine.server.openapi import OPERATIONS, document
 
+WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
+
 
 def references(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
@@ -33,6 +35,7 @@ def test_references_lead_to_schemas() -> None:
     schemas = read["components"]["schemas"]
     names = {reference.removeprefix("#/components/schemas/") for reference in references(read)}
     assert names <= set(schemas)
+    assert all(schemas[each.body.__name__]["additionalProperties"] is False for each in WITH_BODY)
     chat = schemas["ChatRequest"]["properties"]
     assert {"messages", "tools", "response_format", "logprobs", "seed"} <= set(chat)
     assert chat["n"] == {"type": "integer", "minimum": 1, "maximum": 128, "default": 1}
