@@ -93,8 +93,11 @@ class Facts:
             message = f"StatefulSet {group.name} gets no pod: {words}"
             return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_NOT_CREATED, message)
         pod = group.pod
-        if pod is None or pod.trouble is None or (group.is_being_deleted and not group.is_lost):
+        if pod is None or (group.is_being_deleted and not group.is_lost):
             return None
         if obstacle is None:
             return pod.trouble
+        if pod.trouble is None:
+            message = f"pod {pod.name} does not start: {obstacle.words}"
+            return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_NOT_STARTED, message)
         return replace(pod.trouble, message=f"pod {pod.name} {obstacle.words}")

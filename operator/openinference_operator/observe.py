@@ -52,7 +52,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """What keeps a group from getting its pod, or that pod from getting a node, in words."""
+    """What keeps a group from getting its pod, or that pod from a node or from its volumes."""
 
     words: str
     has_pod: bool

@@ -40,6 +40,7 @@ class Pod:
 
     `has_started`: its container has passed the startup probe since its last start; false for a
     moment, too, after the kubelet itself restarted. `is_running`: its container runs.
+    `is_being_made`: its node has not got its volumes and its network ready yet.
     `is_backing_off`: the kubelet waits before it starts a crashing container again.
     `is_lost`: Kubernetes gave up on its node; it will neither answer nor confirm its end.
     """
@@ -50,6 +51,7 @@ class Pod:
     ready_since: str
     has_started: bool
     is_running: bool
+    is_being_made: bool
     is_backing_off: bool
     is_terminating: bool
     is_lost: bool
@@ -80,6 +82,9 @@ def read_pod(raw: RawPod) -> Pod:
         ready_since=ready.get("lastTransitionTime", ""),
         has_started=bool(_container(raw).get("started")),
         is_running="running" in state,
+        is_being_made=condition(raw, "PodReadyToStartContainers").get("status") == "False"
+        and "waiting" in state
+        and not is_terminating,
         is_backing_off=state.get("waiting", {}).get("reason") == "CrashLoopBackOff",
         is_terminating=is_terminating,
         is_lost=is_lost,

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     RESTART_BUDGET_SPENT = "RestartBudgetSpent"
     POD_NOT_CREATED = "PodNotCreated"
+    POD_NOT_STARTED = "PodNotStarted"
     EVICTED = "Evicted"
     POD_FAILED = "PodFailed"
     NODE_LOST = "NodeLost"

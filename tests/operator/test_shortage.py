@@ -131,6 +131,16 @@ def test_a_pod_that_is_refused_is_said_in_the_words_of_the_refusal(make_world):
     )
 
 
+def test_a_pod_whose_volumes_are_missing_is_said_in_the_words_of_its_node(make_world):
+    world = make_world(replicas=1)
+    world.reconcile()
+    _, told = conditions(world, words='configmap "certificates" not found', has_pod=True)
+    assert (told["GroupsHealthy"]["status"], told["Ready"]["reason"]) == ("False", "PodNotStarted")
+    assert told["Ready"]["message"].endswith(
+        '-0 does not start: configmap "certificates" not found'
+    )
+
+
 @pytest.fixture
 def stuck(cluster):
     return Stuck(cluster, Nodes(cluster))
@@ -196,3 +206,19 @@ async def test_a_refusal_is_asked_for_once_in_a_while(stuck, server, make_world,
     assert await stuck.refusals("team-a", [another]) == {another.name: "no such account"}
     monkeypatch.setattr(stuck_module, "PATIENCE_SECONDS", 0.0)
     assert await stuck.refusals("team-a", [group]) == {group.name: "no such account"}
+
+
+@pytest.mark.parametrize(("may_start", "expected"), [("False", "no such claim"), ("True", None)])
+async def test_why_the_containers_of_a_pod_may_not_start_is_asked_of_events(
+    stuck, server, make_world, raw_pod, may_start, expected
+):
+    world = make_world(replicas=1)
+    world.reconcile()
+    condition = {"type": "PodReadyToStartContainers", "status": may_start}
+    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
+    raw["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    group = replace(world.observe().groups[0], pod=read_pod(raw))
+    server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="no such claim")
+    stalls = await stuck.stalls("team-a", [group])
+    assert stalls == ({group.name: expected} if expected else {})
+    assert bool(server.calls) == bool(expected)

@@ -1,4 +1,4 @@
-"""What keeps a replica from getting its pod, or its pod from getting a node: asked only then.
+"""What keeps a replica from its pod, or its pod from a node or its volumes: asked only then.
 
 Pods of others are not watched, for most clusters have thousands; while one of ours finds no node
 they are listed once, and again when that is old. An operator that may not list them, as in
@@ -30,7 +30,7 @@ class Stuck:
         self._nodes = nodes
         self._listed_at = -INTERVAL_SECONDS
         self._used: Used | None = None
-        self._refusals: dict[str, tuple[float, str]] = {}
+        self._answers: dict[str, tuple[float, str]] = {}
 
     async def shortages(self, groups: Sequence[Group]) -> dict[str, str]:
         """What the pods lack that find no node, by group."""
@@ -49,26 +49,33 @@ class Stuck:
 
     async def refusals(self, namespace: str, groups: Sequence[Group]) -> dict[str, str]:
         """Why the pods that do not exist were refused, by group; empty words if nobody tells."""
-        late = time() - PATIENCE_SECONDS
-        waiting = (
-            group
+        return {
+            group.name: await self._told(namespace, f"{group.uid},reason=FailedCreate")
             for group in groups
-            if group.pod is None and not group.is_going and group.created_at < late
-        )
-        return {group.name: await self._refusal(namespace, group) for group in waiting}
+            if group.pod is None and not group.is_going and _is_late(group)
+        }
 
-    async def _refusal(self, namespace: str, group: Group) -> str:
-        """As last told: a group is reconciled far more often than it is refused anew."""
-        asked_at, words = self._refusals.pop(group.uid, (-PATIENCE_SECONDS, ""))
+    async def stalls(self, namespace: str, groups: Sequence[Group]) -> dict[str, str]:
+        """Why containers of pods on a node are not made, by group: a volume, the network, …"""
+        told = {
+            group.name: await self._told(namespace, f"{group.pod.uid},type=Warning")
+            for group in groups
+            if group.pod is not None and group.pod.is_being_made and _is_late(group)
+        }
+        return {name: words for name, words in told.items() if words}
+
+    async def _told(self, namespace: str, about: str) -> str:
+        """The newest event, as last told: a group is reconciled far more often than it is said."""
+        asked_at, words = self._answers.pop(about, (-PATIENCE_SECONDS, ""))
         if monotonic() - asked_at >= PATIENCE_SECONDS:
-            asked_at, words = monotonic(), await self._ask_why(namespace, group)
-        self._refusals[group.uid] = (asked_at, words)
-        if len(self._refusals) > REMEMBERED:
-            self._refusals.pop(next(iter(self._refusals)))
+            asked_at, words = monotonic(), await self._ask_why(namespace, about)
+        self._answers[about] = (asked_at, words)
+        if len(self._answers) > REMEMBERED:
+            self._answers.pop(next(iter(self._answers)))
         return words
 
-    async def _ask_why(self, namespace: str, group: Group) -> str:
-        selector = f"involvedObject.uid={group.uid},reason=FailedCreate"
+    async def _ask_why(self, namespace: str, about: str) -> str:
+        selector = f"involvedObject.uid={about}"
         try:
             events = [
                 event
@@ -77,7 +84,7 @@ class Stuck:
                 )
             ]
         except ApiError as error:
-            log.info("events not listed: group=%s error=%s", group.name, error)
+            log.info("events not listed: about=%s error=%s", about, error)
             return ""
         newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
         return str(newest.get("message", ""))
@@ -94,3 +101,7 @@ class Stuck:
             except ApiError as error:
                 log.info("pods not listed: error=%s", error)
         return self._used
+
+
+def _is_late(group: Group) -> bool:
+    return group.created_at < time() - PATIENCE_SECONDS

@@ -44,7 +44,8 @@ class Survey:
     ) -> dict[str, Obstacle]:
         shortages = await self._stuck.shortages(observed.groups)
         refusals = await self._stuck.refusals(service.namespace, observed.groups)
+        stalls = await self._stuck.stalls(service.namespace, observed.groups)
         return {
-            **{name: Obstacle(words, has_pod=True) for name, words in shortages.items()},
+            **{name: Obstacle(words, has_pod=True) for name, words in (shortages | stalls).items()},
             **{name: Obstacle(words, has_pod=False) for name, words in refusals.items()},
         }
