@@ -39,9 +39,11 @@ test: install  ## Unit and integration tests, no cluster (minutes)
 	$(BIN)/python -m pytest tests
 
 e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
+	OPENINFERENCE_SOAK_SECONDS=60 $(BIN)/python -m pytest tests/engine/test_soak.py
 	$(BIN)/python -m pytest e2e
 
 campaign: install  ## The faults of e2e again and again, counted in docs/reliability.md (hours)
+	OPENINFERENCE_SOAK_SECONDS=600 $(BIN)/python -m pytest tests/engine/test_soak.py -s
 	CUT_STREAMS=400 $(BIN)/python -m pytest tests/router/test_cut_streams.py -s
 	$(BIN)/python -m e2e.campaign
 

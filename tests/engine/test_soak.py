@@ -1,7 +1,8 @@
-"""Minutes of everything at once: all kinds of requests, refusals, aborts and broken connections.
+"""Everything at once: all kinds of requests, refusals, aborts and broken connections.
 
-Afterwards nothing is left in the engine, its memory has not grown, and nothing failed. Longer with
-`OPENINFERENCE_SOAK_SECONDS=600`; `OPENINFERENCE_SOAK_SEED` repeats the requests of a run.
+Afterwards nothing is left in the engine, its memory has not grown, and nothing failed. A minute in
+`make e2e` and ten in `make campaign`, by `OPENINFERENCE_SOAK_SECONDS`; `OPENINFERENCE_SOAK_SEED`
+repeats the requests of a run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-SECONDS = float(os.environ.get("OPENINFERENCE_SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("OPENINFERENCE_SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("OPENINFERENCE_SOAK_SEED", "1"))
 NUM_CLIENTS = 24
 MOST_GROWTH_BYTES = 24 << 20  # between a quarter and the end: arenas of the allocator fill up
@@ -64,6 +65,7 @@ class Client:
         self._session = session
         self._draw = draw
         self.statuses: Counter[int] = Counter()
+        self.failures: list[str] = []
         self.num_left = 0
 
     async def act(self) -> None:
@@ -81,8 +83,10 @@ class Client:
 
     async def _post(self, path: str, body: Any) -> None:
         async with self._session.post(path, json=body) as answer:
-            await answer.read()
+            text = await answer.text()
             self.statuses[answer.status] += 1
+            if answer.status >= 500:
+                self.failures.append(text)
 
     async def _ask(self) -> None:
         await self._post("/v1/chat/completions", self._body())
@@ -147,10 +151,9 @@ async def test_engine_is_empty_and_unharmed_after_everything(
         f"{sum(client.num_left for client in clients)} left, "
         f"memory grew by {(memory_bytes(server) - grown_from) / 2**20:.1f} MiB"
     )
-    # 503: a starved machine kept a step for seconds, and the server said that it was not ready.
-    assert set(statuses) <= {200, 400, 404, 429, 503}
-    assert all(statuses[status] for status in (200, 400, 404, 429))
-    assert statuses[503] < statuses[200] / 50
+    failures = [text for client in clients for text in client.failures]
+    assert not failures, Counter(failures).most_common(3)
+    assert set(statuses) == {200, 400, 404, 429}
     assert memory_bytes(server) - grown_from < MOST_GROWTH_BYTES
     server.process.send_signal(signal.SIGTERM)
     exit_code, log = server.wait()

@@ -118,6 +118,7 @@ class Core:
         if self._engine.has_work:
             self._step()
         elif self._heartbeat.age_seconds >= _PROBE_SECONDS:
+            self._heartbeat.expect(0.0)
             self._engine.probe()
             self.beat()
 
@@ -131,10 +132,12 @@ class Core:
     def _patience_seconds(self) -> float:
         if self._engine.has_work:
             return 0.0
-        return _LOOK_SECONDS if self._grammars.has_pending else _PROBE_SECONDS
+        if self._grammars.has_pending:
+            return _LOOK_SECONDS
+        return max(0.0, _PROBE_SECONDS - self._heartbeat.age_seconds)
 
     def _receive(self, wait_seconds: float) -> None:
-        if not self._socket.poll(int(wait_seconds * 1000)):
+        if not self._socket.poll(math.ceil(wait_seconds * 1000)):
             return
         while self._socket.poll(0):
             self._handle(self._decoder.decode(self._socket.recv()))

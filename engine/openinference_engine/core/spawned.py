@@ -35,13 +35,19 @@ class SpawnedCore(CoreClient):
                 await process.wait()
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Ends a core that hangs in a step: it says where it stands, then it is killed."""
-        while True:
+        """Tells of a late step. Ends a core that hangs: it says where it stands, then is killed."""
+        was_stuck = False
+        while self.loaded is None or not self.heartbeat.is_hung:
             await asyncio.sleep(_WATCH_SECONDS)
-            if self.loaded is not None and self.heartbeat.is_hung:
-                break
-        age_seconds = round(self.heartbeat.age_seconds, 1)
-        log.error("engine core hangs", extra={"fields": {"step_age_seconds": age_seconds}})
+            is_stuck = self.loaded is not None and self.heartbeat.is_stuck
+            if is_stuck and not was_stuck:
+                log.warning("engine step is late", extra={"fields": self._step_age})
+            was_stuck = is_stuck
+        log.error("engine core hangs", extra={"fields": self._step_age})
         process.send_signal(signal.SIGUSR1)  # its stacks, on stderr
         await asyncio.sleep(_WATCH_SECONDS)
         process.kill()
+
+    @property
+    def _step_age(self) -> dict[str, float]:
+        return {"step_age_seconds": round(self.heartbeat.age_seconds, 1)}

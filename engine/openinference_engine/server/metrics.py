@@ -166,7 +166,7 @@ class Metrics:
             [*self._own, "stage"],
             registry=self._registry,
         )
-        age = self._own_gauge("last_step_age_seconds", "Time since a step or self-probe ended.")
+        age = self._own_gauge("last_step_age_seconds", "Time since a step began or ended.")
         age.set_function(lambda: heartbeat.age_seconds)
         steps = self._own_gauge("engine_steps_total", "Steps and self-probes so far.")
         steps.set_function(lambda: heartbeat.num_steps)
