@@ -6,6 +6,7 @@ GPU has its own formats and kernels (`cuda_backend`).
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from openinference_engine.runner import TORCH_DTYPES, Runner
 from openinference_engine.scheduler import Step
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
+
+log = logging.getLogger("openinference.core")
 
 
 class StepRunner(Protocol):
@@ -70,6 +73,9 @@ def load_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
     model_config = checkpoint.config
     limit = memory_limit_bytes()
     capacity = plan_capacity(model_config, config, limit, limit // 10, CACHE_DTYPE.itemsize)
+    if KERNEL_PATH != "cpu":
+        remedy = "install a C++ compiler, then OpenInference again with OPENINFERENCE_NATIVE=cpu"
+        log.warning("no CPU kernels: torch computes", extra={"fields": {"remedy": remedy}})
     weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
     model = build_model(weights, model_config, capacity.max_model_len)
     runner = Runner(model, model_config, capacity.num_cache_blocks, config.block_size)

