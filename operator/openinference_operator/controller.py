@@ -27,7 +27,7 @@ from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
 from openinference_operator.namespace_router import NamespaceRouter
 from openinference_operator.observe import Observed, observe
-from openinference_operator.plan import plan_service
+from openinference_operator.plan import Plan, plan_service
 from openinference_operator.reasons import Reason
 from openinference_operator.routers import observe_routers
 from openinference_operator.scaling import Decision
@@ -159,22 +159,12 @@ class Controller:
         if desired != recorded:
             # The scaler's record comes before its consequences: a new leader goes on from it.
             await self._writer.write_status(raw, status)
-        try:
-            has_changed = await self._writer.perform(plan.operations)
-        except NameConflict as error:
-            await self._refuse(raw, status, Reason.NAME_CONFLICT, str(error))
-            raise
-        except ApiError as error:
-            if error.is_refusal:
-                await self._refuse(raw, status, Reason.WRITE_REFUSED, str(error))
-            raise
-        await self._writer.write_status(raw, status)
-        for note in [*_scaling_notes(recorded, decision), *notes_on(plan.operations)]:
-            await self._recorder.record(raw, note)
-        for note in _trouble_notes(observed):
-            await self._recorder.record(raw, note)
-        if has_changed:
+        if await self._perform(raw, plan, status):
             self._queue.add(key)
+        await self._writer.write_status(raw, status)
+        decisions = (*_scaling_notes(recorded, decision), *notes_on(plan.operations))
+        for note in (*decisions, *_trouble_notes(observed)):
+            await self._recorder.record(raw, note)
         if plan.look_again_at is not None:
             self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))
 
@@ -213,6 +203,18 @@ class Controller:
         if again_in_seconds is not None:
             self._queue.add_after(key, again_in_seconds)
         return evidence
+
+    async def _perform(self, raw: Object, plan: Plan, status: Mapping[str, Any]) -> bool:
+        """Perform a plan; what is refused, and not by chance, is said in the status as well."""
+        try:
+            return await self._writer.perform(plan.operations)
+        except NameConflict as error:
+            await self._refuse(raw, status, Reason.NAME_CONFLICT, str(error))
+            raise
+        except ApiError as error:
+            if error.is_refusal:
+                await self._refuse(raw, status, Reason.WRITE_REFUSED, str(error))
+            raise
 
     async def _refuse(
         self, raw: Object, known: Mapping[str, Any], reason: Reason, message: str
