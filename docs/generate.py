@@ -13,6 +13,7 @@ from docs import reference_pages
 from docs.grafana import DASHBOARDS, dashboard
 
 ROOT = Path(__file__).resolve().parents[1]
+CRD = "openinference.dev_inferenceservices.yaml"
 
 
 def reasons() -> str:
@@ -53,6 +54,7 @@ GENERATED: dict[str, Callable[[], str]] = {
         f"charts/openinference/files/monitoring/dashboards/{name}.json": grafana(name)
         for name in DASHBOARDS
     },
+    f"charts/openinference/files/crds/{CRD}": (ROOT / "crds" / CRD).read_text,
     "engine/openinference_router/dashboard/static/reasons.json": reasons,
     "docs/decisions.md": decisions,
     "docs/runbooks.md": runbooks,

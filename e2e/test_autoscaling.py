@@ -35,6 +35,28 @@ async def test_replicas_follow_the_queue_up_and_down_again(
     assert (report.lost, report.refused) == (0, 0), report.explain()
 
 
+async def test_other_figures_of_prometheus_decide_as_well(service: InferenceService) -> None:
+    """The cache and the backlog, measured beside a query of one's own, which wants two replicas."""
+    query = {"query": "vector(6)"}
+    metrics = [
+        {"type": "KVCache", "target": {"averageUtilization": 90}},
+        {"type": "BacklogSeconds", "target": {"averageValue": "30"}},
+        {"type": "Prometheus", "prometheus": query, "target": {"averageValue": "3"}},
+    ]
+    await service.change(autoscaling={"metrics": metrics})
+    grown = await service.until(lambda each: desired(each) == 2 and len(inputs(each)) == 3)
+    assert [(each["type"], each["source"]) for each in inputs(grown)] == [
+        ("KVCache", "Prometheus"),
+        ("BacklogSeconds", "Prometheus"),
+        ("Prometheus", "Prometheus"),
+    ]
+    assert inputs(grown)[2]["proposal"] == 2
+
+
+def inputs(service: Json) -> list[Json]:
+    return list(service["status"]["scaling"]["inputs"])
+
+
 def desired(service: Json) -> int:
     return int(service["status"]["scaling"]["desired"])
 
