@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
-NUM_EXAMPLES = {GenerationMode.POSITIVE: 20, GenerationMode.NEGATIVE: 10}
+NUM_EXAMPLES = {GenerationMode.POSITIVE: 15, GenerationMode.NEGATIVE: 8}
 NEEDED = {"model", "messages", "prompt", "input", "tokens"}
 MAX_OPTIONS = 2  # of the forty that are drawn together hardly any set makes sense
 LIMITS = {"max_tokens": 2, "max_completion_tokens": 2, "min_tokens": 2, "n": 2, "best_of": 2}
@@ -33,8 +33,8 @@ def sensible(body: dict) -> dict:
 async def test_whatever_is_asked_by_the_description_is_answered_or_refused(front):
     statuses = await asyncio.to_thread(converse, front.url)
     assert statuses.keys() <= {200, 400, 404}
-    assert statuses[200] > 15
-    assert statuses[400] > 30
+    assert statuses[200] > 10
+    assert statuses[400] > 20
 
 
 def converse(url: str) -> Counter[int]:

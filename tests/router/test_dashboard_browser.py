@@ -173,6 +173,13 @@ async def traffic(url: str, client, num_clients: int = 3):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def fill_the_charts(url: str, client) -> None:
+    """Nothing but for the pictures of the documentation."""
+    if seconds := float(os.environ.get("OPENINFERENCE_SCREENSHOT_SECONDS", "0")):
+        async with traffic(url, client):
+            await asyncio.sleep(seconds)
+
+
 async def picture(page: Page, name: str) -> None:
     if folder := os.environ.get("OPENINFERENCE_SCREENSHOTS"):
         await page.screenshot(path=Path(folder) / f"{name}.png")
@@ -214,7 +221,7 @@ async def test_charts_show_live_traffic(browse, front, client):
         first = page.locator("figure", has_text="Time to first token").locator("strong")
         await expect(first).to_have_text(re.compile(r"\d (ms|s)"), timeout=40_000)
         await expect(page.get_by_role("cell", name=re.compile("[1-4] of 4")).first).to_be_visible()
-        await asyncio.sleep(float(os.environ.get("OPENINFERENCE_SCREENSHOT_SECONDS", "0")))
+        await fill_the_charts(front.url, client)
         await picture(page, "dashboard-dark")
     plot = page.get_by_role("slider", name="Tokens per second")
     await plot.focus()
@@ -223,8 +230,9 @@ async def test_charts_show_live_traffic(browse, front, client):
     assert await plot.get_attribute("aria-valuetext") != newest
 
 
-async def test_the_chat_streams_and_says_how_fast_and_who(browse):
+async def test_the_chat_streams_and_says_how_fast_and_who(browse, front, client):
     page = await browse()
+    await fill_the_charts(front.url, client)
     await expect(page.locator("#model")).to_have_value("smollm2")
     await page.get_by_text("Options").click()
     await page.get_by_label("Temperature").fill("0")
@@ -298,11 +306,3 @@ async def test_with_keys_on_nothing_is_told_without_one(
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="demo")).to_be_visible()
         await browser.close()
-
-
-@pytest.fixture
-async def client():
-    import aiohttp
-
-    async with aiohttp.ClientSession() as session:
-        yield session
