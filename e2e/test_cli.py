@@ -4,11 +4,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pexpect
 import pytest
 
 from e2e.asks import Json
@@ -52,6 +55,22 @@ class CommandLine:
         assert done.code == 0, done.err
         return done.out
 
+    @contextmanager
+    def terminal(self, *words: str) -> Iterator[Any]:
+        """The same in a terminal of its own, by pexpect."""
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "openinferencev2", *words, "--namespace", self.namespace],
+            env=os.environ | environment() | {"TERM": "xterm"} | self.variables,
+            encoding="utf-8",
+            dimensions=(40, 200),
+            timeout=60,
+        )
+        try:
+            yield child
+        finally:
+            child.close(force=True)
+
     async def bad_findings(self) -> list[Json]:
         done = await self.run("doctor", "-o", "json")
         return [each for each in json.loads(done.out) if each["level"] == "bad"]
@@ -75,6 +94,8 @@ async def test_a_model_is_deployed_asked_scaled_and_rolled_back(
     assert "Paris" in await openinference.must(*asked, "--temperature", "0", "--max-tokens", "12")
     assert "demo-" in await openinference.must("logs", NAME, "--tail", "5")
 
+    await asyncio.to_thread(look_and_talk, openinference)
+
     await kube.patch(
         "infsvc", NAME, {"spec": {"podTemplate": {"env": [{"name": "A", "value": "1"}]}}}
     )
@@ -87,6 +108,40 @@ async def test_a_model_is_deployed_asked_scaled_and_rolled_back(
     assert done.code == 2
     await openinference.must("scale", NAME, "0")
     assert (await kube.get("infsvc", NAME))["spec"]["replicas"] == 0
+
+
+def look_and_talk(openinference: CommandLine) -> None:
+    """What people do in a terminal, and how Ctrl-C and Ctrl-D end it."""
+    with openinference.terminal("status", NAME, "--watch") as watching:
+        for _ in range(2):  # it is drawn anew
+            watching.expect("Available")
+        watching.sendintr()
+        assert _exit_code(watching) == 130
+    with openinference.terminal("logs", NAME, "--follow", "--output", "json") as reading:
+        reading.expect(r'"pod": "demo-[^}]*"event": "model loaded"')
+        reading.sendintr()
+        assert _exit_code(reading) == 130
+    with openinference.terminal("dashboard", "--no-browser") as showing:
+        showing.expect(r"(http://\S+/dashboard/)")
+        with urllib.request.urlopen(showing.match[1], timeout=10) as page:  # noqa: S310  loopback
+            assert "<title>" in page.read().decode()
+        showing.sendintr()
+        assert _exit_code(showing) == 0
+    with openinference.terminal(
+        "chat", NAME, "--temperature", "0", "--max-tokens", "12"
+    ) as talking:
+        talking.expect("> ")
+        talking.sendline("What is the capital of France, and what is it known for?")
+        talking.expect("Paris")
+        talking.expect(r"first token after [\d.]+ s · answered by demo-")
+        talking.sendeof()
+        assert _exit_code(talking) == 0
+
+
+def _exit_code(child: Any) -> int:
+    child.expect(pexpect.EOF)
+    child.wait()
+    return int(child.exitstatus)
 
 
 async def test_a_rollout_that_fails_ends_the_wait_with_the_reason(

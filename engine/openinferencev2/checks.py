@@ -14,7 +14,7 @@ from typing import Literal
 from openinferencev2 import services
 from openinferencev2.kubectl import Json
 
-OLDEST_KUBERNETES = (1, 30)  # CEL rules of the CRD that compare quantities
+OLDEST_KUBERNETES = (1, 29)  # CEL rules of the CRD that compare quantities; the chart asks for it
 GPU = "nvidia.com/gpu"
 GPU_HINT = "feature.node.kubernetes.io/pci-10de.present"  # node-feature-discovery saw NVIDIA's id
 

@@ -35,6 +35,9 @@ EPILOG = (
     "4 not in time · 130 interrupted."
 )
 
+# serve and model need the engine's, plan the operator's too; asking a cluster needs none of them.
+EXTRAS = "pip install 'openinferencev2[engine,operator,sources]'"
+
 
 class Commands(typer.core.TyperGroup):
     """The root: turns what a command raises into words and an exit code."""
@@ -98,6 +101,8 @@ def _tell(error: BaseException) -> int:
     """Say it in one sentence; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return Exit.INTERRUPTED
+    if isinstance(error, ModuleNotFoundError):
+        error = CommandError(f"{error.name} is not installed", EXTRAS, Exit.USAGE)
     known = isinstance(error, CommandError | OSError)
     words = str(error) if known else f"{type(error).__name__}: {error}; --debug shows where"
     remarks.print(f"[bold red]error:[/] {escape(words)}", soft_wrap=True)

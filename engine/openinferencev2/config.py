@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
+from openinferencev2.endpoint import Url
+from openinferencev2.kubectl import Context, Namespace
 from openinferencev2.output import Format, Output, out, print_json
 
 if TYPE_CHECKING:
@@ -19,11 +21,17 @@ SECRET = "api_key"  # noqa: S105  the name of a setting
 
 
 @app.command()
-def show(output: Output = Format.TEXT) -> None:
-    """Print each setting with its source; flags of a command win over all of them."""
+def show(
+    url: Url = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Print each setting with its source, as a command with these flags would see it."""
     from openinferencev2.settings import Settings, explain
 
-    found = {name: _masked(name, told) for name, told in explain().items()}
+    flags = {"url": url, "namespace": namespace, "context": context}
+    found = {name: _masked(name, told) for name, told in explain(**flags).items()}
     if output is Format.JSON:
         return print_json({name: asdict(told) for name, told in found.items()})
     lines = Table(box=None, pad_edge=False, header_style="bold")

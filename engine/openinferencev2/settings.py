@@ -76,13 +76,15 @@ def load(**flags: str | None) -> Settings:
         ) from error
 
 
-def explain() -> Mapping[str, Told]:
-    """Each setting with its source, as `load()` without flags would read it."""
-    settings = load()
+def explain(**flags: str | None) -> Mapping[str, Told]:
+    """Each setting with its source, as `load` with these flags reads it."""
+    settings = load(**flags)
     environment = EnvSettingsSource(Settings)()
     file = YamlConfigSettingsSource(Settings, config_path())()
 
     def source(name: str) -> str:
+        if flags.get(name) is not None:
+            return f"flag --{name}"
         if name in environment:
             return f"environment {PREFIX}{name.upper()}"
         return str(config_path()) if name in file else "default"

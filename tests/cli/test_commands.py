@@ -1,5 +1,6 @@
 """What every command has in common: help, completion, errors, exit codes, settings."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -107,6 +108,18 @@ def test_a_machine_without_kubectl_is_told_to_get_it(openinference, monkeypatch)
     assert "kubectl is not on PATH; install it" in done.stderr
 
 
+def test_a_command_whose_extra_is_not_installed_says_which(home):
+    program = (
+        "import sys; sys.modules['zmq'] = None\n"
+        "from openinferencev2.cli import main; sys.argv = ['openinference', 'serve', 'file:///x']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "zmq is not installed; pip install 'openinferencev2[engine" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 COMPLAINTS = {
     "refused": (
         "The connection to the server 10.0.0.1:6443 was refused - did you specify the right host?",
@@ -158,7 +171,9 @@ def test_a_port_forward_that_talks_a_lot_does_not_hang(tmp_path, monkeypatch):
 # Settings.
 
 
-def test_environment_wins_over_the_file_and_each_source_is_named(openinference, home, monkeypatch):
+def test_flags_win_over_environment_over_file_and_each_source_is_named(
+    openinference, home, monkeypatch
+):
     path = home / "config/openinference/config.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("namespace: from-file\nurl: http://file\napi_key: hidden\n")
@@ -170,6 +185,11 @@ def test_environment_wins_over_the_file_and_each_source_is_named(openinference, 
     assert str(path) in lines["url"]
     assert "default" in lines["context"]
     assert "hidden" not in shown.stdout
+    shown = openinference("config", "show", "--namespace", "from-flag", "-o", "json")
+    assert json.loads(shown.stdout)["namespace"] == {
+        "value": "from-flag",
+        "source": "flag --namespace",
+    }
 
 
 @pytest.mark.parametrize(
