@@ -98,12 +98,14 @@ def test_engine_command_and_flags(container):
         "--dtype=auto",
         "--drain-timeout-seconds=120",
         "--token-file=/var/run/openinference/token",
+        "--device=cuda",  # without it a pod that reserves GPUs would compute on its CPU
     }
 
 
 def test_what_is_not_set_is_left_to_the_engine(raw_service):
     template = engine.build_pod_template(parse(raw_service()), "engine:1")
-    assert not any("max-model-len" in flag for flag in template["spec"]["containers"][0]["args"])
+    args = template["spec"]["containers"][0]["args"]
+    assert not any("max-model-len" in flag or "device" in flag for flag in args)
 
 
 def test_engine_environment(container):

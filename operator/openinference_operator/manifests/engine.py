@@ -22,6 +22,7 @@ from openinference_operator.manifests.common import (
     scrape_annotations,
 )
 from openinference_operator.manifests.placement import placed, pod_metadata, spread_constraints
+from openinference_operator.sizing import gpus_per_replica
 from openinference_operator.spec import InferenceService
 
 COMPONENT = "engine"
@@ -152,6 +153,8 @@ def _flags(service: InferenceService) -> list[str]:
     ]
     if engine.max_model_len is not None:
         flags.append(f"--max-model-len={engine.max_model_len}")
+    if gpus_per_replica(service):
+        flags.append("--device=cuda")  # the engine computes on the CPU unless it is told
     return flags
 
 
