@@ -132,12 +132,16 @@ class Service:
             group.failed(self._clock())
 
     def _look_after(self, group: Group) -> None:
-        """Move streams on that their group would not finish: it is stuck, or drains too soon."""
+        """Move streams on that their group would not finish: it is stuck, or drains too soon.
+
+        Only a drain is nobody's fault: a request on which engine after engine gets stuck is to be
+        given up like one that breaks them.
+        """
         now = self._clock()
         group.note_draining(now)
         drain_seconds = self.routing.drain_timeout_seconds
         for attempt in leaving(group, self.groups.values(), drain_seconds, now):
-            attempt.end(Moved("is stuck" if group.is_stuck else "drains"))
+            attempt.end(AttemptFailed("is stuck") if group.is_stuck else Moved("drains"))
 
     # What requests ask.
 

@@ -8,6 +8,8 @@ from played_engine import (
     cut_inside_the_body,
     cut_inside_the_headers,
     not_http,
+    says,
+    stall,
     whole,
 )
 
@@ -73,6 +75,26 @@ async def test_a_request_that_breaks_everything_it_touches_is_given_up(
     bench = await make_bench(make_routing(*groups))
     await bench.admitted(6)
     async with bench.chat() as response:
+        assert response.status == 503
+        assert (await response.json())["error"]["code"] == "gave_up"
+    assert sum(len(engine.bodies) for engine in engines) == 5
+
+
+async def test_a_stream_on_which_every_engine_gets_stuck_is_given_up(
+    play, make_bench, make_routing, make_routed
+):
+    """It went on from one to the next for ever, since moving away costs nothing."""
+
+    async def get_stuck(request: web.Request) -> None:
+        engine = next(each for each in engines if each.address.endswith(f":{request.url.port}"))
+        engine.load["ready"] = False
+        await stall(request)
+
+    engines = [await play(usual=says(then=get_stuck)) for _ in range(6)]
+    groups = [make_routed(engine.address, f"g{n}") for n, engine in enumerate(engines)]
+    bench = await make_bench(make_routing(*groups))
+    await bench.admitted(6)
+    async with bench.chat(stream=True) as response:
         assert response.status == 503
         assert (await response.json())["error"]["code"] == "gave_up"
     assert sum(len(engine.bodies) for engine in engines) == 5
