@@ -254,8 +254,9 @@ async def test_the_chat_streams_and_says_how_fast_and_who(browse, front, client)
     await picture(page, "dashboard")
 
 
-async def test_everything_is_there_on_a_phone_and_by_keyboard(browse):
+async def test_everything_is_there_on_a_phone_and_by_keyboard(browse, front, client):
     page = await browse(viewport=PHONE, has_touch=True)
+    await fill_the_charts(front.url, client)
     await expect(page.get_by_role("heading", name="demo")).to_be_visible()
     width = await page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"], "the page scrolls sideways"

@@ -11,7 +11,7 @@ const LEFT = 46;
 const BOTTOM = 20;
 const TOP = 8;
 const RIGHT = 8;
-const SPANS = [6, 15, 30, 60];
+const SPANS = [3, 6, 15, 30, 60];
 
 export class Chart {
   /** `lines`: [{key, label}]; `format` turns a value into text with its unit. */
