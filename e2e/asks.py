@@ -65,3 +65,6 @@ def long_streams(max_tokens: int, prompts: int = 4) -> tuple[Ask, ...]:
 # when something happens, short enough to wait for.
 SHORT_ASKS = mixed_asks(max_tokens=8)
 LONG_STREAMS = long_streams(max_tokens=48)
+
+# Headers of a control run: a client that prefers a cut stream to one that is continued.
+NO_RESUME = {"x-openinference-resume": "off"}

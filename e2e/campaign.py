@@ -1,6 +1,6 @@
 """The campaign: the end-to-end faults again and again, and what became of every request.
 
-    python -m e2e.campaign [--rounds 20] [--kills 5] [--only EXPRESSION] [--fresh]
+    python -m e2e.campaign [--rounds 20] [--kills 5] [--requests 2000] [--only EXPRESSION] [--fresh]
 
 Each round is one run of the fault tests on the cluster that is up. Every test that sends traffic
 leaves a line of its counts in `docs/reliability.jsonl`, whether it passed or not; the page beside
@@ -29,6 +29,7 @@ WRITTEN = PROJECT / "docs" / "reliability.jsonl"
 def main(
     rounds: Annotated[int, typer.Option(min=0, help="How often each test runs.")] = 20,
     kills: Annotated[int, typer.Option(min=1, help="Leaders killed in each round.")] = 5,
+    requests: Annotated[int, typer.Option(min=60, help="Around the faults of one test.")] = 2000,
     only: Annotated[str, typer.Option(help="pytest's -k: some of the tests.")] = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier results.")] = False,
     results: Annotated[Path, typer.Option(help="Where runs add up, the page beside it.")] = WRITTEN,
@@ -42,6 +43,7 @@ def main(
         variables = {
             RESULTS: str(results.resolve()),
             "OPENINFERENCE_KILLS": str(kills),
+            "OPENINFERENCE_REQUESTS": str(requests),
             "OPENINFERENCE_SEED": str(len(results.read_text().splitlines())),
         }
         finished = subprocess.run(command, cwd=PROJECT, env=os.environ | variables, check=False)

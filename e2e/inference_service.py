@@ -54,6 +54,10 @@ class InferenceService:
     async def get(self) -> Json:
         return await self.kube.get("infsvc", self.name)
 
+    async def revision(self) -> str:
+        """The one in force."""
+        return str((await self.get())["status"]["currentRevision"])
+
     async def states(self) -> AsyncGenerator[Json]:
         """Every state of the service from now on, until the caller has seen enough."""
         async with aclosing(self.kube.watch("inferenceservices")) as collections:

@@ -6,12 +6,12 @@ streams open at the moment that matters.
 
 import pytest
 
-from e2e.asks import LONG_STREAMS, SHORT_ASKS, Json
+from e2e.asks import Json
 from e2e.inference_service import WEIGHTS, InferenceService, is_surging
 from e2e.kube import condition
+from e2e.load import begin
 from e2e.traffic import Traffic
 
-STREAMS = 20
 QUESTION = "What is the capital of France, and what is it known for?"
 
 
@@ -57,7 +57,7 @@ async def test_a_bad_upgrade_is_rolled_back_and_no_request_notices(
     service: InferenceService, traffic: Traffic, change: Json, said: str
 ) -> None:
     good = (await service.get())["status"]["currentRevision"]
-    await start(traffic)
+    await begin(traffic)
     await service.change(**change)
     failed = await service.until(is_rolled_back)
     await service.until(lambda each: each["status"]["replicas"] == 1)
@@ -74,7 +74,7 @@ async def test_a_canary_takes_its_share_and_then_everything(
     service: InferenceService, traffic: Traffic
 ) -> None:
     good = (await service.get())["status"]["currentRevision"]
-    await start(traffic)
+    await begin(traffic)
     limits = [{"metric": "ErrorRate", "max": "0.2"}, {"metric": "TTFT", "maxRatio": "10"}]
     await service.change(
         model={"uri": WEIGHTS}, rollout=canary("Paris", analysis=limits), **marked("canary")
@@ -93,7 +93,7 @@ async def test_a_spec_changed_midway_goes_on_from_what_is_there(
     service: InferenceService, traffic: Traffic
 ) -> None:
     await service.change(rollout={"strategy": "RollingUpdate", "canary": None})
-    await start(traffic)
+    await begin(traffic)
     await service.change(**marked("second thoughts"))
     await service.until(is_surging)
     await service.change(**marked("third thoughts"))
@@ -103,12 +103,6 @@ async def test_a_spec_changed_midway_goes_on_from_what_is_there(
     revisions = {each["metadata"]["labels"]["openinference.dev/revision"] for each in groups}
     assert revisions == {after["status"]["updateRevision"]}
     assert (report.lost, report.refused) == (0, 0), report.explain()
-
-
-async def start(traffic: Traffic) -> None:
-    traffic.keep(STREAMS, LONG_STREAMS)
-    traffic.arrive(1.5, SHORT_ASKS)
-    await traffic.until_streaming(STREAMS)
 
 
 def is_rolled_back(service: Json) -> bool:

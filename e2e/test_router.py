@@ -1,27 +1,26 @@
-"""The front door: router pods that go, streams that move before a drain ends, requests from zero.
+"""The front door: replicas and router pods that go, streams that move before a drain ends.
 
 Each test states complete, refused and lost, with twenty streams open at the moment of the fault.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from e2e.asks import LONG_STREAMS, SHORT_ASKS, Json, long_streams
-from e2e.exchange import Trouble
+from e2e.asks import NO_RESUME, SHORT_ASKS, Ask, Json, long_streams
+from e2e.exchange import Transcript, Trouble
 from e2e.faults import kill_programs_of
 from e2e.inference_service import MODEL, InferenceService
-from e2e.kube import Kube
+from e2e.kube import Kube, is_true
+from e2e.load import SHORT_CLIENTS, STREAMS, begin, faults
 from e2e.reliability import Counted
 from e2e.traffic import Traffic
-from e2e.verdict import Outcome
+from e2e.verdict import Outcome, Reference
 
-STREAMS = 20
-SHORT_REQUESTS = 40
 DRAIN = "2s"
-LONGER_THAN_THE_DRAIN = long_streams(max_tokens=480)  # of twenty at once: 10 s and more
+LONGER_THAN_THE_DRAIN = long_streams(max_tokens=600, prompts=1)  # of twenty at once: 10 s and more
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +32,14 @@ def service(kube: Kube) -> InferenceService:
     return service
 
 
-async def start(traffic: Traffic) -> None:
-    traffic.keep(STREAMS, LONG_STREAMS)
-    traffic.arrive(1.5, SHORT_ASKS)
-    await traffic.until_streaming(STREAMS)
-
-
-async def router_pods(kube: Kube) -> list[Json]:
-    return list(await kube.list("pods", "app.kubernetes.io/component=router"))
-
-
 async def test_a_router_pod_that_is_drained_loses_and_refuses_nothing(
-    service: InferenceService, traffic: Traffic
+    service: InferenceService, traffic: Traffic, counted: Counted
 ) -> None:
     """Deleted with its grace, which is what `kubectl drain` and an upgrade do."""
-    await start(traffic)
-    drained = (await router_pods(service.kube))[0]["metadata"]["name"]
-    await service.kube.run("delete", "pod", drained, "--wait=true")
-    await traffic.until_results(SHORT_REQUESTS + STREAMS)
+    await begin(traffic)
+    async for _ in faults(traffic, counted):
+        drained = (await both_routers(service.kube))[0]
+        await service.kube.run("delete", "pod", drained["metadata"]["name"])
     report = await traffic.finish()
     assert (report.lost, report.refused) == (0, 0), report.explain()
 
@@ -59,48 +48,79 @@ async def test_a_router_pod_that_is_killed_breaks_only_what_was_open(
     service: InferenceService, traffic: Traffic, counted: Counted
 ) -> None:
     counted.may_lose = True
-    await start(traffic)
-    await kill_programs_of(service.kube, (await router_pods(service.kube))[0])
-    killed_at = time.monotonic()
-    await traffic.until_results(SHORT_REQUESTS + STREAMS)
+    kills: dict[str, tuple[float, float]] = {}  # by pod: from when until when
+    await begin(traffic)
+    async for _ in faults(traffic, counted):
+        # The kubelet waits before it starts a program that was killed twice: take other pods.
+        if kills:
+            await service.kube.run("delete", "pod", *kills, "--ignore-not-found")
+        killed = (await both_routers(service.kube))[0]
+        begun_at = time.monotonic()
+        await kill_programs_of(service.kube, killed)
+        kills[killed["metadata"]["name"]] = begun_at, time.monotonic()
     report = await traffic.finish()
+    await both_routers(service.kube)
     lost = [each for each in report.results if each.verdict.outcome is Outcome.LOST]
-    assert all(each.seen.sent_at < killed_at for each in lost), report.explain()
-    assert 0 < len(lost) < STREAMS, "one of two pods: some of the streams were its own"
+    assert all(was_open(each.seen, kills.values()) for each in lost), report.explain()
+    most = len(kills) * (STREAMS + SHORT_CLIENTS)
+    assert 0 < len(lost) < most, "one of two pods: some of the requests were its own"
     refusals = report.causes.keys() - {each.verdict.cause for each in lost}
     assert refusals <= {Trouble.UNREACHABLE}, report.explain()
 
 
-async def drain_a_replica(service: InferenceService, traffic: Traffic) -> None:
-    """Scale from two to one while twenty streams run that outlast the drain."""
-    await traffic.learn(LONGER_THAN_THE_DRAIN)
-    traffic.keep(STREAMS, LONGER_THAN_THE_DRAIN)
-    await traffic.until_streaming(STREAMS)
-    await service.kube.run("scale", f"infsvc/{service.name}", "--replicas=1")
-    await asyncio.sleep(8)  # past both drains, the operator's and the engine's own: cut is cut
-    await traffic.finish()
-    await service.kube.run("scale", f"infsvc/{service.name}", "--replicas=2")
-    await service.until_ready()
+async def test_a_killed_replica_of_two_costs_nothing(
+    service: InferenceService, url: str, traffic: Traffic, counted: Counted
+) -> None:
+    """Its streams go on at the other one. Some that may not show that the kill does hurt."""
+    async with Traffic(url, MODEL, traffic.references, headers=NO_RESUME) as control:
+        await begin(traffic)
+        control.keep(6, long_streams(max_tokens=48))
+        async for number in faults(traffic, counted):
+            if number:
+                await service.upgrade(f"killed {number} times")
+                await service.until_ready()
+            await kill_a_replica(service, control)
+        lost, control_lost = (await traffic.finish()).lost, (await control.finish()).lost
+    assert (lost, traffic.report.refused) == (0, 0), traffic.report.explain()
+    assert control_lost > 0, control.report.explain()
+
+
+async def kill_a_replica(service: InferenceService, control: Traffic) -> None:
+    """The one that serves most of the control's streams."""
+    pods = await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader")
+    await control.until_streaming(1)
+    [(busiest, _)] = control.groups_streaming.most_common(1)
+    for pod in pods:
+        if pod["metadata"]["labels"]["openinference.dev/group"] == busiest:
+            await kill_programs_of(service.kube, pod)
 
 
 @pytest.mark.parametrize(
-    ("headers", "may_lose"),
-    [({}, False), ({"x-openinference-resume": "off"}, True)],
-    ids=["resumed", "control"],
+    ("headers", "may_lose"), [({}, False), (NO_RESUME, True)], ids=["resumed", "control"]
 )
 async def test_streams_that_outlast_a_drain_move_on(
     service: InferenceService,
     url: str,
+    references: dict[Ask, Reference],
     headers: Mapping[str, str],
     may_lose: bool,
     counted: Counted,
 ) -> None:
-    async with Traffic(url, MODEL, headers=headers) as traffic:
-        await drain_a_replica(service, traffic)
+    """Scale from two to one while twenty streams run that would be cut."""
     counted.may_lose = may_lose
-    counted.reports.append(traffic.report)
-    assert traffic.report.refused == 0, traffic.report.explain()
-    assert (traffic.report.lost > 0) == may_lose, traffic.report.explain()
+    await service.change(replicas=2)
+    await service.until_ready()
+    async with Traffic(url, MODEL, references, headers=headers) as traffic:
+        await traffic.learn(LONGER_THAN_THE_DRAIN)
+        references.update(traffic.references)
+        traffic.keep(STREAMS, LONGER_THAN_THE_DRAIN)
+        await traffic.until_streaming(STREAMS)
+        traffic.stop()
+        await service.kube.run("scale", f"infsvc/{service.name}", "--replicas=1")
+        report = await traffic.finish()
+    counted.reports.append(report)
+    assert report.refused == 0, report.explain()
+    assert (report.lost > 0) == may_lose, report.explain()
 
 
 async def test_fifty_requests_wait_for_the_first_replica(
@@ -118,3 +138,23 @@ async def test_fifty_requests_wait_for_the_first_replica(
     asks = [SHORT_ASKS[number % len(SHORT_ASKS)] for number in range(50)]
     results = await asyncio.gather(*(traffic.send(ask) for ask in asks))
     assert [each.verdict.outcome for each in results] == [Outcome.COMPLETE] * 50
+
+
+async def both_routers(kube: Kube) -> Sequence[Json]:
+    """Waits until two router pods are ready and none is on its way out."""
+    return await kube.until(
+        "pods",
+        lambda pods: len(pods) == 2 and all(map(is_ready, pods)),
+        timeout_seconds=120,
+        selector="app.kubernetes.io/component=router",
+    )
+
+
+def is_ready(pod: Json) -> bool:
+    return is_true(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
+
+
+def was_open(seen: Transcript, spells: Iterable[tuple[float, float]]) -> bool:
+    """At some moment of one of these."""
+    ended_at = seen.ended_at or time.monotonic()
+    return any(seen.sent_at <= last and first <= ended_at for first, last in spells)

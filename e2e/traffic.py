@@ -8,6 +8,7 @@ of them open. Leaving the block starts nothing new and waits for what is open.
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Annotated, Self
@@ -119,6 +120,11 @@ class Traffic:
     def streaming(self) -> int:
         """How many streams are in the middle of their tokens now."""
         return sum(seen.is_streaming for seen in self._open if seen.ask.is_streamed)
+
+    @property
+    def groups_streaming(self) -> Counter[str]:
+        """Which groups those streams began in."""
+        return Counter(seen.group for seen in self._open if seen.is_streaming)
 
     @property
     def report(self) -> Report:

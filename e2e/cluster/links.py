@@ -41,6 +41,11 @@ def ensure_node_link(plan: AddressPlan, node: int) -> None:
     _ensure_uplink(plan, node, peer=str(plan.node(1)))
 
 
+def unplug(node: int) -> None:
+    """Nothing reaches the node any more, nor comes from it, and nobody is told; mended by `up`."""
+    run(*namespaces.in_network(node, "ip", "link", "set", _UPLINK, "down"))
+
+
 def remove_host_link() -> None:
     """Remove the host's end; its address, its routes and the other end go with it."""
     if succeeds("ip", "link", "show", HOST_LINK):
