@@ -65,6 +65,7 @@ class Counted:
     reports: list[Report] = field(default_factory=list)
     faults: int = 1
     may_lose: bool = False
+    control: Report | None = None  # requests of the same fault that may not resume
 
     def note(self, test: str, *, failed: bool) -> None:
         """Write the counts of a test down, if a campaign asked for them."""
@@ -78,6 +79,9 @@ class Counted:
             )
             with Path(path).open("a") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
+        if self.control is not None:
+            control = Counted([self.control], self.faults, may_lose=True)
+            control.note(f"{test} (control)", failed=failed)
 
 
 def write_page(results: Path) -> None:

@@ -80,9 +80,9 @@ async def test_a_killed_replica_of_two_costs_nothing(
                 await service.upgrade(f"killed {number} times")
                 await service.until_ready()
             await kill_a_replica(service, control)
-        lost, control_lost = (await traffic.finish()).lost, (await control.finish()).lost
-    assert (lost, traffic.report.refused) == (0, 0), traffic.report.explain()
-    assert control_lost > 0, control.report.explain()
+        report, counted.control = await traffic.finish(), await control.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert control.report.lost > 0, control.report.explain()
 
 
 async def kill_a_replica(service: InferenceService, control: Traffic) -> None:

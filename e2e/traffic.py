@@ -134,6 +134,10 @@ class Traffic:
         """Return at a moment when at least `count` streams are in the middle of their tokens."""
         await self._until(lambda: self.streaming >= count, timeout_seconds)
 
+    async def until_streaming_from(self, group: str, timeout_seconds: float = 60.0) -> None:
+        """Return at a moment when a stream that began in `group` is in the middle of its tokens."""
+        await self._until(lambda: self.groups_streaming[group] > 0, timeout_seconds)
+
     async def until_results(self, count: int, timeout_seconds: float = 60.0) -> None:
         """Return once `count` requests in all have ended, well or not."""
         await self._until(lambda: len(self.results) >= count, timeout_seconds)

@@ -63,6 +63,16 @@ def test_runs_add_up_in_the_file_that_the_page_is_written_from(monkeypatch, tmp_
     assert "| a kill | 1 | 0 | 3 | 2 | 0 | 1 |" in results.with_suffix(".md").read_text()
 
 
+def test_a_control_is_a_row_of_its_own_among_what_may_be_lost(monkeypatch, tmp_path):
+    results = tmp_path / "reliability.jsonl"
+    monkeypatch.setenv(reliability.RESULTS, str(results))
+    control = report(Outcome.LOST, Outcome.COMPLETE)
+    Counted([report(Outcome.COMPLETE)], control=control).note("a kill", failed=False)
+    proof, other = parse(results.read_text().splitlines())
+    assert (proof.test, proof.lost, proof.may_lose) == ("a kill", 0, False)
+    assert (other.test, other.lost, other.may_lose) == ("a kill (control)", 1, True)
+
+
 def test_nothing_is_left_where_no_campaign_runs(monkeypatch, tmp_path):
     monkeypatch.delenv(reliability.RESULTS, raising=False)
     monkeypatch.chdir(tmp_path)
