@@ -28,6 +28,7 @@ from openinferencev2.logs import logs
 from openinferencev2.operate import rollback, scale
 from openinferencev2.output import remarks
 from openinferencev2.plan import plan
+from openinferencev2.quantize import quantize
 from openinferencev2.status import status
 
 EPILOG = (
@@ -87,6 +88,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.command()(quantize)
 app.command()(completion)
 app.add_typer(model.app, name="model")
 app.add_typer(config.app, name="config")

@@ -30,7 +30,7 @@ ALL = dict(commands(ROOT))
 def test_the_commands_are_those_that_the_documentation_promises():
     assert {" ".join(path) for path in ALL} >= {
         *("serve", "chat", "run", "bench", "deploy", "status", "logs", "scale", "rollback"),
-        *("doctor", "dashboard", "completion", "config show", "model prepare"),
+        *("doctor", "dashboard", "completion", "config show", "model prepare", "quantize"),
     }
 
 

@@ -41,6 +41,8 @@ class Linear:
             ops.pack(name, [matrix.rows for matrix in same], num_own)
             for name, same in groupby(stored, key=lambda matrix: matrix.format)
         ]
+        self._observe = weights.observe
+        self._names = [f"{weights.prefix}{name}.weight" for name in parts]
         self._bias = None
         adds_bias = inputs == ALL or weights.ranks.tensor.index == 0
         if adds_bias and all(weights.has(f"{name}.bias") for name in parts):
@@ -49,6 +51,8 @@ class Linear:
             ).float()
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._observe is not None:
+            self._observe(self._names, x)
         if len(self._weights) == 1:
             return ops.linear(x, self._weights[0], self._bias)
         output = torch.cat([ops.linear(x, weight) for weight in self._weights], dim=-1)

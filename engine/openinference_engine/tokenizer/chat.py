@@ -33,7 +33,7 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
         self.source = source
         self._template = _compile(source)
-        self._special_tokens = special_tokens
+        self.special_tokens = special_tokens
 
     @property
     def knows_tools(self) -> bool:
@@ -43,7 +43,7 @@ class ChatTemplate:
         """The prompt up to where the assistant speaks. Raises RequestError if refused."""
         values = {
             **options.variables,
-            **self._special_tokens,
+            **self.special_tokens,
             "messages": messages,
             "tools": options.tools or None,
             "add_generation_prompt": options.adds_generation_prompt,

@@ -20,6 +20,7 @@ _ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3moe",
 }
+CLASS_NAMES = {ours: theirs for theirs, ours in _ARCHITECTURES.items()}
 
 
 class _Rope(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ layer, and the layer asks for the names it owns. Missing names are a StartError 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from openinference_engine.ranks.team import ALONE, Ranks
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix
 from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
+Observer = Callable[[Sequence[str], torch.Tensor], None]  # whole names of matrices, their inputs
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -27,6 +30,7 @@ class Weights:
     keeps_format: bool = False  # matrices stay as they are stored; else they become `dtype`
     prefix: str = ""
     ranks: Ranks = ALONE  # of which this one loads its part
+    observe: Observer | None = None  # told of what each projection is given: calibration
 
     def at(self, name: str) -> Weights:
         """The same checkpoint, one level deeper."""
@@ -43,7 +47,7 @@ class Weights:
         array = self.checkpoint.array(self._full_name(name), rows)
         wanted = len(range(*rows.indices(shape[0])))
         self._check_shape(name, array.shape, (wanted, *shape[1:]))
-        return _as_tensor(array).to(self.dtype)
+        return as_tensor(array).to(self.dtype)
 
     def stored(
         self, name: str, shape: tuple[int, int], rows: slice = ALL, columns: slice = ALL
@@ -108,7 +112,8 @@ class Weights:
 _FORMAT_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """An array of a checkpoint in its own type."""
     if array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array if array.flags.writeable else array.copy())

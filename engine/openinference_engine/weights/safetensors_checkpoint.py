@@ -20,7 +20,7 @@ from openinference_engine.weights.gguf_checkpoint import FINGERPRINT_BYTES_PER_T
 from openinference_engine.weights.safetensors_file import SafetensorsFile
 
 # Mixtral's own names of what the others call `mlp`.
-_MIXTRAL_NAMES = {
+MIXTRAL_NAMES = {
     "block_sparse_moe": "mlp",
     "w1": "gate_proj",
     "w2": "down_proj",
@@ -72,4 +72,4 @@ class SafetensorsCheckpoint:
 
 
 def _standard_name(name: str) -> str:
-    return ".".join(_MIXTRAL_NAMES.get(part, part) for part in name.split("."))
+    return ".".join(MIXTRAL_NAMES.get(part, part) for part in name.split("."))

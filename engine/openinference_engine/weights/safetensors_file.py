@@ -23,6 +23,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # its bits: numpy has no name for it
     "I32": np.dtype("<i4"),  # words of codes, see quantised_checkpoint
+    "I64": np.dtype("<i8"),
+    "I8": np.dtype("i1"),
+    "F8_E4M3": np.dtype("u1"),  # its bits
 }
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints made smaller: `openinference quantize`, from float weights to codes and scales."""
