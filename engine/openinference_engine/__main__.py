@@ -15,6 +15,7 @@ from openinference_engine.config import (
     DataType,
     Device,
     EngineConfig,
+    GroupConfig,
     ReasoningFormat,
     ServerConfig,
     WeightFormat,
@@ -30,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     configure_logging()
     # The core starts at once: what the API process imports from here on overlaps with torch.
+    from openinference_engine.ranks.pod import serve_pod
     from openinference_engine.server.serve import serve
 
     try:
-        return asyncio.run(serve(server_config(options, os.environ), engine_config(options)))
+        server, engine = server_config(options, os.environ), engine_config(options, os.environ)
+        return asyncio.run(serve_pod(server, engine) if engine.group.pod else serve(server, engine))
     except StartError as error:
         print(f"openinference: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
@@ -70,10 +73,27 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
     add("--queue-timeout-seconds", type=float, help="longest wait for a seat, then 503")
     add("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    _add_group_flags(serve)
     return parser
 
 
-def engine_config(options: argparse.Namespace) -> EngineConfig:
+def _add_group_flags(serve: argparse.ArgumentParser) -> None:
+    """docs/wire.md, "A group of ranks"."""
+    group, add = GroupConfig(), serve.add_argument
+    add("--pipeline", type=_positive, default=1, help="stages that the layers are divided into")
+    add("--tensor", type=_positive, default=1, help="ranks that share every matrix")
+    add("--expert", type=_positive, default=1, help="ranks that the experts are spread over")
+    add("--pods", type=_positive, default=1, help="pods of the group, with an equal part each")
+    add("--pod-index", type=_count, help="of this pod; default: OPENINFERENCE_POD_INDEX, else 0")
+    add("--rendezvous", help="host:port where pod 0 meets the others")
+    seconds = group.rendezvous_timeout_seconds
+    add("--rendezvous-timeout-seconds", type=float, default=seconds, help="for all ranks to come")
+
+
+def engine_config(
+    options: argparse.Namespace, environment: Mapping[str, str] | None = None
+) -> EngineConfig:
+    """Raises StartError if the ranks do not fit the pods."""
     return EngineConfig(
         model_uri=options.uri,
         max_model_len=options.max_model_len,
@@ -89,6 +109,23 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         prefix_caching=options.prefix_caching,
         ageing_seconds=options.ageing_seconds,
         queue_timeout_seconds=options.queue_timeout_seconds,
+        group=_group_config(options, environment or {}),
+    )
+
+
+def _group_config(options: argparse.Namespace, environment: Mapping[str, str]) -> GroupConfig:
+    index = environment.get("OPENINFERENCE_POD_INDEX") or "0"
+    if not index.isdigit():
+        raise StartError(f"OPENINFERENCE_POD_INDEX is {index!r}; use a whole number from 0 on")
+    return GroupConfig(
+        pipeline=options.pipeline,
+        tensor=options.tensor,
+        expert=options.expert,
+        pods=options.pods,
+        pod=int(index) if options.pod_index is None else options.pod_index,
+        rendezvous=options.rendezvous,
+        rendezvous_timeout_seconds=options.rendezvous_timeout_seconds,
+        image=environment.get("OPENINFERENCE_IMAGE", ""),
     )
 
 

@@ -19,6 +19,7 @@ from openinference_engine.ops import KERNEL_PATH
 from openinference_engine.results import StepResult
 from openinference_engine.runner import TORCH_DTYPES, Runner
 from openinference_engine.scheduler import Step
+from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
@@ -31,6 +32,20 @@ class StepRunner(Protocol):
 
     def warm_up(self, max_rows: int) -> None:
         """Pays one-time costs of steps over up to as many tokens."""
+
+
+class RankGroup(StepRunner, Protocol):
+    """Many ranks that run steps together, in stages that each may have a step of their own."""
+
+    num_stages: int
+
+    def begin(self, step: Step) -> None: ...
+
+    def finish(self) -> StepResult:
+        """Of the oldest step that was begun."""
+
+    def is_leaving(self) -> bool:
+        """Whether a pod of the group was told to terminate since the last look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +73,19 @@ class Backend:
     capacity: Capacity
     kernel_path: str
     runs_ahead: bool = False  # the runner gains by blocks that sequences get early
+    group: RankGroup | None = None  # the runner, if it is one
 
 
-def load_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
-    """Loads the model. Raises StartError if it does not fit or a tensor is missing."""
+def load_backend(checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter) -> Backend:
+    """Loads the model. Raises StartError if it does not fit or a tensor is missing.
+
+    speed: what steps take, as far as it is known.
+    """
     if config.device == "cuda":
+        if config.group.num_ranks > 1:
+            raise StartError(
+                "--pipeline, --tensor and --expert are for --device cpu so far; leave out"
+            )
         from openinference_engine.cuda_backend import load_cuda_backend
 
         return load_cuda_backend(checkpoint, config)
@@ -70,9 +93,14 @@ def load_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
         raise StartError(
             f"--weights {config.weights} is for --device cuda; a CPU keeps them as they are stored"
         )
+    if config.group.num_ranks > 1:
+        from openinference_engine.ranks.leader import load_group_backend
+
+        return load_group_backend(checkpoint, config, speed)
     model_config = checkpoint.config
     limit = memory_limit_bytes()
-    capacity = plan_capacity(model_config, config, limit, limit // 10, CACHE_DTYPE.itemsize)
+    position_bytes = model_config.kv_bytes_per_token(CACHE_DTYPE.itemsize)
+    capacity = plan_capacity(model_config, config, limit, limit // 10, position_bytes)
     if KERNEL_PATH != "cpu":
         remedy = "install a C++ compiler, then OpenInference again with OPENINFERENCE_NATIVE=cpu"
         log.warning("no CPU kernels: torch computes", extra={"fields": {"remedy": remedy}})
@@ -87,16 +115,16 @@ def plan_capacity(
     config: EngineConfig,
     total_bytes: int,
     spare_bytes: int,
-    element_bytes: int,
+    position_bytes: int,
 ) -> Capacity:
     """Context length and number of cache blocks. Raises StartError if one sequence cannot fit.
 
     spare_bytes: of `total_bytes`, what the cache takes where nobody said how much, if one sequence
-    does not need more. element_bytes: of a key or value.
+    does not need more. position_bytes: keys and values of a token in all layers.
     """
     max_model_len = model_length(model, config)
     blocks_per_sequence = -(-max_model_len // config.block_size)
-    block_bytes = model.kv_bytes_per_token(element_bytes) * config.block_size
+    block_bytes = position_bytes * config.block_size
     wanted = blocks_per_sequence * config.max_sequences
     if config.kv_cache_bytes is None:
         if blocks_per_sequence * block_bytes > total_bytes:

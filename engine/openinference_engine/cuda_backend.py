@@ -39,9 +39,8 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
     check_settings(checkpoint.config, config)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     spare_bytes = plan_memory(checkpoint.config, config, free_bytes)
-    capacity = plan_capacity(
-        checkpoint.config, config, spare_bytes, spare_bytes, _CACHE_ELEMENT_BYTES
-    )
+    position_bytes = checkpoint.config.kv_bytes_per_token(_CACHE_ELEMENT_BYTES)
+    capacity = plan_capacity(checkpoint.config, config, spare_bytes, spare_bytes, position_bytes)
     runner = _load_runner(checkpoint, config, capacity, kernels, device)
     capability = "".join(map(str, torch.cuda.get_device_capability(device)))
     fields = {

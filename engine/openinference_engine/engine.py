@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 
-from openinference_engine.backend import load_backend
+from openinference_engine.backend import RankGroup, load_backend
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import EngineConfig
 from openinference_engine.request import FailureReason, Request, SamplingParams
@@ -34,20 +35,34 @@ class Engine:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         """Loads the model. Raises StartError if it does not fit or a tensor is missing."""
         self.config = config
-        backend = load_backend(checkpoint, config)
+        self.speed = SpeedMeter()
+        backend = load_backend(checkpoint, config, self.speed)
         self.capacity = backend.capacity
         self.kernel_path = backend.kernel_path
         self.runner = backend.runner
-        self.speed = SpeedMeter()
+        self._group = backend.group
+        self._stages = self._group.num_stages if self._group else 1
+        self._under_way: deque[tuple[Step, float]] = deque()  # and when each was begun
+        self._last_end = 0.0
         self.num_steps = 0
         pool = BlockPool(self.capacity.num_blocks, config.block_size)
         self.scheduler = Scheduler(
-            pool, config.max_sequences, config.prefix_caching, looks_ahead=backend.runs_ahead
+            pool,
+            config.max_sequences,
+            config.prefix_caching,
+            looks_ahead=backend.runs_ahead,
+            steps_under_way=self._stages,
         )
 
     @property
     def has_work(self) -> bool:
-        return bool(self.scheduler.num_running or self.scheduler.num_waiting)
+        scheduler = self.scheduler
+        return bool(scheduler.num_running or scheduler.num_waiting or self._under_way)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Another pod of this engine's group was told to terminate."""
+        return self._group is not None and self._group.is_leaving()
 
     def add(self, request: Request) -> None:
         self.scheduler.add(request)
@@ -70,6 +85,8 @@ class Engine:
         Raises what the model raises if it does not even compute a self-probe: then no request is
         at fault.
         """
+        if self._group is not None and self._stages > 1:
+            return self._pass_through(self._group, step)
         try:
             result = self._run(step)
         except Exception:
@@ -95,6 +112,24 @@ class Engine:
         """Proves progress while idle: a real step over one token."""
         self.runner.run(self._self_probe(1))
         self.num_steps += 1
+
+    def _pass_through(self, group: RankGroup, step: Step) -> list[Drawn | Failed]:
+        """Begins the step, if there is anything to do, and takes the results of the oldest one
+        under way, unless a stage is free for another. An exception ends the group.
+        """
+        if step.chunks:
+            group.begin(step)
+            self._under_way.append((step, time.monotonic()))
+            if len(self._under_way) < self._stages:
+                return []
+        oldest, begun = self._under_way.popleft()
+        result = group.finish()
+        end = time.monotonic()
+        seconds = end - max(begun, self._last_end)  # of the pipeline's time, what was this step's
+        self.speed.observe(oldest.num_tokens, oldest.num_decodes, seconds)
+        self._last_end = end
+        self.num_steps += 1
+        return list(self.scheduler.commit(oldest, result))
 
     def _execute_apart(self, step: Step) -> list[Drawn | Failed]:
         """Each chunk as a step of its own, which gives the same tokens and shows who is at fault.

@@ -121,7 +121,7 @@ class Request:
 
     @property
     def num_missing(self) -> int:
-        """Tokens to compute before the next one can be drawn; at least one while alive."""
+        """Tokens to compute before the next one can be drawn; none while a step does that."""
         return len(self.token_ids) - self.num_computed
 
     @property
@@ -149,11 +149,12 @@ class Request:
         return block_ids
 
     def advance(self, num_tokens: int) -> None:
+        """The next step computes these; those behind them may be given to the step after it."""
         self.num_computed += num_tokens
 
-    def take_prompt_logprobs(self, logprobs: list[TokenLogprobs]) -> None:
-        """Those of the next prompt tokens; what a preempted request computes again is known."""
-        known = max(len(self.prompt_logprobs) - self.num_computed, 0)
+    def take_prompt_logprobs(self, start: int, logprobs: list[TokenLogprobs]) -> None:
+        """Those behind position `start`; what a preempted request computes again is known."""
+        known = max(len(self.prompt_logprobs) - start, 0)
         self.prompt_logprobs.extend(logprobs[known:])
 
     def append(self, token_id: int) -> FinishReason | None:

@@ -78,12 +78,15 @@ class Scheduler:
         max_sequences: int,
         caches_prefixes: bool = True,
         looks_ahead: bool = False,
+        steps_under_way: int = 1,
     ) -> None:
         """`looks_ahead`: where blocks are free, a sequence gets the block of its next token early,
         so that a runner may begin the next step before this one's tokens are known.
+        `steps_under_way`: among so many steps the running requests are divided.
         """
         self.pool = pool
         self._looks_ahead = looks_ahead
+        self._steps_under_way = steps_under_way
         self.max_sequences = max_sequences
         self.num_preemptions = 0
         self._caches_prefixes = caches_prefixes
@@ -137,15 +140,22 @@ class Scheduler:
             self._dequeue(request)
 
     def schedule(self, token_budget: int) -> Step:
-        """The next step: at most `token_budget` tokens, each request at most once."""
+        """The next step: at most `token_budget` tokens, each request at most once.
+
+        It may follow steps that are not committed, if it is computed after them: a request whose
+        token they draw is left out, and blocks that are given back may go to another at once.
+        """
         self._reserve_running()
         self._admit(token_budget)
+        most = -(-len(self._running) // self._steps_under_way)
         chunks: list[Chunk] = []
         for request in sorted(self._running, key=lambda request: request.num_missing > 1):
-            if token_budget == 0:
+            if token_budget == 0 or len(chunks) == most:
                 break
-            chunks.append(_chunk(request, min(request.num_missing, token_budget)))
-            token_budget -= len(chunks[-1].token_ids)
+            if request.num_missing:
+                chunks.append(_chunk(request, min(request.num_missing, token_budget)))
+                request.advance(len(chunks[-1].token_ids))
+                token_budget -= len(chunks[-1].token_ids)
         return Step(chunks)
 
     def commit(self, step: Step, result: StepResult) -> list[Drawn]:
@@ -154,12 +164,15 @@ class Scheduler:
         prompt_logprobs = iter(result.prompt_logprobs)
         drawn: list[Drawn] = []
         for chunk in step.chunks:
-            request = self._requests[chunk.request_id]
-            if chunk.targets:
-                request.take_prompt_logprobs(next(prompt_logprobs))
-            self._advance(request, len(chunk.token_ids))
-            if chunk.draw is not None:
-                token_id, logprobs, embedding = next(results)
+            rated = next(prompt_logprobs) if chunk.targets else []
+            result_of_chunk = next(results) if chunk.draw is not None else None
+            request = self._requests.get(chunk.request_id)
+            if request is None or request.block_ids is not chunk.block_ids:
+                continue  # it lost its seat meanwhile; what it draws again is the same
+            request.take_prompt_logprobs(chunk.start, rated)
+            self._seal(request, chunk)
+            if result_of_chunk is not None:
+                token_id, logprobs, embedding = result_of_chunk
                 reason = request.append(token_id)
                 drawn.append(Drawn(request, token_id, reason, logprobs, embedding))
                 if reason is not None:
@@ -251,12 +264,11 @@ class Scheduler:
         size = self.pool.block_size
         return self.pool.take_prefix(extend_hashes(request, size, (request.num_tokens - 1) // size))
 
-    def _advance(self, request: Request, num_tokens: int) -> None:
-        """Counts computed tokens and makes the blocks they filled known to others."""
+    def _seal(self, request: Request, chunk: Chunk) -> None:
+        """Makes the blocks that a chunk has filled known to others."""
         size = self.pool.block_size
-        first_full = request.num_computed // size
-        request.advance(num_tokens)
-        num_full = request.num_computed // size
+        first_full = chunk.start // size
+        num_full = (chunk.start + len(chunk.token_ids)) // size
         if self._caches_prefixes and num_full > first_full:
             hashes = extend_hashes(request, size, num_full)
             for index in range(first_full, num_full):

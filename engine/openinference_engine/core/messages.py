@@ -82,6 +82,10 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     seconds: dict[str, float]  # start-up stage → how long it took
 
 
+class Leaving(msgspec.Struct, frozen=True, tag=True):
+    """Another pod of the engine's group was told to terminate: all of it is to drain."""
+
+
 class Progress(msgspec.Struct, frozen=True, tag=True):
     """Tokens drawn by a step, and the state behind it."""
 
@@ -92,4 +96,4 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 ToCore = Submit | Abort | Compile
-FromCore = Loaded | Progress | Compiled
+FromCore = Loaded | Progress | Compiled | Leaving

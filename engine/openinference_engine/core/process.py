@@ -25,6 +25,7 @@ from openinference_engine.core.messages import (
     Compiled,
     Failure,
     FromCore,
+    Leaving,
     Loaded,
     Progress,
     Status,
@@ -113,6 +114,8 @@ class Core:
     def turn(self) -> None:
         """Takes what arrived, then one step; while idle, sleeps until something arrives."""
         self._receive(self._patience_seconds)
+        if self._engine.is_leaving:
+            self.send(Leaving())
         for number, error in self._grammars.take_compiled():
             self.send(Compiled(number, error))
         if self._engine.has_work:

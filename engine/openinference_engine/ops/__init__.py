@@ -24,6 +24,7 @@ if find_spec("openinference_engine._cpu") is not None:
         rotate,
         route,
         silu_mul,
+        use_threads,
     )
 else:
     from openinference_engine.ops.reference import (  # type: ignore[assignment]
@@ -40,6 +41,7 @@ else:
         rotate,
         route,
         silu_mul,
+        use_threads,
     )
 
 __all__ = [
@@ -59,4 +61,5 @@ __all__ = [
     "rotate",
     "route",
     "silu_mul",
+    "use_threads",
 ]

@@ -31,9 +31,15 @@ def pack(format_name: str, stored: list[npt.NDArray[np.uint8]], inputs: int) -> 
 @cache
 def operations() -> _cpu.Operations:
     """The kernels and their threads, as many as the cgroup grants, started at the first use."""
+    threads = min(processor_limit(), torch.get_num_threads())
     # Torch's own threads would spin beside ours after each of its operations.
     torch.set_num_threads(1)
-    return _cpu.Operations(processor_limit())
+    return _cpu.Operations(threads)
+
+
+def use_threads(count: int) -> None:
+    """At most so many threads compute; to be said before the first operation."""
+    torch.set_num_threads(count)
 
 
 def embedding(token_ids: Tensor, weight: Weight) -> Tensor:

@@ -41,6 +41,11 @@ def pack(format_name: str, stored: list[npt.NDArray[np.uint8]], inputs: int) -> 
     return torch.from_numpy(values.reshape(-1, inputs).astype(np.float32))
 
 
+def use_threads(count: int) -> None:
+    """At most so many threads compute; to be said before the first operation."""
+    torch.set_num_threads(count)
+
+
 def embedding(token_ids: Tensor, weight: Weight) -> Tensor:
     """token_ids: (T,) int64 → rows of weight: (T, hidden)."""
     return weight[token_ids]

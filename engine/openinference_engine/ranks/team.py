@@ -6,6 +6,7 @@ beside it (rings and trees of reductions promise neither). Device and backend ar
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.ranks.layout import Place, kv_heads_of, layers_of, place_of, share
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup, Work
+
+_MOST_SENT = 64  # tensors that may wait for their receiver
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +47,36 @@ class Team:
         return total
 
 
+class Post:
+    """Tensors from one rank to another, in order. Sending does not wait for the receiver."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._sent: deque[tuple[Work, Tensor]] = deque()  # a tensor is to live until it has left
+
+    def send(self, tensor: Tensor, rank: int) -> None:
+        self._sent.append((self._group.send([tensor], rank, 0), tensor))
+        while self._sent and (self._sent[0][0].is_completed() or len(self._sent) > _MOST_SENT):
+            self._sent.popleft()[0].wait()
+
+    def receive(self, shape: tuple[int, int], rank: int) -> Tensor:
+        """Waits for it. float32."""
+        tensor = torch.empty(shape)
+        self._group.recv([tensor], rank, 0).wait()
+        return tensor
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This rank among all of its group.
 
     tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order.
-    world: for what one rank sends to another.
     """
 
     config: GroupConfig = field(default_factory=GroupConfig)
     rank: int = 0
     tensor: Team = Team()
     stage: Team = Team()
-    world: ProcessGroup | None = None
 
     @cached_property
     def place(self) -> Place:

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import PurePosixPath
 
@@ -36,13 +36,13 @@ async def serve(server: ServerConfig, engine: EngineConfig) -> int:
 
     Raises StartError if the address is taken or the model cannot be loaded.
     """
-    terminated = _on_signal(signal.SIGTERM, signal.SIGINT)
     state = _make_state(server, engine)
+    _on_signal(state.is_terminated.set, signal.SIGTERM, signal.SIGINT)
     async with _listening(state), _core_running(state) as core:
         state.front = await asyncio.to_thread(
             load_front, engine.model_uri, server.tool_parser, server.reasoning_parser
         )
-        stopping = asyncio.create_task(terminated.wait(), name="signals")
+        stopping = asyncio.create_task(state.is_terminated.wait(), name="signals")
         await asyncio.wait({core, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if core.done():
@@ -58,11 +58,9 @@ def _make_state(server: ServerConfig, engine: EngineConfig) -> ServerState:
     return ServerState(server, engine, model_name, core, metrics, int(time.time()), tracing)
 
 
-def _on_signal(*signals: signal.Signals) -> asyncio.Event:
-    event = asyncio.Event()
+def _on_signal(handle: Callable[[], None], *signals: signal.Signals) -> None:
     for number in signals:
-        asyncio.get_running_loop().add_signal_handler(number, event.set)
-    return event
+        asyncio.get_running_loop().add_signal_handler(number, handle)
 
 
 @asynccontextmanager

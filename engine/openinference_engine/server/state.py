@@ -13,7 +13,7 @@ from aiohttp import web
 
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.client import CoreClient
-from openinference_engine.core.messages import FromCore, Loaded, Progress
+from openinference_engine.core.messages import FromCore, Leaving, Loaded, Progress
 from openinference_engine.errors import QueueFull, Unavailable
 from openinference_engine.server.front import Front
 from openinference_engine.server.metrics import Metrics
@@ -38,6 +38,7 @@ class ServerState:
     started_at: int
     tracing: Tracing | None = None
     front: Front | None = None  # None: still loading
+    is_terminated: asyncio.Event = field(default_factory=asyncio.Event)  # told to drain and end
     is_draining: bool = False
     is_closing: bool = False  # nothing is open but event streams, which end now
     num_in_flight: int = 0  # sequences inside the engine, waiting or running
@@ -87,6 +88,8 @@ class ServerState:
                 self.metrics.loaded(message, self.engine.block_size)
             case Progress():
                 self.metrics.progress(message, self.engine.max_sequences)
+            case Leaving():
+                self.is_terminated.set()
 
     @contextmanager
     def admit(self, num_sequences: int) -> Iterator[None]:

@@ -1,0 +1,132 @@
+"""Rank 0's side of a group: opens the meeting, starts its pod's other ranks, gives steps out.
+
+Several steps may be under way, one per stage; all stages compute them in the order they were begun.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from openinference_engine import ops
+from openinference_engine.backend import Backend, plan_capacity
+from openinference_engine.batch import Batch, build_batch
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.errors import StartError
+from openinference_engine.layers.attention import CACHE_DTYPE
+from openinference_engine.limits import memory_limit_bytes
+from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
+from openinference_engine.ranks.link import End, LeaderLink, end_process
+from openinference_engine.ranks.local import LocalRanks, threads_per_rank
+from openinference_engine.ranks.messages import step_message
+from openinference_engine.ranks.rendezvous import LOOPBACK, Verdict, facts_of, host_meeting
+from openinference_engine.ranks.stage import Outcome, Stage, load_stage
+from openinference_engine.results import StepResult
+from openinference_engine.runner import draw
+from openinference_engine.scheduler import Step
+from openinference_engine.speed import SpeedMeter
+from openinference_engine.weights.checkpoint import Checkpoint
+
+_LEAST_SECONDS = 4.0  # that a step may take: a hung rank ends its group within 5 s
+_SLOWER_THAN_PREDICTED = 10.0
+_FIRST_STEPS_SECONDS = 600.0  # until something like it was measured
+
+
+class GroupRunner:
+    """Runs steps on all ranks. `begin` gives one out, `finish` takes the oldest one's tokens."""
+
+    def __init__(
+        self, stage: Stage, link: LeaderLink, config: EngineConfig, speed: SpeedMeter
+    ) -> None:
+        self.num_stages = config.group.pipeline
+        self._stage, self._link, self._speed = stage, link, speed
+        self._block_size = config.block_size
+        self._under_way: deque[tuple[Step, Batch, Outcome | None]] = deque()
+
+    def warm_up(self, max_rows: int) -> None:
+        """Nothing: what costs once is paid by the first step."""
+
+    def run(self, step: Step) -> StepResult:
+        self.begin(step)
+        return self.finish()
+
+    def begin(self, step: Step) -> None:
+        batch = build_batch(step.chunks, self._block_size)
+        seconds = self._patience_seconds(step)
+        self._link.watch.expect(seconds)
+        self._link.send(step_message(batch, _wants_states(step), seconds))
+        self._under_way.append((step, batch, self._stage.compute(batch, _wants_states(step))))
+
+    def finish(self) -> StepResult:
+        step, *_ = self._under_way[0]
+        return draw(step, *self.collect())
+
+    def collect(self) -> Outcome:
+        """States and logits of the oldest step under way."""
+        step, batch, own = self._under_way.popleft()
+        outcome = self._stage.collect(batch, _wants_states(step), own)
+        self._link.watch.done()
+        return outcome
+
+    def is_leaving(self) -> bool:
+        """Whether another pod of the group was told to terminate."""
+        return self._link.is_leaving()
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _patience_seconds(self, step: Step) -> float:
+        predicted = self._speed.predict_seconds(step.num_tokens, step.num_decodes)
+        if not predicted:
+            return _FIRST_STEPS_SECONDS
+        return max(_LEAST_SECONDS, _SLOWER_THAN_PREDICTED * predicted)
+
+
+def load_group_backend(
+    checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter, end: End = end_process
+) -> Backend:
+    """Meets the other ranks and loads this one's part.
+
+    Raises StartError if the model does not fit or a rank is missing, differs or fails.
+    """
+    group, model = config.group, checkpoint.config
+    check_fits(model, group)
+    limit = memory_limit_bytes()
+    position_bytes = kv_bytes_per_token(model, group, CACHE_DTYPE.itemsize)
+    capacity = plan_capacity(model, config, limit, limit // 10, position_bytes)
+    ops.use_threads(threads_per_rank(group))
+    meeting, rendezvous = host_meeting(group)
+    local = LocalRanks(config, rendezvous)
+
+    meeting.await_facts(facts_of(checkpoint, config))
+
+    def end_pod(reason: str) -> None:
+        local.kill()
+        end(reason)
+
+    link = LeaderLink("*" if group.pods > 1 else LOOPBACK, end_pod)
+    meeting.decide(Verdict("", link.port, capacity.max_model_len, capacity.num_cache_blocks))
+    try:
+        stage = load_stage(
+            checkpoint,
+            config,
+            *meeting.form_ranks(),
+            max_model_len=capacity.max_model_len,
+            num_cache_blocks=capacity.num_cache_blocks,
+        )
+        link.await_ready(group.num_ranks - 1)
+    except StartError:
+        link.close()
+        raise
+    runner = GroupRunner(stage, link, config, speed)
+    return Backend(runner, capacity, _kernel_path(group), group=runner)
+
+
+def _wants_states(step: Step) -> bool:
+    return any(chunk.draw is not None and chunk.draw.params.embeds for chunk in step.chunks)
+
+
+def _kernel_path(group: GroupConfig) -> str:
+    """Sums over ranks round otherwise; the stages of a pipeline change nothing."""
+    if group.tensor == group.expert == 1:
+        return ops.KERNEL_PATH
+    return f"{ops.KERNEL_PATH}-tensor{group.tensor}-expert{group.expert}"

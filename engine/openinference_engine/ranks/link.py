@@ -1,0 +1,168 @@
+"""The link between rank 0 and the others: steps one way, a few words the other, and its own pulse.
+
+ZeroMQ exchanges heartbeats in a thread of its own, so a rank that computes is alive and one that
+was stopped, died or lost its network is not. `Watch` ends the process when the link says so, or
+when a step takes longer than it may: every rank for itself, so that no message has to get through.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from openinference_engine.errors import StartError
+from openinference_engine.ranks.messages import Failed, FromRank, Leaving, Ready, StepMessage
+
+EXIT_RANK_LOST = 1
+_BEAT_MILLISECONDS = 500
+_SILENCE_MILLISECONDS = 3000  # then a link is lost: with the beat and the watch, under 4 s
+_LOOK_MILLISECONDS = 100
+_LAST_WORD_SECONDS = 0.5
+
+log = logging.getLogger("openinference.ranks")
+End = Callable[[str], None]
+
+
+def end_process(reason: str) -> NoReturn:
+    """From any thread, whatever the others wait for."""
+    log.error("group of ranks ended", extra={"fields": {"reason": reason}})
+    os._exit(EXIT_RANK_LOST)
+
+
+class Watch:
+    """Calls `end` once, from its own thread, when the group is broken."""
+
+    def __init__(self, socket: zmq.Socket[bytes], end: End, last_word_seconds: float = 0) -> None:
+        """last_word_seconds: for the main thread to read why the other end has gone."""
+        self.has_ended = False
+        self._last_word_seconds = last_word_seconds
+        self._end = end
+        self._deadline = math.inf
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def expect(self, seconds: float) -> None:
+        """A step begins."""
+        self._deadline = time.monotonic() + seconds
+
+    def done(self) -> None:
+        self._deadline = math.inf
+
+    def close(self) -> None:
+        """The link ends on purpose."""
+        self._is_closing = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        with self._monitor:
+            while not self._is_closing:
+                if reason := self._trouble():
+                    break
+            else:
+                return
+        time.sleep(self._last_word_seconds)
+        if not self._is_closing:
+            self.has_ended = True
+            self._end(reason)
+
+    def _trouble(self) -> str | None:
+        if self._monitor.poll(_LOOK_MILLISECONDS):
+            recv_monitor_message(self._monitor)
+            return "the link to another rank closed or fell silent"
+        if time.monotonic() > self._deadline:
+            return "a step took longer than it may"
+        return None
+
+
+class LeaderLink:
+    """Rank 0's end: a message goes to every rank that has said that it is ready."""
+
+    def __init__(self, host: str, end: End = end_process) -> None:
+        """Listens on a port of its own, on the interface `host` ("*": on all)."""
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        _configure(self._socket)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.port: int = self._socket.bind_to_random_port(f"tcp://{host}")
+        self.watch = Watch(self._socket, end, _LAST_WORD_SECONDS)
+        self._names: list[bytes] = []
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
+
+    def await_ready(self, num_others: int) -> None:
+        """Until all have loaded. Raises StartError with what one of them says instead."""
+        while len(self._names) < num_others:
+            name, message = self._receive()
+            match message:
+                case Ready():
+                    self._names.append(name)
+                case Failed(reason):
+                    raise StartError(f"rank {name.decode()}: {reason}")
+                case Leaving():
+                    raise StartError(f"rank {name.decode()} was told to terminate while it loaded")
+
+    def send(self, message: StepMessage) -> None:
+        data = self._encoder.encode(message)
+        for name in self._names:
+            self._socket.send_multipart([name, data])
+
+    def is_leaving(self) -> bool:
+        """Whether a pod of the group was told to terminate since the last look."""
+        found = False
+        while self._socket.poll(0):
+            found |= isinstance(self._receive()[1], Leaving)
+        return found
+
+    def close(self) -> None:
+        self.watch.close()
+        self._socket.close(linger=0)
+
+    def _receive(self) -> tuple[bytes, FromRank]:
+        name, data = self._socket.recv_multipart()
+        return name, self._decoder.decode(data)
+
+
+class RankLink:
+    """Another rank's end."""
+
+    def __init__(self, host: str, port: int, rank: int, end: End = end_process) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        _configure(self._socket)
+        self._socket.setsockopt(zmq.IDENTITY, str(rank).encode())
+        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+        self.watch = Watch(self._socket, end)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[StepMessage] = msgspec.msgpack.Decoder(StepMessage)
+
+    def send(self, message: FromRank) -> None:
+        self._socket.send(self._encoder.encode(message))
+
+    def receive(self) -> StepMessage | None:
+        """The next step; None when the group has ended."""
+        while not self.watch.has_ended:
+            if self._socket.poll(_LOOK_MILLISECONDS):
+                return self._decoder.decode(self._socket.recv())
+        return None
+
+    def close(self) -> None:
+        self.watch.close()
+        self._socket.close(linger=1000)  # for the last word to leave
+
+
+def _configure(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.SNDHWM, 0)  # steps under way are bounded by the stages
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _BEAT_MILLISECONDS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MILLISECONDS)

@@ -1,0 +1,68 @@
+"""The ranks of one pod as processes, started and ended by the process that cares for the pod."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.limits import processor_limit
+
+_MODULE = "openinference_engine.ranks"
+
+
+def threads_per_rank(group: GroupConfig) -> int:
+    """The ranks of a pod share its processors."""
+    return max(1, processor_limit() // len(group.ranks_of(group.pod)))
+
+
+class LocalRanks:
+    """All ranks of this pod but rank 0, which is the caller's own."""
+
+    def __init__(self, config: EngineConfig, rendezvous: str, folder: Path | None = None) -> None:
+        """Starts them. In `folder`, if given, each leaves a file when it has loaded."""
+        self._folder = folder
+        self._terminated_at: float | None = None
+        group = msgspec.structs.replace(config.group, rendezvous=rendezvous)
+        settings = msgspec.json.encode(msgspec.structs.replace(config, group=group)) + b"\n"
+        self.ranks = [rank for rank in group.ranks_of(group.pod) if rank > 0]
+        self._processes = [self._start(rank, settings) for rank in self.ranks]
+
+    @property
+    def are_ready(self) -> bool:
+        folder = self._folder
+        return folder is not None and all((folder / str(rank)).exists() for rank in self.ranks)
+
+    @property
+    def seconds_leaving(self) -> float:
+        """Since SIGTERM; 0 before."""
+        return 0.0 if self._terminated_at is None else time.monotonic() - self._terminated_at
+
+    def exit_code(self) -> int | None:
+        """Of a rank that has ended, if any has."""
+        codes = (process.poll() for process in self._processes)
+        return next((code for code in codes if code is not None), None)
+
+    def terminate(self) -> None:
+        """Tells the group to drain."""
+        self._terminated_at = self._terminated_at or time.monotonic()
+        for process in self._processes:
+            process.terminate()
+
+    def kill(self) -> None:
+        """Ends them all, even one that was stopped."""
+        for process in self._processes:
+            process.kill()
+
+    def _start(self, rank: int, settings: bytes) -> subprocess.Popen[bytes]:
+        ready_file = [] if self._folder is None else [str(self._folder / str(rank))]
+        command = [sys.executable, "-m", _MODULE, str(rank), *ready_file]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
+        if process.stdin is not None:
+            process.stdin.write(settings)
+            process.stdin.flush()  # it stays open: its end means that this process has ended
+        return process

@@ -1,0 +1,234 @@
+"""How the ranks of a group meet: at one store that rank 0 keeps, in any order, within a deadline.
+
+Each rank states its facts there. Rank 0 compares them with its own and gives its verdict: where its
+link is and how large the cache is, or why there will be no group, which every rank then says.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, cast
+
+import msgspec
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import ProcessGroup
+
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.errors import StartError
+from openinference_engine.ops import KERNEL_PATH
+from openinference_engine.ranks.layout import place_of
+from openinference_engine.ranks.team import Post, Ranks, Team
+from openinference_engine.version import VERSION
+from openinference_engine.weights.checkpoint import Checkpoint
+
+LOOPBACK = "127.0.0.1"
+_VERDICT = "verdict"
+_LOOK_SECONDS = 0.05
+_RETRY_SECONDS = 0.25
+_HEARING_SECONDS = 5.0  # for the others to read a refusal before its store goes
+_EXCHANGE_SECONDS = 86_400.0  # the watch ends a rank that waits for another, not a time limit here
+
+Facts = dict[str, str]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """refusal: one sentence, or empty. link_port: where rank 0 gives out steps."""
+
+    refusal: str = ""
+    link_port: int = 0
+    max_model_len: int = 0
+    num_cache_blocks: int = 0
+
+
+def facts_of(checkpoint: Checkpoint, config: EngineConfig) -> Facts:
+    """What must be the same on all ranks, by the name that a refusal gives it."""
+    same_flags = msgspec.structs.replace(
+        config, model_uri="", group=msgspec.structs.replace(config.group, pod=0, image="")
+    )
+    flags = msgspec.to_builtins(same_flags)
+    flags |= {f"group {name}": value for name, value in flags.pop("group").items()}
+    return {
+        "version": VERSION,
+        "image": config.group.image,
+        "weights": checkpoint.fingerprint,
+        "kernels": KERNEL_PATH,
+        "machine": platform.machine(),
+        **{f"setting {name}": str(value) for name, value in flags.items()},
+    }
+
+
+class Meeting:
+    """One rank at the store.
+
+    address: of this rank, where the others reach it. leader: the address of rank 0.
+    """
+
+    def __init__(
+        self, config: GroupConfig, rank: int, store: TCPStore, address: str, leader: str
+    ) -> None:
+        self._config, self._rank, self._store, self._address = config, rank, store, address
+        self.leader = leader
+        self._deadline = time.monotonic() + config.rendezvous_timeout_seconds
+
+    def await_facts(self, own: Facts) -> None:
+        """Rank 0: until all ranks have stated theirs.
+
+        Raises StartError if one does not come or differs, when it has told the others.
+        """
+        others = list(range(1, self._config.num_ranks))
+        missing = others
+        while missing := [rank for rank in missing if not self._store.check([_facts_key(rank)])]:
+            if time.monotonic() > self._deadline:
+                self._refuse(self._absence(missing), [r for r in others if r not in missing])
+            time.sleep(_LOOK_SECONDS)
+        for rank in others:
+            facts = msgspec.json.decode(self._store.get(_facts_key(rank)), type=Facts)
+            if difference := _difference(own, facts):
+                pod = self._pod_of(rank)
+                self._refuse(
+                    f"rank {rank} (pod {pod}) {difference}; give all pods the same", others
+                )
+
+    def decide(self, verdict: Verdict) -> None:
+        self._store.set(_VERDICT, msgspec.json.encode(verdict).decode())
+
+    def join(self, facts: Facts) -> Verdict:
+        """Another rank: states its facts and waits. Raises StartError when it is refused."""
+        self._store.set(_facts_key(self._rank), msgspec.json.encode(facts).decode())
+        remaining = max(self._deadline - time.monotonic(), 1)
+        try:
+            self._store.wait([_VERDICT], timedelta(seconds=remaining + _HEARING_SECONDS))
+            verdict = msgspec.json.decode(self._store.get(_VERDICT), type=Verdict)
+            self._store.add("heard", 1)
+        except RuntimeError as error:
+            raise StartError(
+                f"rank 0 ended while the ranks met; its log says why ({error})"
+            ) from None
+        if verdict.refusal:
+            raise StartError(verdict.refusal)
+        return verdict
+
+    def form_ranks(self) -> tuple[Ranks, Post]:
+        """Connects this rank with those that it computes with."""
+        config, place = self._config, place_of(self._rank, self._config)
+        stage_name = f"stage-{place.stage}"
+        whole_stage = self._team(
+            stage_name, place.expert * config.tensor + place.tensor, config.tensor * config.expert
+        )
+        slices = self._team(f"{stage_name}-{place.expert}", place.tensor, config.tensor)
+        world = self._process_group("world", self._rank, config.num_ranks)
+        return Ranks(config, self._rank, slices, whole_stage), Post(world)
+
+    def _team(self, name: str, index: int, size: int) -> Team:
+        return Team(index, size, self._process_group(name, index, size)) if size > 1 else Team()
+
+    def _process_group(self, name: str, index: int, size: int) -> ProcessGroup:
+        """Made directly, not as the global group: several may live in one process."""
+        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._devices = [ProcessGroupGloo.create_device(hostname=self._address)]
+        options._timeout = timedelta(seconds=_EXCHANGE_SECONDS)
+        group: Any = ProcessGroupGloo(PrefixStore(name, self._store), index, size, options)
+        return cast(ProcessGroup, group)
+
+    def _refuse(self, refusal: str, present: list[int]) -> None:
+        self.decide(Verdict(refusal))
+        until = time.monotonic() + _HEARING_SECONDS
+        while self._store.add("heard", 0) < len(present) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        raise StartError(refusal)
+
+    def _absence(self, ranks: list[int]) -> str:
+        pods = sorted({self._pod_of(rank) for rank in ranks})
+        return (
+            f"ranks {ranks} (pods {pods}) did not come to {self._config.rendezvous or LOOPBACK} "
+            f"within {self._config.rendezvous_timeout_seconds:g} s; see whether these pods run"
+        )
+
+    def _pod_of(self, rank: int) -> int:
+        return next(pod for pod in range(self._config.pods) if rank in self._config.ranks_of(pod))
+
+
+def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:
+    """Rank 0: opens the store; also returns host:port for the others in this pod.
+
+    Raises StartError if its port is taken, or if its own name leads nowhere until the deadline.
+    """
+    if config.rendezvous is None:
+        listener = socket.create_server((LOOPBACK, 0))
+        name = LOOPBACK
+    else:
+        name, port = _split(config.rendezvous)
+        listener = _listen(port)
+    port = listener.getsockname()[1]
+    store = TCPStore(
+        LOOPBACK, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+    address, leader = _reach(f"{name}:{port}", config.rendezvous_timeout_seconds)
+    return Meeting(config, 0, store, address, leader), f"{name}:{port}"
+
+
+def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
+    """Another rank: waits for rank 0's store. Raises StartError at the deadline."""
+    rendezvous = config.rendezvous or ""  # a rank's process is always told
+    deadline = time.monotonic() + config.rendezvous_timeout_seconds
+    while True:
+        address, peer = _reach(rendezvous, deadline - time.monotonic())
+        with suppress(RuntimeError):  # it ended just now
+            store = TCPStore(peer, _split(rendezvous)[1], None, False)
+            if store.add(f"joined-{rank}", 1) == 1:
+                return Meeting(config, rank, store, address, peer)
+        time.sleep(_RETRY_SECONDS)  # a group that is ending, and had this rank
+
+
+def _facts_key(rank: int) -> str:
+    return f"facts-{rank}"
+
+
+def _difference(own: Facts, other: Facts) -> str | None:
+    for name in own | other:
+        if own.get(name) != other.get(name):
+            return f"has {name} {other.get(name)!r}, rank 0 has {own.get(name)!r}"
+    return None
+
+
+def _split(rendezvous: str) -> tuple[str, int]:
+    host, _, port = rendezvous.rpartition(":")
+    if not host or not port.isdigit():
+        raise StartError(
+            f"--rendezvous {rendezvous} is no host:port; use for example pod-0.groups:8001"
+        )
+    return host, int(port)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
+            )
+        return socket.create_server(("", port), backlog=128)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StartError(f"cannot listen on port {port} for ranks: {reason}; free it") from error
+
+
+def _reach(rendezvous: str, patience_seconds: float) -> tuple[str, str]:
+    """Connects as soon as the name and the port are there: this end's address, the other's."""
+    host, port = _split(rendezvous)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=5) as connection:
+                return connection.getsockname()[0], connection.getpeername()[0]
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"rank 0 was not at {rendezvous} within {patience_seconds:.0f} s ({error}); "
+                    "see whether pod 0 of the group runs"
+                ) from error
+        time.sleep(_RETRY_SECONDS)
