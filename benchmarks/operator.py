@@ -38,7 +38,7 @@ from e2e.cluster import namespaces, places, toolchain
 from e2e.cluster.kubectl import environment
 from e2e.cluster.places import PROJECT
 from e2e.inference_service import remove_namespace
-from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE
+from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE, type_in
 from e2e.kube import Kube
 
 KWOK = "sigs.k8s.io/kwok/cmd/kwok@v0.7.0"
@@ -412,7 +412,7 @@ def main() -> None:
         (*rollout, "restart", "deployment"),  # the tag of the image stays when the code changes
         (*rollout, "status", "deployment", "--timeout=2m"),
     ):
-        subprocess.run(command, cwd=PROJECT, env=os.environ | environment(), check=True)
+        type_in(*command)
     asyncio.run(run([int(size) for size in arguments.sizes.split(",")], arguments.out))
 
 

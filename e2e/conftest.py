@@ -6,17 +6,13 @@ report.
 """
 
 import asyncio
-import os
-import subprocess
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 
 from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
-from e2e.cluster.kubectl import environment
-from e2e.cluster.places import PROJECT
 from e2e.inference_service import MODEL, InferenceService, remove_namespace
-from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK, SYSTEM_NAMESPACE
+from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK, SYSTEM_NAMESPACE, type_in
 from e2e.kube import Kube
 from e2e.reach import reach
 from e2e.reliability import Counted, title
@@ -32,9 +28,9 @@ def installation(pytestconfig: pytest.Config) -> Kube:
     system = Kube(SYSTEM_NAMESPACE)
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # the first time compiles for minutes
-        _type(CLUSTER_UP)
-    _type(HELM_UNLOCK)
-    _type(HELM_INSTALL)
+        type_in(*CLUSTER_UP)
+    type_in(*HELM_UNLOCK)
+    type_in(*HELM_INSTALL)
     # The image's tag stays the same when the code changes, so an operator from an earlier run
     # would be tested otherwise.
     asyncio.run(system.run("rollout", "restart", "deployment"))
@@ -107,7 +103,3 @@ def pytest_runtest_makereport(
         for each in (kube, Kube(SYSTEM_NAMESPACE)):
             report.sections.append((each.namespace, asyncio.run(each.diagnostics())))
     return report
-
-
-def _type(words: Sequence[str]) -> None:
-    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)

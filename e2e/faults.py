@@ -19,9 +19,12 @@ async def kill_programs_of(kube: Kube, pod: Json) -> None:
         await kube.run("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
 
 
-def signal_programs_of(pod: Json, number: signal.Signals) -> int:
-    """Send a signal to every program of a pod; return how many there were on this machine."""
-    processes = _processes_of(pod["metadata"]["uid"])
+def signal_programs_of(pod: Json, number: signal.Signals, module: str = "") -> int:
+    """Send a signal to every program of a pod, or to those that run a Python module.
+
+    Returns how many there were on this machine.
+    """
+    processes = [each for each in _processes_of(pod["metadata"]["uid"]) if module in _words(each)]
     for process in processes:
         os.kill(process, number)
     return len(processes)
@@ -39,3 +42,11 @@ def _processes_of(pod_uid: str) -> list[int]:
         if name != "pause" and any(each in groups for each in spellings):
             found.append(int(path.parent.name))
     return found
+
+
+def _words(process: int) -> str:
+    """The command line of a process; empty when it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""

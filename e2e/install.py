@@ -1,6 +1,11 @@
 """The commands that a user would type, in one place: tests run them, the demo also shows them."""
 
+import os
+import subprocess
 import sys
+
+from e2e.cluster.kubectl import environment
+from e2e.cluster.places import PROJECT
 
 SYSTEM_NAMESPACE = "openinference-system"
 PROMETHEUS = "http://prometheus.monitoring:9090"
@@ -17,3 +22,8 @@ HELM_INSTALL = (
     *("--set", "image.tag=dev", "--set", f"prometheus.url={PROMETHEUS}"),
     *("--wait", "--timeout", "3m"),
 )
+
+
+def type_in(*words: str) -> None:
+    """Run a command in the project, against the local cluster, as a user would."""
+    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)

@@ -1,17 +1,13 @@
 """One namespace only: the operator's permissions end at its border, and all in it goes on."""
 
 import asyncio
-import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from e2e.asks import Json
-from e2e.cluster.kubectl import environment
-from e2e.cluster.places import PROJECT
 from e2e.inference_service import InferenceService, remove_namespace
-from e2e.install import HELM_INSTALL
+from e2e.install import HELM_INSTALL, type_in
 from e2e.kube import Kube, condition
 
 GPU = "nvidia.com/gpu"
@@ -65,4 +61,4 @@ def _is_unscheduled(service: Json) -> bool:
 
 
 def _helm(*more: str) -> None:
-    subprocess.run((*HELM_INSTALL, *more), cwd=PROJECT, env=os.environ | environment(), check=True)
+    type_in(*HELM_INSTALL, *more)

@@ -5,8 +5,6 @@ first node, so that what is lost or not is about replicas; a killed router is an
 """
 
 import asyncio
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -14,9 +12,8 @@ import pytest
 
 from e2e.asks import LONG_STREAMS, NO_RESUME, Json
 from e2e.cluster import cgroups, links, namespaces
-from e2e.cluster.kubectl import environment
-from e2e.cluster.places import PROJECT
 from e2e.inference_service import MODEL, InferenceService, is_ready
+from e2e.install import type_in
 from e2e.kube import Kube
 from e2e.load import begin, enough
 from e2e.reliability import Counted
@@ -29,7 +26,7 @@ NODE_LOSS_SECONDS = 180.0  # 40 s until Kubernetes notices, 30 s of toleration, 
 @pytest.fixture(scope="module")
 def second_node(installation: Kube) -> Iterator[str]:
     """A second node, cordoned."""
-    _type(sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
+    type_in(sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
     nodes = asyncio.run(installation.list("nodes"))
     if NODE not in {node["metadata"]["name"] for node in nodes}:
         pytest.skip(f"this cluster calls its second node something else than {NODE}")
@@ -102,7 +99,7 @@ async def test_a_node_that_dies_costs_nothing_and_its_replica_is_replaced(
             await enough(traffic)
             report = await traffic.finish()
         finally:
-            await asyncio.to_thread(_type, sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
+            await asyncio.to_thread(type_in, sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
     counted.control = control.report
     assert replaced["status"]["routableReplicas"] == 2
     assert group not in {each["metadata"]["name"] for each in await live_groups(service)}
@@ -128,7 +125,3 @@ def is_ready_but_for_the_lost(service: Json) -> bool:
     """Two replicas answer although a third is on the node that is gone."""
     status = service["status"]
     return bool(status["routableReplicas"] == 2 and status["replicas"] > 2)
-
-
-def _type(*words: str) -> None:
-    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)

@@ -4,18 +4,15 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 from contextlib import aclosing
 
 import pytest
 
 from e2e.asks import LONG_STREAMS, Json
 from e2e.cluster import processes
-from e2e.cluster.kubectl import environment
-from e2e.cluster.places import PROJECT
 from e2e.faults import kill_programs_of
 from e2e.inference_service import InferenceService, is_surging
-from e2e.install import CLUSTER_UP, HELM_INSTALL
+from e2e.install import CLUSTER_UP, HELM_INSTALL, type_in
 from e2e.kube import Kube
 from e2e.reliability import SEED, Counted
 from e2e.traffic import Traffic
@@ -75,7 +72,7 @@ async def test_an_api_server_that_is_killed_midway_delays_an_upgrade_and_no_more
     await service.until(is_surging)
     os.kill(server, signal.SIGKILL)
     await asyncio.sleep(5)
-    await asyncio.to_thread(_type, *CLUSTER_UP)
+    await asyncio.to_thread(type_in, *CLUSTER_UP)
     await service.until_ready()
     report = await traffic.finish()
     assert (report.lost, report.refused) == (0, 0), report.explain()
@@ -106,8 +103,4 @@ async def _record_groups(service: InferenceService, numbers: list[int]) -> None:
 
 
 async def _helm(*more: str) -> None:
-    await asyncio.to_thread(_type, *HELM_INSTALL, *more)
-
-
-def _type(*words: str) -> None:
-    subprocess.run(words, cwd=PROJECT, env=os.environ | environment(), check=True)
+    await asyncio.to_thread(type_in, *HELM_INSTALL, *more)

@@ -5,10 +5,14 @@ that matters. The control shows that the driver sees a loss when there is one.
 """
 
 import asyncio
+import signal
+from collections.abc import Sequence
 from contextlib import aclosing
 
-from e2e.asks import NO_RESUME
-from e2e.faults import kill_programs_of
+import pytest
+
+from e2e.asks import NO_RESUME, Json
+from e2e.faults import kill_programs_of, signal_programs_of
 from e2e.inference_service import MODEL, InferenceService, is_surging
 from e2e.kube import Kube
 from e2e.load import begin, faults
@@ -63,6 +67,22 @@ async def test_a_replica_killed_under_streams_costs_nothing(
     assert (report.lost, report.refused) == (0, 0), report.explain()
 
 
+async def test_a_replica_whose_engine_hangs_under_streams_costs_nothing(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    """The core computes nothing more while its HTTP server goes on; it is found and made anew."""
+    [pod] = await leaders(service)
+    restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+    await begin(traffic)
+    if not signal_programs_of(pod, signal.SIGSTOP, "openinference_engine.core"):
+        pytest.skip("programs of pods cannot be stopped on this cluster")
+    report = await traffic.finish()
+    await service.until_ready()
+    [pod] = await leaders(service)
+    assert pod["status"]["containerStatuses"][0]["restartCount"] > restarts
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+
+
 async def test_the_driver_sees_the_loss_where_streams_may_not_resume(
     service: InferenceService, url: str, traffic: Traffic, counted: Counted
 ) -> None:
@@ -77,8 +97,13 @@ async def test_the_driver_sees_the_loss_where_streams_may_not_resume(
 
 
 async def kill_engines(service: InferenceService) -> None:
-    for pod in await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader"):
+    for pod in await leaders(service):
         await kill_programs_of(service.kube, pod)
+
+
+async def leaders(service: InferenceService) -> Sequence[Json]:
+    """The pods that answer for the replicas."""
+    return await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader")
 
 
 async def _record_groups(service: InferenceService, numbers: list[int]) -> None:
