@@ -33,9 +33,19 @@ CACHED = {
 
 @pytest.fixture(scope="module")
 def source(kube: Kube) -> Iterator[Kube]:
-    """A web server with the weights, and an empty claim on the disk of one node."""
+    """A web server with the weights, and an empty claim on the disk of one node.
+
+    The node says from the start that it has a small GPU: the operator looks once in a minute.
+    """
+    node, _, _ = asyncio.run(kube.run("get", "nodes", "--output=name")).partition("\n")
+    amounts = json.dumps({"status": {"capacity": {GPU: "1"}, "allocatable": {GPU: "1"}}})
+    asyncio.run(kube.run("label", node, f"{GPU}.memory=1024", "--overwrite"))
+    asyncio.run(
+        kube.run("patch", node, "--subresource=status", "--type=merge", f"--patch={amounts}")
+    )
     asyncio.run(_make_source(kube))
     yield kube
+    asyncio.run(kube.run("label", node, f"{GPU}.memory-"))
     asyncio.run(kube.run("delete", "infsvc", "--all"))
     asyncio.run(kube.run("delete", "pod/models", f"pv/{kube.namespace}-models", "--wait=false"))
 
@@ -91,14 +101,9 @@ async def test_what_is_in_a_claim_is_looked_at_and_read_where_it_is(source: Kube
 
 
 async def test_a_model_that_no_gpu_can_hold_starts_no_replica(source: Kube) -> None:
-    node, _, _ = (await source.run("get", "nodes", "--output=name")).partition("\n")
-    amounts = json.dumps({"status": {"capacity": {GPU: "1"}, "allocatable": {GPU: "1"}}})
-    await source.run("label", node, f"{GPU}.memory=1024", "--overwrite")
-    await source.run("patch", node, "--subresource=status", "--type=merge", f"--patch={amounts}")
     service = InferenceService(source, "large")
     await service.apply(**CACHED | {"resources": {"limits": {GPU: "1"}}})
     refused = await service.until(lambda each: _ready(each)["reason"] == "ModelTooLarge")
-    await source.run("label", node, f"{GPU}.memory-")
     assert "96.6 MB of weights" in _ready(refused)["message"]
     assert "node that fits has 1.1 GB. What would fit: GPUs of" in _ready(refused)["message"]
     assert refused["status"]["plan"]["gpusPerReplica"] == 1
