@@ -90,6 +90,12 @@ class ModelConfig(msgspec.Struct, frozen=True):
                 f"{self.experts.count}; use fewer"
             )
 
+    @property
+    def window(self) -> int | None:
+        """The positions that the layers see at most; None: some layer sees all."""
+        widest = [window for window in self.windows if window is not None]
+        return max(widest) if widest and len(widest) == self.num_layers else None
+
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
 

@@ -52,6 +52,7 @@ class Engine:
             config.prefix_caching,
             looks_ahead=backend.runs_ahead,
             steps_under_way=self._stages,
+            window=checkpoint.config.window,
         )
 
     @property

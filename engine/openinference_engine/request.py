@@ -98,7 +98,8 @@ class Request:
         self.num_computed = 0
         self.num_cached: int | None = None  # prompt tokens that the prefix cache saved at first
         self.prompt_logprobs: list[TokenLogprobs] = []  # of the tokens behind the first
-        self.block_ids: list[int] = []
+        self.block_ids: list[int] = []  # by position; the first `num_gone` are not its own any more
+        self.num_gone = 0  # blocks that lie before all that its next token sees
         self.block_hashes: list[bytes] = []  # of full blocks, grown on demand
 
     @property
@@ -129,6 +130,10 @@ class Request:
         """Positions found in the cache are not computed, so nothing can be said about them."""
         return self.params.num_prompt_logprobs is None
 
+    @property
+    def held_block_ids(self) -> list[int]:
+        return self.block_ids[self.num_gone :]
+
     def targets(self, start: int, end: int) -> list[int]:
         """Prompt tokens whose probabilities are wanted from the positions before `end`."""
         if self.params.num_prompt_logprobs is None:
@@ -144,8 +149,14 @@ class Request:
 
     def preempt(self) -> list[int]:
         """Gives all blocks back; everything is computed again later. Tokens stay."""
-        block_ids, self.block_ids = self.block_ids, []
-        self.num_computed = 0
+        block_ids = self.held_block_ids
+        self.block_ids, self.num_gone, self.num_computed = [], 0, 0
+        return block_ids
+
+    def leave_behind(self, num_blocks: int) -> list[int]:
+        """Of the first `num_blocks` blocks, those that it still holds; it gives them back."""
+        block_ids = self.block_ids[self.num_gone : num_blocks]
+        self.num_gone += len(block_ids)
         return block_ids
 
     def advance(self, num_tokens: int) -> None:

@@ -39,7 +39,7 @@ class Chunk:
     request_id: str
     token_ids: list[int]
     start: int  # position of the first of them
-    block_ids: list[int]  # hold all positions up to the last of them
+    block_ids: list[int]  # hold all positions up to the last of them, where the first sees them
     draw: Draw | None  # None: more of the prompt follows in a later step
     targets: list[int] = field(default_factory=list)
     """Tokens whose log-probabilities are wanted behind the first positions of the chunk."""
@@ -79,10 +79,12 @@ class Scheduler:
         caches_prefixes: bool = True,
         looks_ahead: bool = False,
         steps_under_way: int = 1,
+        window: int | None = None,
     ) -> None:
         """`looks_ahead`: where blocks are free, a sequence gets the block of its next token early,
         so that a runner may begin the next step before this one's tokens are known.
         `steps_under_way`: among so many steps the running requests are divided.
+        `window`: positions that a token sees, its own included; blocks before them are given back.
         """
         self.pool = pool
         self._looks_ahead = looks_ahead
@@ -90,6 +92,7 @@ class Scheduler:
         self.max_sequences = max_sequences
         self.num_preemptions = 0
         self._caches_prefixes = caches_prefixes
+        self._window = window
         self._num_added = 0
         self._requests: dict[str, Request] = {}
         self._waiting: list[Request] = []  # both in the order of `place`
@@ -171,6 +174,7 @@ class Scheduler:
                 continue  # it lost its seat meanwhile; what it draws again is the same
             request.take_prompt_logprobs(chunk.start, rated)
             self._seal(request, chunk)
+            self._leave_behind(request, chunk)
             if result_of_chunk is not None:
                 token_id, logprobs, embedding = result_of_chunk
                 reason = request.append(token_id)
@@ -182,7 +186,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises BookkeepingError unless every held block belongs to a running request."""
         self.pool.check_integrity()
-        held = {block_id for request in self._running for block_id in request.block_ids}
+        held = {block_id for request in self._running for block_id in request.held_block_ids}
         if len(held) != self.pool.num_blocks - self.pool.num_free:
             raise BookkeepingError("a block is held by no running request")
         if any(request.block_ids for request in self._waiting):
@@ -273,6 +277,12 @@ class Scheduler:
             hashes = extend_hashes(request, size, num_full)
             for index in range(first_full, num_full):
                 self.pool.seal(request.block_ids[index], hashes[index])
+
+    def _leave_behind(self, request: Request, chunk: Chunk) -> None:
+        """Gives back the blocks that no token behind the chunk sees: a prefix still finds them."""
+        if self._window is not None:
+            num_hidden = max(chunk.start + len(chunk.token_ids) + 1 - self._window, 0)
+            self.pool.release(request.leave_behind(num_hidden // self.pool.block_size))
 
 
 def _insert(requests: list[Request], request: Request) -> None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from openinference_engine.blocks import BlockPool
 from openinference_engine.request import Request, SamplingParams, due_at
 from openinference_engine.results import StepResult
-from openinference_engine.scheduler import Scheduler, Step
+from openinference_engine.scheduler import Chunk, Scheduler, Step
 
 BLOCK_SIZE = 4
 
@@ -188,10 +188,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     """
 
     stages = 1  # of a pipeline: steps that are begun before the oldest is committed
+    window = 1000  # positions that a token sees
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = make_scheduler(num_blocks=10, seats=3, stages=self.stages)
+        pool = BlockPool(10, BLOCK_SIZE)
+        self.scheduler = Scheduler(pool, 3, steps_under_way=self.stages, window=self.window)
         self.under_way: deque[tuple[Step, list[int]]] = deque()
         self.count = 0
         self.alive: dict[str, Request] = {}
@@ -214,7 +216,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         outputs: list[int] = []
         for _ in range(min(num_outputs, max_tokens - 1)):
-            outputs.append(next_token(prompt + outputs))
+            outputs.append(self.next_token(prompt + outputs))
         params = SamplingParams(seed=0, max_tokens=max_tokens)
         due = due_at(self.count, priority, ageing_seconds=5)
         expires = self.count + patience
@@ -287,9 +289,18 @@ class SchedulerMachine(RuleBasedStateMachine):
                 block[position % BLOCK_SIZE] = token_id
             if chunk.draw:
                 length = chunk.start + len(chunk.token_ids)
-                used = chunk.block_ids[: self.scheduler.pool.blocks_for(length)]
-                drawn.append(next_token([t for block in used for t in self.cache[block]][:length]))
+                drawn.append(self.next_token([self.read(chunk, place) for place in range(length)]))
         return drawn
+
+    def read(self, chunk: Chunk, position: int) -> int | None:
+        """What lies where the chunk's sequence has a position, be it its own or not."""
+        block = self.cache.get(chunk.block_ids[position // BLOCK_SIZE], [None] * BLOCK_SIZE)
+        return block[position % BLOCK_SIZE]
+
+    def next_token(self, tokens: list[int | None]) -> int:
+        seen = tokens[-self.window :]
+        assert None not in seen, "a position was read before it was written"
+        return hash(tuple(seen)) % 3
 
     @invariant()
     def books_balance(self) -> None:
@@ -298,8 +309,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         for request in self.alive.values():
             prompt = request.token_ids[: request.num_prompt]
             for token in request.token_ids[request.num_prompt :]:
-                assert token == next_token(prompt)
+                assert token == self.next_token(prompt)
                 prompt.append(token)
+
+    @invariant()
+    def blocks_that_the_next_token_sees_are_held(self) -> None:
+        for request in self.alive.values():
+            num_hidden = max(request.num_computed + 1 - self.window, 0) // BLOCK_SIZE
+            assert request.num_gone <= num_hidden
 
     def teardown(self) -> None:
         """Whatever happened, everything still ends, and every block comes back."""
@@ -313,13 +330,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.pool.num_free == self.scheduler.pool.num_blocks
 
 
-def next_token(tokens: list[int | None]) -> int:
-    assert None not in tokens, "a position was read before it was written"
-    return hash(tuple(tokens)) % 3
+class WindowedMachine(SchedulerMachine):
+    """The same for a model that slides: it sees a block and a half."""
+
+    window = 6
 
 
 class PipelinedSchedulerMachine(SchedulerMachine):
     """Steps are computed in the order of their schedule and committed two steps later."""
+
+    stages = 3
+
+
+class PipelinedWindowedMachine(WindowedMachine):
+    """Blocks are given back while later steps of the same sequence are under way."""
 
     stages = 3
 
@@ -329,3 +353,19 @@ TestScheduler.settings = settings(max_examples=200, stateful_step_count=50, dead
 
 TestPipelinedScheduler = PipelinedSchedulerMachine.TestCase
 TestPipelinedScheduler.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestWindowedScheduler = WindowedMachine.TestCase
+TestWindowedScheduler.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+
+TestPipelinedWindowed = PipelinedWindowedMachine.TestCase
+TestPipelinedWindowed.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+
+
+def test_prefix_that_has_left_the_window_is_found_again() -> None:
+    scheduler = Scheduler(BlockPool(16, BLOCK_SIZE), 4, window=6)
+    scheduler.add(make_request("first", 22))
+    commit(scheduler, scheduler.schedule(30))
+    assert scheduler.pool.num_free == 16 - 2  # of six; four are not seen
+    again = make_request("again", 22)
+    scheduler.add(again)
+    scheduler.schedule(30)
+    assert again.num_cached == 20
