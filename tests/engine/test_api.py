@@ -378,3 +378,51 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
 
 def test_version_is_told(http: httpx2.Client) -> None:
     assert http.get("/version").json()["version"]
+
+
+ECHOED: dict[str, Any] = {
+    "model": "smollm2",
+    "prompt": "Ärger: the sea",
+    "max_tokens": 4,
+    "temperature": 0,
+    "echo": True,
+}
+
+
+def test_echo_puts_the_prompt_before_each_answer(http: httpx2.Client) -> None:
+    plain = http.post("/v1/completions", json=ECHOED | {"echo": False}).json()["choices"][0]
+    answer = http.post("/v1/completions", json=ECHOED | {"n": 2}).json()
+    assert [c["text"] for c in answer["choices"]] == [ECHOED["prompt"] + plain["text"]] * 2
+    assert answer["usage"]["completion_tokens"] == 8
+    as_ids = http.post("/tokenize", json={"prompt": ECHOED["prompt"]}).json()["tokens"]
+    answer = http.post("/v1/completions", json=ECHOED | {"prompt": [as_ids]}).json()
+    assert answer["choices"][0]["text"] == ECHOED["prompt"] + plain["text"]
+
+
+def test_echo_rates_the_prompt_like_the_answer(http: httpx2.Client) -> None:
+    """What harnesses measure likelihoods with: one list for all tokens, none for the first."""
+    rated = ECHOED | {"logprobs": 2}
+    plain = http.post("/v1/completions", json=rated | {"echo": False, "prompt_logprobs": 2}).json()
+    answer = http.post("/v1/completions", json=rated).json()["choices"][0]
+    logprobs = answer["logprobs"]
+    num_prompt = len(logprobs["tokens"]) - 4
+    told = plain["choices"][0]["prompt_logprobs"]
+    best = [max(entry.values(), key=lambda one: one["logprob"])["logprob"] for entry in told[1:]]
+    top = [max(one.values()) for one in logprobs["top_logprobs"][1:num_prompt]]
+    assert (logprobs["token_logprobs"][0], logprobs["top_logprobs"][0]) == (None, None)
+    assert top == pytest.approx(best, abs=1e-6)
+    assert logprobs["token_logprobs"][num_prompt:] == pytest.approx(
+        plain["choices"][0]["logprobs"]["token_logprobs"], abs=1e-6
+    )
+    starts = [answer["text"][offset:] for offset in logprobs["text_offset"]]
+    named = [t for t in zip(starts, logprobs["tokens"], strict=True) if "\\x" not in t[1]]
+    assert all(start.startswith(token) for start, token in named)
+    assert len(named) > 4
+
+
+def test_echo_opens_a_stream(http: httpx2.Client) -> None:
+    lines = http.post("/v1/completions", json=ECHOED | {"stream": True}).text.splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert chunks[0]["choices"][0]["text"] == ECHOED["prompt"]
+    whole = http.post("/v1/completions", json=ECHOED).json()["choices"][0]["text"]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole

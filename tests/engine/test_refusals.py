@@ -53,6 +53,8 @@ CHAT = {"model": "smollm2", "messages": [USER], "max_tokens": 1}
         ({"top_k": -2}, 400, "top_k", ">= -1"),
         ({"min_p": 1.5}, 400, "min_p", "<= 1"),
         ({"n": 0}, 400, "n", ">= 1"),
+        ({"functions": [{"name": "f"}]}, 400, "functions", "send `tools`"),
+        ({"chat_template": "{{ 1 }}"}, 400, "chat_template", "only the model's own runs"),
         ({"max_tokens": 0}, 400, "max_tokens", ">= 1"),
         ({"max_tokens": 10_000}, 400, "max_tokens", "use at most"),
         ({"max_completion_tokens": 9999}, 400, "max_completion_tokens", "use at most"),
@@ -131,7 +133,16 @@ def test_bad_body_is_refused(http: httpx2.Client, body: bytes, status: int, mess
         ({"prompt": ""}, "the prompt has no tokens; send some text"),
         ({"prompt": [1, 60_000]}, "60000 is no token of this model"),
         ({"prompt": {"text": "x"}}, "is not allowed"),
-        ({"echo": True}, "echo: true is not supported yet"),
+        ({"prompt": ["x", "y"]}, "prompt: 2 prompts; send one request for each"),
+        ({"prompt": ["x", 5]}, "prompt: mixes texts and token ids"),
+        ({"prompt": []}, "the prompt has no tokens; send some text"),
+        ({"echo": True, "logprobs": 1, "stream": True}, "echo: a stream rates no prompt"),
+        ({"suffix": "end"}, "no model that is served here learnt to fill a middle"),
+        ({"best_of": 3}, "best_of: 3 is not n = 1; ask for n: 3 with logprobs"),
+        ({"n": 2, "best_of": 1}, "best_of: 1 is not n = 2"),
+        ({"use_beam_search": True}, "use_beam_search: true is not supported; remove the field"),
+        ({"logprobs": True}, "logprobs: true is not allowed; expected `int"),
+        ({"messages": []}, "messages: this field is unknown"),
     ],
 )
 def test_bad_completion_is_refused(http: httpx2.Client, change: Any, message: str) -> None:
@@ -184,11 +195,11 @@ def test_full_queue_is_429_and_its_neighbours_finish(http: httpx2.Client) -> Non
     assert sorted(statuses) == [200, 200, 200, 200, 429, 429]
 
 
-def test_more_choices_than_the_queue_holds_are_429(http: httpx2.Client) -> None:
+def test_more_choices_than_the_server_ever_holds_are_refused_for_good(http: httpx2.Client) -> None:
+    """Regression: 429 said that the same request would have a place later."""
     answer = http.post("/v1/chat/completions", json=CHAT | {"n": 5})
-    assert answer.status_code == 429
-    assert answer.headers["retry-after"]
-    assert answer.json()["error"]["code"] == "queue_full"
+    assert answer.status_code == 400
+    assert "n: 5 answers at once are more than the 4" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

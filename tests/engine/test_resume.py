@@ -20,8 +20,10 @@ BODY: dict[str, Any] = {
 }
 
 
-def stream(http: httpx2.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
-    lines = http.post("/v1/chat/completions", json=body).text.splitlines()
+def stream(
+    http: httpx2.Client, body: dict[str, Any], path: str = "/v1/chat/completions"
+) -> list[dict[str, Any]]:
+    lines = http.post(path, json=body).text.splitlines()
     events = [line[6:] for line in lines if line.startswith("data: ")]
     assert events.pop() == "[DONE]"
     return [json.loads(event) for event in events]
@@ -85,6 +87,69 @@ def test_resumed_stream_says_what_the_undisturbed_one_says(
     assert whole[-1]["usage"] == rest[-1]["usage"]
 
 
+PLAIN = {name: BODY[name] for name in BODY.keys() - {"messages"}} | {
+    "prompt": "The lighthouse stood",
+    "ignore_eos": True,
+}
+PLAIN_MATRIX: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "of two": {"n": 2, "min_tokens": 5},
+    "echoed": {"echo": True, "n": 2},
+    "rated": {"logprobs": 2},
+    "pattern": {"guided_regex": "[a-f ]{40,60}", "ignore_eos": False},
+}
+
+
+@pytest.mark.parametrize("change", PLAIN_MATRIX.values(), ids=PLAIN_MATRIX)
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_resumed_completions_say_what_the_undisturbed_ones_say(
+    http: httpx2.Client, change: dict[str, Any], share: float
+) -> None:
+    body = PLAIN | change | {"openinference": {"stream_token_ids": True}}
+    whole = stream(http, body, "/v1/completions")
+    cut = max(2, round(share * len(whole)))
+    resumed = body | {"openinference": resume_after(whole[:cut])}
+    rest = stream(http, resumed, "/v1/completions")
+    for number in range(body.get("n", 1)):
+        assert written(number, whole[:cut] + rest) == written(number, whole)
+    assert whole[-1]["usage"]["completion_tokens"] == rest[-1]["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_each_of_several_chats_is_resumed_where_it_stood(http: httpx2.Client, share: float) -> None:
+    body = BODY | {"n": 2, "openinference": {"stream_token_ids": True}}
+    whole = stream(http, body)
+    cut = max(3, round(share * len(whole)))
+    rest = stream(http, body | {"openinference": resume_after(whole[:cut])})
+    for number in range(2):
+        assert said(only(number, whole[:cut] + rest)) == said(only(number, whole))
+        assert ids_of_choice(number, whole[:cut] + rest) == ids_of_choice(number, whole)
+
+
+def written(number: int, chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """All that a client makes of one plain completion."""
+    choices = [choice for chunk in only(number, chunks) for choice in chunk["choices"]]
+    return {
+        "text": "".join(choice["text"] for choice in choices),
+        "ends": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
+        "logprobs": [value for c in choices for value in (c["logprobs"] or {}).get("tokens", ())],
+        "token_ids": ids_of_choice(number, chunks),
+    }
+
+
+def only(number: int, chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chunks as they were if the other choices had not been asked for."""
+    return [
+        chunk | {"choices": [c for c in chunk["choices"] if c["index"] == number]}
+        for chunk in chunks
+    ]
+
+
+def ids_of_choice(number: int, chunks: list[dict[str, Any]]) -> list[int]:
+    told = [chunk.get("openinference", {}).get("token_ids", {}) for chunk in chunks]
+    return [token for by_choice in told for token in by_choice.get(str(number), [])]
+
+
 def said(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """All that a client makes of the only choice."""
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
@@ -113,10 +178,11 @@ def calls_of(choices: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 def resume_after(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """The internal field by which a router goes on behind these chunks."""
-    token_ids = [token for chunk in chunks for token in ids_of(chunk)]
+    numbers = {choice["index"] for chunk in chunks for choice in chunk["choices"]}
+    token_ids = {str(number): ids_of_choice(number, chunks) for number in numbers}
     first = {name: chunks[0][name] for name in ("id", "created")}
     cached = [c["openinference"].get("cached_tokens", 0) for c in chunks if "openinference" in c]
-    so_far = {"token_ids": {"0": token_ids}, "cached_tokens": sum(cached)}
+    so_far = {"token_ids": token_ids, "cached_tokens": sum(cached)}
     return {"stream_token_ids": True, "resume": first | so_far}
 
 

@@ -29,10 +29,12 @@ def check(state: ServerState, body: GenerationRequest) -> None:
         raise RequestError("stream_options: only allowed with stream: true", "stream_options")
     if isinstance(body, ChatRequest) and body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs: only allowed with logprobs: true", "top_logprobs")
-    if body.prompt_logprobs is not None and body.stream:
+    if body.num_prompt_logprobs is not None and body.stream:
+        field = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
         raise RequestError(
-            "prompt_logprobs: a stream carries none; set stream: false", "prompt_logprobs"
+            f"{field}: a stream rates no prompt; set stream: false or leave out logprobs", field
         )
+    _check_number(state, body)
     if body.openinference is None:
         return
     if state.server.token is None:
@@ -46,6 +48,23 @@ def check(state: ServerState, body: GenerationRequest) -> None:
         )
 
 
+def _check_number(state: ServerState, body: GenerationRequest) -> None:
+    """Answers that could never have a place at once are no matter of trying again."""
+    if body.n > state.max_in_flight:
+        raise RequestError(
+            f"n: {body.n} answers at once are more than the {state.max_in_flight} that this server "
+            "runs and queues; lower it",
+            "n",
+        )
+    best_of = body.best_of if isinstance(body, CompletionRequest) else None
+    if best_of is not None and best_of != body.n:
+        raise RequestError(
+            f"best_of: {best_of} is not n = {body.n}; ask for n: {best_of} with logprobs and keep "
+            "the likeliest",
+            "best_of",
+        )
+
+
 async def begin_chat(state: ServerState, body: ChatRequest) -> Generation:
     tools = tool_use(body, state.front_or_refuse.call_format)
     prompt = chat_prompt(body.messages, chat_options(body, tools))
@@ -53,7 +72,7 @@ async def begin_chat(state: ServerState, body: ChatRequest) -> Generation:
 
 
 async def begin_completion(state: ServerState, body: CompletionRequest) -> Generation:
-    return await _begin(state, body, text_prompt(body.prompt), None, "cmpl")
+    return await _begin(state, body, text_prompt(body.only_prompt), None, "cmpl")
 
 
 async def _begin(

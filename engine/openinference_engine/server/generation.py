@@ -94,6 +94,15 @@ class Generation:
         ]
 
     @property
+    def prompt_text(self) -> str:
+        return self._tokenizer.decode(self.prompt_ids)
+
+    @property
+    def prompt_start(self) -> bytes:
+        """The prompt's first token, which nothing rates."""
+        return self._tokenizer.token_bytes(self.prompt_ids[0])
+
+    @property
     def usage(self) -> dict[str, Any]:
         num_outputs = sum(choice.fold.num_tokens for choice in self.choices)
         usage = {
@@ -180,8 +189,17 @@ class Generation:
         )
 
     def _rate_prompt(self, logprobs: list[TokenLogprobs]) -> None:
-        pairs = zip(self.prompt_ids[1:], logprobs, strict=True)
-        self.prompt_rated = [name_tokens(self._tokenizer, *pair) for pair in pairs]
+        offset = 0
+        for before, token_id, rated in zip(
+            self.prompt_ids[:-1], self.prompt_ids[1:], logprobs, strict=True
+        ):
+            offset += self._num_characters(before)
+            self.prompt_rated.append(name_tokens(self._tokenizer, token_id, rated, offset))
+
+    def _num_characters(self, token_id: int) -> int:
+        """Of the text, those that begin with this token; special ones are not shown."""
+        is_shown = bool(self._tokenizer.decode([token_id]))
+        return is_shown * sum(byte & 0xC0 != 0x80 for byte in self._tokenizer.token_bytes(token_id))
 
     def _count_prompt(self, token: Token) -> None:
         """The first token tells what the prefix cache saved."""

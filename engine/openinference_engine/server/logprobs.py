@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from openinference_engine.results import TokenLogprobs
@@ -41,6 +42,23 @@ def completion_logprobs(rated: Sequence[RatedToken]) -> dict[str, Any] | None:
         "top_logprobs": [_by_name(one) for one in rated],
         "text_offset": [one.offset for one in rated],
     }
+
+
+def echoed_logprobs(
+    echoed: str, start: bytes, prompt: Sequence[RatedToken], answer: Sequence[RatedToken]
+) -> dict[str, Any] | None:
+    """Prompt and answer as one text; nothing rates the prompt's first token, `start`."""
+    behind = [replace(one, offset=len(echoed) + one.offset) for one in answer]
+    rated = completion_logprobs([*prompt, *behind])
+    if rated is None:
+        return None
+    first = {
+        "tokens": _name(NamedToken(0, start, 0.0)),
+        "token_logprobs": None,
+        "top_logprobs": None,
+        "text_offset": 0,
+    }
+    return {name: [first[name], *values] for name, values in rated.items()}
 
 
 def prompt_logprobs(rated: Sequence[RatedToken]) -> list[dict[str, Any] | None]:

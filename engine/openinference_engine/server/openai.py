@@ -35,7 +35,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
     check(state, body)
     with state.admit(body.n):
         generation = await begin_completion(state, body)
-        return await _answer(request, body, generation, CompletionStyle(state.model_name))
+        style = CompletionStyle(state.model_name, generation.prompt_text if body.echo else None)
+        return await _answer(request, body, generation, style)
 
 
 async def models(request: web.Request) -> web.Response:

@@ -44,7 +44,7 @@ def sampling_params(
         bad_words=_bad_words(request.bad_words, front.tokenizer),
         grammar=grammar,
         num_logprobs=request.num_logprobs,
-        num_prompt_logprobs=request.prompt_logprobs,
+        num_prompt_logprobs=request.num_prompt_logprobs,
     )
 
 

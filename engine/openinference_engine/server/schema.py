@@ -126,6 +126,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
     @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same for each token of the prompt."""
+        return self.prompt_logprobs
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
@@ -260,12 +265,33 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
 
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
-    prompt: str | list[Count]
+    prompt: str | list[str | Count | list[Count]]
     logprobs: NumLogprobs | None = None
+    echo: bool = False  # the prompt stands before the answer, rated like it
+    best_of: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def num_logprobs(self) -> int | None:
         return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        if not self.echo or self.logprobs is None:
+            return self.prompt_logprobs
+        return max(self.logprobs, self.prompt_logprobs or 0)
+
+    @property
+    def only_prompt(self) -> str | list[int]:
+        """Raises RequestError if there are several, or a mixture."""
+        if self.prompt == []:
+            return []
+        prompts = one_or_several("prompt", self.prompt)
+        if len(prompts) > 1:
+            raise RequestError(
+                f"prompt: {len(prompts)} prompts; send one request for each, at the same time",
+                "prompt",
+            )
+        return prompts[0]
 
 
 Input = Annotated[str, Meta(min_length=1)]
@@ -283,17 +309,22 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def inputs(self) -> list[str | list[int]]:
         """Raises RequestError if it mixes texts and tokens, or holds too much or nothing."""
-        if isinstance(self.input, str):
-            return [self.input]
-        if not 1 <= len(self.input) <= MAX_INPUTS:
+        if not 1 <= len(self.input) <= MAX_INPUTS and not isinstance(self.input, str):
             raise RequestError(f"input: {len(self.input)} inputs; send 1 to {MAX_INPUTS}", "input")
-        texts = [one for one in self.input if isinstance(one, str)]
-        lists = [one for one in self.input if isinstance(one, list)]
-        token_ids = [one for one in self.input if isinstance(one, int)]
-        for several in (texts, lists, [token_ids]):
-            if len(several) == len(self.input) or several == [self.input]:
-                return [*several]
-        raise RequestError("input: mixes texts and token ids; send one kind", "input")
+        return one_or_several("input", self.input)
+
+
+def one_or_several(field: str, given: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    """One text, one list of token ids, or several of either. Raises RequestError for a mixture."""
+    if isinstance(given, str):
+        return [given]
+    texts = [one for one in given if isinstance(one, str)]
+    lists = [one for one in given if isinstance(one, list)]
+    token_ids = [one for one in given if isinstance(one, int)]
+    for several in (texts, lists, [token_ids]):
+        if len(several) == len(given) or several == [given]:
+            return [*several]
+    raise RequestError(f"{field}: mixes texts and token ids; send one kind", field)
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,9 +346,7 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 # the values that ask for nothing.
 _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "best_of": (1,),
     "chat_template": (),
-    "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
     "length_penalty": (1,),
@@ -327,6 +356,13 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "suffix": ("",),
     "use_beam_search": (False,),
+}
+
+_REMEDIES = {
+    "chat_template": "a template is code, and only the model's own runs; remove the field",
+    "functions": "send `tools`",
+    "function_call": "send `tool_choice`",
+    "suffix": "no model that is served here learnt to fill a middle; remove the field",
 }
 
 RequestType = TypeVar("RequestType", bound=msgspec.Struct)
@@ -361,11 +397,9 @@ def _refuse_unless_off(name: str, value: Any) -> None:
     if name not in _OFF_VALUES:
         raise RequestError(f"{name}: this field is unknown; remove it", name)
     if value not in _OFF_VALUES[name]:
-        raise RequestError(
-            f"{name}: {msgspec.json.encode(value).decode()[:100]} is not supported yet; "
-            "remove the field",
-            name,
-        )
+        shown = msgspec.json.encode(value).decode()[:100]
+        remedy = _REMEDIES.get(name, "remove the field")
+        raise RequestError(f"{name}: {shown} is not supported; {remedy}", name)
 
 
 def _explain(error: msgspec.ValidationError, fields: dict[str, Any]) -> RequestError:

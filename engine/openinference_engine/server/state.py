@@ -91,16 +91,20 @@ class ServerState:
             case Leaving():
                 self.is_terminated.set()
 
+    @property
+    def max_in_flight(self) -> int:
+        """Sequences, running and waiting."""
+        return self.engine.max_sequences + self.server.max_waiting
+
     @contextmanager
     def admit(self, num_sequences: int) -> Iterator[None]:
         """Counts sequences in and out. Raises Unavailable or QueueFull."""
         if reason := self.unready_reason:
             raise Unavailable(f"{reason}; try again later")
-        limit = self.engine.max_sequences + self.server.max_waiting
-        if self.num_in_flight + num_sequences > limit:
+        if self.num_in_flight + num_sequences > self.max_in_flight:
             raise QueueFull(
                 f"{self.num_in_flight} sequences are running or waiting and {num_sequences} more "
-                f"would pass the limit of {limit}; try again later"
+                f"would pass the limit of {self.max_in_flight}; try again later"
             )
         self.num_in_flight += num_sequences
         self.is_empty.clear()

@@ -11,6 +11,7 @@ from openinference_engine.server.generation import Generation
 from openinference_engine.server.logprobs import (
     chat_logprobs,
     completion_logprobs,
+    echoed_logprobs,
     prompt_logprobs,
 )
 from openinference_engine.server.piece import Piece
@@ -73,11 +74,15 @@ class ChatStyle:
 @dataclass(frozen=True)
 class CompletionStyle:
     model_name: str
+    echoed: str | None = None  # the prompt, where it stands before each answer
     id_prefix = "cmpl"
     operation = "text_completion"
 
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
-        return []
+        if self.echoed is None:
+            return []
+        blank = {"logprobs": None, "finish_reason": None}
+        return [{"index": index, "text": self.echoed, **blank} for index in range(num_choices)]
 
     def delta(self, generation: Generation, piece: Piece) -> dict[str, Any]:
         choice = {
@@ -93,6 +98,12 @@ class CompletionStyle:
 
     def body(self, generation: Generation, answers: list[Piece]) -> dict[str, Any]:
         choices = [self.delta(generation, answer) for answer in answers]
+        if self.echoed is not None:
+            for choice, answer in zip(choices, answers, strict=True):
+                choice["text"] = self.echoed + answer.text
+                choice["logprobs"] = echoed_logprobs(
+                    self.echoed, generation.prompt_start, generation.prompt_rated, answer.rated
+                )
         if generation.shows_token_ids:
             choices[0]["prompt_token_ids"] = generation.prompt_ids
         if generation.rates_prompt:
