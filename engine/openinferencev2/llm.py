@@ -29,9 +29,9 @@ from openinference_engine.server.schema import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
-    parse,
 )
 from openinference_engine.server.state import ServerState
+from openinference_engine.server.validation import parse
 
 from openinferencev2.loop import LoopThread
 

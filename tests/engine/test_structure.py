@@ -10,8 +10,9 @@ import httpx2
 import openai
 import pytest
 from openinference_engine.errors import RequestError
-from openinference_engine.server.schema import ChatRequest, parse
+from openinference_engine.server.schema import ChatRequest
 from openinference_engine.server.structure import structure_of
+from openinference_engine.server.validation import parse
 from pydantic import BaseModel
 
 QUESTION: Any = [{"role": "user", "content": "Describe a person called Ada as JSON."}]

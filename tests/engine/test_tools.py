@@ -10,9 +10,10 @@ import openai
 import pytest
 from openinference_engine.parsers.formats import FORMATS
 from openinference_engine.parsers.reading import Reading
-from openinference_engine.server.schema import ChatRequest, parse
+from openinference_engine.server.schema import ChatRequest
 from openinference_engine.server.shape import held_to
 from openinference_engine.server.tools import tool_use
+from openinference_engine.server.validation import parse
 from openinference_engine.tokenizer.chat import ChatOptions, ChatTemplate
 from openinference_engine.tokenizer.plain_tools import in_plain_messages
 

@@ -7,8 +7,8 @@ import asyncio
 from aiohttp import web
 
 from openinference_engine.errors import BodyTooSlow
-from openinference_engine.server.schema import RequestType, parse
 from openinference_engine.server.state import STATE
+from openinference_engine.server.validation import RequestType, parse
 
 
 async def read(request: web.Request, kind: type[RequestType]) -> RequestType:

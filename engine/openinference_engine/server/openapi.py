@@ -74,7 +74,7 @@ def document() -> bytes:
         bodies, ref_template="#/components/schemas/{name}"
     )
     reference_of = dict(zip(bodies, references, strict=True))
-    for body in bodies:  # `schema.parse` refuses fields that it does not know
+    for body in bodies:  # `validation` refuses fields that it does not know
         components[body.__name__]["additionalProperties"] = False
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:

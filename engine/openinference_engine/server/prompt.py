@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.conversation import Message
 from openinference_engine.server.params import check_in_vocabulary
-from openinference_engine.server.schema import ChatRequest, Message
+from openinference_engine.server.schema import ChatRequest
 from openinference_engine.server.state import ServerState
 from openinference_engine.server.tools import ToolUse
 from openinference_engine.tokenizer.chat import ChatOptions

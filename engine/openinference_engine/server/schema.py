@@ -1,18 +1,17 @@
-"""The request bodies of the OpenAI API that this engine answers, and their validation.
+"""The request bodies of the OpenAI API that this engine answers.
 
-A field is here when its behaviour exists. Others that clients know are accepted at the value that
-switches them off and refused otherwise; nothing is ignored silently. Every refusal names the
-field, its value and the remedy.
+A field is here when its behaviour exists; `validation` says what becomes of others.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.conversation import FunctionTool, Message, NamedChoice
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
@@ -164,88 +163,6 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.openinference.resume if self.openinference is not None else None
 
 
-class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
-    text: str
-
-
-class CalledFunction(msgspec.Struct, frozen=True):
-    name: str
-    arguments: str = "{}"
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """A call of an earlier answer, sent back."""
-
-    function: CalledFunction
-    id: str = ""
-    type: Literal["function"] = "function"
-
-    def for_template(self) -> dict[str, Any]:
-        """Templates want the arguments as an object, and write them as they were taught."""
-        try:
-            arguments = msgspec.json.decode(self.function.arguments, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise RequestError(
-                f"messages: the arguments of a call of {self.function.name!r} are not the JSON of "
-                f"an object: {error}",
-                "messages",
-            ) from error
-        function = {"name": self.function.name, "arguments": arguments}
-        return {"id": self.id, "type": "function", "function": function}
-
-
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    role: str
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[ToolCall] = []
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-
-    def for_template(self) -> dict[str, Any]:
-        """Templates of text models want one string. Raises RequestError if there is nothing."""
-        if self.content is None and not self.tool_calls:
-            raise RequestError(
-                f"messages: one of the role {self.role!r} has no content; send some", "messages"
-            )
-        message: dict[str, Any] = {"role": self.role, "content": self._text}
-        for field in ("name", "tool_call_id", "reasoning_content"):
-            if value := getattr(self, field):
-                message[field] = value
-        if self.tool_calls:
-            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
-        return message
-
-    @property
-    def _text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-
-class Function(msgspec.Struct, frozen=True, omit_defaults=True):
-    name: Annotated[str, Meta(pattern=r"^[\w.-]{1,64}$")]
-    description: str = ""
-    parameters: dict[str, Any] = msgspec.field(
-        default_factory=lambda: {"type": "object", "properties": {}}
-    )
-    strict: bool = False
-
-
-class FunctionTool(msgspec.Struct, frozen=True):
-    function: Function
-    type: Literal["function"] = "function"
-
-
-class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-
-
-class NamedChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    function: FunctionName
-    type: Literal["function"] = "function"
-
-
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     tools: Annotated[list[FunctionTool], Meta(max_length=128)] = []
@@ -340,90 +257,3 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     tokens: list[Count]
-
-
-# Fields of the OpenAI API and its common extensions that this engine does not act on yet, each with
-# the values that ask for nothing.
-_OFF_VALUES: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "chat_template": (),
-    "function_call": ("none",),
-    "functions": ([],),
-    "length_penalty": (1,),
-    "modalities": (["text"],),
-    "prediction": (),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "use_beam_search": (False,),
-}
-
-_REMEDIES = {
-    "chat_template": "a template is code, and only the model's own runs; remove the field",
-    "functions": "send `tools`",
-    "function_call": "send `tool_choice`",
-    "suffix": "no model that is served here learnt to fill a middle; remove the field",
-}
-
-RequestType = TypeVar("RequestType", bound=msgspec.Struct)
-
-
-def parse(body: bytes, kind: type[RequestType]) -> RequestType:
-    """A validated request. Raises RequestError naming field, value and remedy."""
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise RequestError(f"the body is a JSON {type(fields).__name__}; send an object")
-    given = _without_nulls(fields)
-    if isinstance(messages := given.get("messages"), list):
-        # Clients send our own answers back, and those say `refusal: null`.
-        given["messages"] = [_without_nulls(m) if isinstance(m, dict) else m for m in messages]
-    known = kind.__struct_fields__
-    for name in given.keys() - set(known):
-        _refuse_unless_off(name, given[name])
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise _explain(error, given) from error
-
-
-def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _refuse_unless_off(name: str, value: Any) -> None:
-    if name not in _OFF_VALUES:
-        raise RequestError(f"{name}: this field is unknown; remove it", name)
-    if value not in _OFF_VALUES[name]:
-        shown = msgspec.json.encode(value).decode()[:100]
-        remedy = _REMEDIES.get(name, "remove the field")
-        raise RequestError(f"{name}: {shown} is not supported; {remedy}", name)
-
-
-def _explain(error: msgspec.ValidationError, fields: dict[str, Any]) -> RequestError:
-    """`Expected int <= 2 - at $.n` → `n: 3 is not allowed; expected int <= 2`."""
-    reason, _, place = str(error).partition(" - at `$")
-    path = place.strip(".`")
-    if not path:
-        return RequestError(f"{reason[0].lower()}{reason[1:]}", _missing_field(reason))
-    value = _value_at(fields, path)
-    shown = msgspec.json.encode(value).decode()[:100]
-    return RequestError(f"{path}: {shown} is not allowed; {reason[0].lower()}{reason[1:]}", path)
-
-
-def _missing_field(reason: str) -> str | None:
-    """The field in `Object missing required field \\`model\\``."""
-    parts = reason.split("`")
-    return parts[1] if len(parts) > 1 else None
-
-
-def _value_at(value: Any, path: str) -> Any:
-    """Follows `messages[0].role`; where the path says `[...]` (any key), the whole is shown."""
-    for step in path.replace("[", ".[").split("."):
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and step.strip("[]").isdigit():
-            value = value[int(step.strip("[]"))]
-    return value

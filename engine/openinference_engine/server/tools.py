@@ -9,7 +9,8 @@ import msgspec
 
 from openinference_engine.errors import RequestError
 from openinference_engine.parsers.formats import CallFormat
-from openinference_engine.server.schema import ChatRequest, FunctionTool, NamedChoice
+from openinference_engine.server.conversation import FunctionTool, NamedChoice
+from openinference_engine.server.schema import ChatRequest
 from openinference_engine.server.structure import Format, any_of, json_format, sequence_of
 
 
