@@ -16,8 +16,8 @@ from openinference_engine.scheduler import Chunk, Scheduler, Step
 BLOCK_SIZE = 4
 
 
-def make_scheduler(num_blocks: int = 64, seats: int = 4, stages: int = 1) -> Scheduler:
-    return Scheduler(BlockPool(num_blocks, BLOCK_SIZE), seats, steps_under_way=stages)
+def make_scheduler(num_blocks: int = 64, seats: int = 4) -> Scheduler:
+    return Scheduler(BlockPool(num_blocks, BLOCK_SIZE), seats)
 
 
 def make_request(
