@@ -44,35 +44,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     engine, server = EngineConfig(""), ServerConfig()
-    parser = argparse.ArgumentParser(prog="openinference_engine")
+    parser = argparse.ArgumentParser(prog="openinference")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model over the OpenAI API")
     add = serve.add_argument
     add("uri", help="package://module/file.gguf, file:///path.gguf or file:///folder")
-    add("--host", default=server.host)
-    add("--port", type=int, default=server.port)
+    add("--host", default=server.host, help="address to listen on")
+    add("--port", type=int, default=server.port, help="default: 8000")
     add("--served-model-name", help="default: the file name of the model")
     add("--tool-parser", choices=list(FORMATS), help="default: what the chat template shows")
     add("--reasoning-parser", choices=get_args(ReasoningFormat), help="default: the same")
     add("--token-file", type=Path, help="answer only requests that carry this token")
     add("--max-waiting", type=_count, default=server.max_waiting, help="more are refused with 429")
-    add("--drain-timeout-seconds", type=float, default=server.drain_timeout_seconds)
+    timeout = server.drain_timeout_seconds
+    add(
+        "--drain-timeout-seconds",
+        type=float,
+        default=timeout,
+        help="for requests, once told to end",
+    )
     add("--otlp-endpoint", help="send spans there; default: OTEL_EXPORTER_OTLP_ENDPOINT")
-    add("--max-body-bytes", type=_positive, default=server.max_body_bytes)
-    add("--client-timeout-seconds", type=float, default=server.client_timeout_seconds)
+    add("--max-body-bytes", type=_positive, default=server.max_body_bytes, help="more: 413")
+    timeout = server.client_timeout_seconds
+    add("--client-timeout-seconds", type=float, default=timeout, help="for a client that hangs")
     add("--max-model-len", type=_positive, help="default: what the model was trained for")
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
-    add("--dtype", choices=get_args(DataType), default=engine.dtype)
+    add("--dtype", choices=get_args(DataType), default=engine.dtype, help="of weights in memory")
     add("--device", choices=get_args(Device), default=engine.device, help="what computes")
     add("--weights", choices=get_args(WeightFormat), default=engine.weights, help="on a GPU")
     add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
     add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")
     add("--no-run-ahead", dest="runs_ahead", action="store_false", help="GPU: wait for tokens")
     add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
-    add("--max-step-tokens", type=_positive, default=engine.max_step_tokens)
+    add("--max-step-tokens", type=_positive, default=engine.max_step_tokens, help="of one step")
     add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
     add("--queue-timeout-seconds", type=float, help="longest wait for a seat, then 503")
-    add("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    add("--no-prefix-caching", dest="prefix_caching", action="store_false", help="compute all anew")
     _add_group_flags(serve)
     return parser
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from openinferencev2.answers import Reply, RequestFailed, model_of, open_session, stream
-from openinferencev2.endpoint import Endpoint, Url, reach
+from openinferencev2.endpoint import Endpoint, Service, Url, reach
 from openinferencev2.errors import CommandError
 from openinferencev2.kubectl import Context, Namespace
 from openinferencev2.output import Format, Output, out, print_json, remarks
@@ -91,7 +91,7 @@ class Report:
 
 
 def bench(
-    service: Annotated[str | None, typer.Argument(help="Service. Default: any by --model.")] = None,
+    service: Service = None,
     model: Annotated[str, typer.Option(help="Default: the only one that is served.")] = "",
     requests: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Clients of the closed loop.")] = 8,

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from openinferencev2.answers import Json, Reply, RequestFailed, model_of, open_session, stream
-from openinferencev2.endpoint import Endpoint, Url, reach
+from openinferencev2.endpoint import Endpoint, Service, Url, reach
 from openinferencev2.errors import CommandError, Exit
 from openinferencev2.kubectl import Context, Namespace
 from openinferencev2.output import Format, Output, out, print_json, remarks
@@ -28,7 +28,7 @@ PATH = "/v1/chat/completions"
 
 
 def chat(
-    service: Annotated[str | None, typer.Argument(help="Service. Default: any by --model.")] = None,
+    service: Service = None,
     prompt: Annotated[str | None, typer.Argument(help="Ask this once and end.")] = None,
     model: Annotated[str, typer.Option(help="Default: the only one that is served.")] = "",
     system: Annotated[str, typer.Option(help="System message.")] = "",

@@ -41,7 +41,7 @@ class Client:
         self._client = AsyncClient(namespace=namespace, context=context, url=url, api_key=api_key)
         self._thread = LoopThread("openinference client")
         # Also where nobody closes it: kubectl would outlive the program.
-        self.close = weakref.finalize(self, _close, self._thread, self._client)
+        self._closing = weakref.finalize(self, _close, self._thread, self._client)
 
     def __enter__(self) -> Client:
         return self
@@ -53,6 +53,10 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def close(self) -> None:
+        """Ends its connections. What was deployed stays."""
+        self._closing()
 
     def service(self, name: str | None = None) -> Service:
         """A service that exists; without a name, the only one that is served there."""

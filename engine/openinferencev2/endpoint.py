@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openinferencev2.errors import CommandError, Exit
-from openinferencev2.kubectl import Kubectl
+from openinferencev2.kubectl import Kubectl, service_names
 
 if TYPE_CHECKING:
     from openinferencev2.settings import Settings
@@ -20,6 +20,11 @@ ROUTER = "openinference-router"
 Url = Annotated[
     str | None,
     typer.Option(help="Router or engine to ask. Default: the cluster's, through kubectl."),
+]
+
+Service = Annotated[
+    str | None,
+    typer.Argument(help="Service. Default: any by --model.", autocompletion=service_names),
 ]
 
 

@@ -143,6 +143,17 @@ def connect(namespace: str | None, context: str | None) -> Kubectl:
     return Kubectl(settings.context, settings.namespace)
 
 
+def service_names(context: typer.Context, incomplete: str) -> list[str]:
+    """What a shell offers for the name of a service; nothing where no cluster answers."""
+    try:
+        kubectl = connect(context.params.get("namespace"), context.params.get("context"))
+        lines = kubectl.run("get", "infsvc", "--output=name").splitlines()
+    except CommandError:
+        return []
+    names = (line.partition("/")[2] for line in lines)
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def explain(complaint: str) -> CommandError:
     """What kubectl complained of, in one sentence with a remedy."""
     words = re.sub(r"^(error|Error from server( \(\w+\))?): ", "", complaint.strip())

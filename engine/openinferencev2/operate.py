@@ -10,7 +10,7 @@ from rich.table import Table
 
 from openinferencev2.deploy import wait_ready
 from openinferencev2.errors import CommandError, Exit
-from openinferencev2.kubectl import Context, Json, Kubectl, Namespace, connect
+from openinferencev2.kubectl import Context, Json, Kubectl, Namespace, connect, service_names
 from openinferencev2.output import Format, Output, out, print_json
 
 REVISED = ("model", "engine", "resources", "podTemplate")
@@ -19,7 +19,7 @@ REVISED = ("model", "engine", "resources", "podTemplate")
 RESTARTED_AT = "openinference.dev/restartedAt"
 FAILURE = "openinference.dev/failure"
 
-Name = Annotated[str, typer.Argument(help="Name of the service.")]
+Name = Annotated[str, typer.Argument(help="Name of the service.", autocompletion=service_names)]
 Wait = Annotated[bool, typer.Option(help="Return once the change is in force.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
 

@@ -26,6 +26,7 @@ from pydantic_settings import (
 from openinferencev2.errors import CommandError, Exit
 
 PREFIX = "OPENINFERENCE_"
+FILE_VARIABLE = "OPENINFERENCE_CONFIG"
 
 
 class Settings(BaseSettings):
@@ -59,13 +60,20 @@ class Told:
 
 
 def config_path() -> Path:
+    """The file, which need not exist unless it was asked for. Raises CommandError."""
+    if asked := os.environ.get(FILE_VARIABLE):
+        if not Path(asked).is_file():
+            words = f"{FILE_VARIABLE} names {asked}, which is no file"
+            raise CommandError(words, "write it, or unset the variable", Exit.USAGE)
+        return Path(asked)
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(os.environ.get("OPENINFERENCE_CONFIG") or Path(home) / "openinference/config.yaml")
+    return Path(home) / "openinference/config.yaml"
 
 
 def load(**flags: str | None) -> Settings:
     """The settings in force; a flag that is None was not given. Raises CommandError."""
     given = {name: value for name, value in flags.items() if value is not None}
+    _refuse_misspelt(os.environ)
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -90,6 +98,16 @@ def explain(**flags: str | None) -> Mapping[str, Told]:
         return str(config_path()) if name in file else "default"
 
     return {name: Told(getattr(settings, name), source(name)) for name in Settings.model_fields}
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Other programs of ours have variables with this prefix too; only a near miss is an error."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in environment:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.92)
+        if near and name not in known:
+            remedy = f"did you mean {near[0]}?"
+            raise CommandError(f"there is no setting {name} (environment)", remedy, Exit.USAGE)
 
 
 def _invalid(error: ValidationError) -> CommandError:

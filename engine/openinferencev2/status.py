@@ -12,14 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from openinferencev2 import services
-from openinferencev2.kubectl import Context, Json, Kubectl, Namespace, connect
+from openinferencev2.kubectl import Context, Json, Kubectl, Namespace, connect, service_names
 from openinferencev2.output import Format, Output, out, print_json, toned
 
 LOOK_SECONDS = 1.0
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="One service in detail; default: all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One service in detail; default: all.", autocompletion=service_names),
+    ] = None,
     namespace: Namespace = None,
     context: Context = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking.")] = False,

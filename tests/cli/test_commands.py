@@ -9,6 +9,7 @@ import time
 
 import pytest
 import typer.main
+from openinference_engine.__main__ import build_parser
 from openinferencev2.cli import app
 from openinferencev2.kubectl import Kubectl, explain
 
@@ -39,6 +40,12 @@ def test_help_says_what_a_command_and_each_option_does(path):
     assert ALL[path].help.strip().endswith(".")
     if path != ("serve",):  # its flags are the engine's
         assert [each.name for each in ALL[path].params if not each.help] == []
+
+
+def test_help_of_serve_says_what_each_flag_of_the_engine_does():
+    [commands] = [each for each in build_parser()._actions if each.dest == "command"]
+    flags = commands.choices["serve"]._actions
+    assert [flag.dest for flag in flags if not flag.help] == []
 
 
 @pytest.mark.parametrize("words", [(), ("config",), ("chat",)])
@@ -190,6 +197,24 @@ def test_flags_win_over_environment_over_file_and_each_source_is_named(
         "value": "from-flag",
         "source": "flag --namespace",
     }
+
+
+def test_a_file_that_was_asked_for_must_exist(openinference, monkeypatch):
+    monkeypatch.setenv("OPENINFERENCE_CONFIG", "/absent.yaml")
+    done = openinference("status")
+    assert done.returncode == 2
+    assert "OPENINFERENCE_CONFIG names /absent.yaml, which is no file; write it" in done.stderr
+
+
+def test_a_misspelt_variable_is_an_error_and_those_of_other_programs_are_not(
+    openinference, monkeypatch
+):
+    monkeypatch.setenv("OPENINFERENCE_SERVICE", "an engine's")
+    assert openinference("config", "show").returncode == 0
+    monkeypatch.setenv("OPENINFERENCE_NAMESPCE", "x")
+    done = openinference("config", "show")
+    assert done.returncode == 2
+    assert "did you mean OPENINFERENCE_NAMESPACE?" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,14 @@ SHELLS = {
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_tab_completes_commands_and_options(type_words, name):
+def test_a_tab_completes_commands_options_and_names(type_words, name, tmp_path, monkeypatch):
     if shutil.which(name) is None:
         pytest.skip(f"there is no {name} here")
+    (tmp_path / "kubectl").write_text(
+        "#!/bin/sh\necho inferenceservice.openinference.dev/greeter\n"
+    )
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     words, source = SHELLS[name]
     shell = type_words(*words)
     shell.sendline(source + " && echo sour''ced")
@@ -105,3 +110,6 @@ def test_a_tab_completes_commands_and_options(type_words, name):
     shell.expect("rollback")
     shell.send("--timeo\t")
     shell.expect("--timeout")
+    shell.sendintr()
+    shell.send("openinference status gree\t")
+    shell.expect("gree.*?ter")  # zsh moves the cursor in between
