@@ -14,7 +14,7 @@ from e2e.traffic import Traffic
 STREAMS = 20
 SHORT_CLIENTS = 8  # with the streams fewer than one replica has seats: nothing may be refused
 REQUESTS = int(os.environ.get("OPENINFERENCE_REQUESTS", "60"))  # the campaign: 2,000
-REQUESTS_PER_FAULT = 200
+REQUESTS_PER_FAULT = 250
 PATIENCE_SECONDS = 180.0
 
 
