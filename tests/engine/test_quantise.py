@@ -160,6 +160,25 @@ def test_inputs_that_do_not_divide_are_refused_with_what_would(
         quantise_folder(source, tmp_path / "out", SCHEMES["int4"])
 
 
+def test_text_without_words_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="is empty; give one of some thousand words"):
+        quantise_folder(source, tmp_path / "out", SMALL["int4"], "")
+
+
+def test_weights_that_are_no_numbers_are_refused(
+    make_tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = make_tiny_model(**SHAPE) / "model.safetensors"
+    tensors = load_file(path)
+    tensors[NAME][3, 4] = torch.nan
+    save_file(tensors, path)
+    with pytest.raises(StartError, match=r"down_proj\.weight holds NaN or infinity"):
+        quantise_folder(path.parent, tmp_path / "out", SMALL["int4"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_that_exists_is_left_alone(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StartError, match="exists; remove it or name another folder"):

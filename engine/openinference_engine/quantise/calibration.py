@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.batch import build_batch
+from openinference_engine.errors import StartError
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.layers.embedding import Vocabulary
 from openinference_engine.layers.rotary import Rotary
@@ -97,5 +98,8 @@ def split_samples(token_ids: list[int], limit: int) -> list[list[int]]:
 
 
 def float_matrix(checkpoint: Checkpoint, name: str) -> Tensor:
-    """A matrix of the checkpoint in float32."""
-    return as_tensor(checkpoint.array(name)).float()
+    """A matrix of the checkpoint in float32. Raises StartError if it holds no numbers."""
+    matrix = as_tensor(checkpoint.array(name)).float()
+    if not matrix.isfinite().all():
+        raise StartError(f"the tensor {name} holds NaN or infinity; fetch it again")
+    return matrix

@@ -54,8 +54,8 @@ def _method(scheme: Scheme) -> dict[str, Any]:
 def _config_of(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """config.json as transformers writes it."""
     values: dict[str, Any] = {
-        "architectures": [CLASS_NAMES[_architecture(config)]],
-        "model_type": _MODEL_TYPES.get(_architecture(config), _architecture(config)),
+        "architectures": [CLASS_NAMES[architecture_of(config)]],
+        "model_type": _MODEL_TYPES.get(architecture_of(config), architecture_of(config)),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -86,8 +86,8 @@ def _config_of(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 _MODEL_TYPES = {"qwen3moe": "qwen3_moe"}
 
 
-def _architecture(config: ModelConfig) -> str:
-    """GGUF files call Mixtral a llama with experts."""
+def architecture_of(config: ModelConfig) -> str:
+    """By the name of its class: GGUF files call Mixtral a llama with experts."""
     has_experts = config.experts is not None
     return "mixtral" if has_experts and config.architecture == "llama" else config.architecture
 

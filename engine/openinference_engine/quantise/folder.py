@@ -17,7 +17,7 @@ import numpy as np
 
 from openinference_engine.errors import StartError
 from openinference_engine.quantise.calibration import Calibration, float_matrix, split_samples
-from openinference_engine.quantise.description import describe
+from openinference_engine.quantise.description import architecture_of, describe
 from openinference_engine.quantise.safetensors_writer import RawTensor, write_safetensors
 from openinference_engine.quantise.scheme import (
     Quantised,
@@ -57,7 +57,10 @@ def quantise_folder(
     tokenizer = load_tokenizer(checkpoint, source)
     calibration = None
     if calibration_text is not None:
-        samples = split_samples(tokenizer.encode(calibration_text), calibration_tokens)
+        token_ids = tokenizer.encode(calibration_text)
+        if not token_ids:
+            raise StartError("the text to calibrate on is empty; give one of some thousand words")
+        samples = split_samples(token_ids, calibration_tokens)
         calibration = Calibration(checkpoint, samples)
     growing = target.with_name(f".{target.name}.partial")
     shutil.rmtree(growing, ignore_errors=True)
@@ -134,7 +137,7 @@ def _words(words: Any) -> RawTensor:
 
 def _name_in_file(checkpoint: Checkpoint, name: str) -> str:
     """Mixtral's files have names of their own."""
-    if checkpoint.config.architecture != "mixtral":
+    if architecture_of(checkpoint.config) != "mixtral":
         return name
     own_names = {standard: own for own, standard in MIXTRAL_NAMES.items()}
     return ".".join(own_names.get(part, part) for part in name.split("."))
