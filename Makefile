@@ -69,6 +69,10 @@ build-cuda: install  ## Compile the CUDA kernels; needs no GPU (nvcc comes from 
 bench-cpu: install  ## Decode speed on this CPU beside llama.cpp and transformers
 	$(BIN)/python -m benchmarks.decode_cpu
 
+bench-accuracy: install  ## What fewer bits of weights and cache cost in perplexity
+	$(UV) pip install --python $(BIN)/python -c constraints.txt --no-deps gensim
+	$(BIN)/python -m benchmarks.accuracy
+
 bench-operator: install  ## 100 to 1,000 InferenceServices on fake nodes; root on Linux
 	$(UV) pip install --python $(BIN)/python -c constraints.txt --group plots
 	$(BIN)/python -m benchmarks.operator
