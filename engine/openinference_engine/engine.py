@@ -84,9 +84,9 @@ class Engine:
         """Runs the step and takes its results. A request that cannot be computed ends alone.
 
         Raises what the model raises if it does not even compute a self-probe: then no request is
-        at fault.
+        at fault. On a group of ranks, raises at once: the others would wait for what never comes.
         """
-        if self._group is not None and self._stages > 1:
+        if self._group is not None:
             return self._pass_through(self._group, step)
         try:
             result = self._run(step)
@@ -116,7 +116,7 @@ class Engine:
 
     def _pass_through(self, group: RankGroup, step: Step) -> list[Drawn | Failed]:
         """Begins the step, if there is anything to do, and takes the results of the oldest one
-        under way, unless a stage is free for another. An exception ends the group.
+        under way, unless a stage is free for another.
         """
         if step.chunks:
             group.begin(step)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from openinference_engine.config import EngineConfig, GroupConfig
@@ -65,9 +66,7 @@ def group_engine(path: Path, sizes: tuple[int, int, int], **settings: Any) -> It
     """An engine over a group whose other ranks are threads, each as in a pod of its own."""
     pipeline, tensor, expert = sizes
     num_ranks = pipeline * tensor * expert
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
+    rendezvous = free_address()
 
     def config(pod: int) -> EngineConfig:
         group = GroupConfig(pipeline, tensor, expert, num_ranks, pod, rendezvous, 60)
@@ -87,6 +86,12 @@ def group_engine(path: Path, sizes: tuple[int, int, int], **settings: Any) -> It
         engine.runner.close()  # type: ignore[attr-defined]
         for rank in ranks:
             rank.join()
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def ended(reason: str) -> None:
@@ -302,6 +307,47 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do(
     config = EngineConfig("", group=GroupConfig(*sizes))
     with pytest.raises(StartError, match=message):
         Engine(open_checkpoint(models("Llama", None)), config)
+
+
+def test_rank_that_does_not_come_is_named(models: Callable[..., Path]) -> None:
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), rendezvous_timeout_seconds=0.2)
+    with pytest.raises(StartError, match=r"ranks \[1\] \(pods \[1\]\) did not come to 127.0.0.1"):
+        Engine(open_checkpoint(models("Llama", None)), EngineConfig("", group=group))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "difference"),
+    [
+        (
+            "Llama",
+            {"block_size": 32},
+            "rank 1 .pod 1. has setting block_size '32', rank 0 has '16'",
+        ),
+        ("Llama", {"image": "b"}, "rank 1 .pod 1. has image 'b', rank 0 has 'a'"),
+        ("Llama with biases", {}, "rank 1 .pod 1. has weights '.*', rank 0 has '.*'"),
+    ],
+)
+def test_rank_that_differs_is_refused_with_the_difference(
+    models: Callable[..., Path], family: str, settings: dict[str, Any], difference: str
+) -> None:
+    """On both sides, so that the log of either pod says it."""
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), image="a")
+    other = msgspec.structs.replace(group, pod=1, image=settings.pop("image", "a"))
+    config = EngineConfig("", **settings, group=other)
+    refusals: list[StartError] = []
+
+    def serve() -> None:
+        try:
+            serve_rank(open_checkpoint(models(family, None)), config, 1, ended)
+        except StartError as error:
+            refusals.append(error)
+
+    rank = threading.Thread(target=serve)
+    rank.start()
+    with pytest.raises(StartError, match=difference) as refusal:
+        Engine(open_checkpoint(models("Llama", None)), EngineConfig("", group=group))
+    rank.join()
+    assert [str(error) for error in refusals] == [str(refusal.value)]
 
 
 def test_stages_cost_the_same_head_included(models: Callable[..., Path]) -> None:

@@ -24,7 +24,7 @@ from openinference_engine.ranks.messages import Failed, FromRank, Leaving, Ready
 
 EXIT_RANK_LOST = 1
 _BEAT_MILLISECONDS = 500
-_SILENCE_MILLISECONDS = 3000  # then a link is lost: with the beat and the watch, under 4 s
+_SILENCE_MILLISECONDS = 2500  # then a link is lost: with the beat and the watch, after 3 s
 _LOOK_MILLISECONDS = 100
 _LAST_WORD_SECONDS = 0.5
 
@@ -44,7 +44,7 @@ class Watch:
     def __init__(self, socket: zmq.Socket[bytes], end: End, last_word_seconds: float = 0) -> None:
         """last_word_seconds: for the main thread to read why the other end has gone."""
         self.has_ended = False
-        self._last_word_seconds = last_word_seconds
+        self.last_word_seconds = last_word_seconds
         self._end = end
         self._deadline = math.inf
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -71,7 +71,7 @@ class Watch:
                     break
             else:
                 return
-        time.sleep(self._last_word_seconds)
+        time.sleep(self.last_word_seconds)
         if not self._is_closing:
             self.has_ended = True
             self._end(reason)
@@ -110,6 +110,7 @@ class LeaderLink:
                     raise StartError(f"rank {name.decode()}: {reason}")
                 case Leaving():
                     raise StartError(f"rank {name.decode()} was told to terminate while it loaded")
+        self.watch.last_word_seconds = 0
 
     def send(self, message: StepMessage) -> None:
         data = self._encoder.encode(message)

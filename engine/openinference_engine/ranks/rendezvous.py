@@ -47,11 +47,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def facts_of(checkpoint: Checkpoint, config: EngineConfig) -> Facts:
     """What must be the same on all ranks, by the name that a refusal gives it."""
-    same_flags = msgspec.structs.replace(
-        config, model_uri="", group=msgspec.structs.replace(config.group, pod=0, image="")
-    )
-    flags = msgspec.to_builtins(same_flags)
-    flags |= {f"group {name}": value for name, value in flags.pop("group").items()}
+    flags = msgspec.to_builtins(config)
+    group = flags.pop("group")
+    flags |= {name: group[name] for name in ("pipeline", "tensor", "expert", "pods")}
+    del flags["model_uri"]  # one pod may find the same weights elsewhere
     return {
         "version": VERSION,
         "image": config.group.image,
