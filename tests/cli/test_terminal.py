@@ -57,19 +57,21 @@ def test_a_served_model_answers_and_ctrl_c_ends_it(type_words, unused_tcp_port):
 def test_a_batch_that_ctrl_c_stops_goes_on_where_it_was(type_words, engine_url, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     body = {"max_tokens": 8, "min_tokens": 8}
-    source.write_text("".join(json.dumps({"prompt": f"{n} and", **body}) + "\n" for n in range(40)))
+    lines = [json.dumps({"prompt": f"{n} and", **body}) + "\n" for n in range(2000)]
+    source.write_text("".join(lines))  # minutes of work
     words = ("openinference", "run", "--url", engine_url, "--concurrency", 1, source, target)
     first = type_words(*words)
-    first.expect(r"requests .*[1-9]\d*/40")
+    first.expect(r"requests .*[1-9]\d*/2000")
     first.sendintr()
     assert ended(first) == 130
     kept = target.read_text().splitlines()
-    assert 0 < len(kept) < 40
+    total = len(kept) + 5
+    source.write_text("".join(lines[:total]))
     second = type_words(*words)
-    second.expect("40 of 40 answered")
+    second.expect(f"{total} of {total} answered")
     assert ended(second) == 0
     answers = target.read_text().splitlines()
-    assert len(answers) == 40
+    assert len(answers) == total
     assert answers[: len(kept) - 1] == kept[:-1], "the last one may have been cut"
 
 
