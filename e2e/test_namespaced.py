@@ -31,9 +31,11 @@ def service(kube: Kube, elsewhere: InferenceService) -> Iterator[InferenceServic
     asyncio.run(service.until_ready())
     asyncio.run(kube.until("networkpolicies", lambda found: len(found) == 2, 30))
     _helm("--set", f"watchNamespace={kube.namespace}", "--set", "networkPolicy.enabled=false")
-    asyncio.run(elsewhere.apply())
-    yield service
-    _helm()
+    try:
+        asyncio.run(elsewhere.apply())
+        yield service
+    finally:
+        _helm()
 
 
 async def test_network_policies_that_were_switched_off_go(service: InferenceService) -> None:
