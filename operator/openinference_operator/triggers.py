@@ -21,7 +21,7 @@ class Key:
         return f"{self.namespace}/{self.service or 'router'}"
 
 
-SECONDS_PER_OWNER = 0.005
+SECONDS_PER_OWNER = 0.005  # between two writes of the objects of a router, for each service
 
 
 class Triggers:
@@ -37,10 +37,7 @@ class Triggers:
     def changed(self, obj: Object) -> None:
         """Reconcile what an object that was created, changed or deleted belongs to."""
         namespace, service = obj["metadata"]["namespace"], service_of(obj)
-        if service:
-            self._queue.add(Key(namespace, service))
-        else:
-            self._queue.add(Key(namespace, ""))
+        self._queue.add(Key(namespace, service))
         if obj["kind"] == names.KIND and self._is_new_spec(obj):
             self._wake_router(namespace)
         if obj["kind"] == "Pod" and not service:
