@@ -349,7 +349,7 @@ class PipelinedWindowedMachine(WindowedMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestScheduler.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 
 TestPipelinedScheduler = PipelinedSchedulerMachine.TestCase
 TestPipelinedScheduler.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
