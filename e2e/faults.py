@@ -1,7 +1,10 @@
 """Faults that tests inject: programs killed without warning."""
 
+import asyncio
 import os
 import signal
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from e2e.asks import Json
@@ -11,12 +14,23 @@ from e2e.kube import Kube
 async def kill_programs_of(kube: Kube, pod: Json) -> None:
     """SIGKILL every program of a pod, as the kernel does when memory runs out.
 
+    Returns when they are gone: until then the kernel accepts connections for them, and cuts those.
     On a node that is no process of this machine (kind) the pod is deleted without grace, which
     comes nearest.
     """
-    if not signal_programs_of(pod, signal.SIGKILL):
+    processes = _processes_of(pod["metadata"]["uid"])
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    await asyncio.to_thread(_wait_until_gone, processes)
+    if not processes:
         name = pod["metadata"]["name"]
         await kube.run("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
+
+
+def _wait_until_gone(processes: Iterable[int]) -> None:
+    for process in processes:
+        while Path(f"/proc/{process}").exists():
+            time.sleep(0.01)
 
 
 def signal_programs_of(pod: Json, number: signal.Signals, module: str = "") -> int:
