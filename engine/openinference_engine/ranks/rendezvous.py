@@ -80,8 +80,7 @@ class Meeting:
         Raises StartError if one does not come or differs, when it has told the others.
         """
         others = list(range(1, self._config.num_ranks))
-        missing = others
-        while missing := [rank for rank in missing if not self._store.check([_facts_key(rank)])]:
+        while missing := [rank for rank in others if not self._store.check([_facts_key(rank)])]:
             if time.monotonic() > self._deadline:
                 self._refuse(self._absence(missing), [r for r in others if r not in missing])
             time.sleep(_LOOK_SECONDS)
@@ -181,6 +180,11 @@ def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
             store = TCPStore(peer, _split(rendezvous)[1], None, False)
             if store.add(f"joined-{rank}", 1) == 1:
                 return Meeting(config, rank, store, address, peer)
+        if time.monotonic() > deadline:
+            raise StartError(
+                f"rank {rank} is in the group at {rendezvous} already; let one pod alone have "
+                f"--pod-index {config.pod}"
+            )
         time.sleep(_RETRY_SECONDS)  # a group that is ending, and had this rank
 
 
