@@ -1,4 +1,4 @@
-"""What the operator sees of the cluster: kopf's watches fill the store and fill the queue.
+"""What the operator sees of the cluster: kopf's watches fill the store and the queue.
 
 kopf calls an index function for every object it lists or sees change, and no event handler before
 all lists are complete. The index function here fills the store; the first event handler call is
