@@ -93,6 +93,7 @@ class AsyncClient:
         made = manifest(name, model, replicas, gpus, max_sequences)
         made["spec"] = _merged(made["spec"], spec or {})
         await asyncio.to_thread(self._kubectl.run, "apply", "--filename=-", stdin=json.dumps(made))
+        await self._forget(name)  # its model may have another name now
         return self.service(name)
 
     async def _way(self, name: str | None) -> _Way:

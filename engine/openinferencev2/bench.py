@@ -8,7 +8,6 @@ are random words, so that a prefix cache helps as little as it does with strange
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -24,13 +23,13 @@ from openinferencev2.endpoint import Endpoint, Service, Url, reach
 from openinferencev2.errors import CommandError
 from openinferencev2.kubectl import Context, Namespace
 from openinferencev2.output import Format, Output, out, print_json, remarks
+from openinferencev2.spread import Spread, plot, spread
 
 WORDS = (
     *("river", "stone", "winter", "engine", "letter", "garden", "number", "window", "music"),
     *("paper", "light", "mountain", "question", "bridge", "silver", "morning", "story", "road"),
 )
 TOKENS_PER_WORD = 1.3  # of common tokenizers, for English
-BARS = "▁▂▃▄▅▆▇█"
 PLOT_COLUMNS, LABEL_COLUMNS = 60, 32  # the labels: name, smallest and largest
 
 Body = dict[str, object]
@@ -63,16 +62,6 @@ class Target:
             and first <= self.first_token_seconds
             and (each is None or each <= self.seconds_per_token)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Of some durations, in seconds."""
-
-    mean: float
-    p50: float
-    p95: float
-    p99: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,35 +128,6 @@ def summarise(
         per_token=spread(each),
         failures={reason: failures.count(reason) for reason in dict.fromkeys(failures)},
     )
-
-
-def spread(durations: Sequence[float]) -> Spread | None:
-    """Percentiles by nearest rank; None of nothing."""
-    if not durations:
-        return None
-    ranked = sorted(durations)
-
-    def at(share: float) -> float:
-        return ranked[math.ceil(share * len(ranked)) - 1]
-
-    return Spread(sum(ranked) / len(ranked), at(0.5), at(0.95), at(0.99))
-
-
-def histogram(durations: Sequence[float], width: int = 40) -> str:
-    """How durations are spread, as a line of bars from the smallest to the largest."""
-    low, high = min(durations), max(durations)
-    counts = [0] * width
-    for duration in durations:
-        share = (duration - low) / (high - low) if high > low else 0.0
-        counts[min(width - 1, int(share * width))] += 1
-    top = max(counts)
-    return "".join(BARS[round(count / top * (len(BARS) - 1))] if count else " " for count in counts)
-
-
-def plot(name: str, durations: Sequence[float], width: int) -> str:
-    """`TTFT  84.1 ms ▂▅█▃  119.1 ms`: how many were how long, between the extremes."""
-    low, high = (f"{1000 * edge:.1f} ms" for edge in (min(durations), max(durations)))
-    return f"{name}  {low} {histogram(durations, max(1, width))} {high}"
 
 
 async def _run(endpoint: Endpoint, model: str, load: Load) -> tuple[list[Reply], list[str], float]:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openinferencev2.answers import Reply
 from openinferencev2.batch import read_done, read_items
-from openinferencev2.bench import Target, histogram, spread, summarise
+from openinferencev2.bench import Target, summarise
+from openinferencev2.spread import histogram, spread
 
 QUESTION = "What is the capital of France, and what is it known for?"
 
