@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from openinferencev2.errors import CommandError, Exit
-from openinferencev2.output import out, remarks
+from openinferencev2.output import Format, Output, out, print_json, remarks
 
 
 class Kind(StrEnum):
@@ -42,6 +42,7 @@ def quantize(
     group_size: Annotated[
         int, typer.Option(min=32, help="Inputs behind one scale; fp8 has one scale per row.")
     ] = 128,
+    output: Output = Format.TEXT,
 ) -> None:
     """Write a model in 4 or 8 bits, in the layout of compressed-tensors."""
     from openinference_engine.errors import StartError
@@ -69,7 +70,11 @@ def quantize(
     except StartError as error:
         raise CommandError(str(error), code=Exit.USAGE) from error
     size = sum(path.stat().st_size for path in folder.iterdir())
-    out.print(f"{folder}: {size / 1e6:,.1f} MB; openinference serve file://{folder.absolute()}")
+    uri = f"file://{folder.absolute()}"
+    if output is Format.JSON:
+        print_json({"uri": uri, "bytes": size})
+    else:
+        out.print(f"{folder}: {size / 1e6:,.1f} MB; openinference serve {uri}")
 
 
 def _read(path: Path) -> str:
