@@ -136,20 +136,26 @@ class Cluster:
             content_type=APPLY_PATCH,
         )
 
-    async def annotate(self, reference: Reference, annotations: Mapping[str, str | None]) -> Object:
-        """Set annotations of exactly this version of an object. Raises Conflict."""
+    async def annotate(
+        self,
+        reference: Reference,
+        annotations: Mapping[str, str | None],
+        replicas: int | None = None,
+    ) -> Object:
+        """Set annotations, and a number of replicas, of exactly this version. Raises Conflict."""
         metadata = {
             "uid": reference.uid,
             "resourceVersion": reference.resource_version,
             "annotations": dict(annotations),
         }
+        spec = {} if replicas is None else {"spec": {"replicas": replicas}}
         return await self._call(
             "PATCH",
             reference.kind,
             reference.namespace,
             reference.name,
             query={"fieldManager": names.FIELD_MANAGER},
-            body={"metadata": metadata},
+            body={"metadata": metadata} | spec,
             content_type=MERGE_PATCH,
         )
 

@@ -154,7 +154,15 @@ class Controller:
         desired = within_bounds(service, decision.desired) if decision else recorded
         evidence = await self._gather(key, service, observed, now)
         image = self._settings.engine_image
-        plan = plan_service(service, observed, desired, image, now, evidence)
+        plan = plan_service(
+            service,
+            observed,
+            desired,
+            image,
+            now,
+            evidence,
+            is_isolated=self._settings.network.is_enabled,
+        )
         status = build_status(Facts(service, observed, plan, decision, now, evidence))
         if desired != recorded:
             # The scaler's record comes before its consequences: a new leader goes on from it.
@@ -244,6 +252,5 @@ def _scaling_notes(recorded: int, decision: Decision | None) -> Iterator[Note]:
 
 
 def _trouble_notes(observed: Observed) -> Iterator[Note]:
-    pods = (group.pod for group in observed.groups if group.pod is not None)
-    for trouble in (pod.trouble for pod in pods if pod.trouble is not None):
+    for trouble in (group.trouble for group in observed.groups if group.trouble is not None):
         yield Note(trouble.reason, trouble.message, "Warning")

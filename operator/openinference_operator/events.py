@@ -14,7 +14,7 @@ from typing import Literal
 from openinference_operator import names, timestamps
 from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation
+from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Resize
 from openinference_operator.store import Object
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,11 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
                 yield Note("GroupCreated", f"started {name}")
             case Annotate(reference, annotations):
                 yield from _notes_on_progress(reference.name, annotations)
+            case Resize(reference, 0, _):
+                message = f"{reference.name} held nodes and lacked others: it gave them up"
+                yield Note("GroupGivenUp", f"{message} and tries again later", "Warning")
+            case Resize(reference, pods, _):
+                yield Note("GroupRetried", f"{reference.name} asks for {pods} nodes again")
             case Delete(reference) if reference.kind == "StatefulSet":
                 yield Note("GroupDeleted", f"{reference.name} has drained or was lost")
             case _:

@@ -92,12 +92,17 @@ class Facts:
             words = obstacle.words or "its events tell why (kubectl describe)"
             message = f"StatefulSet {group.name} gets no pod: {words}"
             return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_NOT_CREATED, message)
-        pod = group.pod
-        if pod is None or (group.is_being_deleted and not group.is_lost):
+        if group.is_being_deleted and not group.is_lost:
             return None
         if obstacle is None:
-            return pod.trouble
-        if pod.trouble is None:
-            message = f"pod {pod.name} does not start: {obstacle.words}"
+            return group.trouble
+        pod = group.troubled
+        if pod is None or pod.trouble is None:
+            stalled = group.being_made.name if group.being_made else group.name
+            message = f"pod {stalled} does not start: {obstacle.words}"
             return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_NOT_STARTED, message)
-        return replace(pod.trouble, message=f"pod {pod.name} {obstacle.words}")
+        placed = sum(each.is_placed for each in group.pods)
+        where = (
+            f"{placed} of {len(group.members)} pods have a node, " if group.is_half_placed else ""
+        )
+        return replace(pod.trouble, message=f"{where}pod {pod.name} {obstacle.words}")

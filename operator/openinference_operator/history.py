@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from openinference_operator import names, timestamps
 from openinference_operator.course import Course
+from openinference_operator.layout import Layout
 from openinference_operator.manifests import engine
 from openinference_operator.manifests.common import Manifest
 from openinference_operator.observe import Observed, Revision
@@ -22,7 +23,11 @@ KEPT_REVISIONS = 10  # besides those in use; as many as a Deployment keeps
 
 
 def keep_revision(
-    service: InferenceService, observed: Observed, revision: str, rendered: Manifest
+    service: InferenceService,
+    observed: Observed,
+    revision: str,
+    layout: Layout,
+    rendered: Manifest,
 ) -> Iterator[Operation]:
     """Keep what the wanted revision is rendered to, before a group is made from it."""
     if revision in observed.revisions:
@@ -31,7 +36,8 @@ def keep_revision(
     fields = revised_fields(service)
     # Applied, not created: the data of a ControllerRevision is immutable byte for byte, and only
     # apply stores it in the form that a later annotation leaves as it is.
-    manifest = engine.build_controller_revision(service, revision, number, fields, rendered)
+    data = {"fields": fields, "layout": layout.as_json(), "template": rendered}
+    manifest = engine.build_controller_revision(service, revision, number, data)
     yield Apply(manifest, exists=False)
 
 

@@ -10,7 +10,8 @@ from openinference_operator.sizing import human
 def _too_large(facts: Facts) -> Condition | None:
     if facts.sizing is None or not facts.sizing.problem:
         return None
-    return Condition("ModelReady", "False", Reason.MODEL_TOO_LARGE, facts.sizing.problem)
+    reason = Reason.PARALLELISM_MISFIT if facts.sizing.is_misfit else Reason.MODEL_TOO_LARGE
+    return Condition("ModelReady", "False", reason, facts.sizing.problem)
 
 
 def _in_place(facts: Facts) -> Condition | None:

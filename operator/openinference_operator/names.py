@@ -17,6 +17,7 @@ LABEL_REVISION: Final = "openinference.dev/revision"
 LABEL_GROUP: Final = "openinference.dev/group"
 LABEL_ROLE: Final = "openinference.dev/role"
 LABEL_ROUTING: Final = "openinference.dev/routing"
+LABEL_POD_INDEX: Final = "apps.kubernetes.io/pod-index"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 OWN_OBJECTS: Final = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
@@ -27,12 +28,14 @@ ANNOTATION_APPLIED: Final = "openinference.dev/applied"
 ANNOTATION_SUCCEEDED_AT: Final = "openinference.dev/succeeded-at"
 ANNOTATION_READY_AT: Final = "openinference.dev/ready-at"
 ANNOTATION_RECREATED_AT: Final = "openinference.dev/recreated-at"
+ANNOTATION_GIVEN_UP_AT: Final = "openinference.dev/given-up-at"
 ANNOTATION_GOLDEN_AT: Final = "openinference.dev/golden-at"
 ANNOTATION_CANARY: Final = "openinference.dev/canary"
 ANNOTATION_FAILURE: Final = "openinference.dev/failure"
 ANNOTATION_MODEL: Final = "openinference.dev/model"
 
 ENGINE_PORT: Final = 8000
+RANKS_PORT: Final = 8001
 ROUTER_PORT: Final = 8080
 ROUTER_TLS_PORT: Final = 8443
 ROUTER_INTERNAL_PORT: Final = 8081
@@ -74,12 +77,12 @@ def group(service: str, revision: str, number: int) -> str:
     return f"{service}-{revision}-{number}"
 
 
-def leader_pod(group_name: str) -> str:
-    """Name of the pod of a group that serves HTTP."""
-    return f"{group_name}-0"
+def pod(group_name: str, index: int) -> str:
+    """Name of a pod of a group; the one with index 0 serves HTTP."""
+    return f"{group_name}-{index}"
 
 
 def group_address(group_name: str, service: str, namespace: str) -> str:
     """URL at which routers reach a group."""
-    host = f"{leader_pod(group_name)}.{groups_service(service)}.{namespace}.svc"
+    host = f"{pod(group_name, 0)}.{groups_service(service)}.{namespace}.svc"
     return f"http://{host}:{ENGINE_PORT}"

@@ -47,10 +47,19 @@ class Annotate:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """Let a group have all its pods or none, with annotations in the same write."""
+
+    reference: Reference
+    pods: int
+    annotations: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete an object, and let what it owns go before it."""
 
     reference: Reference
 
 
-Operation: TypeAlias = Create | Apply | Annotate | Delete
+Operation: TypeAlias = Create | Apply | Annotate | Resize | Delete

@@ -12,18 +12,32 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from openinference_operator import names, recovery, timestamps
+from openinference_operator import gang, names, recovery, timestamps
 from openinference_operator.course import NO_EVIDENCE, Course, Evidence, set_course
 from openinference_operator.drift import differs
 from openinference_operator.groups import Group
 from openinference_operator.history import forget_revisions, keep_revision, note_outcomes
+from openinference_operator.layout import Layout
 from openinference_operator.manifests import engine, routing, services
 from openinference_operator.manifests.common import Manifest, signed
 from openinference_operator.manifests.monitoring import build_monitoring
-from openinference_operator.manifests.network import POLICIES, build_network_policies
+from openinference_operator.manifests.network import (
+    POLICIES,
+    build_group_policy,
+    build_network_policies,
+)
 from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Live, Observed
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Reference
+from openinference_operator.operations import (
+    Annotate,
+    Apply,
+    Create,
+    Delete,
+    Operation,
+    Reference,
+    Resize,
+)
+from openinference_operator.pods import Pod
 from openinference_operator.preparation import plan_preparation
 from openinference_operator.recovery import budget_returns_at, crashes_in_vain, to_recreate
 from openinference_operator.rollback import deadlines
@@ -31,6 +45,9 @@ from openinference_operator.rollout import Step
 from openinference_operator.routes import build_routes
 from openinference_operator.settings import NetworkSettings, RouterSettings
 from openinference_operator.spec import InferenceService
+from openinference_operator.store import Object
+
+GANG_SECONDS = 5.0  # other services' groups, which a decision waits for, wake nobody here
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +67,33 @@ def plan_service(
     default_image: str,
     now: float,
     evidence: Evidence = NO_EVIDENCE,
+    *,
+    is_isolated: bool = True,
 ) -> Plan:
-    """Plan one InferenceService."""
+    """Plan one InferenceService. `is_isolated`: network policies are wanted."""
     course = set_course(service, observed, desired, evidence, now)
     step, stable = course.step, observed.current_revision
     result = observed.preparation.result
     model_bytes = result.num_bytes if result else None
-    rendered = engine.build_pod_template(service, default_image, model_bytes)
+    layout = observed.layout(service).layout
+    rendered = engine.build_pod_template(service, default_image, layout, model_bytes)
     operations = (
         *plan_preparation(service, observed.jobs, observed.fetchers, default_image),
-        *(() if course.is_held else keep_revision(service, observed, course.revision, rendered)),
+        *(
+            ()
+            if course.is_held
+            else keep_revision(service, observed, course.revision, layout, rendered)
+        ),
         *note_outcomes(service, observed, course, now),
         *_changed(_fixed_objects(service), observed.live),
         *_drains(service, observed, step, now),
         *_changed([_routing(service, observed, course)], observed.live),
-        *_creations(service, observed, stable, step.restore, rendered),
-        *_creations(service, observed, course.target, step.create, rendered),
+        *_creations(service, observed, stable, step.restore, layout, rendered),
+        *_creations(service, observed, course.target, step.create, layout, rendered),
+        *_shut_off(service, observed, is_enabled=is_isolated),
         *_deletions(service, observed, step),
         *_recreations(service, observed, course, now),
+        *_gang_moves(service, observed, course, now),
         *_note_progress(service, observed, course, evidence, now),
         *forget_revisions(service, observed, course.revision),
     )
@@ -109,6 +135,13 @@ def _look_again_at(
         for group in observed.groups
         if crashes_in_vain(group)
     ]
+    times += [
+        gang.retry_at(group.given_up_at or [group.created_at])
+        for group in observed.groups
+        if group.is_given_up and not group.is_going
+    ]
+    if observed.waiting:
+        times.append(now + GANG_SECONDS)
     if not course.failure and observed.current_revision != course.revision:
         seconds = service.rollout.progress_deadline_seconds
         times += deadlines(observed.groups, course.revision, seconds, course.unproved)
@@ -141,9 +174,13 @@ def _left_over(policies: Iterable[Manifest], live: Live) -> Iterator[Operation]:
         present = live.get(("NetworkPolicy", name))
         if name in rendered or present is None or "deletionTimestamp" in present["metadata"]:
             continue
-        metadata = present["metadata"]
-        place = (metadata["namespace"], name, metadata["uid"])
-        yield Delete(Reference("NetworkPolicy", *place, metadata["resourceVersion"]))
+        yield _delete_policy(present)
+
+
+def _delete_policy(present: Object) -> Delete:
+    metadata = present["metadata"]
+    place = (metadata["namespace"], metadata["name"], metadata["uid"])
+    return Delete(Reference("NetworkPolicy", *place, metadata["resourceVersion"]))
 
 
 def _drains(
@@ -160,16 +197,37 @@ def _routing(service: InferenceService, observed: Observed, course: Course) -> M
 
 
 def _creations(
-    service: InferenceService, observed: Observed, revision: str, number: int, rendered: Manifest
+    service: InferenceService,
+    observed: Observed,
+    revision: str,
+    number: int,
+    layout: Layout,
+    rendered: Manifest,
 ) -> Iterator[Operation]:
     """So many groups, from the template that was kept when their revision was new."""
     kept = observed.revisions.get(revision)
-    template = dict(kept.template) if kept else rendered
+    template, layout = (dict(kept.template), kept.layout) if kept else (rendered, layout)
     taken = {group.name for group in observed.groups}
     candidates = (names.group(service.name, revision, index) for index in count())
     free = (name for name in candidates if name not in taken)
     for _, name in zip(range(number), free, strict=False):
-        yield Create(engine.build_statefulset(service, revision, name, template))
+        yield Create(engine.build_statefulset(service, revision, name, template, layout.pods))
+
+
+def _shut_off(
+    service: InferenceService, observed: Observed, *, is_enabled: bool
+) -> Iterator[Operation]:
+    """Let the pods of each group reach one another; nobody else reaches their ranks."""
+    groups = [
+        each for each in observed.groups if len(each.members) > 1 and not each.is_being_deleted
+    ]
+    if is_enabled:
+        policies = (build_group_policy(service, group.name, group.uid) for group in groups)
+        yield from _changed(policies, observed.live)
+        return
+    for group in groups:
+        if present := observed.live.get(("NetworkPolicy", group.name)):
+            yield _delete_policy(present)
 
 
 def _deletions(service: InferenceService, observed: Observed, step: Step) -> Iterator[Operation]:
@@ -180,7 +238,7 @@ def _deletions(service: InferenceService, observed: Observed, step: Step) -> Ite
 def _recreations(
     service: InferenceService, observed: Observed, course: Course, now: float
 ) -> Iterator[Operation]:
-    """Make pods anew that crash in vain, but not while their revision may still fail for it."""
+    """Make groups anew that crash in vain, but not while their revision may still fail for it."""
     if observed.current_revision != course.target:
         return
     staying = (
@@ -192,7 +250,23 @@ def _recreations(
     for group in to_recreate(staying, budget, now):
         times = {names.ANNOTATION_RECREATED_AT: recovery.note(group, budget, now)}
         yield Annotate(_reference(service, group), times)
-        yield Delete(_pod_reference(service, group))
+        for pod in group.pods:
+            yield Delete(_pod_reference(service, pod))
+
+
+def _gang_moves(
+    service: InferenceService, observed: Observed, course: Course, now: float
+) -> Iterator[Operation]:
+    """Let groups give up nodes of which they do not get enough, and try again later."""
+    given_up = gang.to_give_up(observed.waiting, now)
+    for group in observed.groups:
+        if group.is_going or group.is_lost or group.name in course.step.drain:
+            continue
+        if group.is_given_up and now >= gang.retry_at(group.given_up_at or [group.created_at]):
+            yield Resize(_reference(service, group), len(group.members), {})
+        elif group.is_half_placed and (service.namespace, group.name) in given_up:
+            times = {names.ANNOTATION_GIVEN_UP_AT: gang.note(group.given_up_at, now)}
+            yield Resize(_reference(service, group), 0, times)
 
 
 def _note_progress(
@@ -223,7 +297,6 @@ def _reference(service: InferenceService, group: Group) -> Reference:
     )
 
 
-def _pod_reference(service: InferenceService, group: Group) -> Reference:
+def _pod_reference(service: InferenceService, pod: Pod) -> Reference:
     """A pod in any version: one that crashes changes all the time."""
-    assert group.pod is not None, "only a pod that crashes is made anew"  # noqa: S101
-    return Reference("Pod", service.namespace, group.pod.name, group.pod.uid, "")
+    return Reference("Pod", service.namespace, pod.name, pod.uid, "")

@@ -36,7 +36,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """The facts about an engine pod.
+    """The facts about an engine pod. `is_placed`: it has a node.
 
     `has_started`: its container has passed the startup probe since its last start; false for a
     moment, too, after the kubelet itself restarted. `is_running`: its container runs.
@@ -47,6 +47,7 @@ class Pod:
 
     name: str
     uid: str
+    is_placed: bool
     is_ready: bool
     ready_since: str
     has_started: bool
@@ -78,6 +79,7 @@ def read_pod(raw: RawPod) -> Pod:
     return Pod(
         name=raw["metadata"]["name"],
         uid=raw["metadata"]["uid"],
+        is_placed="nodeName" in raw["spec"],
         is_ready=is_ready,
         ready_since=ready.get("lastTransitionTime", ""),
         has_started=bool(_container(raw).get("started")),

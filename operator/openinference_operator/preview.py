@@ -11,9 +11,11 @@ from typing import Any, TextIO
 
 import yaml
 
+from openinference_operator.auto_layout import Choice
 from openinference_operator.errors import SpecError
 from openinference_operator.observe import Observed
 from openinference_operator.operations import Apply, Create, Operation
+from openinference_operator.parallelism_spec import Parallelism
 from openinference_operator.plan import plan_namespace, plan_service
 from openinference_operator.preparation import ModelStage, Preparation, Result
 from openinference_operator.rollout import GroupState, Phase, Step, bounds, next_step
@@ -45,6 +47,7 @@ class Preview:
     """`sizing` is None while the model was not looked at; `objects` are what would be applied."""
 
     service: InferenceService
+    choice: Choice
     sizing: Sizing | None
     objects: Sequence[dict[str, Any]]
 
@@ -57,6 +60,7 @@ class Preview:
         """The same for programs."""
         return {
             "fits": self.fits,
+            "parallelism": self.choice.layout.as_json() | {"reason": self.choice.reason},
             "memory": _sizes(self.sizing) if self.sizing else None,
             "rollout": [
                 _counts(step) | {"exist": existing, "takeRequests": routable}
@@ -81,18 +85,24 @@ def foresee(
     stage = ModelStage.READY if needs_work else ModelStage.IN_PLACE
     preparation = Preparation(stage, result=result)
     observed = replace(NOTHING_OBSERVED, preparation=preparation, gpu_memories=gpu_memories)
-    sizing = observed.sizing(service)
+    choice, sizing = observed.layout(service), observed.sizing(service)
     # A model that cannot fit makes no replica; tell what it would make if it did.
-    observed = replace(observed, gpu_memories=())
+    known = result and replace(result, summary=None)
+    observed = replace(observed, preparation=replace(preparation, result=known))
+    sizes = choice.layout
+    chosen = Parallelism(False, sizes.pipeline, sizes.tensor, sizes.expert)
+    service = replace(service, parallelism=chosen)
     desired = recorded_desired(service, {})
-    plan = plan_service(service, observed, desired, settings.engine_image, time())
+    image, is_isolated = settings.engine_image, settings.network.is_enabled
+    plan = plan_service(service, observed, desired, image, time(), is_isolated=is_isolated)
     shared = plan_namespace([service], {}, settings.router, settings.network)
-    return Preview(service, sizing, [*map(_manifest, [*plan.operations, *shared])])
+    return Preview(service, choice, sizing, [*map(_manifest, [*plan.operations, *shared])])
 
 
 def write(found: Preview, out: TextIO) -> None:
     """Memory and steps as comments, then the objects as YAML documents."""
-    for line in (*_memory(found.sizing), *_steps(found.service)):
+    replica = f"Each replica has {found.choice}."
+    for line in (replica, *_memory(found.sizing), *_steps(found.service)):
         out.write(f"# {line}\n")
     yaml.dump_all(found.objects, out, _PlainDumper, sort_keys=False)
 
@@ -140,6 +150,9 @@ def _memory(sizing: Sizing | None) -> Iterator[str]:
         return
     where = f"each of {sizing.gpus} GPUs" if sizing.gpus else "the memory of the pod"
     where = where.replace("each of 1 GPUs", "the GPU")
+    if sizing.is_misfit:
+        yield f"It does not fit: {sizing.problem}."
+        return
     yield f"Memory: {human(sizing.weights_per_gpu)} of weights in {where}."
     if sizing.problem:
         yield f"It does not fit: {sizing.problem}."

@@ -37,10 +37,12 @@ class Reason(StrEnum):
     DOWNLOADING = "Downloading"
     DOWNLOAD_FAILED = "DownloadFailed"
     MODEL_TOO_LARGE = "ModelTooLarge"
+    PARALLELISM_MISFIT = "ParallelismMisfit"
     # Scheduled
     SCHEDULED = "Scheduled"
     UNSCHEDULABLE = "Unschedulable"
     INSUFFICIENT_GPU = "InsufficientGPU"
+    GROUP_GIVEN_UP = "GroupGivenUp"
     INSUFFICIENT_RESOURCES = "InsufficientResources"
     # GroupsHealthy
     HEALTHY = "Healthy"
@@ -54,6 +56,7 @@ class Reason(StrEnum):
     EVICTED = "Evicted"
     POD_FAILED = "PodFailed"
     NODE_LOST = "NodeLost"
+    RANK_LOST = "RankLost"
     # RouterReady
     ROUTERS_READY = "RoutersReady"
     ROUTER_NOT_READY = "RouterNotReady"

@@ -1,12 +1,13 @@
-"""When a pod that crashes in place is made anew, and when that has been tried often enough: pure.
+"""When a group that crashes in place is made anew, and when that has been tried often enough: pure.
 
 The kubelet restarts a crashed container in place, which is the fastest way back and loses no
 image or volume. Where that does not help (a broken device, a full node), another pod on another
 node may: when the kubelet backs off from a container that it has restarted so often, the operator
-deletes the pod, and its StatefulSet makes a new one. That is done within the budget of
+deletes all pods of the group, for their ranks must meet anew, and its StatefulSet makes new ones.
+That is done within the budget of
 `failurePolicy.restartBudget`; beyond it the kubelet goes on alone, and the condition says so.
 
-The times are kept as an annotation on the StatefulSet, written before the pod is deleted, so a
+The times are kept as an annotation on the StatefulSet, written before a pod is deleted, so a
 restart of the operator cannot spend the budget twice.
 """
 
@@ -20,7 +21,7 @@ CRASHES_IN_PLACE = 5  # with the kubelet's back-off some five minutes
 
 
 def to_recreate(groups: Iterable[Group], budget: RestartBudget, now: float) -> list[Group]:
-    """The groups whose pod shall be made anew now."""
+    """The groups whose pods shall be made anew now."""
     return [
         group for group in groups if crashes_in_vain(group) and not is_spent(group, budget, now)
     ]
@@ -28,14 +29,9 @@ def to_recreate(groups: Iterable[Group], budget: RestartBudget, now: float) -> l
 
 def crashes_in_vain(group: Group) -> bool:
     """Whether restarts in place have not helped."""
-    pod = group.pod
-    return (
-        pod is not None
-        and not group.is_going
-        and not pod.is_terminating
-        and pod.is_backing_off
-        and pod.restarts >= CRASHES_IN_PLACE
-    )
+    if group.is_going or group.is_ending:
+        return False
+    return any(pod.is_backing_off and pod.restarts >= CRASHES_IN_PLACE for pod in group.pods)
 
 
 def is_spent(group: Group, budget: RestartBudget, now: float) -> bool:

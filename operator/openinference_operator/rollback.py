@@ -59,10 +59,8 @@ def _judged(groups: Iterable[Group], wanted: str) -> Iterator[Group]:
 
 
 def _crashes(group: Group) -> str:
-    pod = group.pod
-    if pod is None or pod.trouble is None or not pod.is_backing_off or pod.restarts < CRASHES:
-        return ""
-    return pod.trouble.message
+    crashing = (pod for pod in group.pods if pod.is_backing_off and pod.restarts >= CRASHES)
+    return next((pod.trouble.message for pod in crashing if pod.trouble is not None), "")
 
 
 def _is_late(group: Group, deadline_seconds: int, now: float, unproved: Sequence[str]) -> str:
@@ -71,7 +69,7 @@ def _is_late(group: Group, deadline_seconds: int, now: float, unproved: Sequence
         return ""
     if _was_ready(group):
         return f"{group.name} did not answer its golden prompts within {deadline_seconds} s"
-    trouble = group.pod.trouble if group.pod is not None else None
+    trouble = group.trouble
     late = f"{group.name} was not ready within {deadline_seconds} s"
     return f"{late}: {trouble.message}" if trouble else late
 

@@ -20,21 +20,19 @@ def build_routes(groups: Iterable[Group], course: Course) -> list[Route]:
     told = (
         group
         for group in groups
-        if group.pod is not None and not group.pod.is_lost and group.name not in course.unproved
+        if group.pod is not None and not group.is_lost and group.name not in course.unproved
     )
     return [
         Route(
             group=group.name,
             revision=group.revision,
-            state="Draining" if group.name in course.step.drain or _is_going(group) else "Active",
+            state="Draining"
+            if group.name in course.step.drain or group.is_going or group.is_ending
+            else "Active",
             weight=fresh if group.revision == course.target else old,
         )
         for group in told
     ]
-
-
-def _is_going(group: Group) -> bool:
-    return group.is_going or (group.pod is not None and group.pod.is_terminating)
 
 
 def _weights(course: Course) -> tuple[int, int]:

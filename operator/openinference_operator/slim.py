@@ -34,14 +34,14 @@ def _container(container: Fields) -> Fields:
     return {key: container[key] for key in ("name", "resources") if key in container}
 
 
-def _nothing(_: Fields) -> Fields:
+def _number_of_pods(spec: Fields) -> Fields:
     """A group's template is kept by its revision; the group's own copy is never compared."""
-    return {}
+    return {key: spec[key] for key in ("replicas",) if key in spec}
 
 
 REDUCED: Mapping[str, Callable[[Fields], Fields]] = {
     "Pod": _pod_spec,
-    "StatefulSet": _nothing,
+    "StatefulSet": _number_of_pods,
 }
 
 

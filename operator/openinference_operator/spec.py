@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from openinference_operator import names
-from openinference_operator.fields import Fields, default
+from openinference_operator.fields import Fields, default, parse_quantity
 from openinference_operator.model_spec import Model, parse_model
+from openinference_operator.parallelism_spec import (
+    GPU_RESOURCE,
+    Parallelism,
+    parse_parallelism,
+)
 from openinference_operator.pod_template_spec import PodTemplate, parse_pod_template
 from openinference_operator.rollout_spec import Rollout, parse_rollout
 from openinference_operator.scaling_spec import Autoscaling, parse_autoscaling
@@ -71,6 +76,7 @@ class InferenceService:
     replicas: int
     model: Model
     engine: Engine
+    parallelism: Parallelism | None
     requests: Mapping[str, str]
     limits: Mapping[str, str]
     pod_template: PodTemplate
@@ -81,8 +87,19 @@ class InferenceService:
     balancing: Balancing
     revised: Mapping[str, Any]
 
+    @property
+    def gpus_per_pod(self) -> int:
+        """GPUs that each engine pod asks for."""
+        return _gpus(self.limits) or _gpus(self.requests)
 
-REVISED_FIELDS = ("model", "engine", "resources", "podTemplate")
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that an engine pod may use; None without a limit."""
+        limit = parse_quantity(self.limits.get("memory", ""))
+        return None if limit is None else int(limit)
+
+
+REVISED_FIELDS = ("model", "engine", "parallelism", "resources", "podTemplate")
 
 
 def parse(raw: Mapping[str, Any]) -> InferenceService:
@@ -92,6 +109,7 @@ def parse(raw: Mapping[str, Any]) -> InferenceService:
     spec = Fields("spec", spec.values)
     name = metadata.required_text("name")
     resources = spec.section("resources")
+    requests, limits = resources.texts("requests"), resources.texts("limits")
     return InferenceService(
         namespace=metadata.text("namespace") or "default",
         name=name,
@@ -103,8 +121,11 @@ def parse(raw: Mapping[str, Any]) -> InferenceService:
         replicas=default(spec.integer("replicas"), 1),
         model=parse_model(spec.section("model"), name),
         engine=_engine(spec.section("engine")),
-        requests=resources.texts("requests"),
-        limits=resources.texts("limits"),
+        parallelism=parse_parallelism(
+            spec.section("parallelism"), _gpus(limits) or _gpus(requests)
+        ),
+        requests=requests,
+        limits=limits,
         pod_template=parse_pod_template(spec.section("podTemplate")),
         autoscaling=parse_autoscaling(spec.section("autoscaling")),
         rollout=parse_rollout(spec.section("rollout")),
@@ -123,6 +144,10 @@ def _engine(fields: Fields) -> Engine:
         max_waiting=fields.integer("maxWaiting"),
         dtype=fields.choice("dtype", DTYPES),
     )
+
+
+def _gpus(amounts: Mapping[str, str]) -> int:
+    return int(parse_quantity(amounts.get(GPU_RESOURCE, "0")) or 0)
 
 
 def _restart_budget(fields: Fields) -> RestartBudget:

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from openinference_operator import timestamps
+from openinference_operator.auto_layout import Choice
 from openinference_operator.condition import Condition
 from openinference_operator.conditions import judge
 from openinference_operator.facts import Facts
 from openinference_operator.manifests.engine import selector
 from openinference_operator.manifests.services import client_url
+from openinference_operator.observe import Observed
 from openinference_operator.scaling import Input, Lost, describe_target
 from openinference_operator.sizing import Sizing
 from openinference_operator.spec import InferenceService
@@ -23,17 +25,17 @@ Status: TypeAlias = dict[str, Any]
 def build_status(facts: Facts) -> Status:
     """Render the whole status."""
     service, plan, observed, now = facts.service, facts.plan, facts.observed, facts.now
-    pods = [group.pod for group in observed.groups]
     labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
     status: Status = {
         "observedGeneration": service.generation,
         "modelName": service.model.name,
         "url": client_url(service),
         "replicas": len(facts.course.states),
-        "readyReplicas": sum(pod is not None and pod.is_ready for pod in pods),
+        "readyReplicas": sum(group.is_ready for group in observed.groups),
         "routableReplicas": facts.routable,
         "updatedReplicas": len(facts.updated),
         "replicasSummary": f"{facts.routable}/{plan.desired}",
+        "ranksSummary": _ranks(observed),
         "selector": labels,
         "updateRevision": facts.course.revision,
         "conditions": build_conditions(judge(facts), observed.status, service, now),
@@ -41,7 +43,7 @@ def build_status(facts: Facts) -> Status:
     if model := _model(facts):
         status["model"] = model
     if facts.sizing is not None:
-        status["plan"] = _plan(facts.sizing)
+        status["plan"] = _plan(facts.sizing, observed.layout(service))
     if facts.course.current:
         status["currentRevision"] = facts.course.current
     if service.autoscaling is not None:
@@ -114,6 +116,16 @@ def _render(
     }
 
 
+def _ranks(observed: Observed) -> str:
+    """Ranks in Ready pods, of all in the groups that exist."""
+    ready = total = 0
+    for group in observed.groups:
+        layout = observed.layout_of(group)
+        ready += group.num_ready_pods * layout.ranks_per_pod
+        total += layout.num_ranks
+    return f"{ready}/{total}"
+
+
 def _model(facts: Facts) -> dict[str, Any]:
     """What is known of a model that is fetched."""
     result, progress = facts.observed.preparation.result, facts.observed.preparation.progress
@@ -128,14 +140,15 @@ def _model(facts: Facts) -> dict[str, Any]:
     return {}
 
 
-def _plan(sizing: Sizing) -> dict[str, Any]:
+def _plan(sizing: Sizing, choice: Choice) -> dict[str, Any]:
     plan = {
+        "parallelism": str(choice),
         "gpusPerReplica": sizing.gpus,
         "weightsPerGPU": sizing.weights_per_gpu,
         "kvPerGPU": sizing.kv_per_gpu,
         "maxConcurrency": sizing.max_concurrency,
     }
-    return {name: number for name, number in plan.items() if number is not None}
+    return {name: known for name, known in plan.items() if known is not None}
 
 
 def _scaling(facts: Facts, now: float) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class Store:
         """All InferenceServices of all namespaces, in no order."""
         return self._of_kind(names.KIND)
 
+    def all_pods(self) -> list[Object]:
+        """All pods of all namespaces that are ours, in no order."""
+        return self._of_kind("Pod")
+
     def services(self, namespace: str) -> list[Object]:
         """All InferenceServices of a namespace, ordered by name."""
         return self.select(names.KIND, namespace, "")

@@ -64,7 +64,7 @@ class Trials:
         ready = {
             group.name: group.pod.uid
             for group in observed.groups
-            if group.name in unproved and group.pod is not None and group.pod.is_ready
+            if group.name in unproved and group.pod is not None and group.is_ready
         }
         golden = self._golden.results(key, service, canary.golden, ready, on_result)
         place = Place.from_text(kept.canary if kept else "")

@@ -13,7 +13,7 @@ from openinference_operator.cluster import Cluster
 from openinference_operator.errors import AlreadyExists, Conflict, NameConflict, NotFound
 from openinference_operator.lease import Lease
 from openinference_operator.observe import is_owned_by
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation
+from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Resize
 from openinference_operator.store import Object, Store, service_of
 
 
@@ -60,6 +60,8 @@ class Writer:
                 return self._store.put(await self._cluster.apply(manifest, force=ours))
             case Annotate(reference, annotations):
                 return self._store.put(await self._cluster.annotate(reference, annotations))
+            case Resize(reference, pods, annotations):
+                return self._store.put(await self._cluster.annotate(reference, annotations, pods))
             case Delete(reference):
                 answer = await self._cluster.delete(reference)
                 if answer.get("kind") == reference.kind:

@@ -42,18 +42,26 @@ def test_objects_are_yaml_and_the_rest_are_comments(plan):
 
 
 def test_memory_is_told_from_the_models_headers(plan):
-    [memory, room, *_] = comments(plan(resources={"limits": {"memory": "2Gi"}}))
+    [ranks, memory, room, *_] = comments(plan(resources={"limits": {"memory": "2Gi"}}))
+    assert ranks.startswith("# Each replica has 1 pod: pipeline 1, tensor 1, expert 1")
     assert memory == "# Memory: 96.6 MB of weights in the memory of the pod."
     assert room.startswith("# 377.5 MB are left there for keys and values: 1 sequences of")
 
 
 def test_a_gpu_that_is_named_is_enough_to_say_what_fits(plan):
     gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
-    [_, room, *_] = comments(plan("--gpu-memory", "80Gi", **gpu))
+    [_, _, room, *_] = comments(plan("--gpu-memory", "80Gi", **gpu))
     assert "sequences of full length at once" in room
     tiny = plan("--gpu-memory", "1Gi", **gpu)
     assert tiny.returncode == 1
     assert "# It does not fit: the GPU of a replica needs" in tiny.stdout
+
+
+def test_sizes_that_do_not_divide_the_model_are_told_with_those_that_do(plan):
+    done = plan(parallelism={"tensor": 2})
+    assert done.returncode == 1
+    told = "tensor 2 does not divide the 9 query heads and 3 key heads of the model; use 1, 3 or 9"
+    assert f"# It does not fit: parallelism.{told}." in done.stdout
 
 
 def test_the_steps_of_a_rollout_are_told(plan):

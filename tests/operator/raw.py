@@ -31,6 +31,8 @@ def build_pod(
     is_broken=False,
     is_lost=False,
     restarts=0,
+    index=0,
+    is_unplaced=False,
     **status,
 ):
     """A raw engine pod of a group."""
@@ -45,20 +47,23 @@ def build_pod(
         container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
         container["lastState"] = {"terminated": {"exitCode": 1}}
     metadata = {
-        "name": f"{group}-0",
+        "name": f"{group}-{index}",
         "namespace": NAMESPACE,
-        "uid": f"pod-of-{group}",
+        "uid": f"pod-{index}-of-{group}",
         "resourceVersion": "1",
-        "labels": {names.LABEL_SERVICE: group.rsplit("-", 2)[0]},
+        "labels": {names.LABEL_SERVICE: group.rsplit("-", 2)[0], names.LABEL_GROUP: group},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
     }
     if is_ending or is_lost:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     conditions = [{"type": "Ready", "status": "True" if is_ready else "False"}]
     if is_lost:
         conditions.append({"type": "DisruptionTarget", "reason": "DeletionByTaintManager"})
+    if is_unplaced:
+        conditions.append({"type": "PodScheduled", "status": "False", "message": "no node"})
     return {
         "kind": "Pod",
         "metadata": metadata,
-        "spec": {"nodeName": "node-a"},
+        "spec": {} if is_unplaced else {"nodeName": "node-a"},
         "status": {"conditions": conditions, "containerStatuses": [container], **status},
     }

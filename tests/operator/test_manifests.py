@@ -248,7 +248,7 @@ def test_children_of_one_service_go_with_it(service, template):
     for made in (
         services.build_client_service(service),
         engine.build_statefulset(service, "1a2b3c4d", "demo-1a2b3c4d-0", template),
-        engine.build_controller_revision(service, "1a2b3c4d", 1, {}, template),
+        engine.build_controller_revision(service, "1a2b3c4d", 1, {"template": template}),
     ):
         assert made["metadata"]["ownerReferences"][0]["controller"] is True
 

@@ -128,3 +128,15 @@ def test_policies_that_are_left_out_later_are_deleted_and_no_others(service):
         "openinference-engines",
         "openinference-router",
     }
+
+
+def test_ranks_are_reached_by_their_own_group_alone(make_world):
+    world = make_world(replicas=2, parallelism={"pipeline": 2})
+    world.settle()
+    policies = {name: obj for (kind, name), obj in world.objects.items() if kind == "NetworkPolicy"}
+    assert policies.keys() == world.groups.keys()
+    for name, policy in policies.items():
+        pods = {"podSelector": {"matchLabels": {"openinference.dev/group": name}}}
+        assert policy["spec"] == pods | {"policyTypes": ["Ingress"], "ingress": [{"from": [pods]}]}
+        [owner] = policy["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("StatefulSet", name)

@@ -268,7 +268,11 @@ def test_the_status_tells_revision_and_bytes(make_world):
         "sizeBytes": 16_100_000_000,
         "downloadedBytes": 16_100_000_000,
     }
-    assert status["plan"] == {"gpusPerReplica": 0, "weightsPerGPU": 16_000_000_000}
+    assert status["plan"] == {
+        "parallelism": "1 pod: pipeline 1, tensor 1, expert 1 (spec.parallelism is not set)",
+        "gpusPerReplica": 0,
+        "weightsPerGPU": 16_000_000_000,
+    }
 
 
 def test_a_model_that_cannot_fit_starts_no_replica(make_world):

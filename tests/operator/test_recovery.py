@@ -90,3 +90,30 @@ def test_a_rollout_that_crashes_fails_instead(make_world):
     world.settle()
     assert world.recreated == []
     assert set(world.groups) == good
+
+
+@pytest.fixture
+def pair(make_world):
+    """One replica of two pods."""
+    whole = make_world(replicas=1, parallelism={"pipeline": 2})
+    whole.settle()
+    return whole
+
+
+def test_a_group_is_ready_only_when_all_its_pods_are(pair):
+    [group] = pair.groups
+    pair.unready = {f"{group}-1"}
+    status = build_status(Facts(pair.parsed, pair.observe(), pair.plan(), None, pair.now))
+    assert (status["readyReplicas"], status["routableReplicas"]) == (0, 0)
+    assert status["ranksSummary"] == "1/2"
+    assert groups_healthy(pair)["reason"] == "RankLost"
+    assert f"1 of 2 pods of {group} are ready: {group}-1 is not" in groups_healthy(pair)["message"]
+
+
+def test_a_group_that_crashes_in_vain_is_made_anew_as_a_whole(pair):
+    [group] = pair.groups
+    crash(pair)
+    pair.reconcile()
+    assert pair.recreated == [f"{group}-0", f"{group}-1"]
+    pair.settle()
+    assert pair.routable == {group}

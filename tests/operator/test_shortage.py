@@ -168,7 +168,7 @@ async def test_all_pods_of_the_cluster_are_added_up_over_pages(
     world = make_world(replicas=1)
     world.reconcile()
     raw = unschedulable(raw_pod, f"0/2 nodes are available: 2 Insufficient {GPU}.")
-    group = replace(world.observe().groups[0], pod=read_pod(raw))
+    group = replace(world.observe().groups[0], members=(read_pod(raw),))
     monkeypatch.setattr(cluster_module, "PAGE_SIZE", 2)
     for each in NODES:
         place(server, "Node", "", each)
@@ -184,7 +184,7 @@ async def test_all_pods_of_the_cluster_are_added_up_over_pages(
 async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, monkeypatch):
     world = make_world(replicas=1)
     world.reconcile()
-    group = replace(world.observe().groups[0], pod=None)
+    group = replace(world.observe().groups[0], members=(None,))
     server.put("Event", "old", lastTimestamp="2026-01-01T00:00:00Z", message="an older word")
     server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="exceeded quota")
     assert await stuck.refusals("team-a", [group]) == {group.name: "exceeded quota"}
@@ -195,7 +195,7 @@ async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, m
 async def test_a_refusal_is_asked_for_once_in_a_while(stuck, server, make_world, monkeypatch):
     world = make_world(replicas=1)
     world.reconcile()
-    group = replace(world.observe().groups[0], pod=None)
+    group = replace(world.observe().groups[0], members=(None,))
     server.put("Event", "old", lastTimestamp="2026-01-01T00:00:00Z", message="exceeded quota")
     await stuck.refusals("team-a", [group])
     server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="no such account")
@@ -217,7 +217,7 @@ async def test_why_the_containers_of_a_pod_may_not_start_is_asked_of_events(
     condition = {"type": "PodReadyToStartContainers", "status": may_start}
     raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
     raw["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
-    group = replace(world.observe().groups[0], pod=read_pod(raw))
+    group = replace(world.observe().groups[0], members=(read_pod(raw),))
     server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="no such claim")
     stalls = await stuck.stalls("team-a", [group])
     assert stalls == ({group.name: expected} if expected else {})

@@ -1,15 +1,18 @@
 """How memory is divided: worked examples, and properties that hold for every model."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from openinference_operator.auto_layout import choose
 from openinference_operator.sizing import (
     USABLE_PERCENT,
     WORKSPACE_BYTES,
     gpu_memories,
     human,
     measure,
-    size,
+)
+from openinference_operator.sizing import (
+    size as size_layout,
 )
 from openinference_operator.spec import parse
 
@@ -32,6 +35,11 @@ LLAMA_70B = {
 }
 
 
+def size(service, summary, memories):
+    """As the operator does: in the layout that the service gets."""
+    return size_layout(service, choose(service, summary, memories).layout, summary, memories)
+
+
 def service_with(gpus=0, memory=None, pool=None, **engine):
     limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     limits |= {"memory": memory} if memory else {}
@@ -39,6 +47,7 @@ def service_with(gpus=0, memory=None, pool=None, **engine):
         "model": {"uri": "hf://team/model"},
         "resources": {"limits": limits},
         "engine": engine,
+        "parallelism": {"auto": gpus > 1},
         "podTemplate": {"nodeSelector": {"pool": pool} if pool else {}},
     }
     return parse({"metadata": {"name": "demo"}, "spec": spec})
@@ -59,8 +68,8 @@ def test_what_cannot_fit_is_told_with_the_arithmetic_and_what_would():
     assert sizing.problem == (
         "the GPU of a replica needs 158.0 GB: 141.1 GB of weights, 2.7 GB of keys and values for"
         " one sequence of 8192 tokens, 1.6 GB to work in, and 8 % that cannot be used. The largest"
-        " GPU of a node that fits has 85.9 GB. What would fit: resources.limits nvidia.com/gpu: 2,"
-        " or GPUs of 158.0 GB"
+        " GPU of a node that fits has 85.9 GB. What would fit: 2 GPUs by resources.limits"
+        " nvidia.com/gpu or spec.parallelism, or GPUs of 158.0 GB"
     )
     assert size(service_with(gpus=2), LLAMA_70B, [H100]).problem == ""
 
@@ -145,8 +154,10 @@ def test_what_is_planned_fits_and_only_what_fits_is_planned(
         "maxPositions": tokens,
     }
     service = service_with(gpus=gpus)
-    sizing, demand = size(service, summary, [memory]), measure(service, summary, 2)
-    used = sizing.weights_per_gpu + sizing.max_concurrency * demand.sequence_per_gpu(gpus)
+    sizing, demand = size(service, summary, [memory]), measure(service, summary)
+    layout = choose(service, summary, [memory]).layout
+    assume(layers >= layout.pipeline)
+    used = sizing.weights_per_gpu + sizing.max_concurrency * demand.sequence_per_rank(layout)
     room = memory * USABLE_PERCENT // 100 - WORKSPACE_BYTES
     assert (sizing.max_concurrency >= 1) == (sizing.problem == "")
     assert sizing.problem or used <= room

@@ -14,7 +14,7 @@ from openinference_operator.canary import Verdict
 from openinference_operator.course import Evidence
 from openinference_operator.manifests.routing import read_routing
 from openinference_operator.observe import observe
-from openinference_operator.operations import Annotate, Apply, Create, Delete
+from openinference_operator.operations import Annotate, Apply, Create, Delete, Resize
 from openinference_operator.plan import plan_service
 from openinference_operator.routers import Router
 from openinference_operator.signals.router_state import GroupReport, RouterReport, ServiceReport
@@ -51,6 +51,8 @@ class World:
         self.broken = set()
         self.restarts = 0
         self.lost = set()
+        self.unplaced = set()
+        self.unready = set()
         self.routers = [RouterPod(f"router-{number}") for number in range(routers)]
         self.now = timestamps.from_text("2026-01-01T00:00:00Z")
         self.desired = None
@@ -69,7 +71,7 @@ class World:
         store = Store()
         for raw in [self.service, *self.siblings]:
             store.put(raw)
-        for obj in [*self.objects.values(), *self._pods()]:
+        for obj in [*self.objects.values(), *self.pods()]:
             store.put(copy.deepcopy(obj))
         return observe(store, self.parsed, self._router_facts())
 
@@ -102,9 +104,12 @@ class World:
                     key: value for key, value in kept.items() if value is not None
                 }
                 obj["metadata"]["resourceVersion"] = str(next(self._versions))
+            case Resize(reference, pods, annotations):
+                self.perform(Annotate(reference, annotations))
+                self.objects["StatefulSet", reference.name]["spec"]["replicas"] = pods
             case Delete(reference) if reference.kind == "Pod":
                 self.recreated.append(reference.name)
-                self.broken.discard(reference.name.removesuffix("-0"))
+                self.broken.discard(reference.name.rpartition("-")[0])
             case Delete(reference):
                 obj = self._exact(reference)
                 if reference.kind == "StatefulSet":
@@ -252,11 +257,14 @@ class World:
         service = ServiceReport(generation=generation, held=0, groups=groups)
         return RouterReport(router=router.name, draining=False, services={self.name: service})
 
-    def _pods(self):
+    def pods(self):
+        """Every pod of a group does as the group does, but for those without a node."""
         return [
             build_pod(
                 group,
-                is_ready=group in self.ready,
+                index=index,
+                is_unplaced=f"{group}-{index}" in self.unplaced,
+                is_ready=group in self.ready and f"{group}-{index}" not in self.unready,
                 has_started=group in self.started,
                 is_ending="deletionTimestamp" in obj["metadata"],
                 is_broken=group in self.broken,
@@ -264,6 +272,7 @@ class World:
                 restarts=self.restarts if group in self.broken else 0,
             )
             for group, obj in self.groups.items()
+            for index in range(obj["spec"]["replicas"])
         ]
 
     def _write(self, manifest, uid):

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import msgspec
 
+from openinference_engine.config import ModelConfig
 from openinference_engine.weights.checkpoint import open_checkpoint
 
 
 class Summary(msgspec.Struct, frozen=True, rename="camel"):
-    """The shape of a model. `weight_bytes` as stored; `stored_as` is what most bytes are in."""
+    """The shape of a model. `weight_bytes` as stored; `stored_as` is what most bytes are in.
+
+    `expert_parameters`: those that belong to single experts; without any, both are 0.
+    """
 
     architecture: str
     parameters: int
@@ -28,6 +32,8 @@ class Summary(msgspec.Struct, frozen=True, rename="camel"):
     hidden_size: int
     vocab_size: int
     max_positions: int
+    num_experts: int
+    expert_parameters: int
 
 
 def summarise(path: Path) -> Summary:
@@ -49,4 +55,14 @@ def summarise(path: Path) -> Summary:
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
+        num_experts=config.experts.count if config.experts else 0,
+        expert_parameters=_expert_parameters(config),
     )
+
+
+def _expert_parameters(config: ModelConfig) -> int:
+    """Three matrices for each expert of each layer."""
+    if config.experts is None:
+        return 0
+    matrices = 3 * config.experts.count * config.num_layers
+    return matrices * config.hidden_size * config.experts.intermediate_size

@@ -8,7 +8,8 @@ template plus the name of its group.
 from typing import Any
 
 from openinference_operator import names
-from openinference_operator.manifests import model
+from openinference_operator.layout import ONE_RANK, Layout
+from openinference_operator.manifests import model, ranks
 from openinference_operator.manifests.common import (
     CONTAINER_SECURITY,
     SCRATCH_ENVIRONMENT,
@@ -22,7 +23,6 @@ from openinference_operator.manifests.common import (
     scrape_annotations,
 )
 from openinference_operator.manifests.placement import placed, pod_metadata, spread_constraints
-from openinference_operator.sizing import gpus_per_replica
 from openinference_operator.spec import InferenceService
 
 COMPONENT = "engine"
@@ -43,21 +43,17 @@ def seats(service: InferenceService) -> int:
 
 
 def build_controller_revision(
-    service: InferenceService,
-    revision: str,
-    number: int,
-    fields: dict[str, Any],
-    template: Manifest,
+    service: InferenceService, revision: str, number: int, data: dict[str, Any]
 ) -> Manifest:
-    """Keep what the user set (`fields`) and what it was rendered to (`template`)."""
+    """Keep `data`: what the user set (`fields`), and what that became (`layout`, `template`)."""
     name = names.controller_revision(service.name, revision)
     manifest = child(service, COMPONENT, "apps/v1", "ControllerRevision", name)
     manifest["metadata"]["labels"][names.LABEL_REVISION] = revision
-    return manifest | {"revision": number, "data": {"fields": fields, "template": template}}
+    return manifest | {"revision": number, "data": data}
 
 
 def build_statefulset(
-    service: InferenceService, revision: str, group: str, template: Manifest
+    service: InferenceService, revision: str, group: str, template: Manifest, pods: int = 1
 ) -> Manifest:
     """One group. OnDelete and Parallel: the operator alone decides when pods are replaced."""
     manifest = child(service, COMPONENT, "apps/v1", "StatefulSet", group)
@@ -66,7 +62,7 @@ def build_statefulset(
     metadata = template["metadata"]
     return manifest | {
         "spec": {
-            "replicas": 1,
+            "replicas": pods,
             "serviceName": names.groups_service(service.name),
             "podManagementPolicy": "Parallel",
             "updateStrategy": {"type": "OnDelete"},
@@ -89,17 +85,21 @@ def selector(service: str) -> dict[str, str]:
 
 
 def build_pod_template(
-    service: InferenceService, default_image: str, model_bytes: int | None = None
+    service: InferenceService,
+    default_image: str,
+    layout: Layout = ONE_RANK,
+    model_bytes: int | None = None,
 ) -> Manifest:
     """Render a revision to the template of its pods. `model_bytes`: None while nobody knows."""
+    image = service.engine.image or default_image
     container = {
         "name": COMPONENT,
-        "image": service.engine.image or default_image,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", "openinference_engine", "serve", model.engine_uri(service)],
-        "args": _flags(service),
-        "env": _environment(service),
-        "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}],
+        "args": [*_flags(service), *ranks.flags(service, layout)],
+        "env": [*_environment(service), *ranks.environment(layout, image)],
+        "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}, *ranks.ports(layout)],
         "resources": _resources(service),
         "securityContext": dict(CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -110,13 +110,13 @@ def build_pod_template(
             *model.engine_mounts(service),
             *map(dict, service.pod_template.volume_mounts),
         ],
-        **_probes(model_bytes),
+        **_probes(start_seconds(model_bytes) + ranks.rendezvous_seconds(layout)),
     }
     return {
-        "metadata": _metadata(service),
+        "metadata": _metadata(service, layout),
         "spec": {
-            **placed(service),
-            "initContainers": model.init_containers(service, container["image"]),
+            **ranks.near_each_other(placed(service), selector(service.name), layout),
+            "initContainers": model.init_containers(service, image),
             "containers": [container],
             "volumes": [
                 dict(SCRATCH_VOLUME),
@@ -132,9 +132,10 @@ def build_pod_template(
     }
 
 
-def _metadata(service: InferenceService) -> Manifest:
+def _metadata(service: InferenceService, layout: Layout) -> Manifest:
     metadata = pod_metadata(service, COMPONENT)
-    metadata["labels"][names.LABEL_ROLE] = "leader"
+    if layout.pods == 1:  # the pods of a larger group share one template, and differ by index
+        metadata["labels"][names.LABEL_ROLE] = "leader"
     metadata["annotations"] |= scrape_annotations(names.ENGINE_PORT)
     return metadata
 
@@ -153,7 +154,7 @@ def _flags(service: InferenceService) -> list[str]:
     ]
     if engine.max_model_len is not None:
         flags.append(f"--max-model-len={engine.max_model_len}")
-    if gpus_per_replica(service):
+    if service.gpus_per_pod:
         flags.append("--device=cuda")  # the engine computes on the CPU unless it is told
     return flags
 
@@ -174,13 +175,12 @@ def _resources(service: InferenceService) -> Manifest:
     return {name: amounts for name, amounts in resources.items() if amounts}
 
 
-def _probes(model_bytes: int | None) -> Manifest:
+def _probes(max_start_seconds: int) -> Manifest:
     """Starting and serving are judged by /ready, being alive by /health."""
     ready = {"httpGet": {"path": "/ready", "port": "http"}, "timeoutSeconds": 2}
     alive = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 5}
     return {
-        "startupProbe": ready
-        | {"periodSeconds": 1, "failureThreshold": start_seconds(model_bytes)},
+        "startupProbe": ready | {"periodSeconds": 1, "failureThreshold": max_start_seconds},
         "readinessProbe": ready | {"periodSeconds": 2, "failureThreshold": 2},
         "livenessProbe": alive | {"periodSeconds": 5, "failureThreshold": 6},
     }

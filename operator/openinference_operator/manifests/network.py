@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openinference_operator import names
-from openinference_operator.manifests.common import Manifest, component_labels, shared_child
+from openinference_operator.manifests.common import Manifest, child, component_labels, shared_child
 from openinference_operator.settings import NetworkSettings
 from openinference_operator.spec import InferenceService
 
@@ -41,6 +41,18 @@ def build_network_policies(
             [_CLIENTS, _rule(observers, "internal")],
         ),
     ]
+
+
+def build_group_policy(service: InferenceService, group: str, uid: str) -> Manifest:
+    """The pods of one group reach each other on every port; it goes with the group's StatefulSet.
+
+    Ranks trust whoever reaches them (docs/wire.md), so other groups are as shut out as strangers.
+    """
+    pods = {"podSelector": {"matchLabels": {names.LABEL_GROUP: group}}}
+    manifest = child(service, "engine", "networking.k8s.io/v1", "NetworkPolicy", group)
+    owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": group, "uid": uid}
+    manifest["metadata"]["ownerReferences"] = [owner | {"controller": True}]
+    return manifest | {"spec": pods | {"policyTypes": ["Ingress"], "ingress": [{"from": [pods]}]}}
 
 
 def _policy(

@@ -35,9 +35,9 @@ class Stuck:
     async def shortages(self, groups: Sequence[Group]) -> dict[str, str]:
         """What the pods lack that find no node, by group."""
         lacking = {
-            group.name: group.pod.trouble.lacking
+            group.name: group.trouble.lacking
             for group in groups
-            if group.pod is not None and group.pod.trouble and group.pod.trouble.lacking
+            if group.trouble is not None and group.trouble.lacking
         }
         if not lacking:
             return {}
@@ -52,15 +52,17 @@ class Stuck:
         return {
             group.name: await self._told(namespace, f"{group.uid},reason=FailedCreate")
             for group in groups
-            if group.pod is None and not group.is_going and _is_late(group)
+            if None in group.members
+            and not (group.is_going or group.is_given_up)
+            and _is_late(group)
         }
 
     async def stalls(self, namespace: str, groups: Sequence[Group]) -> dict[str, str]:
         """Why containers of pods on a node are not made, by group: a volume, the network, …"""
         told = {
-            group.name: await self._told(namespace, f"{group.pod.uid},type=Warning")
+            group.name: await self._told(namespace, f"{group.being_made.uid},type=Warning")
             for group in groups
-            if group.pod is not None and group.pod.is_being_made and _is_late(group)
+            if group.being_made is not None and _is_late(group)
         }
         return {name: words for name, words in told.items() if words}
 

@@ -8,7 +8,7 @@ from openinference_operator.observe import Observed, Obstacle
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck
-from openinference_operator.sizing import gpu_memories, gpus_per_replica
+from openinference_operator.sizing import gpu_memories
 from openinference_operator.spec import InferenceService
 
 
@@ -30,7 +30,7 @@ class Survey:
             preparation = replace(observed.preparation, progress=progress)
             observed = replace(observed, preparation=preparation)
             again_in_seconds = INTERVAL_SECONDS
-        if gpus_per_replica(service) and observed.preparation.result is not None:
+        if service.gpus_per_pod and observed.preparation.result is not None:
             memories = gpu_memories(service, await self._nodes.all())
             observed = replace(observed, gpu_memories=memories)
         stuck = await self._what_is_stuck(service, observed)

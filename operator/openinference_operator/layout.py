@@ -1,0 +1,105 @@
+"""The ranks of a replica and the pods they run in, as docs/wire.md numbers them: pure.
+
+A rank has a GPU of its own, so a pod of G GPUs runs G ranks. Without GPUs each stage of a pipeline
+is a pod: more stages in one pod would share its cores and gain nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openinference_operator.parallelism_spec import Parallelism
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sizes along each axis, and the pods of the group; `pods` divides the number of ranks."""
+
+    pipeline: int = 1
+    tensor: int = 1
+    expert: int = 1
+    pods: int = 1
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the group."""
+        return self.pipeline * self.tensor * self.expert
+
+    @property
+    def ranks_per_pod(self) -> int:
+        """Ranks in each of its pods."""
+        return self.num_ranks // self.pods
+
+    def __str__(self) -> str:
+        sizes = f"pipeline {self.pipeline}, tensor {self.tensor}, expert {self.expert}"
+        return f"{self.pods} {'pod' if self.pods == 1 else 'pods'}: {sizes}"
+
+    def as_json(self) -> dict[str, int]:
+        """As a revision keeps it."""
+        return {
+            "pipeline": self.pipeline,
+            "tensor": self.tensor,
+            "expert": self.expert,
+            "pods": self.pods,
+        }
+
+
+ONE_RANK = Layout()
+
+
+def read_layout(kept: Any) -> Layout:
+    """What a revision keeps; one rank for a revision of an operator that knew no more."""
+    if not isinstance(kept, Mapping):
+        return ONE_RANK
+    return Layout(**{name: int(kept.get(name, 1)) for name in ONE_RANK.as_json()})
+
+
+def given_layout(parallelism: Parallelism, gpus_per_pod: int) -> Layout:
+    """The layout of sizes that the user gave."""
+    ranks, stages = parallelism.num_ranks, parallelism.pipeline
+    pods = ranks // gpus_per_pod if gpus_per_pod else stages
+    return Layout(stages, parallelism.tensor, parallelism.expert, pods)
+
+
+def tensor_sizes(num_heads: int, num_kv_heads: int) -> list[int]:
+    """Divisors of the query heads that split the key heads evenly, or repeat them evenly."""
+    return [
+        size
+        for size in _divisors(num_heads)
+        if num_kv_heads % size == 0 or size % num_kv_heads == 0
+    ]
+
+
+def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
+    """Which size the model cannot be divided by, with those that it can; empty if all are right."""
+    layers, experts = int(summary["numLayers"]), int(summary.get("numExperts", 0))
+    if layout.pipeline > layers:
+        most = f"more than the {layers} layers of the model; use 1 to {layers}"
+        return f"parallelism.pipeline {layout.pipeline} is {most}"
+    heads, kv_heads = query_heads(summary), int(summary["numKvHeads"])
+    if layout.tensor not in (sizes := tensor_sizes(heads, kv_heads)):
+        return (
+            f"parallelism.tensor {layout.tensor} does not divide the {heads} query heads and"
+            f" {kv_heads} key heads of the model; use {_listed(sizes)}"
+        )
+    if "numExperts" in summary and max(1, experts) % layout.expert:
+        has = f"the {experts} experts of the model" if experts else "a model without experts"
+        return (
+            f"parallelism.expert {layout.expert} does not divide {has};"
+            f" use {_listed(_divisors(max(1, experts)))}"
+        )
+    return ""
+
+
+def query_heads(summary: Mapping[str, Any]) -> int:
+    """Query heads of a model, at least as many as its key heads."""
+    return int(summary.get("numHeads") or summary["numKvHeads"])
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last

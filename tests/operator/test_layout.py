@@ -1,0 +1,150 @@
+"""The ranks of a replica: their pods, what a model can be divided by, and what is chosen."""
+
+import pytest
+from openinference_operator.auto_layout import choose
+from openinference_operator.errors import SpecError
+from openinference_operator.layout import ONE_RANK, Layout, find_misfit, read_layout
+from openinference_operator.manifests import engine
+from openinference_operator.spec import parse
+
+GIB = 1 << 30
+SMOLLM2 = {
+    "parameters": 134_515_008,
+    "weightBytes": 98_000_000,
+    "numLayers": 30,
+    "numHeads": 9,
+    "numKvHeads": 3,
+    "headDim": 64,
+    "maxPositions": 8192,
+    "numExperts": 0,
+}
+LLAMA_70B = {
+    "parameters": 70_553_706_496,
+    "weightBytes": 141_107_412_992,
+    "numLayers": 80,
+    "numHeads": 64,
+    "numKvHeads": 8,
+    "headDim": 128,
+    "maxPositions": 8192,
+}
+
+
+def service_with(gpus=0, memory=None, **parallelism):
+    limits = ({"nvidia.com/gpu": gpus} if gpus else {}) | ({"memory": memory} if memory else {})
+    spec = {"model": {"uri": "hf://a/b"}, "resources": {"limits": limits}}
+    return parse({"metadata": {"name": "demo"}, "spec": spec | {"parallelism": parallelism}})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sizes", "pods"),
+    [
+        (0, {"pipeline": 2}, 2),
+        (0, {"tensor": 3}, 1),
+        (0, {"pipeline": 2, "tensor": 2}, 2),
+        (1, {"tensor": 4}, 4),
+        (4, {"tensor": 4, "pipeline": 2}, 2),
+        (8, {"tensor": 4, "expert": 2}, 1),
+    ],
+)
+def test_a_pod_runs_a_rank_on_each_gpu_or_a_stage_without(gpus, sizes, pods):
+    assert choose(service_with(gpus, **sizes), None, ()).layout.pods == pods
+
+
+def test_without_the_field_a_replica_is_one_rank():
+    assert choose(service_with(gpus=8), LLAMA_70B, [80 * GIB]).layout == ONE_RANK
+
+
+def test_ranks_that_do_not_fill_pods_are_refused_with_the_numbers():
+    with pytest.raises(SpecError, match="is 3 ranks, which do not fill pods of 2 GPUs; use a mul"):
+        service_with(gpus=2, tensor=3)
+
+
+def test_automatic_and_chosen_sizes_exclude_each_other():
+    with pytest.raises(SpecError, match=r"spec.parallelism.auto: chooses all sizes; remove it"):
+        service_with(auto=True, tensor=2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (Layout(tensor=3), ""),
+        (Layout(tensor=2), "tensor 2 does not divide the 9 query heads and 3 key heads of the"),
+        (Layout(tensor=2), "use 1, 3 or 9"),
+        (Layout(pipeline=31), "pipeline 31 is more than the 30 layers of the model; use 1 to 30"),
+        (Layout(expert=2), "expert 2 does not divide a model without experts; use 1"),
+    ],
+)
+def test_sizes_that_a_model_cannot_be_divided_by_are_told_with_those_that_it_can(layout, words):
+    misfit = find_misfit(layout, SMOLLM2)
+    assert words in misfit
+    assert bool(words) == bool(misfit)
+
+
+def test_experts_divide_too():
+    assert "8 experts of the model; use 1, 2, 4 or 8" in find_misfit(
+        Layout(expert=3), SMOLLM2 | {"numExperts": 8}
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "layout", "words"),
+    [
+        (8, 80 * GIB, Layout(tensor=8), "1 pods, the fewest that hold it"),
+        (2, 80 * GIB, Layout(tensor=2), "tensor 2, the most of 2 GPUs by which"),
+        (2, 40 * GIB, Layout(pipeline=2, tensor=2, pods=2), "2 pods, the fewest that hold it"),
+        (1, 80 * GIB, Layout(pipeline=2, pods=2), "a pod has one rank"),
+        (2, None, Layout(tensor=2), "one pod, for the memory is not known"),
+        (1, GIB, Layout(), "no number of pods holds the model"),
+    ],
+)
+def test_automatic_sizes_are_tensor_within_a_pod_and_stages_between(gpus, memory, layout, words):
+    choice = choose(service_with(gpus, auto=True), LLAMA_70B, [memory] if memory else [])
+    assert choice.layout == layout
+    assert words in choice.reason
+
+
+def test_heads_that_gpus_do_not_divide_become_stages():
+    choice = choose(service_with(gpus=6, auto=True), SMOLLM2, [80 * GIB])
+    assert choice.layout == Layout(pipeline=2, tensor=3)
+
+
+def test_a_model_that_nobody_has_looked_at_is_divided_by_layers():
+    assert choose(service_with(gpus=4, auto=True), None, ()).layout == Layout(pipeline=4)
+
+
+def test_without_gpus_the_memory_of_pods_decides():
+    choice = choose(service_with(auto=True, memory="160Gi"), LLAMA_70B, ())
+    assert choice.layout == Layout(pipeline=1)
+    choice = choose(service_with(auto=True, memory="60Gi"), LLAMA_70B, ())
+    assert choice.layout == Layout(pipeline=3, pods=3)
+
+
+def test_a_revision_keeps_its_layout_and_older_ones_are_one_rank():
+    layout = Layout(pipeline=2, tensor=3, pods=2)
+    assert read_layout(layout.as_json()) == layout
+    assert read_layout(None) == ONE_RANK
+
+
+def test_the_pods_of_a_group_find_each_other():
+    service = service_with(pipeline=2, tensor=3)
+    layout = choose(service, None, ()).layout
+    [container] = engine.build_pod_template(service, "engine:1", layout)["spec"]["containers"]
+    assert {
+        "--pipeline=2",
+        "--tensor=3",
+        "--pods=2",
+        "--rendezvous=$(OPENINFERENCE_GROUP)-0.demo-groups.default.svc:8001",
+    } <= set(container["args"])
+    assert {"OPENINFERENCE_POD_INDEX", "OPENINFERENCE_IMAGE"} <= {
+        e["name"] for e in container["env"]
+    }
+    assert {port["name"] for port in container["ports"]} == {"http", "ranks"}
+
+
+def test_ranks_of_one_pod_need_no_address():
+    service = service_with(tensor=3)
+    [container] = engine.build_pod_template(service, "engine:1", Layout(tensor=3))["spec"][
+        "containers"
+    ]
+    assert "--tensor=3" in container["args"]
+    assert not any("rendezvous" in flag or "pods" in flag for flag in container["args"])
