@@ -88,11 +88,18 @@ class Engine:
         """
         if self._group is not None:
             return self._pass_through(self._group, step)
+        if not step.chunks:
+            return []  # what waited has expired
         try:
             result = self._run(step)
         except Exception:
             return self._execute_apart(step)
         return list(self.scheduler.commit(step, result))
+
+    def predict_seconds(self, step: Step) -> float:
+        """Until `execute` returns: on a group, what is under way comes first."""
+        steps = [*(begun for begun, _ in self._under_way), step]
+        return sum(self.speed.predict_seconds(one.num_tokens, one.num_decodes) for one in steps)
 
     def step(self) -> list[Drawn | Failed]:
         return self.execute(self.schedule())
@@ -123,6 +130,8 @@ class Engine:
             self._under_way.append((step, time.monotonic()))
             if len(self._under_way) < self._stages:
                 return []
+        if not self._under_way:
+            return []  # what waited has expired
         oldest, begun = self._under_way.popleft()
         result = group.finish()
         end = time.monotonic()

@@ -124,6 +124,17 @@ def test_only_requests_that_never_had_a_seat_expire(
     assert seated.num_outputs == 8
 
 
+def test_turn_in_which_all_that_waited_expires_costs_nothing(
+    make_tiny_engine: Callable[..., Engine], greedy: Any
+) -> None:
+    engine = make_tiny_engine()
+    engine.add(Request("late", [5], greedy(1), due=0.0, expires=10.0))
+    assert engine.expire(10.0) == [Failed("late", "expired")]
+    before = engine.num_steps
+    assert engine.step() == []
+    assert engine.num_steps == before
+
+
 @asynccontextmanager
 async def running_core(config: EngineConfig) -> AsyncIterator[CoreClient]:
     client, loaded = SpawnedCore(config), asyncio.Event()

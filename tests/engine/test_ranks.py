@@ -293,6 +293,31 @@ def test_all_stages_have_a_step_at_batch(models: Callable[..., Path]) -> None:
         assert len(engine._under_way) == 3  # and one that the turn has just ended
 
 
+def test_turn_without_work_leaves_a_group_as_it_is(models: Callable[..., Path]) -> None:
+    """All that waited has expired, say."""
+    with group_engine(models("Llama", None), layout(2)) as engine:
+        assert engine.step() == []
+
+
+def test_step_may_take_as_long_as_all_that_are_before_it(models: Callable[..., Path]) -> None:
+    """A short step behind a long one must not end a group that still computes the long one."""
+    with group_engine(models("Llama", None), layout(3), max_step_tokens=64) as engine:
+        runner: Any = engine.runner
+        allowed: list[float] = []
+        expect = runner._link.watch.expect
+        runner._link.watch.expect = lambda seconds: (allowed.append(seconds), expect(seconds))
+        runner._speed.observe(64, 0, 2.0)
+        runner._speed.observe(1, 1, 0.001)
+        for request in requests():
+            engine.add(request)
+        for _ in range(3):
+            engine.step()
+        engine.execute(Step([]))
+        assert len(engine._under_way) == 1
+        assert allowed == sorted(allowed)
+        assert runner._link.watch._deadline < float("inf")
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

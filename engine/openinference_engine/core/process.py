@@ -177,7 +177,7 @@ class Core:
         failed = engine.expire(time.monotonic())
         step = engine.schedule()
         self._queue.note(step, time.monotonic())
-        self._heartbeat.expect(engine.speed.predict_seconds(step.num_tokens, step.num_decodes))
+        self._heartbeat.expect(engine.predict_seconds(step))
         results = engine.execute(step)
         self.beat()
         drawn = [result for result in results if isinstance(result, Drawn)]

@@ -11,12 +11,16 @@ from pathlib import Path
 
 from openinference_engine.core.client import CoreClient
 from openinference_engine.core.messages import Abort
+from openinference_engine.errors import StartError
 
 
 class ThreadedCore(CoreClient):
     async def _run_core(self, folder: Path) -> int:
         """Raises StartError if the model cannot be loaded, and whatever else ends the core."""
         from openinference_engine.core import process  # torch
+
+        if self.config.group.num_ranks > 1:
+            raise StartError("ranks need processes of their own; use openinference serve")
 
         stopping = threading.Event()
         core = _in_thread(lambda: process.run(folder, self.config, time.monotonic(), stopping))

@@ -18,7 +18,13 @@ from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.local import LocalRanks, threads_per_rank
 from openinference_engine.ranks.messages import step_message
-from openinference_engine.ranks.rendezvous import LOOPBACK, Verdict, facts_of, host_meeting
+from openinference_engine.ranks.rendezvous import (
+    LOOPBACK,
+    MEETING_SECONDS,
+    Verdict,
+    facts_of,
+    host_meeting,
+)
 from openinference_engine.ranks.stage import Outcome, Stage, load_stage
 from openinference_engine.results import StepResult
 from openinference_engine.runner import draw
@@ -51,7 +57,7 @@ class GroupRunner:
 
     def begin(self, step: Step) -> None:
         batch = build_batch(step.chunks, self._block_size)
-        seconds = self._patience_seconds(step)
+        seconds = self._patience_seconds(step, *(earlier for earlier, *_ in self._under_way))
         self._link.watch.expect(seconds)
         self._link.send(step_message(batch, _wants_states(step), seconds))
         self._under_way.append((step, batch, self._stage.compute(batch, _wants_states(step))))
@@ -64,7 +70,8 @@ class GroupRunner:
         """States and logits of the oldest step under way."""
         step, batch, own = self._under_way.popleft()
         outcome = self._stage.collect(batch, _wants_states(step), own)
-        self._link.watch.done()
+        if not self._under_way:  # else the deadline is theirs too
+            self._link.watch.done()
         return outcome
 
     def is_leaving(self) -> bool:
@@ -74,11 +81,12 @@ class GroupRunner:
     def close(self) -> None:
         self._link.close()
 
-    def _patience_seconds(self, step: Step) -> float:
-        predicted = self._speed.predict_seconds(step.num_tokens, step.num_decodes)
-        if not predicted:
+    def _patience_seconds(self, *steps: Step) -> float:
+        """For all of them: each waits for those before it."""
+        predicted = [self._speed.predict_seconds(one.num_tokens, one.num_decodes) for one in steps]
+        if not all(predicted):
             return _FIRST_STEPS_SECONDS
-        return max(_LEAST_SECONDS, _SLOWER_THAN_PREDICTED * predicted)
+        return max(_LEAST_SECONDS, _SLOWER_THAN_PREDICTED * sum(predicted))
 
 
 def load_group_backend(
@@ -97,7 +105,7 @@ def load_group_backend(
     meeting, rendezvous = host_meeting(group)
     local = LocalRanks(config, rendezvous)
 
-    meeting.await_facts(facts_of(checkpoint, config))
+    meeting.await_facts(facts_of(checkpoint, config), local.exit_code)
 
     def end_pod(reason: str) -> None:
         local.kill()
@@ -109,7 +117,7 @@ def load_group_backend(
         stage = load_stage(
             checkpoint,
             config,
-            *meeting.form_ranks(),
+            *link.watch.within(MEETING_SECONDS, "connecting the ranks", meeting.form_ranks),
             max_model_len=capacity.max_model_len,
             num_cache_blocks=capacity.num_cache_blocks,
         )

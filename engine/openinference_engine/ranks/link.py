@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 import zmq
@@ -30,6 +30,7 @@ _LAST_WORD_SECONDS = 0.5
 
 log = logging.getLogger("openinference.ranks")
 End = Callable[[str], None]
+T = TypeVar("T")
 
 
 def end_process(reason: str) -> NoReturn:
@@ -46,18 +47,26 @@ class Watch:
         self.has_ended = False
         self.last_word_seconds = last_word_seconds
         self._end = end
-        self._deadline = math.inf
+        self._deadline, self._what = math.inf, "a step"
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
-    def expect(self, seconds: float) -> None:
-        """A step begins."""
-        self._deadline = time.monotonic() + seconds
+    def expect(self, seconds: float, what: str = "a step") -> None:
+        """Something begins that may take so long."""
+        self._deadline, self._what = time.monotonic() + seconds, what
 
     def done(self) -> None:
         self._deadline = math.inf
+
+    def within(self, seconds: float, what: str, work: Callable[[], T]) -> T:
+        """What `work` gives, which the group's end does not wait for any longer."""
+        self.expect(seconds, what)
+        try:
+            return work()
+        finally:
+            self.done()
 
     def close(self) -> None:
         """The link ends on purpose."""
@@ -81,7 +90,7 @@ class Watch:
             recv_monitor_message(self._monitor)
             return "the link to another rank closed or fell silent"
         if time.monotonic() > self._deadline:
-            return "a step took longer than it may"
+            return f"{self._what} took longer than it may"
         return None
 
 

@@ -61,7 +61,11 @@ class LocalRanks:
     def _start(self, rank: int, settings: bytes) -> subprocess.Popen[bytes]:
         ready_file = [] if self._folder is None else [str(self._folder / str(rank))]
         command = [sys.executable, "-m", _MODULE, str(rank), *ready_file]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the process that drains the group
+        )
         if process.stdin is not None:
             process.stdin.write(settings)
             process.stdin.flush()  # it stays open: its end means that this process has ended

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from aiohttp import web
 
 from openinference_engine.config import EngineConfig, ServerConfig
-from openinference_engine.errors import EXIT_CANNOT_START
+from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.ranks.local import LocalRanks
 
 _LOOK_SECONDS = 0.1
@@ -29,10 +30,16 @@ async def serve_pod(server: ServerConfig, engine: EngineConfig) -> int:
         ranks = LocalRanks(engine, engine.group.rendezvous or "", Path(folder))
         runner = web.AppRunner(_probes(ranks), access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, server.host, server.port).start()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ranks.terminate)
         try:
+            await web.TCPSite(runner, server.host, server.port).start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, ranks.terminate)
             return await _watch(ranks, server.drain_timeout_seconds + _MARGIN_SECONDS)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise StartError(
+                f"cannot listen on {server.host}:{server.port}: {reason}; free it"
+            ) from error
         finally:
             ranks.kill()
             await runner.cleanup()

@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
@@ -27,6 +28,7 @@ from openinference_engine.version import VERSION
 from openinference_engine.weights.checkpoint import Checkpoint
 
 LOOPBACK = "127.0.0.1"
+MEETING_SECONDS = 60.0  # for ranks that all have stated their facts to connect
 _VERDICT = "verdict"
 _LOOK_SECONDS = 0.05
 _RETRY_SECONDS = 0.25
@@ -74,15 +76,19 @@ class Meeting:
         self.leader = leader
         self._deadline = time.monotonic() + config.rendezvous_timeout_seconds
 
-    def await_facts(self, own: Facts) -> None:
+    def await_facts(self, own: Facts, exit_code: Callable[[], int | None]) -> None:
         """Rank 0: until all ranks have stated theirs.
 
-        Raises StartError if one does not come or differs, when it has told the others.
+        exit_code: of a rank in this pod that has ended, None while all run.
+        Raises StartError if one ends, does not come or differs, when it has told the others.
         """
         others = list(range(1, self._config.num_ranks))
         while missing := [rank for rank in others if not self._store.check([_facts_key(rank)])]:
+            present = [rank for rank in others if rank not in missing]
+            if (code := exit_code()) is not None:
+                self._refuse(f"a rank of pod 0 ended with exit code {code}; see its log", present)
             if time.monotonic() > self._deadline:
-                self._refuse(self._absence(missing), [r for r in others if r not in missing])
+                self._refuse(self._absence(missing), present)
             time.sleep(_LOOK_SECONDS)
         for rank in others:
             facts = msgspec.json.decode(self._store.get(_facts_key(rank)), type=Facts)
@@ -156,7 +162,7 @@ def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:
 
     Raises StartError if its port is taken, or if its own name leads nowhere until the deadline.
     """
-    if config.rendezvous is None:
+    if config.rendezvous is None or config.pods == 1:  # nobody comes from outside
         listener = socket.create_server((LOOPBACK, 0))
         name = LOOPBACK
     else:

@@ -10,7 +10,13 @@ from openinference_engine.errors import StartError
 from openinference_engine.ranks.link import End, RankLink, end_process
 from openinference_engine.ranks.local import threads_per_rank
 from openinference_engine.ranks.messages import Failed, Ready
-from openinference_engine.ranks.rendezvous import Meeting, Verdict, facts_of, visit_meeting
+from openinference_engine.ranks.rendezvous import (
+    MEETING_SECONDS,
+    Meeting,
+    Verdict,
+    facts_of,
+    visit_meeting,
+)
 from openinference_engine.ranks.stage import Stage, load_stage
 from openinference_engine.weights.checkpoint import Checkpoint
 
@@ -51,7 +57,7 @@ def _load(
         return load_stage(
             checkpoint,
             config,
-            *meeting.form_ranks(),
+            *link.watch.within(MEETING_SECONDS, "connecting the ranks", meeting.form_ranks),
             max_model_len=verdict.max_model_len,
             num_cache_blocks=verdict.num_cache_blocks,
         )
