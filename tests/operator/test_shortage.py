@@ -13,6 +13,8 @@ from openinference_operator.shortage import explain, requests_of, reserve
 from openinference_operator.signals import stuck as stuck_module
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import Stuck
+from openinference_operator.signals.survey import Survey
+from openinference_operator.spec import parse
 from openinference_operator.status import build_status
 
 GPU = "nvidia.com/gpu"
@@ -222,3 +224,19 @@ async def test_why_the_containers_of_a_pod_may_not_start_is_asked_of_events(
     stalls = await stuck.stalls("team-a", [group])
     assert stalls == ({group.name: expected} if expected else {})
     assert bool(server.calls) == bool(expected)
+
+
+@pytest.mark.parametrize(("may_start", "again"), [("False", 5.0), ("True", None)])
+async def test_a_pod_whose_containers_are_not_made_is_looked_at_again(
+    cluster, server, make_world, raw_pod, may_start, again
+):
+    """Its warning comes later than the last change of the pod, and nothing else tells of it."""
+    world = make_world(replicas=1)
+    world.reconcile()
+    condition = {"type": "PodReadyToStartContainers", "status": may_start}
+    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
+    raw["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    observed = world.observe()
+    observed = replace(observed, groups=(replace(observed.groups[0], members=(read_pod(raw),)),))
+    _, again_in_seconds = await Survey(cluster).add(parse(world.service), observed)
+    assert again_in_seconds == again

@@ -4,6 +4,7 @@ what keeps a pod from being made or from finding a node."""
 from dataclasses import replace
 
 from openinference_operator.cluster import Cluster
+from openinference_operator.groups import Group
 from openinference_operator.observe import Observed, Obstacle
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
 from openinference_operator.signals.nodes import Nodes
@@ -36,6 +37,7 @@ class Survey:
         stuck = await self._what_is_stuck(service, observed)
         if stuck:
             observed = replace(observed, obstacles=stuck)
+        if stuck or any(map(_may_get_stuck, observed.groups)):
             again_in_seconds = again_in_seconds or PATIENCE_SECONDS
         return observed, again_in_seconds
 
@@ -49,3 +51,9 @@ class Survey:
             **{name: Obstacle(words, has_pod=True) for name, words in (shortages | stalls).items()},
             **{name: Obstacle(words, has_pod=False) for name, words in refusals.items()},
         }
+
+
+def _may_get_stuck(group: Group) -> bool:
+    """Whether it waits for a pod or its containers: no watch tells that they do not come."""
+    lacks_pod = None in group.members and not group.is_given_up
+    return not group.is_going and (lacks_pod or group.being_made is not None)
