@@ -9,18 +9,16 @@ Layout: https://github.com/vllm-project/compressed-tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
-from openinference_engine.weights.codes import Codes, as_half_precision, unpack_words
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
+from openinference_engine.weights.codes import Codes, unpack_words
 
 PACKED, SCALE, ZERO, SHAPE, ORDER = "_packed", "_scale", "_zero_point", "_shape", "_g_idx"
 _PARTS = tuple(f".weight{part}" for part in (PACKED, SCALE, ZERO, SHAPE, ORDER))
@@ -51,45 +49,15 @@ def refuse_codes_without_scales(checkpoint: Checkpoint, config_file: Path) -> Ch
     return checkpoint
 
 
-class CompressedCheckpoint:
+class CompressedCheckpoint(CodedCheckpoint):
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
         names = checkpoint.names()
         self._packed = {
             name.removesuffix(PACKED) for name in names if name.endswith(f".weight{PACKED}")
         }
         scaled = {name.removesuffix(SCALE) for name in names if name.endswith(f".weight{SCALE}")}
-        self._scaled = scaled - self._packed
-        self._names = frozenset(
-            {name for name in names if not name.endswith(_PARTS)} | self._packed
-        )
-
-    @property
-    def config(self) -> ModelConfig:
-        return self._checkpoint.config
-
-    @property
-    def fingerprint(self) -> str:
-        return self._checkpoint.fingerprint
-
-    def names(self) -> frozenset[str]:
-        return self._names
-
-    def tensors(self) -> Iterable[StoredTensor]:
-        return self._checkpoint.tensors()
-
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
-        if name not in self._packed | self._scaled:
-            return self._checkpoint.array(name, rows)
-        read = self._read(name)
-        return (read.expand() if isinstance(read, Codes) else read)[rows]
-
-    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
-        if name not in self._packed | self._scaled:
-            return self._checkpoint.stored(name, rows)
-        read = self._read(name)
-        matrix = read.stored() if isinstance(read, Codes) else as_half_precision(read)
-        return replace(matrix, rows=matrix.rows[rows])
+        plain = {name for name in names if not name.endswith(_PARTS)}
+        super().__init__(checkpoint, plain, self._packed | (scaled & plain))
 
     def _read(self, name: str) -> Codes | npt.NDArray[np.float32]:
         return self._read_packed(name) if name in self._packed else self._read_scaled(name)
@@ -133,10 +101,7 @@ class CompressedCheckpoint:
         zeros: npt.NDArray[np.int32],
     ) -> Codes:
         inputs, count = codes.shape[1], scales.shape[1]
-        stored = self._has(name, ORDER)
-        groups = self._part(name, ORDER) if stored else np.arange(inputs) // -(-inputs // count)
-        if len(groups) != inputs or groups.min() < 0 or groups.max() >= count:
-            raise StartError(f"{name}: {inputs} inputs do not fit {count} groups; fetch it again")
+        groups = self._groups(name, name + ORDER, inputs, count, -(-inputs // count))
         return Codes(bits, codes, scales.T.astype(np.float16), zeros.T, groups)
 
     def _scales(self, name: str) -> npt.NDArray[np.float32]:

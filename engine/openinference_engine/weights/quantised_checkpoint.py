@@ -9,8 +9,6 @@ Layouts: https://github.com/AutoGPTQ/AutoGPTQ and https://github.com/casper-hans
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +16,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
 from openinference_engine.weights.codes import Codes, unpack_words
 from openinference_engine.weights.compressed_tensors import (
     CompressedCheckpoint,
@@ -68,48 +66,20 @@ def open_quantised(checkpoint: Checkpoint, config_file: Path) -> Checkpoint:
     )
 
 
-class QuantisedCheckpoint:
+class QuantisedCheckpoint(CodedCheckpoint):
     def __init__(
         self, checkpoint: Checkpoint, method: _Method, layout: Literal["gptq", "awq"]
     ) -> None:
-        self._checkpoint, self._method, self._layout = checkpoint, method, layout
+        self._method, self._layout = method, layout
         names = checkpoint.names()
-        self._matrices = {
-            name.removesuffix(".qweight") for name in names if name.endswith(".qweight")
-        }
         plain = {name for name in names if not name.endswith(_PARTS)}
-        self._names = frozenset(plain | {f"{matrix}.weight" for matrix in self._matrices})
+        coded = {
+            f"{name.removesuffix('.qweight')}.weight" for name in names if name.endswith(".qweight")
+        }
+        super().__init__(checkpoint, plain, coded)
 
-    @property
-    def config(self) -> ModelConfig:
-        return self._checkpoint.config
-
-    @property
-    def fingerprint(self) -> str:
-        return self._checkpoint.fingerprint
-
-    def names(self) -> frozenset[str]:
-        return self._names
-
-    def tensors(self) -> Iterable[StoredTensor]:
-        return self._checkpoint.tensors()
-
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
-        if not self._has(name):
-            return self._checkpoint.array(name, rows)
-        return self._read(name.removesuffix(".weight")).expand()[rows]
-
-    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
-        """A quantised matrix is read and repacked whole: its codes run across the outputs."""
-        if not self._has(name):
-            return self._checkpoint.stored(name, rows)
-        matrix = self._read(name.removesuffix(".weight")).stored()
-        return replace(matrix, rows=matrix.rows[rows])
-
-    def _has(self, name: str) -> bool:
-        return name.endswith(".weight") and name.removesuffix(".weight") in self._matrices
-
-    def _read(self, matrix: str) -> Codes:
+    def _read(self, name: str) -> Codes:
+        matrix = name.removesuffix(".weight")
         words, zeros, scales = (
             self._checkpoint.array(matrix + part) for part in (".qweight", ".qzeros", ".scales")
         )
@@ -125,24 +95,14 @@ class QuantisedCheckpoint:
                 f"{matrix}: scales {scales.shape} and zeros {zeros.shape} do not fit the "
                 f"{outputs} outputs of its codes; fetch it again"
             )
+        size = self._method.group_size if self._method.group_size > 0 else inputs
         return Codes(
             self._method.bits,
             np.ascontiguousarray(codes.T).astype(np.uint8),
             scales.astype(np.float16),
             zeros.astype(np.int32),
-            self._groups(matrix, inputs, len(scales)),
+            self._groups(matrix, f"{matrix}.g_idx", inputs, len(scales), size),
         )
-
-    def _groups(self, matrix: str, inputs: int, count: int) -> npt.NDArray[Any]:
-        name = f"{matrix}.g_idx"
-        size = self._method.group_size if self._method.group_size > 0 else inputs
-        stored = name in self._checkpoint.names()
-        groups = self._checkpoint.array(name) if stored else np.arange(inputs) // size
-        if len(groups) != inputs or groups.min() < 0 or groups.max() >= count:
-            raise StartError(
-                f"{matrix}: its {inputs} inputs do not fit {count} groups of {size}; fetch it again"
-            )
-        return groups
 
 
 def _unpack_nibbles_of_awq(words: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,0 +1,70 @@
+"""A checkpoint whose matrices are codes beside their scales, seen under the matrices' usual names.
+
+Every layout of codes reads its matrices in its own way; what it does not know as codes passes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.errors import StartError
+from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
+from openinference_engine.weights.codes import Codes, as_half_precision
+
+
+class CodedCheckpoint(ABC):
+    def __init__(self, checkpoint: Checkpoint, plain: set[str], coded: set[str]) -> None:
+        """plain: names that pass as they are. coded: of matrices that `_read` gives."""
+        self._checkpoint, self._coded = checkpoint, frozenset(coded)
+        self._names = frozenset(plain | coded)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._checkpoint.config
+
+    @property
+    def fingerprint(self) -> str:
+        return self._checkpoint.fingerprint
+
+    def names(self) -> frozenset[str]:
+        return self._names
+
+    def tensors(self) -> Iterable[StoredTensor]:
+        return self._checkpoint.tensors()
+
+    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+        if name not in self._coded:
+            return self._checkpoint.array(name, rows)
+        matrix = self._read(name)
+        return (matrix.expand() if isinstance(matrix, Codes) else matrix)[rows]
+
+    def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
+        """A matrix of codes is read and repacked whole: they may run across the outputs."""
+        if name not in self._coded:
+            return self._checkpoint.stored(name, rows)
+        matrix = self._read(name)
+        stored = matrix.stored() if isinstance(matrix, Codes) else as_half_precision(matrix)
+        return replace(stored, rows=stored.rows[rows])
+
+    @abstractmethod
+    def _read(self, name: str) -> Codes | npt.NDArray[np.float32]:
+        """A matrix, or what it stands for where its codes are no integers. Raises StartError."""
+
+    def _groups(
+        self, matrix: str, order: str, inputs: int, count: int, size: int
+    ) -> npt.NDArray[Any]:
+        """The group of each input: as the tensor `order` says, else one after the other."""
+        stored = order in self._checkpoint.names()
+        groups = self._checkpoint.array(order) if stored else np.arange(inputs) // size
+        if len(groups) != inputs or groups.min() < 0 or groups.max() >= count:
+            raise StartError(
+                f"{matrix}: its {inputs} inputs do not fit {count} groups of {size}; fetch it again"
+            )
+        return groups
