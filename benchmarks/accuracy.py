@@ -17,7 +17,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,9 +152,7 @@ def quantised(source: Path, folder: Path, kind: str, text: str | None) -> Path:
     """The model in a format; written once."""
     target = folder / f"{kind}-{'nearest' if text is None else 'gptq'}"
     if not target.exists():
-        scheme = SCHEMES[kind]
-        if scheme.group_size is not None:
-            scheme = replace(scheme, group_size=GROUP_SIZE)
+        scheme = SCHEMES[kind].with_groups_of(GROUP_SIZE)
         quantise_folder(source, target, scheme, text, CALIBRATION_TOKENS)
     return target
 

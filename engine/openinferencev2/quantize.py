@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -51,9 +50,7 @@ def quantize(
     from openinference_engine.weights.uri import resolve
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    scheme = SCHEMES[weights.value]
-    if scheme.group_size is not None:
-        scheme = replace(scheme, group_size=group_size)
+    scheme = SCHEMES[weights.value].with_groups_of(group_size)
     text = None if calibration is None else _read(calibration)
     columns = ("layers", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:

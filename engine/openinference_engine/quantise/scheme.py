@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,6 +28,10 @@ class Scheme:
     bits: int
     is_symmetric: bool = True
     group_size: int | None = 128
+
+    def with_groups_of(self, inputs: int) -> Scheme:
+        """The same with so many inputs behind one scale, unless that is all of a row."""
+        return self if self.group_size is None else replace(self, group_size=inputs)
 
     @property
     def middle(self) -> int:
