@@ -210,16 +210,27 @@ async def test_a_refusal_is_asked_for_once_in_a_while(stuck, server, make_world,
     assert await stuck.refusals("team-a", [group]) == {group.name: "no such account"}
 
 
+@pytest.fixture
+def waiting_pod(raw_pod):
+    """(what the pod says about its volumes and network) → a pod whose container is not made."""
+
+    def make(may_start):
+        condition = {"type": "PodReadyToStartContainers", "status": may_start}
+        raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
+        waiting = {"waiting": {"reason": "ContainerCreating"}}
+        raw["status"]["containerStatuses"][0]["state"] = waiting
+        return raw
+
+    return make
+
+
 @pytest.mark.parametrize(("may_start", "expected"), [("False", "no such claim"), ("True", None)])
 async def test_why_the_containers_of_a_pod_may_not_start_is_asked_of_events(
-    stuck, server, make_world, raw_pod, may_start, expected
+    stuck, server, make_world, waiting_pod, may_start, expected
 ):
     world = make_world(replicas=1)
     world.reconcile()
-    condition = {"type": "PodReadyToStartContainers", "status": may_start}
-    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
-    raw["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
-    group = replace(world.observe().groups[0], members=(read_pod(raw),))
+    group = replace(world.observe().groups[0], members=(read_pod(waiting_pod(may_start)),))
     server.put("Event", "new", lastTimestamp="2026-01-01T00:00:09Z", message="no such claim")
     stalls = await stuck.stalls("team-a", [group])
     assert stalls == ({group.name: expected} if expected else {})
@@ -228,15 +239,13 @@ async def test_why_the_containers_of_a_pod_may_not_start_is_asked_of_events(
 
 @pytest.mark.parametrize(("may_start", "again"), [("False", 5.0), ("True", None)])
 async def test_a_pod_whose_containers_are_not_made_is_looked_at_again(
-    cluster, server, make_world, raw_pod, may_start, again
+    cluster, server, make_world, waiting_pod, may_start, again
 ):
     """Its warning comes later than the last change of the pod, and nothing else tells of it."""
     world = make_world(replicas=1)
     world.reconcile()
-    condition = {"type": "PodReadyToStartContainers", "status": may_start}
-    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
-    raw["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
     observed = world.observe()
-    observed = replace(observed, groups=(replace(observed.groups[0], members=(read_pod(raw),)),))
+    group = replace(observed.groups[0], members=(read_pod(waiting_pod(may_start)),))
+    observed = replace(observed, groups=(group,))
     _, again_in_seconds = await Survey(cluster).add(parse(world.service), observed)
     assert again_in_seconds == again

@@ -52,9 +52,7 @@ class Stuck:
         return {
             group.name: await self._told(namespace, f"{group.uid},reason=FailedCreate")
             for group in groups
-            if None in group.members
-            and not (group.is_going or group.is_given_up)
-            and _is_late(group)
+            if lacks_pod(group) and _is_late(group)
         }
 
     async def stalls(self, namespace: str, groups: Sequence[Group]) -> dict[str, str]:
@@ -103,6 +101,11 @@ class Stuck:
             except ApiError as error:
                 log.info("pods not listed: error=%s", error)
         return self._used
+
+
+def lacks_pod(group: Group) -> bool:
+    """Whether a pod of it does not exist that should."""
+    return None in group.members and not (group.is_going or group.is_given_up)
 
 
 def _is_late(group: Group) -> bool:

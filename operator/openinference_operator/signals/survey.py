@@ -8,7 +8,7 @@ from openinference_operator.groups import Group
 from openinference_operator.observe import Observed, Obstacle
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
 from openinference_operator.signals.nodes import Nodes
-from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck
+from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck, lacks_pod
 from openinference_operator.sizing import gpu_memories
 from openinference_operator.spec import InferenceService
 
@@ -55,5 +55,4 @@ class Survey:
 
 def _may_get_stuck(group: Group) -> bool:
     """Whether it waits for a pod or its containers: no watch tells that they do not come."""
-    lacks_pod = None in group.members and not group.is_given_up
-    return not group.is_going and (lacks_pod or group.being_made is not None)
+    return lacks_pod(group) or (group.being_made is not None and not group.is_going)
