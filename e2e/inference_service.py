@@ -85,6 +85,14 @@ class InferenceService:
         """Return once the whole present spec is in force: all replicas, one revision."""
         return await self.until(is_ready, timeout_seconds)
 
+    async def until_ready_with(self, replicas: int) -> Json:
+        """Ready, and neither fewer replicas than these nor one more that has yet to drain."""
+
+        def has_them(service: Json) -> bool:
+            return is_ready(service) and service["status"]["replicas"] == replicas
+
+        return await self.until(has_them)
+
     async def groups(self) -> Sequence[Json]:
         """The StatefulSets of its replicas."""
         return await self.kube.list("statefulsets", self.selector)

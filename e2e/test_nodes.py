@@ -12,7 +12,7 @@ import pytest
 
 from e2e.asks import LONG_STREAMS, NO_RESUME, Json
 from e2e.cluster import cgroups, links, namespaces
-from e2e.inference_service import MODEL, InferenceService, is_ready
+from e2e.inference_service import MODEL, InferenceService
 from e2e.install import type_in
 from e2e.kube import Kube
 from e2e.load import begin, enough
@@ -44,7 +44,7 @@ def service(kube: Kube, second_node: str) -> InferenceService:
     asyncio.run(kube.run("cordon", "node-1"))
     asyncio.run(kube.run("uncordon", second_node))
     asyncio.run(service.change(replicas=2))
-    asyncio.run(service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 2))
+    asyncio.run(service.until_ready_with(2))
     asyncio.run(kube.run("uncordon", "node-1"))
     return service
 
@@ -58,7 +58,7 @@ async def test_a_drained_node_costs_nothing(
         *("drain", second_node, "--ignore-daemonsets", "--delete-emptydir-data"),
         *("--force", "--timeout=2m"),
     )
-    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 2)
+    await service.until_ready_with(2)
     await enough(traffic)
     report = await traffic.finish()
     assert await groups_on(second_node, service) == []
@@ -82,9 +82,9 @@ async def test_a_node_that_dies_costs_nothing_and_its_replica_is_replaced(
     await service.kube.run("uncordon", second_node)
     await service.kube.run("cordon", "node-1")
     await service.change(replicas=1)
-    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 1)
+    await service.until_ready_with(1)
     await service.change(replicas=2)
-    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == 2)
+    await service.until_ready_with(2)
     await service.kube.run("uncordon", "node-1")
     [group] = await groups_on(second_node, service)
     async with Traffic(url, MODEL, traffic.references, headers=NO_RESUME) as control:

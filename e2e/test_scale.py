@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e.inference_service import InferenceService, is_ready
+from e2e.inference_service import InferenceService
 from e2e.load import begin, enough
 from e2e.traffic import Traffic
 
@@ -14,8 +14,9 @@ async def test_kubectl_scale_under_traffic_loses_and_refuses_nothing(
     """Up from one, then down from two; a drain must wait for the streams on its replica."""
     await begin(traffic)
     await service.kube.run("scale", f"infsvc/{service.name}", f"--replicas={replicas}")
-    await service.until(lambda each: is_ready(each) and each["status"]["replicas"] == replicas)
+    scaled = await service.until_ready_with(replicas)
     await enough(traffic)
     report = await traffic.finish()
     assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert scaled["status"]["routableReplicas"] == replicas
     assert len(await service.groups()) == replicas
