@@ -30,8 +30,8 @@ def service(kube: Kube, elsewhere: InferenceService) -> Iterator[InferenceServic
     asyncio.run(service.apply())
     asyncio.run(service.until_ready())
     asyncio.run(kube.until("networkpolicies", lambda found: len(found) == 2, 30))
-    _helm("--set", f"watchNamespace={kube.namespace}", "--set", "networkPolicy.enabled=false")
     try:
+        _helm("--set", f"watchNamespace={kube.namespace}", "--set", "networkPolicy.enabled=false")
         asyncio.run(elsewhere.apply())
         yield service
     finally:

@@ -42,7 +42,9 @@ async def test_the_first_service_of_a_namespace_wakes_its_router_at_once(seen, m
     assert await keys_of(queue) == [Key("team-a", "demo"), Key("team-a", "")]
 
 
-async def test_many_services_after_it_are_written_into_the_router_together(seen):
+async def test_many_services_after_it_are_written_into_the_router_together(seen, monkeypatch):
+    # Long enough that no pause of this process falls between two of them.
+    monkeypatch.setattr(module, "SECONDS_PER_OWNER", 0.2)
     show, store, queue = seen
     metadata = {"name": "router", "namespace": "team-a", "uid": "u", "resourceVersion": "1"}
     store.put({"kind": "Deployment", "metadata": metadata})
