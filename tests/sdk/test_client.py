@@ -57,14 +57,15 @@ async def test_requests_of_one_client_go_on_together(engine_url):
         service = client.service()
         first = service.stream("One, two,", max_tokens=8)
         await anext(first)
-        assert (await service.generate("Once", max_tokens=2)).num_tokens == 2
+        assert (await service.generate("Once", max_tokens=2, ignore_eos=True)).num_tokens == 2
         await first.aclose()
 
 
 def test_a_program_that_never_closes_its_client_ends_without_a_word(engine_url):
     program = (
         "from openinferencev2 import Client\n"
-        f"print(Client(url={engine_url!r}).service().generate('a', max_tokens=2).finish_reason)"
+        f"print(Client(url={engine_url!r}).service().generate('a', max_tokens=2, ignore_eos=True)"
+        ".finish_reason)"
     )
     words = [sys.executable, "-W", "error", "-c", program]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

@@ -113,7 +113,8 @@ def test_model_that_cannot_be_loaded_leaves_nothing_behind() -> None:
 
 def test_program_that_never_closes_its_model_ends_all_the_same() -> None:
     program = (
-        f"from openinferencev2 import LLM; print(LLM({SMOLLM2!r}).generate('a').finish_reason)"
+        f"from openinferencev2 import LLM; "
+        f"print(LLM({SMOLLM2!r}).generate('a', max_tokens=2, ignore_eos=True).finish_reason)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
