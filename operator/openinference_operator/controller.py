@@ -153,12 +153,12 @@ class Controller:
         decision = await self._scale(key, service, observed, recorded, now)
         desired = within_bounds(service, decision.desired) if decision else recorded
         evidence = await self._gather(key, service, observed, now)
-        image = self._settings.engine_image
+        defaults = self._settings.engine
         plan = plan_service(
             service,
             observed,
             desired,
-            image,
+            defaults,
             now,
             evidence,
             is_isolated=self._settings.network.is_enabled,

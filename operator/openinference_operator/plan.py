@@ -43,7 +43,7 @@ from openinference_operator.recovery import budget_returns_at, crashes_in_vain, 
 from openinference_operator.rollback import deadlines
 from openinference_operator.rollout import Step
 from openinference_operator.routes import build_routes
-from openinference_operator.settings import NetworkSettings, RouterSettings
+from openinference_operator.settings import EngineSettings, NetworkSettings, RouterSettings
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 
@@ -64,7 +64,7 @@ def plan_service(
     service: InferenceService,
     observed: Observed,
     desired: int,
-    default_image: str,
+    defaults: EngineSettings,
     now: float,
     evidence: Evidence = NO_EVIDENCE,
     *,
@@ -76,9 +76,11 @@ def plan_service(
     result = observed.preparation.result
     model_bytes = result.num_bytes if result else None
     layout = observed.layout(service).layout
-    rendered = engine.build_pod_template(service, default_image, layout, model_bytes)
+    rendered = engine.build_pod_template(
+        service, defaults.image, layout, model_bytes, defaults.otlp_endpoint
+    )
     operations = (
-        *plan_preparation(service, observed.jobs, observed.fetchers, default_image),
+        *plan_preparation(service, observed.jobs, observed.fetchers, defaults.image),
         *(
             ()
             if course.is_held

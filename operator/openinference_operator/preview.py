@@ -93,8 +93,8 @@ def foresee(
     chosen = Parallelism(False, sizes.pipeline, sizes.tensor, sizes.expert)
     service = replace(service, parallelism=chosen)
     desired = recorded_desired(service, {})
-    image, is_isolated = settings.engine_image, settings.network.is_enabled
-    plan = plan_service(service, observed, desired, image, time(), is_isolated=is_isolated)
+    defaults, is_isolated = settings.engine, settings.network.is_enabled
+    plan = plan_service(service, observed, desired, defaults, time(), is_isolated=is_isolated)
     shared = plan_namespace([service], {}, settings.router, settings.network)
     return Preview(service, choice, sizing, [*map(_manifest, [*plan.operations, *shared])])
 

@@ -10,6 +10,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What engines get whose InferenceService says nothing else."""
+
+    image: str
+    otlp_endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterSettings:
     """How the router of every namespace is run."""
 
@@ -18,6 +26,7 @@ class RouterSettings:
     resources: Mapping[str, Any]
     cluster_role: str
     prometheus_url: str
+    otlp_endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,10 @@ class Settings(BaseSettings):
     """Where PromQL is asked, also for the history on the routers' dashboard. Empty: demand is
     learned from the routers alone, and each router tells what it has seen itself."""
 
+    otlp_endpoint: str = ""
+    """Base address of OTLP over HTTP to which routers and engines send spans; empty: none. Engines
+    take it up with their next revision."""
+
     port: int = Field(default=8080, ge=0, lt=65536)
     """Port of /metrics, /health and /ready; 0 takes a free one."""
 
@@ -83,6 +96,11 @@ class Settings(BaseSettings):
     """JSON lines, or text for people."""
 
     @property
+    def engine(self) -> EngineSettings:
+        """The part that the plan of an InferenceService needs."""
+        return EngineSettings(self.engine_image, self.otlp_endpoint)
+
+    @property
     def router(self) -> RouterSettings:
         """The part that the plan of a router needs."""
         return RouterSettings(
@@ -91,6 +109,7 @@ class Settings(BaseSettings):
             resources=self.router_resources,
             cluster_role=self.router_cluster_role,
             prometheus_url=self.prometheus_url,
+            otlp_endpoint=self.otlp_endpoint,
         )
 
     @property

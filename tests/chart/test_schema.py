@@ -15,6 +15,7 @@ import pytest
         pytest.param({"watchNamespace": "Team_A"}, "/watchNamespace", id="not a namespace"),
         pytest.param({"watchNamespace": "a,b"}, "/watchNamespace", id="two namespaces"),
         pytest.param({"prometheus": {"url": "prometheus:9090"}}, "/prometheus/url", id="no scheme"),
+        pytest.param({"tracing": {"endpoint": "collector:4318"}}, "/tracing/endpoint", id="no URL"),
         pytest.param({"monitoring": {"alert": {}}}, "alert", id="misspelt alerts"),
         pytest.param(
             {"monitoring": {"alerts": {"runbookUrl": "docs"}}},

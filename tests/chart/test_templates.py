@@ -32,6 +32,7 @@ VARIANTS = {
         "router": {"replicas": 5, "resources": {"requests": {"cpu": "2"}}},
         "engine": {"image": {"repository": "team/engine", "tag": "cuda"}},
         "prometheus": {"url": "http://prometheus.monitoring.svc:9090"},
+        "tracing": {"endpoint": "http://collector.monitoring.svc:4318"},
     },
 }
 CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
@@ -177,6 +178,8 @@ def test_operator_reads_what_the_values_say(environment, monkeypatch):
     assert settings.router_resources["requests"]["cpu"] == "2"
     assert settings.router_cluster_role == "openinference-router"
     assert settings.prometheus_url == "http://prometheus.monitoring.svc:9090"
+    assert settings.engine.otlp_endpoint == "http://collector.monitoring.svc:4318"
+    assert settings.router.otlp_endpoint == settings.engine.otlp_endpoint
 
 
 def test_values_reach_the_operators_pod(deployment):

@@ -1,6 +1,7 @@
 """The objects that are made: names and flags of the wire, and what pod security demands."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -116,6 +117,24 @@ def test_engine_environment(container):
     group = next(entry for entry in container["env"] if entry["name"] == "OPENINFERENCE_GROUP")
     path = group["valueFrom"]["fieldRef"]["fieldPath"]
     assert path == "metadata.labels['openinference.dev/group']"
+
+
+def test_engines_and_routers_are_told_where_spans_go(service):
+    endpoint, name = "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    traced = engine.build_pod_template(service, "engine:1", otlp_endpoint=endpoint)["spec"]
+    *_, deployment = router.build_router([service], replace(ROUTER, otlp_endpoint=endpoint))
+    for pod in (traced, deployment["spec"]["template"]["spec"]):
+        assert {"name": name, "value": endpoint} in pod["containers"][0]["env"]
+    untraced = engine.build_pod_template(service, "engine:1")["spec"]
+    assert name not in str((untraced, routers(service)))
+
+
+def test_where_spans_go_the_user_has_the_last_word(raw_service):
+    theirs = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://theirs:4318"}
+    service = parse(raw_service(podTemplate={"env": [theirs]}))
+    template = engine.build_pod_template(service, "engine:1", otlp_endpoint="http://ours:4318")
+    told = [e for e in template["spec"]["containers"][0]["env"] if e["name"] == theirs["name"]]
+    assert told == [theirs]
 
 
 def test_engine_probes(container):

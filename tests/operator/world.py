@@ -17,6 +17,7 @@ from openinference_operator.observe import observe
 from openinference_operator.operations import Annotate, Apply, Create, Delete, Resize
 from openinference_operator.plan import plan_service
 from openinference_operator.routers import Router
+from openinference_operator.settings import EngineSettings
 from openinference_operator.signals.router_state import GroupReport, RouterReport, ServiceReport
 from openinference_operator.spec import parse
 from openinference_operator.store import Store
@@ -76,8 +77,9 @@ class World:
         return observe(store, self.parsed, self._router_facts())
 
     def plan(self):
+        defaults = EngineSettings(self.image)
         return plan_service(
-            self.parsed, self.observe(), self.replicas, self.image, self.now, self.evidence()
+            self.parsed, self.observe(), self.replicas, defaults, self.now, self.evidence()
         )
 
     def evidence(self):

@@ -95,6 +95,12 @@ def scrape_annotations(port: int) -> dict[str, str]:
     }
 
 
+def tracing_environment(otlp_endpoint: str) -> list[Manifest]:
+    """Where spans go, by the name that OpenTelemetry gave it; nothing where they go nowhere."""
+    named = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": otlp_endpoint}
+    return [named] if otlp_endpoint else []
+
+
 def child(
     service: InferenceService, component: str, api_version: str, kind: str, name: str
 ) -> Manifest:

@@ -21,6 +21,7 @@ from openinference_operator.manifests.common import (
     child,
     disruption_budget,
     scrape_annotations,
+    tracing_environment,
 )
 from openinference_operator.manifests.placement import placed, pod_metadata, spread_constraints
 from openinference_operator.spec import InferenceService
@@ -89,6 +90,7 @@ def build_pod_template(
     default_image: str,
     layout: Layout = ONE_RANK,
     model_bytes: int | None = None,
+    otlp_endpoint: str = "",
 ) -> Manifest:
     """Render a revision to the template of its pods. `model_bytes`: None while nobody knows."""
     image = service.engine.image or default_image
@@ -98,7 +100,7 @@ def build_pod_template(
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", "openinference_engine", "serve", model.engine_uri(service)],
         "args": [*_flags(service), *ranks.flags(service, layout)],
-        "env": [*_environment(service), *ranks.environment(layout, image)],
+        "env": [*_environment(service, otlp_endpoint), *ranks.environment(layout, image)],
         "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}, *ranks.ports(layout)],
         "resources": _resources(service),
         "securityContext": dict(CONTAINER_SECURITY),
@@ -159,14 +161,17 @@ def _flags(service: InferenceService) -> list[str]:
     return flags
 
 
-def _environment(service: InferenceService) -> list[Manifest]:
+def _environment(service: InferenceService, otlp_endpoint: str) -> list[Manifest]:
+    theirs = dict(service.pod_template.env)
+    tracing = [each for each in tracing_environment(otlp_endpoint) if each["name"] not in theirs]
     group_label = f"metadata.labels['{names.LABEL_GROUP}']"
     return [
         *map(dict, SCRATCH_ENVIRONMENT),
         {"name": "OPENINFERENCE_NAMESPACE", "value": service.namespace},
         {"name": "OPENINFERENCE_SERVICE", "value": service.name},
         {"name": "OPENINFERENCE_GROUP", "valueFrom": {"fieldRef": {"fieldPath": group_label}}},
-        *({"name": name, "value": value} for name, value in service.pod_template.env),
+        *tracing,
+        *({"name": name, "value": value} for name, value in theirs.items()),
     ]
 
 

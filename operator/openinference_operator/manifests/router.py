@@ -23,6 +23,7 @@ from openinference_operator.manifests.common import (
     lost_node_tolerations,
     scrape_annotations,
     shared_child,
+    tracing_environment,
 )
 from openinference_operator.settings import RouterSettings
 from openinference_operator.spec import InferenceService
@@ -144,6 +145,7 @@ def _container(settings: RouterSettings, drain_seconds: int) -> Manifest:
             {"name": "OPENINFERENCE_ROUTER_TLS_SECRET", "value": names.TLS_SECRET},
             {"name": "OPENINFERENCE_ROUTER_DRAIN_TIMEOUT_SECONDS", "value": str(drain_seconds)},
             {"name": "OPENINFERENCE_ROUTER_PROMETHEUS_URL", "value": settings.prometheus_url},
+            *tracing_environment(settings.otlp_endpoint),
             *map(dict, SCRATCH_ENVIRONMENT),
         ],
         "ports": [
