@@ -5,7 +5,8 @@
 A plan is the smallest set of operations that is right for this moment; when it is empty, the
 service is at rest. Operations are ordered so that the operator may die between any two of them:
 a drain is written on the group before the routers hear of it, routers hear of a group before it
-goes, and a revision is kept before a group is made from it.
+goes, and a revision is kept before a group is made from it. Nodes are given up before everything:
+an operation that is refused ends a plan, and others wait for those nodes.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -80,6 +81,7 @@ def plan_service(
         service, defaults.image, layout, model_bytes, defaults.otlp_endpoint
     )
     operations = (
+        *_gang_moves(service, observed, course, now),
         *plan_preparation(service, observed.jobs, observed.fetchers, defaults.image),
         *(
             ()
@@ -95,7 +97,6 @@ def plan_service(
         *_shut_off(service, observed, is_enabled=is_isolated),
         *_deletions(service, observed, step),
         *_recreations(service, observed, course, now),
-        *_gang_moves(service, observed, course, now),
         *_note_progress(service, observed, course, evidence, now),
         *forget_revisions(service, observed, course.revision),
     )

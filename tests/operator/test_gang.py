@@ -15,7 +15,7 @@ from openinference_operator.gang import (
     retry_at,
     to_give_up,
 )
-from openinference_operator.operations import Resize
+from openinference_operator.operations import Create, Resize
 from openinference_operator.status import build_status
 from openinference_operator.timestamps import from_text, to_text
 
@@ -147,6 +147,30 @@ def test_a_crash_between_two_writes_leaves_nothing_half_done(world):
     [resize] = resizes(world.plan())
     assert resize.pods == 0
     assert len(resize.annotations) == 1
+
+
+def test_nodes_are_let_go_before_anything_that_might_be_refused(world):
+    """A quota that refused a rollout's creation let a half placed group keep its nodes for ever."""
+    first, second = sorted(world.groups)
+    world.unplaced = {f"{first}-1", f"{second}-1"}
+    world.ready -= {first, second}
+    world.change(podTemplate={"env": [{"name": "MARKER", "value": "new"}]})
+    plan = world.reconcile(crash_after=1)
+    assert any(isinstance(each, Create) for each in plan.operations)
+    assert sizes_of(world) == {first: 2, second: 0}
+
+
+def test_a_group_that_goes_does_not_try_again_first(world):
+    first, second = sorted(world.groups)
+    world.unplaced = {f"{first}-1", f"{second}-1"}
+    world.ready -= {first, second}
+    world.reconcile()
+    world.unplaced = set()
+    world.now += 10
+    world.change(replicas=1)
+    plan = world.reconcile()
+    assert second in plan.course.step.drain
+    assert not resizes(plan)
 
 
 def scheduled(world):
