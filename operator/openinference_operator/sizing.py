@@ -28,7 +28,6 @@ GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # in MiB
 USABLE_PERCENT = 92
 WORKSPACE_BYTES = 3 << 29
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 # What a summary of a model must say, each a whole number above zero.
 SIZES = ("parameters", "weightBytes", "numLayers", "numKvHeads", "headDim", "maxPositions")
 
@@ -166,12 +165,8 @@ def _one_sequence(demand: Demand, layout: Layout) -> str:
 
 
 def _what_fits(demand: Demand, layout: Layout, memory: int) -> str:
+    """More GPUs are not advised: the engine computes with one of a pod as yet."""
     fits = [f"GPUs of {human(demand.needed_per_gpu(layout))}"]
-    counts = [
-        count for count in GPU_COUNTS if demand.needed_per_gpu(Layout(tensor=count)) <= memory
-    ]
-    if counts:
-        fits.insert(0, f"{counts[0]} GPUs by resources.limits {GPU_RESOURCE} or spec.parallelism")
     room = memory * USABLE_PERCENT // 100 - WORKSPACE_BYTES - demand.weights_per_rank(layout)
     tokens = room * demand.sequence_tokens // demand.sequence_per_rank(layout)
     if tokens >= 16:
