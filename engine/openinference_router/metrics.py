@@ -106,7 +106,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def certificate_loaded(self, expires_at: float) -> None:
-        """`expires_at`: seconds since 1970."""
+        """`expires_at`: seconds since 1970, NaN where that is not known."""
         self._certificate_expiry.labels(self._namespace).set(expires_at)
 
     def _forget_what_is_gone(self) -> None:

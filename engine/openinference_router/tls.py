@@ -6,6 +6,7 @@ one stays.
 """
 
 import logging
+import math
 import ssl
 import tempfile
 from collections.abc import AsyncIterator
@@ -25,8 +26,8 @@ class Certificate:
     def __init__(self) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.expires_at = 0.0
-        """When the one that serves ends, as seconds since 1970."""
+        self.expires_at = math.nan
+        """When the one that serves ends, as seconds since 1970; NaN where that is not known."""
         self._loaded = (b"", b"")
 
     def load(self, chain: bytes, key: bytes) -> bool:
@@ -42,14 +43,22 @@ class Certificate:
             key_path.write_bytes(key)
             _check(chain_path, key_path)
             self.context.load_cert_chain(chain_path, key_path)
-        self.expires_at = x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
         self._loaded = (chain, key)
+        self.expires_at = _end(chain)
         return True
 
 
 def _check(chain_path: Path, key_path: Path) -> None:
     """A pair that does not fit must not leave half of itself in the context that serves."""
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_path, key_path)
+
+
+def _end(chain: bytes) -> float:
+    """What OpenSSL serves need not please this parser, and only a metric asks it."""
+    try:
+        return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
+    except ValueError:
+        return math.nan
 
 
 async def renewals(

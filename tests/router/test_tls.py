@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import ssl
 import subprocess
 import time
@@ -133,3 +134,17 @@ async def test_a_key_of_another_certificate_is_a_bad_pair(make_pair):
     certificate = Certificate()
     with pytest.raises(ssl.SSLError):
         certificate.load(one["tls.crt"].encode(), other["tls.key"].encode())
+
+
+async def test_a_certificate_whose_end_cannot_be_read_serves_all_the_same(make_pair):
+    """OpenSSL takes spellings that a stricter parser does not, and only the metric needs that one.
+
+    The port stayed shut, and each look at the Secret loaded the pair again.
+    """
+    pair, certificate = make_pair("mine"), Certificate()
+    odd = pair["tls.crt"].replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+    key = pair["tls.key"].encode()
+    certificate.load(pair["tls.crt"].encode(), key)
+    assert certificate.load(odd.encode(), key)
+    assert math.isnan(certificate.expires_at), "not the end of the one before"
+    assert not certificate.load(odd.encode(), key)
