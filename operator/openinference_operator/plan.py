@@ -46,7 +46,6 @@ from openinference_operator.rollout import Step
 from openinference_operator.routes import build_routes
 from openinference_operator.settings import EngineSettings, NetworkSettings, RouterSettings
 from openinference_operator.spec import InferenceService
-from openinference_operator.store import Object
 
 GANG_SECONDS = 5.0  # other services' groups, which a decision waits for, wake nobody here
 
@@ -174,16 +173,18 @@ def _left_over(policies: Iterable[Manifest], live: Live) -> Iterator[Operation]:
     """Delete the network policies that were applied once and are rendered no more."""
     rendered = {policy["metadata"]["name"] for policy in policies}
     for name in POLICIES:
-        present = live.get(("NetworkPolicy", name))
-        if name in rendered or present is None or "deletionTimestamp" in present["metadata"]:
-            continue
-        yield _delete_policy(present)
+        if name not in rendered:
+            yield from _delete_policy(live, name)
 
 
-def _delete_policy(present: Object) -> Delete:
+def _delete_policy(live: Live, name: str) -> Iterator[Operation]:
+    """Delete a network policy, unless it is not there or going already."""
+    present = live.get(("NetworkPolicy", name))
+    if present is None or "deletionTimestamp" in present["metadata"]:
+        return
     metadata = present["metadata"]
     place = (metadata["namespace"], metadata["name"], metadata["uid"])
-    return Delete(Reference("NetworkPolicy", *place, metadata["resourceVersion"]))
+    yield Delete(Reference("NetworkPolicy", *place, metadata["resourceVersion"]))
 
 
 def _drains(
@@ -229,8 +230,7 @@ def _shut_off(
         yield from _changed(policies, observed.live)
         return
     for group in groups:
-        if present := observed.live.get(("NetworkPolicy", group.name)):
-            yield _delete_policy(present)
+        yield from _delete_policy(observed.live, group.name)
 
 
 def _deletions(service: InferenceService, observed: Observed, step: Step) -> Iterator[Operation]:
