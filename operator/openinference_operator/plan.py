@@ -5,20 +5,17 @@
 A plan is the smallest set of operations that is right for this moment; when it is empty, the
 service is at rest. Operations are ordered so that the operator may die between any two of them:
 a drain is written on the group before the routers hear of it, routers hear of a group before it
-goes, and a revision is kept before a group is made from it. Nodes are given up before everything:
-an operation that is refused ends a plan, and others wait for those nodes.
+goes, and a revision is kept before a group is made from it. Nodes are given up first, because an
+operation that is refused ends the plan and others wait for those nodes.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 
-from openinference_operator import gang, names, recovery, timestamps
+from openinference_operator import gang, moves, names
 from openinference_operator.course import NO_EVIDENCE, Course, Evidence, set_course
 from openinference_operator.drift import differs
-from openinference_operator.groups import Group
 from openinference_operator.history import forget_revisions, keep_revision, note_outcomes
-from openinference_operator.layout import Layout
 from openinference_operator.manifests import engine, routing, services
 from openinference_operator.manifests.common import Manifest, signed
 from openinference_operator.manifests.monitoring import build_monitoring
@@ -29,20 +26,10 @@ from openinference_operator.manifests.network import (
 )
 from openinference_operator.manifests.router import build_router
 from openinference_operator.observe import Live, Observed
-from openinference_operator.operations import (
-    Annotate,
-    Apply,
-    Create,
-    Delete,
-    Operation,
-    Reference,
-    Resize,
-)
-from openinference_operator.pods import Pod
+from openinference_operator.operations import Apply, Delete, Operation, Reference
 from openinference_operator.preparation import plan_preparation
-from openinference_operator.recovery import budget_returns_at, crashes_in_vain, to_recreate
+from openinference_operator.recovery import budget_returns_at, crashes_in_vain
 from openinference_operator.rollback import deadlines
-from openinference_operator.rollout import Step
 from openinference_operator.routes import build_routes
 from openinference_operator.settings import EngineSettings, NetworkSettings, RouterSettings
 from openinference_operator.spec import InferenceService
@@ -80,7 +67,7 @@ def plan_service(
         service, defaults.image, layout, model_bytes, defaults.otlp_endpoint
     )
     operations = (
-        *_gang_moves(service, observed, course, now),
+        *moves.resize(service, observed, course, now),
         *plan_preparation(service, observed.jobs, observed.fetchers, defaults.image),
         *(
             ()
@@ -89,14 +76,14 @@ def plan_service(
         ),
         *note_outcomes(service, observed, course, now),
         *_changed(_fixed_objects(service), observed.live),
-        *_drains(service, observed, step, now),
+        *moves.drain(service, observed, step, now),
         *_changed([_routing(service, observed, course)], observed.live),
-        *_creations(service, observed, stable, step.restore, layout, rendered),
-        *_creations(service, observed, course.target, step.create, layout, rendered),
+        *moves.create(service, observed, stable, step.restore, layout, rendered),
+        *moves.create(service, observed, course.target, step.create, layout, rendered),
         *_shut_off(service, observed, is_enabled=is_isolated),
-        *_deletions(service, observed, step),
-        *_recreations(service, observed, course, now),
-        *_note_progress(service, observed, course, evidence, now),
+        *moves.delete(service, observed, step),
+        *moves.recreate(service, observed, course, now),
+        *moves.note_progress(service, observed, course, evidence, now),
         *forget_revisions(service, observed, course.revision),
     )
     look_again_at = _look_again_at(service, observed, course, now)
@@ -187,35 +174,9 @@ def _delete_policy(live: Live, name: str) -> Iterator[Operation]:
     yield Delete(Reference("NetworkPolicy", *place, metadata["resourceVersion"]))
 
 
-def _drains(
-    service: InferenceService, observed: Observed, step: Step, now: float
-) -> Iterator[Operation]:
-    since = {names.ANNOTATION_DRAINING_SINCE: timestamps.to_text(now)}
-    for group in _named(observed.groups, step.drain):
-        yield Annotate(_reference(service, group), since)
-
-
 def _routing(service: InferenceService, observed: Observed, course: Course) -> Manifest:
     live = observed.live.get(("ConfigMap", names.routing_configmap(service.name)))
     return routing.build_routing_configmap(service, build_routes(observed.groups, course), live)
-
-
-def _creations(
-    service: InferenceService,
-    observed: Observed,
-    revision: str,
-    number: int,
-    layout: Layout,
-    rendered: Manifest,
-) -> Iterator[Operation]:
-    """So many groups, from the template that was kept when their revision was new."""
-    kept = observed.revisions.get(revision)
-    template, layout = (dict(kept.template), kept.layout) if kept else (rendered, layout)
-    taken = {group.name for group in observed.groups}
-    candidates = (names.group(service.name, revision, index) for index in count())
-    free = (name for name in candidates if name not in taken)
-    for _, name in zip(range(number), free, strict=False):
-        yield Create(engine.build_statefulset(service, revision, name, template, layout.pods))
 
 
 def _shut_off(
@@ -231,75 +192,3 @@ def _shut_off(
         return
     for group in groups:
         yield from _delete_policy(observed.live, group.name)
-
-
-def _deletions(service: InferenceService, observed: Observed, step: Step) -> Iterator[Operation]:
-    for group in _named(observed.groups, step.delete):
-        yield Delete(_reference(service, group))
-
-
-def _recreations(
-    service: InferenceService, observed: Observed, course: Course, now: float
-) -> Iterator[Operation]:
-    """Make groups anew that crash in vain, but not while their revision may still fail for it."""
-    if observed.current_revision != course.target:
-        return
-    staying = (
-        group
-        for group in observed.groups
-        if group.revision == course.target and group.name not in course.step.drain
-    )
-    budget = service.restart_budget
-    for group in to_recreate(staying, budget, now):
-        times = {names.ANNOTATION_RECREATED_AT: recovery.note(group, budget, now)}
-        yield Annotate(_reference(service, group), times)
-        for pod in group.pods:
-            yield Delete(_pod_reference(service, pod))
-
-
-def _gang_moves(
-    service: InferenceService, observed: Observed, course: Course, now: float
-) -> Iterator[Operation]:
-    """Let groups give up nodes of which they do not get enough, and try again later."""
-    given_up = gang.to_give_up(observed.waiting, now)
-    for group in observed.groups:
-        if group.is_going or group.is_lost or group.name in course.step.drain:
-            continue
-        if group.is_given_up and now >= gang.retry_at(group.given_up_at or [group.created_at]):
-            yield Resize(_reference(service, group), len(group.members), {})
-        elif group.is_half_placed and (service.namespace, group.name) in given_up:
-            times = {names.ANNOTATION_GIVEN_UP_AT: gang.note(group.given_up_at, now)}
-            yield Resize(_reference(service, group), 0, times)
-
-
-def _note_progress(
-    service: InferenceService,
-    observed: Observed,
-    course: Course,
-    evidence: Evidence,
-    now: float,
-) -> Iterator[Operation]:
-    """Note on a group once that it was ready, and that it has passed its golden prompts."""
-    for group in observed.groups:
-        notes = {}
-        if group.is_ready and group.ready_at is None:
-            notes[names.ANNOTATION_READY_AT] = timestamps.to_text(now)
-        if group.name in course.unproved and evidence.golden.get(group.name) == "":
-            notes[names.ANNOTATION_GOLDEN_AT] = timestamps.to_text(now)
-        if notes and not group.is_going and group.name not in course.step.drain:
-            yield Annotate(_reference(service, group), notes)
-
-
-def _named(groups: Iterable[Group], wanted: tuple[str, ...]) -> Iterator[Group]:
-    return (group for group in groups if group.name in wanted)
-
-
-def _reference(service: InferenceService, group: Group) -> Reference:
-    return Reference(
-        "StatefulSet", service.namespace, group.name, group.uid, group.resource_version
-    )
-
-
-def _pod_reference(service: InferenceService, pod: Pod) -> Reference:
-    """A pod in any version: one that crashes changes all the time."""
-    return Reference("Pod", service.namespace, pod.name, pod.uid, "")

@@ -5,7 +5,7 @@ from openinference_operator.manifests import engine, router
 from openinference_operator.manifests.common import signed
 from openinference_operator.manifests.network import build_network_policies
 from openinference_operator.operations import Delete
-from openinference_operator.plan import plan_namespace, plan_service
+from openinference_operator.plan import plan_namespace
 from openinference_operator.settings import Settings
 from openinference_operator.spec import parse
 
@@ -154,6 +154,5 @@ def test_a_policy_of_a_group_that_is_going_already_is_not_deleted_again(make_wor
 
 def removed(world):
     """What is deleted where policies are switched off."""
-    world_now = (world.parsed, world.observe(), world.replicas, world.image, world.now)
-    operations = plan_service(*world_now, is_isolated=False).operations
+    operations = world.plan(is_isolated=False).operations
     return {each.reference.name for each in operations if isinstance(each, Delete)}

@@ -76,11 +76,10 @@ class World:
             store.put(copy.deepcopy(obj))
         return observe(store, self.parsed, self._router_facts())
 
-    def plan(self):
+    def plan(self, *, is_isolated=True):
         defaults = EngineSettings(self.image)
-        return plan_service(
-            self.parsed, self.observe(), self.replicas, defaults, self.now, self.evidence()
-        )
+        seen = (self.parsed, self.observe(), self.replicas, defaults, self.now, self.evidence())
+        return plan_service(*seen, is_isolated=is_isolated)
 
     def evidence(self):
         """Every group that is ready has answered its golden prompts, if they do answer."""
