@@ -62,11 +62,13 @@ def layout(pipeline: int = 1, tensor: int = 1, expert: int = 1) -> tuple[int, in
 
 
 @contextmanager
-def group_engine(path: Path, sizes: tuple[int, int, int], **settings: Any) -> Iterator[Engine]:
+def group_engine(
+    path: Path, sizes: tuple[int, int, int], host: str = "127.0.0.1", **settings: Any
+) -> Iterator[Engine]:
     """An engine over a group whose other ranks are threads, each as in a pod of its own."""
     pipeline, tensor, expert = sizes
     num_ranks = pipeline * tensor * expert
-    rendezvous = free_address()
+    rendezvous = free_address(host)
 
     def config(pod: int) -> EngineConfig:
         group = GroupConfig(pipeline, tensor, expert, num_ranks, pod, rendezvous, 60)
@@ -88,10 +90,11 @@ def group_engine(path: Path, sizes: tuple[int, int, int], **settings: Any) -> It
             rank.join()
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+def free_address(host: str = "127.0.0.1") -> str:
+    """With a port; an IPv6 host stands in brackets."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host.strip("[]"), 0), family=family) as probe:
+        return f"{host}:{probe.getsockname()[1]}"
 
 
 def ended(reason: str) -> None:
@@ -316,6 +319,27 @@ def test_step_may_take_as_long_as_all_that_are_before_it(models: Callable[..., P
         assert len(engine._under_way) == 1
         assert allowed == sorted(allowed)
         assert runner._link.watch._deadline < float("inf")
+
+
+def test_ranks_meet_at_an_ipv6_address(
+    models: Callable[..., Path], expected: Callable[..., Any]
+) -> None:
+    path = models("Llama", None)
+    try:
+        free_address("[::1]")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with group_engine(path, layout(2), host="[::1]") as engine:
+        assert torch.equal(logits_of(engine, PROMPTS[5]), expected(path)[0])
+
+
+@pytest.mark.parametrize("address", ["pod-0", "pod-0:http", ":8001", "fd00::1:8001", "[fd00::1]"])
+def test_rendezvous_without_host_or_port_is_refused(
+    models: Callable[..., Path], address: str
+) -> None:
+    config = EngineConfig("", group=GroupConfig(tensor=2, pods=2, rendezvous=address))
+    with pytest.raises(StartError, match="is no host:port; use for example pod-0"):
+        Engine(open_checkpoint(models("Llama", None)), config)
 
 
 @pytest.mark.parametrize(

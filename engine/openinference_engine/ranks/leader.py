@@ -26,6 +26,7 @@ from openinference_engine.ranks.rendezvous import (
     host_meeting,
 )
 from openinference_engine.ranks.stage import Outcome, Stage, load_stage
+from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.results import StepResult
 from openinference_engine.runner import draw
 from openinference_engine.scheduler import Step
@@ -113,15 +114,21 @@ def load_group_backend(
 
     link = LeaderLink("*" if group.pods > 1 else LOOPBACK, end_pod)
     meeting.decide(Verdict("", link.port, capacity.max_model_len, capacity.num_cache_blocks))
+    num_others = group.num_ranks - 1
+
+    def connect() -> tuple[Ranks, Post]:
+        link.await_joined(num_others)
+        return meeting.form_ranks()
+
     try:
         stage = load_stage(
             checkpoint,
             config,
-            *link.watch.within(MEETING_SECONDS, "connecting the ranks", meeting.form_ranks),
+            *link.watch.within(MEETING_SECONDS, "connecting the ranks", connect),
             max_model_len=capacity.max_model_len,
             num_cache_blocks=capacity.num_cache_blocks,
         )
-        link.await_ready(group.num_ranks - 1)
+        link.await_ready(num_others)
     except StartError:
         link.close()
         raise

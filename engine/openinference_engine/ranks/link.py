@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import NoReturn, TypeVar
 
 import msgspec
@@ -20,13 +21,21 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from openinference_engine.errors import StartError
-from openinference_engine.ranks.messages import Failed, FromRank, Leaving, Ready, StepMessage
+from openinference_engine.ranks.messages import (
+    Failed,
+    FromRank,
+    Joined,
+    Leaving,
+    Ready,
+    StepMessage,
+)
 
 EXIT_RANK_LOST = 1
 _BEAT_MILLISECONDS = 500
 _SILENCE_MILLISECONDS = 2500  # then a link is lost: with the beat and the watch, after 3 s
 _LOOK_MILLISECONDS = 100
 _LAST_WORD_SECONDS = 0.5
+_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 
 log = logging.getLogger("openinference.ranks")
 End = Callable[[str], None]
@@ -40,7 +49,12 @@ def end_process(reason: str) -> NoReturn:
 
 
 class Watch:
-    """Calls `end` once, from its own thread, when the group is broken."""
+    """Calls `end` once, from its own thread, when the group is broken.
+
+    Anybody may connect and go away again (who scans ports does): only the end of a connection to a
+    rank ends the group. One that was made from here leads to a rank; of one that was accepted,
+    `trust` says so.
+    """
 
     def __init__(self, socket: zmq.Socket[bytes], end: End, last_word_seconds: float = 0) -> None:
         """last_word_seconds: for the main thread to read why the other end has gone."""
@@ -48,7 +62,10 @@ class Watch:
         self.last_word_seconds = last_word_seconds
         self._end = end
         self._deadline, self._what = math.inf, "a step"
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+        self._open: set[int] = set()  # connections by their file descriptors, as the next two
+        self._trusted: set[int] = set()
+        self._to_trust: SimpleQueue[int] = SimpleQueue()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -68,6 +85,10 @@ class Watch:
         finally:
             self.done()
 
+    def trust(self, connection: int) -> None:
+        """A rank spoke through it."""
+        self._to_trust.put(connection)
+
     def close(self) -> None:
         """The link ends on purpose."""
         self._is_closing = True
@@ -86,12 +107,29 @@ class Watch:
             self._end(reason)
 
     def _trouble(self) -> str | None:
-        if self._monitor.poll(_LOOK_MILLISECONDS):
-            recv_monitor_message(self._monitor)
+        self._monitor.poll(_LOOK_MILLISECONDS)
+        if self._has_lost_link():
             return "the link to another rank closed or fell silent"
         if time.monotonic() > self._deadline:
             return f"{self._what} took longer than it may"
         return None
+
+    def _has_lost_link(self) -> bool:
+        """Reads what happened. A connection is trusted after all that happened before it spoke."""
+        speakers = [self._to_trust.get() for _ in range(self._to_trust.qsize())]
+        was_lost = False
+        while self._monitor.poll(0):
+            happened = recv_monitor_message(self._monitor)
+            connection = happened["value"]
+            if happened["event"] == zmq.EVENT_DISCONNECTED:
+                was_lost |= connection in self._trusted
+                self._open.discard(connection)
+            else:
+                self._open.add(connection)
+            if happened["event"] == zmq.EVENT_CONNECTED:
+                self._trusted.add(connection)
+        self._trusted.update(speakers)
+        return was_lost or not self._trusted <= self._open
 
 
 class LeaderLink:
@@ -102,28 +140,25 @@ class LeaderLink:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         _configure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.watch = Watch(self._socket, end, _LAST_WORD_SECONDS)
-        self._names: list[bytes] = []
+        self.port: int = self._socket.bind_to_random_port(f"tcp://{host}")
+        self._joined: set[bytes] = set()
+        self._ready: set[bytes] = set()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
 
+    def await_joined(self, num_others: int) -> None:
+        """Until all have connected. From then on, the loss of one is the end of the group."""
+        self._await(self._joined, num_others)
+
     def await_ready(self, num_others: int) -> None:
         """Until all have loaded. Raises StartError with what one of them says instead."""
-        while len(self._names) < num_others:
-            name, message = self._receive()
-            match message:
-                case Ready():
-                    self._names.append(name)
-                case Failed(reason):
-                    raise StartError(f"rank {name.decode()}: {reason}")
-                case Leaving():
-                    raise StartError(f"rank {name.decode()} was told to terminate while it loaded")
+        self._await(self._ready, num_others)
         self.watch.last_word_seconds = 0
 
     def send(self, message: StepMessage) -> None:
         data = self._encoder.encode(message)
-        for name in self._names:
+        for name in self._ready:
             self._socket.send_multipart([name, data])
 
     def is_leaving(self) -> bool:
@@ -137,9 +172,23 @@ class LeaderLink:
         self.watch.close()
         self._socket.close(linger=0)
 
+    def _await(self, names: set[bytes], number: int) -> None:
+        while len(names) < number:
+            name, message = self._receive()
+            match message:
+                case Joined():
+                    self._joined.add(name)
+                case Ready():
+                    self._ready.add(name)
+                case Failed(reason):
+                    raise StartError(f"rank {name.decode()}: {reason}")
+                case Leaving():
+                    raise StartError(f"rank {name.decode()} was told to terminate while it loaded")
+
     def _receive(self) -> tuple[bytes, FromRank]:
-        name, data = self._socket.recv_multipart()
-        return name, self._decoder.decode(data)
+        name, data = self._socket.recv_multipart(copy=False)
+        self.watch.trust(data.get(zmq.SRCFD))
+        return name.bytes, self._decoder.decode(data.buffer)
 
 
 class RankLink:
@@ -150,10 +199,11 @@ class RankLink:
         _configure(self._socket)
         self._socket.setsockopt(zmq.IDENTITY, str(rank).encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         self.watch = Watch(self._socket, end)
+        self._socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[StepMessage] = msgspec.msgpack.Decoder(StepMessage)
+        self.send(Joined())
 
     def send(self, message: FromRank) -> None:
         self._socket.send(self._encoder.encode(message))

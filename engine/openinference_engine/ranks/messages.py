@@ -69,6 +69,10 @@ def _tensor(data: bytes, dtype: np.dtype[Any]) -> Tensor:
     return torch.from_numpy(np.frombuffer(bytearray(data), dtype))
 
 
+class Joined(msgspec.Struct, frozen=True, tag=True):
+    """The first word of a rank, which makes its connection known as one of the group's."""
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """A rank has loaded its part."""
 
@@ -83,4 +87,4 @@ class Leaving(msgspec.Struct, frozen=True, tag=True):
     """A rank's pod was told to terminate: the group is to drain."""
 
 
-FromRank = Ready | Failed | Leaving
+FromRank = Joined | Ready | Failed | Leaving

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
@@ -164,16 +165,16 @@ def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:
     """
     if config.rendezvous is None or config.pods == 1:  # nobody comes from outside
         listener = socket.create_server((LOOPBACK, 0))
-        name = LOOPBACK
+        rendezvous = f"{LOOPBACK}:{listener.getsockname()[1]}"
     else:
-        name, port = _split(config.rendezvous)
-        listener = _listen(port)
+        rendezvous = config.rendezvous
+        listener = _listen(_split(rendezvous)[1])
     port = listener.getsockname()[1]
     store = TCPStore(
         LOOPBACK, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
-    address, leader = _reach(f"{name}:{port}", config.rendezvous_timeout_seconds)
-    return Meeting(config, 0, store, address, leader), f"{name}:{port}"
+    address, leader = _reach(rendezvous, config.rendezvous_timeout_seconds)
+    return Meeting(config, 0, store, address, leader), rendezvous
 
 
 def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
@@ -206,12 +207,14 @@ def _difference(own: Facts, other: Facts) -> str | None:
 
 
 def _split(rendezvous: str) -> tuple[str, int]:
-    host, _, port = rendezvous.rpartition(":")
-    if not host or not port.isdigit():
-        raise StartError(
-            f"--rendezvous {rendezvous} is no host:port; use for example pod-0.groups:8001"
-        )
-    return host, int(port)
+    with suppress(ValueError):  # no number, or no port there can be
+        parts = urlsplit(f"//{rendezvous}")
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    raise StartError(
+        f"--rendezvous {rendezvous} is no host:port; use for example pod-0.groups:8001 or "
+        "[fd00::1]:8001"
+    )
 
 
 def _listen(port: int) -> socket.socket:
