@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -65,6 +66,8 @@ class CommandLine:
             encoding="utf-8",
             dimensions=(40, 200),
             timeout=60,
+            # As a shell does for what it starts; who runs tests in the background may ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             yield child

@@ -1,12 +1,17 @@
 """The command line as users run it."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pexpect
 import pytest
+
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -40,3 +45,33 @@ def openinference(home) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def type_words(home, monkeypatch) -> Iterator[Callable[..., Any]]:
+    """Spawns a program of ours in a terminal of 160 columns, and ends it after the test."""
+    monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
+    monkeypatch.setenv("TERM", "xterm")
+    children = []
+
+    def spawn(*words: object) -> Any:
+        program, *arguments = map(str, words)
+        child = pexpect.spawn(
+            program,
+            arguments,
+            encoding="utf-8",
+            dimensions=(40, 160),
+            timeout=60,
+            preexec_fn=_let_ctrl_c_interrupt,
+        )
+        children.append(child)
+        return child
+
+    yield spawn
+    for child in children:
+        child.close(force=True)
+
+
+def _let_ctrl_c_interrupt() -> None:
+    """As a shell does for what it starts; a script in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

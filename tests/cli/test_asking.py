@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import sys
 
 import pexpect
 import pytest
@@ -18,25 +16,21 @@ QUESTION = "What is the capital of France, and what is it known for?"
 
 
 @pytest.fixture
-def terminal(home, engine_url):
+def terminal(type_words, engine_url):
     """`openinference chat` in a terminal of its own."""
-    command = ["-m", "openinferencev2", "chat", "--url", engine_url, "--temperature", "0"]
-    child = pexpect.spawn(
-        sys.executable, [*command, "--max-tokens", "300"], env=dict(os.environ), encoding="utf-8"
-    )
-    child.setwinsize(40, 160)
-    child.expect("smollm2.*\n.*> ", timeout=30)
-    yield child
-    child.close(force=True)
+    words = ("--url", engine_url, "--temperature", 0, "--max-tokens", 900)
+    child = type_words("openinference", "chat", *words)
+    child.expect("smollm2.*\n.*> ")
+    return child
 
 
 def test_a_conversation_streams_remembers_and_ends(terminal, home):
     terminal.sendline(QUESTION)
-    terminal.expect(r"Paris", timeout=30)
-    terminal.expect(r"[\d.]+ tok/s · first token after [\d.]+ s", timeout=30)
+    terminal.expect(r"Paris")
+    terminal.expect(r"[\d.]+ tok/s · first token after [\d.]+ s")
     terminal.expect("> ")
     terminal.sendline("/quit")
-    terminal.expect(pexpect.EOF, timeout=10)
+    terminal.expect(pexpect.EOF)
     terminal.wait()
     assert terminal.exitstatus == 0
     history = home / "state/openinference/chat_history"
@@ -46,14 +40,14 @@ def test_a_conversation_streams_remembers_and_ends(terminal, home):
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(terminal):
     terminal.sendline("Write a long story about a river.")
-    terminal.expect("story about a river.*\n.*(river|story|once)", timeout=30)
+    terminal.expect("story about a river.*\n.*(river|story|once)")
     terminal.sendintr()
-    terminal.expect(r"\(stopped\)", timeout=10)
+    terminal.expect(r"\(stopped\)")
     terminal.expect("> ")
     terminal.sendline("/reset")
     terminal.expect("> ")
     terminal.sendeof()
-    terminal.expect(pexpect.EOF, timeout=10)
+    terminal.expect(pexpect.EOF)
 
 
 def test_one_answer_as_json_says_how_fast_it_came(openinference, engine_url):

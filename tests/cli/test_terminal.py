@@ -3,36 +3,9 @@
 import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import pexpect
 import pytest
-
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture
-def type_words(home, monkeypatch):
-    """Spawns a program of ours in a terminal of 160 columns, and ends it after the test."""
-    monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
-    children = []
-
-    def spawn(*words):
-        child = pexpect.spawn(
-            str(words[0]),
-            [str(word) for word in words[1:]],
-            env=os.environ | {"TERM": "xterm"},
-            encoding="utf-8",
-            dimensions=(40, 160),
-            timeout=30,
-        )
-        children.append(child)
-        return child
-
-    yield spawn
-    for child in children:
-        child.close(force=True)
 
 
 def ended(child):
@@ -112,6 +85,6 @@ def test_a_tab_completes_commands_options_and_names(type_words, name, tmp_path, 
     shell.expect("rollback")
     shell.send("--timeo\t")
     shell.expect("--timeout")
-    shell.sendintr()
+    shell.sendcontrol("u")  # Ctrl-C would throw away what is typed before it is handled
     shell.send("openinference status gree\t")
     shell.expect("gree.*?ter")  # zsh moves the cursor in between
