@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -66,8 +65,6 @@ class CommandLine:
             encoding="utf-8",
             dimensions=(40, 200),
             timeout=60,
-            # As a shell does for what it starts; who runs tests in the background may ignore it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             yield child

@@ -1,7 +1,6 @@
 """The command line as users run it."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -62,7 +61,6 @@ def type_words(home, monkeypatch) -> Iterator[Callable[..., Any]]:
             encoding="utf-8",
             dimensions=(40, 160),
             timeout=60,
-            preexec_fn=_let_ctrl_c_interrupt,
         )
         children.append(child)
         return child
@@ -70,8 +68,3 @@ def type_words(home, monkeypatch) -> Iterator[Callable[..., Any]]:
     yield spawn
     for child in children:
         child.close(force=True)
-
-
-def _let_ctrl_c_interrupt() -> None:
-    """As a shell does for what it starts; a script in the background has it ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
