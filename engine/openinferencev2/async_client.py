@@ -54,6 +54,7 @@ class AsyncClient:
         self._settings = load(namespace=namespace, context=context, url=url, api_key=api_key)
         self._kubectl = Kubectl(self._settings.context, self._settings.namespace)
         self._ways: dict[str | None, _Way] = {}
+        self._exits = contextlib.AsyncExitStack()  # of all ways that were opened
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> AsyncClient:
@@ -69,8 +70,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends its connections. What was deployed stays."""
-        for name in list(self._ways):
-            await self._forget(name)
+        self._ways.clear()
+        await self._exits.aclose()
 
     def service(self, name: str | None = None) -> AsyncService:
         """A service that exists; without a name, the only one that is served there."""
@@ -93,18 +94,18 @@ class AsyncClient:
         made = manifest(name, model, replicas, gpus, max_sequences)
         made["spec"] = _merged(made["spec"], spec or {})
         await asyncio.to_thread(self._kubectl.run, "apply", "--filename=-", stdin=json.dumps(made))
-        await self._forget(name)  # its model may have another name now
+        self._forget(name)  # its model may have another name now
         return self.service(name)
 
     async def _way(self, name: str | None) -> _Way:
         async with self._opening:
             if name not in self._ways:
-                self._ways[name] = await _open(self._settings, name)
+                self._ways[name] = await _open(self._settings, name, self._exits)
             return self._ways[name]
 
-    async def _forget(self, name: str | None) -> None:
-        if way := self._ways.pop(name, None):
-            await way.exits.aclose()
+    def _forget(self, name: str | None) -> None:
+        """The next request opens a way of its own; those under way may still finish on this one."""
+        self._ways.pop(name, None)
 
 
 class AsyncService:
@@ -135,7 +136,7 @@ class AsyncService:
     async def delete(self) -> None:
         """Stop serving it. Requests that run are finished first."""
         await self._kubectl("delete", "infsvc", self._named(), "--wait=false")
-        await self._client._forget(self.name)
+        self._client._forget(self.name)
 
     async def url(self) -> str:
         """A base URL for any OpenAI client, good while this client is open."""
@@ -177,7 +178,7 @@ class AsyncService:
                     yield piece
         except RequestFailed as error:
             if error.status == 0:  # the port-forward ends with the router's pod that it led to
-                await self._client._forget(self.name)
+                self._client._forget(self.name)
             raise
 
     async def _read(self) -> Json:
@@ -201,17 +202,19 @@ class _Way:
     endpoint: Endpoint
     session: aiohttp.ClientSession
     model: str
-    exits: contextlib.AsyncExitStack
 
 
-async def _open(settings: Settings, name: str | None) -> _Way:
+async def _open(
+    settings: Settings, name: str | None, client_exits: contextlib.AsyncExitStack
+) -> _Way:
     async with contextlib.AsyncExitStack() as exits:
         forward = opened(settings, name)
         endpoint = await asyncio.to_thread(forward.__enter__)
         exits.push(forward)
         session = await exits.enter_async_context(open_session(endpoint))
         model = await model_of(session, endpoint)
-        return _Way(endpoint, session, model, exits.pop_all())
+        client_exits.push_async_exit(exits.pop_all())
+        return _Way(endpoint, session, model)
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Json:

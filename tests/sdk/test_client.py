@@ -1,9 +1,12 @@
 """The client in front of a real engine; what needs a cluster is in e2e/test_sdk.py."""
 
+import asyncio
 import subprocess
 import sys
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from openinferencev2 import AsyncClient, Client, CommandError, RequestFailed
 from openinferencev2.async_client import _merged
 
@@ -59,6 +62,36 @@ async def test_requests_of_one_client_go_on_together(engine_url):
         await anext(first)
         assert (await service.generate("Once", max_tokens=2, ignore_eos=True)).num_tokens == 2
         await first.aclose()
+
+
+async def test_a_request_that_fails_leaves_the_others_of_its_client_alone(unused_tcp_port):
+    failed = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if (await request.json())["prompt"] == "hang up":
+            request.transport.close()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices": [{"index": 0, "text": "one"}]}\n\n')
+        await failed.wait()
+        await response.write(b'data: {"choices": [{"index": 0, "text": "two"}]}\n\n')
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}]})
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/models", models), web.post("/v1/completions", answer)])
+    server = TestServer(app, port=unused_tcp_port)
+    async with server, AsyncClient(url=f"http://127.0.0.1:{unused_tcp_port}") as client:
+        service = client.service()
+        heard = service.stream("go on")
+        assert await anext(heard) == "one"
+        with pytest.raises(RequestFailed):
+            await service.generate("hang up")
+        failed.set()
+        assert [piece async for piece in heard] == ["two"]
 
 
 def test_a_program_that_never_closes_its_client_ends_without_a_word(engine_url):
