@@ -198,7 +198,8 @@ def test_answer_that_had_ended_only_says_so(http: httpx2.Client) -> None:
         "created": whole[0]["created"],
         "token_ids": {"0": [token for chunk in whole for token in ids_of(chunk)]},
     }
-    rest = stream(http, body | {"openinference": {"resume": resume}})
+    from_a_newer_router = {"resume": resume | {"reason": "drain"}, "attempt": 2}
+    rest = stream(http, body | {"openinference": from_a_newer_router})
     assert text_of(rest) == ""
     assert [c["finish_reason"] for chunk in rest for c in chunk["choices"]] == ["length"]
     assert rest[-1]["usage"]["completion_tokens"] == 5

@@ -28,7 +28,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     continuous_usage_stats: bool = False  # usage so far in every chunk
 
 
-class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Resume(msgspec.Struct, frozen=True):
     """Go on with an answer that began elsewhere: the ids consumed so far, by choice."""
 
     id: str
@@ -38,8 +38,8 @@ class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the prompt, where the answer began: what usage tells of it."""
 
 
-class Internal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What only the router may ask (docs/wire.md)."""
+class Internal(msgspec.Struct, frozen=True):
+    """What only the router may ask (docs/wire.md). A newer router may say more: that is ignored."""
 
     stream_token_ids: bool = False
     resume: Resume | None = None
