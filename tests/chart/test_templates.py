@@ -3,37 +3,16 @@
 import json
 
 import pytest
+import yaml
 from openinference_operator.settings import Settings
+
+from e2e.cluster.places import PROJECT
 
 DIGEST = "sha256:" + "ab" * 32
 
+FILES = sorted((PROJECT / "charts/openinference/ci").glob("*-values.yaml"))
 VARIANTS = {
-    "defaults": {},
-    "one namespace": {"watchNamespace": "team-a"},
-    "one pod, others bring the CRD": {"operator": {"replicas": 1}, "crd": {"install": False}},
-    "watched": {
-        "monitoring": {
-            "alerts": {"enabled": True, "runbookUrl": "https://docs.example/runbooks/"},
-            "dashboards": {"enabled": True},
-        }
-    },
-    "as a dependency of another chart": {"global": {"region": "north"}},
-    "everything set": {
-        "watchNamespace": "team-a",
-        "image": {"registry": "mirror.example/cache/", "tag": "1.2.3"},
-        "operator": {
-            "replicas": 3,
-            "image": {"digest": DIGEST, "pullPolicy": "Always", "pullSecrets": ["pull"]},
-            "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
-            "nodeSelector": {"role": "infra"},
-            "affinity": {"nodeAffinity": {}},
-            "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
-        },
-        "router": {"replicas": 5, "resources": {"requests": {"cpu": "2"}}},
-        "engine": {"image": {"repository": "team/engine", "tag": "cuda"}},
-        "prometheus": {"url": "http://prometheus.monitoring.svc:9090"},
-        "tracing": {"endpoint": "http://collector.monitoring.svc:4318"},
-    },
+    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text()) for path in FILES
 }
 CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 
@@ -163,7 +142,7 @@ def test_image_is_put_together(environment, common, own, expected):
 def test_operator_reads_what_the_values_say(environment, monkeypatch):
     """The environment is made of the names that the operator's settings have."""
     prefix = Settings.model_config["env_prefix"]
-    everything = environment(VARIANTS["everything set"])
+    everything = environment(VARIANTS["everything"])
     found = {name: value for name, value in everything.items() if name.startswith(prefix)}
     for name, value in found.items():
         monkeypatch.setenv(name, value or "from-the-pod")
@@ -171,7 +150,7 @@ def test_operator_reads_what_the_values_say(environment, monkeypatch):
     settings = Settings()
 
     assert {name.removeprefix(prefix).lower() for name in found} <= Settings.model_fields.keys()
-    assert settings.watch_namespace == "team-a"
+    assert settings.watch_namespace == "default"
     assert settings.engine_image == "mirror.example/cache/team/engine:cuda"
     assert settings.router_image == "mirror.example/cache/openinference/operator:1.2.3"
     assert settings.router_replicas == 5
@@ -183,7 +162,7 @@ def test_operator_reads_what_the_values_say(environment, monkeypatch):
 
 
 def test_values_reach_the_operators_pod(deployment):
-    spec = deployment(VARIANTS["everything set"])["spec"]
+    spec = deployment(VARIANTS["everything"])["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
 
