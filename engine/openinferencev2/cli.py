@@ -7,6 +7,7 @@ one sentence with a remedy and an exit code (`errors`); `--debug` shows the trac
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -63,9 +64,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"openinference {version('openinferencev2')}")
+        raise typer.Exit
+
+
 @app.callback()
 def openinference(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Say the version and exit."
+        ),
+    ] = False,
 ) -> None:
     """Serve language models on Kubernetes, or right here."""
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import typer.main
@@ -101,6 +102,10 @@ def test_kubectl_without_a_cluster_is_an_error_with_the_remedy(openinference, wo
     done = openinference(*words)
     assert done.returncode == 3, done.stderr
     assert remedy in done.stderr
+
+
+def test_the_version_is_that_of_the_installed_package(openinference):
+    assert openinference("--version").stdout == f"openinference {version('openinferencev2')}\n"
 
 
 def test_debug_shows_where_an_error_came_from(openinference):
