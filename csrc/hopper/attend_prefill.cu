@@ -320,7 +320,7 @@ void launch_attend_prefill(const bf16* query, int64_t rows, const bf16* keys, co
 void attend_prefill(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, const Tensor& starts,
                     const Tensor& lengths, const Tensor& block_table, int max_rows, float scale, int window,
                     const Tensor& out, Stream stream) {
-    require_hopper("attend_prefill");
+    require(current_device().is_hopper, "attend_prefill: needs a GPU of compute capability 9");
     const int64_t T = query.length("query", 0), Q = query.length("query", 1), D = query.length("query", 2);
     const int64_t slots = key_cache.length("key_cache", 0), KV = key_cache.length("key_cache", 1);
     const int64_t S = lengths.length("lengths", 0), P = block_table.length("block_table", 1);
