@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 import pytest
 
 from e2e.asks import LONG_STREAMS, SHORT_ASKS, Ask
+from e2e.cluster.places import PROJECT
 from e2e.inference_service import MODEL, InferenceService, remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK, SYSTEM_NAMESPACE, type_in
 from e2e.kube import Kube
@@ -19,6 +20,7 @@ from e2e.reliability import Counted, title
 from e2e.traffic import Traffic
 from e2e.verdict import Reference
 
+CRDS = PROJECT / "e2e" / "crds"
 HAS_FAILED = pytest.StashKey[bool]()
 
 
@@ -47,6 +49,17 @@ def kube(installation: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     asyncio.run(kube.create_namespace())
     yield kube
     asyncio.run(remove_namespace(kube))
+
+
+@pytest.fixture(scope="module")
+def prometheus_operator(kube: Kube) -> Iterator[None]:
+    """The kinds of Prometheus Operator, without the operator."""
+    asyncio.run(kube.run("apply", "--server-side", f"--filename={CRDS}"))
+    asyncio.run(
+        kube.run("wait", f"--filename={CRDS}", "--for=condition=Established", "--timeout=30s")
+    )
+    yield
+    asyncio.run(kube.run("delete", f"--filename={CRDS}"))
 
 
 @pytest.fixture(scope="module")

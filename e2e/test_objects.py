@@ -1,7 +1,6 @@
 """What is made beside pods, and the documentation's samples, as a real API server takes them."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,7 @@ from e2e.cluster.places import PROJECT
 from e2e.inference_service import InferenceService
 from e2e.kube import Kube, KubeError
 
-CRDS = PROJECT / "e2e" / "crds"
 EXAMPLES = sorted((PROJECT / "docs" / "examples").glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def prometheus_operator(kube: Kube) -> Iterator[None]:
-    """The kinds of Prometheus Operator, without the operator."""
-    asyncio.run(kube.run("apply", "--server-side", f"--filename={CRDS}"))
-    asyncio.run(
-        kube.run("wait", f"--filename={CRDS}", "--for=condition=Established", "--timeout=30s")
-    )
-    yield
-    asyncio.run(kube.run("delete", f"--filename={CRDS}"))
 
 
 @pytest.fixture
