@@ -47,8 +47,8 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, TyperException):
-            raise  # typer's own words about wrong usage
+        except (typer.Exit, typer.Abort, TyperException, BrokenPipeError):
+            raise  # typer's own words about wrong usage, and none where `head` has seen enough
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params["debug"]:
                 raise

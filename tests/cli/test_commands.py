@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -14,6 +15,7 @@ from openinference_engine.__main__ import build_parser
 from openinferencev2.cli import app
 from openinferencev2.kubectl import Kubectl, explain
 
+PROJECT = Path(__file__).resolve().parents[2]
 ROOT = typer.main.get_command(app)
 
 
@@ -106,6 +108,12 @@ def test_kubectl_without_a_cluster_is_an_error_with_the_remedy(openinference, wo
 
 def test_the_version_is_that_of_the_installed_package(openinference):
     assert openinference("--version").stdout == f"openinference {version('openinferencev2')}\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m openinferencev2 plan -f docs/examples/smollm2.yaml | true"
+    done = subprocess.run(["bash", "-c", command], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_debug_shows_where_an_error_came_from(openinference):
