@@ -8,8 +8,10 @@ UV := $(BIN)/uv
 INSTALLED := $(VENV)/.installed
 # The engine's CPU kernels are built where there is a compiler; without them it computes with torch.
 NATIVE ?= $(if $(shell command -v c++),cpu,none)
+# Which torch the engine's image gets: from torch's index for CPUs, or, when empty, PyPI's with CUDA.
+TORCH_BACKEND ?= cpu
 
-.PHONY: help install demo demo-down test e2e docs lint format build-cuda test-gpu bench-cpu cluster-up cluster-down clean
+.PHONY: help install images demo demo-down test e2e docs lint format build-cuda test-gpu bench-cpu cluster-up cluster-down clean
 
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +47,7 @@ e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
 campaign: install  ## The faults of e2e again and again, counted in docs/reliability.md (hours)
 	OPENINFERENCE_SOAK_SECONDS=600 $(BIN)/python -m pytest tests/engine/test_soak.py -s
 	CUT_STREAMS=400 $(BIN)/python -m pytest tests/router/test_cut_streams.py -s
+	$(MAKE) images && OPENINFERENCE_BUILT_IMAGES=1 $(BIN)/python -m pytest e2e/test_images.py
 	$(BIN)/python -m e2e.campaign
 
 docs: install  ## Write what is generated, then build the documentation into build/site
@@ -80,6 +83,9 @@ bench-operator: install  ## 100 to 1,000 InferenceServices on fake nodes; root o
 test-gpu: build-cuda  ## Kernels on this machine's GPU, then once more under compute-sanitizer
 	$(BIN)/python -m pytest tests/gpu -m gpu
 	compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest tests/gpu/test_decode_ops.py tests/gpu/test_hopper_ops.py -m gpu
+
+images: install  ## Build the container images without Docker (docs/how-to/images.md)
+	$(BIN)/python -m e2e.images --torch-backend '$(TORCH_BACKEND)' $(addprefix --certificates=,$(CERTIFICATES))
 
 cluster-up: install  ## Start or repair the local Kubernetes
 	$(BIN)/python -m e2e.cluster up

@@ -19,6 +19,7 @@ from e2e.cluster.processes import Daemon
 from e2e.cluster.shell import run, succeeds
 
 SANDBOX_IMAGE = "openinference/pause:dev"
+WITHOUT_MOUNTS = "whole"  # the runtime of images that bring their software, see test_images
 CLUSTER_PROGRAMS = "/opt/openinference"  # where pods find our compiled programs
 _CNI_PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
 
@@ -120,6 +121,9 @@ snapshotter = "{_snapshotter()}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 base_runtime_spec = "{specification}"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{WITHOUT_MOUNTS}]
+runtime_type = "io.containerd.runc.v2"
 """
 
 
