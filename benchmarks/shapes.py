@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from openinference_engine.config import ModelConfig, WeightFormat
+from openinference_engine.kv_formats import BFLOAT16
 from openinference_engine.llama_weights import (
     LayerWeights,
     LlamaWeights,
@@ -78,5 +79,5 @@ def step_bytes(
 ) -> int:
     """What one decode step must read: every weight but the embedding, and the keys and values."""
     weights = config.num_layers * matrix_bytes(layer_elements(config), weight_format)
-    cache = rows * context * config.kv_bytes_per_token(2)
+    cache = rows * context * config.kv_bytes_per_token(BFLOAT16)
     return weights + head_bytes(config, weight_format) + cache

@@ -42,8 +42,8 @@ void rotate(Operations& operations, Address x, int64_t stride, Address cosine, A
     operations.rotate({at<float>(x), stride}, at<const float>(cosine), at<const float>(sine), rows, heads, head_dim);
 }
 
-Cache cache_at(Address keys, Address values, int64_t num_blocks, int64_t kv_heads, int64_t head_dim, int64_t block_size) {
-    return {at<float>(keys), at<float>(values), num_blocks, kv_heads, head_dim, block_size};
+Vectors vectors_at(const std::string& format, Address codes, Address numbers) {
+    return {find_vector_format(format), at<uint8_t>(codes), at<uint16_t>(numbers)};
 }
 
 void append_kv(Operations& operations, Address key, int64_t key_stride, Address value, int64_t value_stride,
@@ -90,9 +90,11 @@ PYBIND11_MODULE(_cpu, module) {
         .def(py::init<Experts::Matrices, Experts::Matrices, Experts::Matrices>(), "gates"_a, "ups"_a, "downs"_a)
         .def_property_readonly("hidden", &Experts::hidden);
 
+    py::class_<Vectors>(module, "Vectors").def(py::init(&vectors_at), "format"_a, "codes"_a, "numbers"_a);
+
     py::class_<Cache>(module, "Cache")
-        .def(py::init(&cache_at), "keys"_a, "values"_a, "num_blocks"_a, "kv_heads"_a, "head_dim"_a,
-             "block_size"_a);
+        .def(py::init<Vectors, Vectors, int64_t, int64_t, int64_t, int64_t>(), "keys"_a, "values"_a,
+             "num_blocks"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a);
 
     py::class_<Operations>(module, "Operations")
         .def(py::init([](int threads, const std::string& isa) {

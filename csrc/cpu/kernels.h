@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cache.h"
 #include "packed.h"
 
 namespace openinference::cpu {
@@ -27,21 +28,6 @@ template <class T> struct Rows {
 struct LinearOutput {
     Rows<float> out;
     const float* bias;
-};
-
-// The paged cache: keys (blocks, kv_heads, head_dim, block_size), values (blocks, kv_heads,
-// block_size, head_dim). Positions are innermost in keys: sixteen keys are one vector.
-struct Cache {
-    float* keys;
-    float* values;
-    int64_t num_blocks, kv_heads, head_dim, block_size;
-
-    float* key_block(int64_t block, int64_t head) const {
-        return keys + (block * kv_heads + head) * head_dim * block_size;
-    }
-    float* value_block(int64_t block, int64_t head) const {
-        return values + (block * kv_heads + head) * head_dim * block_size;
-    }
 };
 
 // Some query rows of one sequence and one key head: row r is query head r % group of its key head,

@@ -1,7 +1,6 @@
 #include "ops.h"
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -78,11 +77,8 @@ void Operations::append_kv(Rows<const float> key, Rows<const float> value, const
     share_rows(rows, 4 * cache.kv_heads * cache.head_dim, [&](int64_t row) {
         const int64_t block = slots[row] / cache.block_size, place = slots[row] % cache.block_size;
         for (int64_t head = 0; head < cache.kv_heads; ++head) {
-            const float* const new_key = key[row] + head * cache.head_dim;
-            float* const keys = cache.key_block(block, head) + place;
-            for (int64_t i = 0; i < cache.head_dim; ++i) keys[i * cache.block_size] = new_key[i];
-            std::memcpy(cache.value_block(block, head) + place * cache.head_dim,
-                        value[row] + head * cache.head_dim, cache.head_dim * sizeof(float));
+            cache.store_key(block, place, head, key[row] + head * cache.head_dim);
+            cache.store_value(block, place, head, value[row] + head * cache.head_dim);
         }
     });
 }

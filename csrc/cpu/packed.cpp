@@ -12,17 +12,6 @@ constexpr int64_t kAlignment = 64;  // a cache line, and the widest vector
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Exact: only numbers that were half precision once come here.
-uint16_t half_from(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    const uint16_t sign = bits >> 16 & 0x8000;
-    const uint32_t magnitude = bits & 0x7FFFFFFF;
-    if (magnitude >= 0x7F800000) return sign | 0x7C00 | (magnitude >> 13 & 1023);
-    if (magnitude >= 0x38800000) return static_cast<uint16_t>(sign | ((magnitude >> 13) - (112 << 10)));
-    return static_cast<uint16_t>(sign | static_cast<uint16_t>(float_from_bits(magnitude) * 0x1p24f));
-}
-
 float stored_float(const Format& format, const uint8_t* stored, int64_t index) {
     if (format.block_bytes == 4) {
         float value;
@@ -81,7 +70,7 @@ void Packed::pack_codes(const uint8_t* stored) {
 void Packed::pack_group(const UnpackedGroup& group, uint8_t* panel, int64_t index, int lane) const {
     const auto put = [&](uint8_t* section, int64_t row, float value) {
         const int64_t place = row * kPanelRows + lane;
-        const uint16_t half = half_from(value);
+        const uint16_t half = half_from_float(value);
         if (format_->has_wide_scales)
             std::memcpy(section + place * 4, &value, 4);
         else

@@ -21,6 +21,7 @@ from openinference_engine.config import (
     WeightFormat,
 )
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
+from openinference_engine.kv_formats import KVCacheDtype
 from openinference_engine.log import configure_logging
 from openinference_engine.parsers.formats import FORMATS
 
@@ -75,6 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
     add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")
     add("--no-run-ahead", dest="runs_ahead", action="store_false", help="GPU: wait for tokens")
+    add(
+        "--kv-cache-dtype",
+        choices=get_args(KVCacheDtype),
+        default=engine.kv_cache_dtype,
+        help="of keys and values; auto: what computes",
+    )
     add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens, help="of one step")
     add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
@@ -111,6 +118,7 @@ def engine_config(
         uses_graphs=options.uses_graphs,
         overlaps_kernels=options.overlaps_kernels,
         runs_ahead=options.runs_ahead,
+        kv_cache_dtype=options.kv_cache_dtype,
         kv_cache_bytes=options.kv_cache_bytes,
         max_step_tokens=options.max_step_tokens,
         prefix_caching=options.prefix_caching,

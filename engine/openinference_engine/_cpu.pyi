@@ -20,13 +20,18 @@ class Experts:
     @property
     def hidden(self) -> int: ...
 
+class Vectors:
+    """Where all keys or all values of one layer lie; owns nothing."""
+
+    def __init__(self, format: str, codes: int, numbers: int) -> None: ...
+
 class Cache:
-    """Where the keys and values of one layer lie; owns nothing."""
+    """The cache of one layer; owns nothing."""
 
     def __init__(
         self,
-        keys: int,
-        values: int,
+        keys: Vectors,
+        values: Vectors,
         num_blocks: int,
         kv_heads: int,
         head_dim: int,

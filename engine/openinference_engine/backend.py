@@ -12,7 +12,8 @@ from typing import Protocol
 
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.layers.attention import CACHE_DTYPE
+from openinference_engine.kv_formats import CODED_ELEMENTS, CPU_FORMATS, CacheFormat
+from openinference_engine.layers.attention import KVCache
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.models.registry import build_model
 from openinference_engine.ops import KERNEL_PATH
@@ -99,15 +100,27 @@ def load_backend(checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter
         return load_group_backend(checkpoint, config, speed)
     model_config = checkpoint.config
     limit = memory_limit_bytes()
-    position_bytes = model_config.kv_bytes_per_token(CACHE_DTYPE.itemsize)
+    cache_format = choose_cache_format(model_config, config)
+    position_bytes = model_config.kv_bytes_per_token(cache_format)
     capacity = plan_capacity(model_config, config, limit, limit // 10, position_bytes)
     if KERNEL_PATH != "cpu":
         remedy = "install a C++ compiler, then OpenInference again with OPENINFERENCE_NATIVE=cpu"
         log.warning("no CPU kernels: torch computes", extra={"fields": {"remedy": remedy}})
     weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
     model = build_model(weights, model_config, capacity.max_model_len)
-    runner = Runner(model, model_config, capacity.num_cache_blocks, config.block_size)
-    return Backend(runner, capacity, KERNEL_PATH)
+    cache = KVCache(model_config, capacity.num_cache_blocks, config.block_size, cache_format)
+    return Backend(Runner(model, cache, config.block_size), capacity, KERNEL_PATH)
+
+
+def choose_cache_format(model: ModelConfig, config: EngineConfig) -> CacheFormat:
+    """How a CPU keeps keys and values. Raises StartError if the model's heads cannot be so."""
+    cache_format = CPU_FORMATS[config.kv_cache_dtype]
+    if cache_format.is_coded and model.head_dim % CODED_ELEMENTS:
+        raise StartError(
+            f"--kv-cache-dtype {config.kv_cache_dtype} needs heads of a multiple of "
+            f"{CODED_ELEMENTS} elements, and the model's have {model.head_dim}; use auto"
+        )
+    return cache_format
 
 
 def plan_capacity(
@@ -130,7 +143,8 @@ def plan_capacity(
         if blocks_per_sequence * block_bytes > total_bytes:
             raise StartError(
                 f"one sequence of {max_model_len} tokens needs {blocks_per_sequence * block_bytes} "
-                f"bytes of cache, and there are {total_bytes} in all; set --max-model-len"
+                f"bytes of cache, and there are {total_bytes} in all; set --max-model-len, or keep "
+                "them in fewer bits: --kv-cache-dtype"
             )
         affordable = max(spare_bytes // block_bytes, blocks_per_sequence)
     else:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from openinference_engine.errors import StartError
+from openinference_engine.kv_formats import CacheFormat, KVCacheDtype
 from openinference_engine.parsers.formats import CallFormatName
 
 # How weights are kept; "auto" leaves them as they are stored. The CPU computes in float32, but for
@@ -96,8 +97,8 @@ class ModelConfig(msgspec.Struct, frozen=True):
         widest = [window for window in self.windows if window is not None]
         return max(widest) if widest and len(widest) == self.num_layers else None
 
-    def kv_bytes_per_token(self, element_bytes: int) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+    def kv_bytes_per_token(self, cache_format: CacheFormat) -> int:
+        return self.num_layers * self.num_kv_heads * cache_format.head_bytes(self.head_dim)
 
 
 class GroupConfig(msgspec.Struct, frozen=True):
@@ -150,6 +151,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     uses_graphs: bool = True  # on a GPU, as the next two: they cost or save time, never a token
     overlaps_kernels: bool = True
     runs_ahead: bool = True
+    kv_cache_dtype: KVCacheDtype = "auto"
     kv_cache_bytes: int | None = None  # None: every seat full, at most a tenth of the memory
     block_size: int = 16  # positions per cache block; kernels want a multiple of 16
     max_step_tokens: int = 512

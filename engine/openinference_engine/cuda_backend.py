@@ -15,6 +15,7 @@ from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.errors import StartError
+from openinference_engine.kv_formats import BFLOAT16
 from openinference_engine.llama_weights import (
     WEIGHT_FORMATS,
     check_supported,
@@ -29,7 +30,6 @@ from openinference_engine.weights.loader import Weights
 
 _OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores, asynchronous copies
 _RESERVE_BYTES = 1 << 30  # buffers of a step, captured graphs, packing of one matrix
-_CACHE_ELEMENT_BYTES = 2  # bfloat16
 log = logging.getLogger("openinference.core")
 
 
@@ -39,7 +39,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
     check_settings(checkpoint.config, config)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     spare_bytes = plan_memory(checkpoint.config, config, free_bytes)
-    position_bytes = checkpoint.config.kv_bytes_per_token(_CACHE_ELEMENT_BYTES)
+    position_bytes = checkpoint.config.kv_bytes_per_token(BFLOAT16)
     capacity = plan_capacity(checkpoint.config, config, spare_bytes, spare_bytes, position_bytes)
     runner = _load_runner(checkpoint, config, capacity, kernels, device)
     capability = "".join(map(str, torch.cuda.get_device_capability(device)))
@@ -80,6 +80,12 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
         raise StartError(
             f"--dtype {config.dtype}: a GPU computes in bfloat16; leave it out, or use --device cpu"
         )
+    if config.kv_cache_dtype != "auto":
+        raise StartError(
+            f"--kv-cache-dtype {config.kv_cache_dtype}: the CUDA kernels keep keys and values in "
+            "bfloat16 so far; use auto, with a shorter --max-model-len or --weights int4 to save "
+            "memory, or use --device cpu"
+        )
     if config.block_size != PAGE_TOKENS:
         raise StartError(
             f"cache blocks of {config.block_size} positions: the CUDA kernels know {PAGE_TOKENS}"
@@ -90,7 +96,7 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
 def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
     """Bytes left for the cache. Raises StartError, with what would fit, if no sequence does."""
     length = model_length(model, config)
-    sequence_bytes = length * model.kv_bytes_per_token(_CACHE_ELEMENT_BYTES)
+    sequence_bytes = length * model.kv_bytes_per_token(BFLOAT16)
     spare_bytes = free_bytes - weight_bytes(model, config.weights, length) - _RESERVE_BYTES
     if spare_bytes >= sequence_bytes:
         return spare_bytes
@@ -103,10 +109,7 @@ def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> in
 
 
 def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int) -> str:
-    length, token_bytes = (
-        model_length(model, config),
-        model.kv_bytes_per_token(_CACHE_ELEMENT_BYTES),
-    )
+    length, token_bytes = model_length(model, config), model.kv_bytes_per_token(BFLOAT16)
     room = free_bytes - _RESERVE_BYTES
     remedies = [
         f"--weights {name}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.batch import build_batch
-from openinference_engine.config import DataType, ModelConfig
+from openinference_engine.config import DataType
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import Model
 from openinference_engine.results import StepResult
@@ -26,10 +26,8 @@ TORCH_DTYPES: dict[DataType, torch.dtype] = {
 
 
 class Runner:
-    def __init__(self, model: Model, config: ModelConfig, num_blocks: int, block_size: int) -> None:
-        self._model = model
-        self._block_size = block_size
-        self._cache = KVCache(config, num_blocks, block_size)
+    def __init__(self, model: Model, cache: KVCache, block_size: int) -> None:
+        self._model, self._cache, self._block_size = model, cache, block_size
 
     def warm_up(self, max_rows: int) -> None:
         """Nothing: what costs once is paid by the first step."""

@@ -357,7 +357,7 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
         "vllm:inter_token_latency_seconds_bucket{",
         "vllm:e2e_request_latency_seconds_bucket{",
         'vllm:request_success_total{engine="0",finished_reason="length",inference_namespace="",',
-        "vllm:cache_config_info{",
+        'vllm:cache_config_info{block_size="16",cache_dtype="auto",',
         "vllm:request_queue_time_seconds_bucket{",
         "vllm:request_inference_time_seconds_bucket{",
         "vllm:request_prefill_kv_computed_tokens_bucket{",

@@ -256,6 +256,17 @@ def test_pipelined_is_as_alone(
         )  # from the prefix cache, if it is on
 
 
+@pytest.mark.parametrize("sizes", [layout(2), layout(1, 2)], ids=["stages", "tensor ranks"])
+def test_ranks_code_their_part_of_the_cache_as_one_rank_does(
+    models: Callable[..., Path], run_to_end: Any, sizes: tuple[int, int, int]
+) -> None:
+    """Scales belong to a head, which is not split."""
+    path, settings = models("Llama", None), {"kv_cache_dtype": "int8-int4", "max_sequences": 8}
+    expected = run_to_end(Engine(open_checkpoint(path), EngineConfig("", **settings)), requests())
+    with group_engine(path, sizes, **settings) as engine:
+        assert run_to_end(engine, requests()) == expected
+
+
 def test_pipelined_and_preempted_is_as_alone(
     models: Callable[..., Path], alone: dict[str, list[int]], run_to_end: Any
 ) -> None:

@@ -1,7 +1,7 @@
 """The same-tokens matrix: same request, same tokens, from the same bits of logits.
 
 Whatever runs beside it and however it is cut up, on float weights and on quantised ones, with dense
-layers and with experts.
+layers and with experts, and from a cache of fewer bits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 import torch
 from openinference_engine.config import EngineConfig
 from openinference_engine.engine import Engine
+from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.weights.checkpoint import open_checkpoint
 
@@ -23,7 +24,6 @@ SAMPLED = {"temperature": 0.9, "top_p": 0.95, "top_k": 50}
 PROMPTS = [[(7 * index + 3 * place) % 250 for place in range(20 + index)] for index in range(32)]
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8}
 EXPERTS = SHAPE | {"num_local_experts": 6, "num_experts_per_tok": 2}
-BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head size, float32
 
 MakeEngine = Callable[..., Engine]
 
@@ -31,10 +31,11 @@ MakeEngine = Callable[..., Engine]
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(("Llama", SHAPE, None), id="float32"),
-        pytest.param(("Llama", SHAPE, "Q4_0"), id="packed"),
-        pytest.param(("Mixtral", EXPERTS, None), id="float32 experts"),
-        pytest.param(("Mixtral", EXPERTS, "Q8_0"), id="packed experts"),
+        pytest.param(("Llama", SHAPE, None, "auto"), id="float32"),
+        pytest.param(("Llama", SHAPE, None, "int8-int4"), id="coded cache"),
+        pytest.param(("Llama", SHAPE, "Q4_0", "auto"), id="packed"),
+        pytest.param(("Mixtral", EXPERTS, None, "auto"), id="float32 experts"),
+        pytest.param(("Mixtral", EXPERTS, "Q8_0", "auto"), id="packed experts"),
     ],
 )
 def make_engine(
@@ -43,15 +44,21 @@ def make_engine(
     save_as_gguf: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> MakeEngine:
-    family, shape, quantisation = request.param
+    family, shape, quantisation, cache_dtype = request.param
     path = make_tiny_model(family, **shape)
     if quantisation is not None:
         folder = tmp_path_factory.mktemp("gguf")
         path = save_as_gguf(path, folder / "model.gguf", quantisation)
     checkpoint = open_checkpoint(path)
-    return lambda **settings: Engine(
-        checkpoint, EngineConfig("", **({"max_sequences": 32} | settings))
-    )
+    token_bytes = checkpoint.config.kv_bytes_per_token(CPU_FORMATS[cache_dtype])
+
+    def make(cache_tokens: int | None = None, **settings: Any) -> Engine:
+        if cache_tokens is not None:
+            settings["kv_cache_bytes"] = cache_tokens * token_bytes
+        settings = {"max_sequences": 32, "kv_cache_dtype": cache_dtype} | settings
+        return Engine(checkpoint, EngineConfig("", **settings))
+
+    return make
 
 
 @dataclass
@@ -145,9 +152,7 @@ def test_together_is_as_alone(
 
 
 def test_preempted_for_blocks_is_as_alone(make_engine: MakeEngine, alone: Run) -> None:
-    run = Run(
-        make_engine(max_model_len=80, kv_cache_bytes=320 * BYTES_PER_TOKEN, prefix_caching=False)
-    )
+    run = Run(make_engine(max_model_len=80, cache_tokens=320, prefix_caching=False))
     run.add(*requests())
     run.finish().assert_as(alone)
     assert run.engine.scheduler.num_preemptions > 0

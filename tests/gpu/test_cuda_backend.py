@@ -48,6 +48,7 @@ def test_nothing_that_would_fit_asks_for_another_gpu():
     ("change", "fields", "message"),
     [
         ({}, {"dtype": "float32"}, "--dtype float32: a GPU computes in bfloat16"),
+        ({}, {"kv_cache_dtype": "int8"}, "keep keys and values in bfloat16 so far; use auto"),
         ({}, {"block_size": 32}, "blocks of 32 positions: the CUDA kernels know 16"),
         ({"experts": ExpertsConfig(8, 2, 512, True)}, {}, "do not know experts yet"),
         ({"windows": (128,) * 32}, {}, "do not know attention windows yet"),

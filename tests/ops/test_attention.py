@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openinference_engine._cpu", reason="the CPU kernels are not built")
 
+from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_engine.ops import cpu, reference
 from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 HEADS, KV_HEADS, HEAD_DIM, NUM_BLOCKS = 9, 3, 64, 64
+CODED = [name for name, known in CPU_FORMATS.items() if known.is_coded]
 RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
@@ -24,11 +26,18 @@ class Paged:
     block_size: int = 16
     kv_heads: int = KV_HEADS
     head_dim: int = HEAD_DIM
+    dtype: str = "auto"
 
     def __post_init__(self):
-        sizes = (NUM_BLOCKS, self.kv_heads)
-        self.keys = torch.full((*sizes, self.head_dim, self.block_size), torch.nan)
-        self.values = torch.full((*sizes, self.block_size, self.head_dim), torch.nan)
+        sizes = (NUM_BLOCKS, self.kv_heads, self.head_dim, self.block_size)
+        self.cache = cpu.LayerCache(CPU_FORMATS[self.dtype], *sizes)
+        for vectors in (self.cache.keys, self.cache.values):
+            vectors.codes.fill_(torch.nan if vectors.codes.is_floating_point() else 255)
+            vectors.numbers.fill_(torch.nan)
+
+    def expected(self, query, chunks, window=NO_WINDOW):
+        """What the reference makes of the same cache."""
+        return reference.paged_attention(query, self.cache, self.plan(chunks), window)
 
     def plan(self, chunks):
         """chunks: (blocks, first position, new positions) of each sequence."""
@@ -51,12 +60,18 @@ class Paged:
 
     def attend(self, query, key, value, chunks, window=NO_WINDOW):
         plan = self.plan(chunks)
-        cpu.append_kv(key, value, self.keys, self.values, plan.slots)
-        return cpu.paged_attention(query, self.keys, self.values, plan, window)
+        cpu.append_kv(key, value, self.cache, plan.slots)
+        return cpu.paged_attention(query, self.cache, plan, window)
 
 
 def random_heads(tokens, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM):
     return tuple(torch.randn(tokens, count, head_dim) for count in (heads, kv_heads, kv_heads))
+
+
+def assert_same_bits(found, expected):
+    for one, other in ((found.keys, expected.keys), (found.values, expected.values)):
+        assert torch.equal(one.codes.view(torch.uint8), other.codes.view(torch.uint8))
+        assert torch.equal(one.numbers.view(torch.int16), other.numbers.view(torch.int16))
 
 
 def blocks_for(length, first_block, block_size=16):
@@ -64,16 +79,43 @@ def blocks_for(length, first_block, block_size=16):
     return [first_block + i for i in reversed(range(-(-length // block_size)))]
 
 
-def test_appended_positions_are_where_the_reference_puts_them():
-    paged, expected = Paged(), Paged()
+@pytest.mark.parametrize("dtype", CPU_FORMATS)
+def test_appended_positions_are_where_the_reference_puts_them(dtype):
+    paged, expected = Paged(dtype=dtype), Paged(dtype=dtype)
     _, key, value = random_heads(37)
     slots = torch.randperm(NUM_BLOCKS * 16)[:37]
 
-    cpu.append_kv(key, value, paged.keys, paged.values, slots)
-    reference.append_kv(key, value, expected.keys, expected.values, slots)
+    cpu.append_kv(key, value, paged.cache, slots)
+    reference.append_kv(key, value, expected.cache, slots)
 
-    assert torch.equal(paged.keys.nan_to_num(7), expected.keys.nan_to_num(7))
-    assert torch.equal(paged.values.nan_to_num(7), expected.values.nan_to_num(7))
+    assert_same_bits(paged.cache, expected.cache)
+
+
+@pytest.mark.parametrize("dtype", CODED)
+def test_vectors_of_every_size_are_rounded_as_the_reference_rounds(dtype):
+    """From those whose scale is 0 in half precision to those near its end, with zeros and ties."""
+    paged, expected = Paged(dtype=dtype), Paged(dtype=dtype)
+    sizes = 10.0 ** torch.arange(-12, 5).repeat_interleave(4)
+    key, value = (torch.randn(len(sizes), KV_HEADS, HEAD_DIM) * sizes[:, None, None] for _ in "kv")
+    key[:, 0], value[:, 0] = 0, (torch.arange(HEAD_DIM) / 4 - 7.5)
+    slots = torch.arange(len(sizes))
+
+    cpu.append_kv(key, value, paged.cache, slots)
+    reference.append_kv(key, value, expected.cache, slots)
+
+    assert_same_bits(paged.cache, expected.cache)
+
+
+@pytest.mark.parametrize("dtype", CODED)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_broken_vector_is_seen_to_be_broken(dtype, broken):
+    """A code cannot be NaN, so its scale is: nothing that was computed from it looks sound."""
+    query, key, value = random_heads(3)
+    value[1, :, 5] = broken
+
+    attended = Paged(dtype=dtype).attend(query, key, value, [([0], 0, 3)])
+
+    assert attended[2].isnan().all()
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16, 32, 48])
@@ -82,8 +124,24 @@ def test_appended_positions_are_where_the_reference_puts_them():
 )
 def test_attention_is_near_the_reference(heads, kv_heads, head_dim, block_size, each_isa):
     """Float32 throughout; sums of up to 50 terms in another order, softmax weights sum to 1."""
-    paged = Paged(block_size, kv_heads, head_dim)
+    check_attention(heads, Paged(block_size, kv_heads, head_dim))
+
+
+@pytest.mark.parametrize("dtype", CODED)
+@pytest.mark.parametrize("block_size", [16, 48])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(9, 3, 64), (8, 1, 40), (12, 1, 128), (4, 4, 8)]
+)
+def test_codes_are_attended_as_what_they_stand_for(
+    heads, kv_heads, head_dim, block_size, dtype, each_isa
+):
+    """The reference expands the same codes; scales then multiply elements instead of sums."""
+    check_attention(heads, Paged(block_size, kv_heads, head_dim, dtype))
+
+
+def check_attention(heads, paged):
     sizes, first = {"prompt": (0, 37), "chunk": (20, 13), "decode": (49, 1)}, 0
+    kv_heads, head_dim, block_size = paged.kv_heads, paged.head_dim, paged.block_size
     chunks = []
     for start, count in sizes.values():
         if first + -(-(start + count) // block_size) > NUM_BLOCKS:
@@ -97,10 +155,16 @@ def test_attention_is_near_the_reference(heads, kv_heads, head_dim, block_size, 
 
     found = paged.attend(query, key, value, chunks)
 
-    expected = reference.paged_attention(
-        query, paged.keys.nan_to_num(0), paged.values.nan_to_num(0), paged.plan(chunks)
-    )
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, paged.expected(query, chunks), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", CPU_FORMATS)
+def test_instruction_set_changes_no_bit(dtype, each_isa, run_with):
+    inputs, chunks = random_heads(70), [(blocks_for(70, 3), 0, 70)]
+    found = Paged(dtype=dtype).attend(*inputs, chunks)
+    run_with(isa="portable")
+
+    assert torch.equal(found, Paged(dtype=dtype).attend(*inputs, chunks))
 
 
 @pytest.mark.parametrize("block_size", [4, 16, 48])
@@ -112,13 +176,7 @@ def test_window_hides_what_lies_further_back(window, block_size, each_isa):
 
     found = paged.attend(*inputs, [(blocks, 0, length)], window)
 
-    expected = reference.paged_attention(
-        inputs[0],
-        paged.keys.nan_to_num(0),
-        paged.values.nan_to_num(0),
-        paged.plan([(blocks, 0, length)]),
-        window,
-    )
+    expected = paged.expected(inputs[0], [(blocks, 0, length)], window)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -126,16 +184,18 @@ def test_window_hides_what_lies_further_back(window, block_size, each_isa):
     cuts=st.sets(st.integers(1, 69), max_size=6),
     threads=st.integers(1, 3),
     window=st.sampled_from([NO_WINDOW, 3, 16, 33]),
+    dtype=st.sampled_from(list(CPU_FORMATS)),
+    isa=st.sampled_from(["", "portable"]),
 )
-@settings(max_examples=25, **RELAXED)
-def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, window, run_with):
+@settings(max_examples=50, **RELAXED)
+def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, window, dtype, isa, run_with):
     """All at once on one portable thread, or in chunks, down to one token at a time."""
     query, key, value = random_heads(70)
     blocks = blocks_for(70, 3)
     run_with(threads=1, isa="portable")
-    whole = Paged().attend(query, key, value, [(blocks, 0, 70)], window)
-    run_with(threads=threads)
-    paged, bounds = Paged(), [0, *sorted(cuts), 70]
+    whole = Paged(dtype=dtype).attend(query, key, value, [(blocks, 0, 70)], window)
+    run_with(threads=threads, isa=isa)
+    paged, bounds = Paged(dtype=dtype), [0, *sorted(cuts), 70]
 
     parts = [
         paged.attend(query[a:b], key[a:b], value[a:b], [(blocks, a, b - a)], window)
@@ -145,17 +205,23 @@ def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, window, run_w
     assert torch.equal(torch.cat(parts), whole)
 
 
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), data=st.data())
-@settings(max_examples=25, **RELAXED)
-def test_sequence_has_the_same_bits_in_every_batch(lengths, data, run_with):
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    dtype=st.sampled_from(list(CPU_FORMATS)),
+    data=st.data(),
+)
+@settings(max_examples=50, **RELAXED)
+def test_sequence_has_the_same_bits_in_every_batch(lengths, dtype, data, run_with):
     """Neighbours decode, prefill or come late; a sequence does not notice."""
     run_with()
     chosen = data.draw(st.integers(0, len(lengths) - 1))
     inputs = [random_heads(length) for length in lengths]
     chunks = [(blocks_for(length, 7 * i), 0, length) for i, length in enumerate(lengths)]
-    alone = Paged().attend(*inputs[chosen], [chunks[chosen]])
+    alone = Paged(dtype=dtype).attend(*inputs[chosen], [chunks[chosen]])
 
-    together = Paged().attend(*(torch.cat(parts) for parts in zip(*inputs, strict=True)), chunks)
+    together = Paged(dtype=dtype).attend(
+        *(torch.cat(parts) for parts in zip(*inputs, strict=True)), chunks
+    )
 
     first = sum(lengths[:chosen])
     assert torch.equal(together[first : first + lengths[chosen]], alone)
@@ -181,9 +247,9 @@ def test_no_tokens_give_no_tokens():
     )
     query, key, value = random_heads(0)
 
-    cpu.append_kv(key, value, paged.keys, paged.values, plan.slots)
+    cpu.append_kv(key, value, paged.cache, plan.slots)
 
-    assert cpu.paged_attention(query, paged.keys, paged.values, plan).shape == (0, 9, 64)
+    assert cpu.paged_attention(query, paged.cache, plan).shape == (0, 9, 64)
 
 
 def test_slot_outside_the_cache_is_refused():
@@ -191,7 +257,7 @@ def test_slot_outside_the_cache_is_refused():
     _, key, value = random_heads(1)
 
     with pytest.raises(IndexError, match="slots: 1024 is outside 0 to 1023"):
-        cpu.append_kv(key, value, paged.keys, paged.values, torch.tensor([1024]))
+        cpu.append_kv(key, value, paged.cache, torch.tensor([1024]))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +271,7 @@ def test_block_outside_the_cache_is_refused(chunk, message):
     paged = Paged()
 
     with pytest.raises(IndexError, match=message):
-        cpu.paged_attention(random_heads(5)[0], paged.keys, paged.values, paged.plan([chunk]))
+        cpu.paged_attention(random_heads(5)[0], paged.cache, paged.plan([chunk]))
 
 
 def test_sequence_longer_than_its_blocks_is_refused():
@@ -214,12 +280,4 @@ def test_sequence_longer_than_its_blocks_is_refused():
     plan.lengths[0] = 17
 
     with pytest.raises(IndexError, match=r"plan\.lengths: 17 is outside 0 to 16"):
-        cpu.paged_attention(random_heads(5)[0], paged.keys, paged.values, plan)
-
-
-def test_cache_of_another_type_is_refused():
-    paged = Paged()
-    _, key, value = random_heads(1)
-
-    with pytest.raises(ValueError, match=r"keys: is torch\.bfloat16; give torch\.float32"):
-        cpu.append_kv(key, value, paged.keys.bfloat16(), paged.values, torch.tensor([0]))
+        cpu.paged_attention(random_heads(5)[0], paged.cache, plan)

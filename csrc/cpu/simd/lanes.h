@@ -40,6 +40,19 @@ inline Floats load_some(const float* from, int64_t count) {
     return count >= kLanes ? load(from) : load_first(from, count);
 }
 
+inline Floats load_half_some(const uint16_t* from, int64_t count) {
+    if (count >= kLanes) return load_half(from);
+    uint16_t halves[kLanes] = {};
+    for (int64_t lane = 0; lane < count; ++lane) halves[lane] = from[lane];
+    return load_half(halves);
+}
+
+inline Words load_first_bytes(const uint8_t* from, int64_t count) {
+    uint8_t bytes[kLanes] = {};
+    for (int64_t lane = 0; lane < count; ++lane) bytes[lane] = from[lane];
+    return load_bytes(bytes);
+}
+
 inline void store_some(float* to, Floats lanes, int64_t count) {
     if (count >= kLanes)
         store(to, lanes);

@@ -70,6 +70,34 @@ inline Floats times_power_of_two(Floats value, Floats shifted) {
     return {times_power_of_two(value.low, shifted.low), times_power_of_two(value.high, shifted.high)};
 }
 
+// Sixteen integers of 32 bits.
+struct Words {
+    __m256i low, high;
+};
+
+inline Words load_words(const uint8_t* from) {
+    const __m256i* words = reinterpret_cast<const __m256i*>(from);
+    return {_mm256_loadu_si256(words), _mm256_loadu_si256(words + 1)};
+}
+// Sixteen bytes, each with its sign.
+inline Words load_bytes(const uint8_t* from) {
+    return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))),
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + 8)))};
+}
+template <int kBits> inline Words shift_left(Words a) {
+    return {_mm256_slli_epi32(a.low, kBits), _mm256_slli_epi32(a.high, kBits)};
+}
+// Keeps signs.
+template <int kBits> inline Words shift_right(Words a) {
+    return {_mm256_srai_epi32(a.low, kBits), _mm256_srai_epi32(a.high, kBits)};
+}
+inline Words both(Words a, int32_t mask) {
+    const __m256i bits = _mm256_set1_epi32(mask);
+    return {_mm256_and_si256(a.low, bits), _mm256_and_si256(a.high, bits)};
+}
+inline Floats to_floats(Words a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
+inline Floats as_floats(Words a) { return {_mm256_castsi256_ps(a.low), _mm256_castsi256_ps(a.high)}; }
+
 // Rounded to the nearest, ties to even.
 inline __m128i rounded_words(__m256 a) {
     const __m256i whole = _mm256_cvtps_epi32(a);

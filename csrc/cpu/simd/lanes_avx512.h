@@ -43,6 +43,22 @@ inline Floats times_power_of_two(Floats value, Floats shifted) {
     return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value.lanes), exponent))};
 }
 
+// Sixteen integers of 32 bits.
+struct Words {
+    __m512i lanes;
+};
+
+inline Words load_words(const uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+// Sixteen bytes, each with its sign.
+inline Words load_bytes(const uint8_t* from) {
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+}
+template <int kBits> inline Words shift_left(Words a) { return {_mm512_slli_epi32(a.lanes, kBits)}; }
+template <int kBits> inline Words shift_right(Words a) { return {_mm512_srai_epi32(a.lanes, kBits)}; }  // keeps signs
+inline Words both(Words a, int32_t mask) { return {_mm512_and_si512(a.lanes, _mm512_set1_epi32(mask))}; }
+inline Floats to_floats(Words a) { return {_mm512_cvtepi32_ps(a.lanes)}; }
+inline Floats as_floats(Words a) { return {_mm512_castsi512_ps(a.lanes)}; }
+
 // Rounded to the nearest, ties to even.
 inline void store_rounded(int8_t* to, Floats a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.lanes)));

@@ -76,6 +76,43 @@ inline Floats times_power_of_two(Floats value, Floats shifted) {
     });
 }
 
+// Sixteen integers of 32 bits.
+struct Words {
+    int32_t lanes[16];
+};
+
+inline Words load_words(const uint8_t* from) {
+    Words result;
+    std::memcpy(result.lanes, from, sizeof result.lanes);
+    return result;
+}
+// Sixteen bytes, each with its sign.
+inline Words load_bytes(const uint8_t* from) {
+    Words result;
+    for (int lane = 0; lane < 16; ++lane) result.lanes[lane] = static_cast<int8_t>(from[lane]);
+    return result;
+}
+template <int kBits> inline Words shift_left(Words a) {
+    for (int32_t& lane : a.lanes) lane = static_cast<int32_t>(static_cast<uint32_t>(lane) << kBits);
+    return a;
+}
+template <int kBits> inline Words shift_right(Words a) {  // keeps signs
+    for (int32_t& lane : a.lanes) lane >>= kBits;
+    return a;
+}
+inline Words both(Words a, int32_t mask) {
+    for (int32_t& lane : a.lanes) lane &= mask;
+    return a;
+}
+inline Floats to_floats(Words a) {
+    return each([&](int lane) { return static_cast<float>(a.lanes[lane]); });
+}
+inline Floats as_floats(Words a) {
+    Floats result;
+    std::memcpy(result.lanes, a.lanes, sizeof result.lanes);
+    return result;
+}
+
 // Rounded to the nearest, ties to even.
 inline void store_rounded(int8_t* to, Floats a) {
     for (int lane = 0; lane < 16; ++lane) to[lane] = static_cast<int8_t>(::lrintf(a.lanes[lane]));

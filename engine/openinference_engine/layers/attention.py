@@ -1,4 +1,4 @@
-"""Self-attention over the paged cache, and the cache tensors of all layers."""
+"""Self-attention over the paged cache, and the cache of all layers."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from torch import Tensor
 
 from openinference_engine import ops
 from openinference_engine.config import ModelConfig
+from openinference_engine.kv_formats import FLOAT32, CacheFormat
 from openinference_engine.layers.linear import Linear
 from openinference_engine.layers.norm import RMSNorm
 from openinference_engine.ranks.team import ALONE, Ranks
 from openinference_engine.weights.loader import Weights
 
-CACHE_DTYPE = torch.float32  # of KVCache
-
 
 class KVCache:
-    """Keys (B, K, D, P) and values (B, K, P, D) of all layers, float32: B blocks of P positions.
-
-    Untouched memory costs nothing: pages are not written before a block is first used.
-    """
+    """Keys and values of those layers and heads that this rank has."""
 
     def __init__(
-        self, config: ModelConfig, num_blocks: int, block_size: int, ranks: Ranks = ALONE
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        cache_format: CacheFormat = FLOAT32,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """By layer; of those layers and heads that this rank has."""
-        layers, heads = ranks.layers(config), ranks.kv_heads(config)
-        blocks = (len(layers), num_blocks, heads.stop - heads.start)
-        keys = torch.empty(*blocks, config.head_dim, block_size, dtype=CACHE_DTYPE)
-        values = torch.empty(*blocks, block_size, config.head_dim, dtype=CACHE_DTYPE)
-        self.keys = dict(zip(layers, keys, strict=True))
-        self.values = dict(zip(layers, values, strict=True))
+        heads = ranks.kv_heads(config)
+        sizes = (num_blocks, heads.stop - heads.start, config.head_dim, block_size)
+        self.layers = {
+            layer: ops.LayerCache(cache_format, *sizes) for layer in ranks.layers(config)
+        }
 
 
 class Attention:
@@ -76,9 +75,9 @@ class Attention:
         for part, norm in zip((query, key), self._head_norms, strict=False):
             part.copy_(norm(part.reshape(-1, self._head_dim)).view(part.shape))
         ops.rotate(heads[:, : -self._num_heads[2]], *rotary)  # queries and keys
-        keys, values = cache.keys[self._layer], cache.values[self._layer]
-        ops.append_kv(key, value, keys, values, plan.slots)
-        attended = ops.paged_attention(query, keys, values, plan, self._window)
+        layer_cache = cache.layers[self._layer]
+        ops.append_kv(key, value, layer_cache, plan.slots)
+        attended = ops.paged_attention(query, layer_cache, plan, self._window)
         return self._team.sum(self._output(attended.flatten(1)))
 
 

@@ -13,6 +13,7 @@ if find_spec("openinference_engine._cpu") is not None:
     from openinference_engine.ops.cpu import (
         KERNEL_PATH,
         ExpertWeights,
+        LayerCache,
         Weight,
         append_kv,
         embedding,
@@ -27,6 +28,7 @@ if find_spec("openinference_engine._cpu") is not None:
         use_threads,
     )
 else:
+    from openinference_engine.ops.kv_cache import LayerCache  # type: ignore[assignment]
     from openinference_engine.ops.reference import (  # type: ignore[assignment]
         KERNEL_PATH,
         ExpertWeights,
@@ -50,6 +52,7 @@ __all__ = [
     "NO_WINDOW",
     "AttentionPlan",
     "ExpertWeights",
+    "LayerCache",
     "Weight",
     "append_kv",
     "embedding",

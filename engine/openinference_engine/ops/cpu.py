@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from openinference_engine import _cpu
+from openinference_engine.kv_formats import CacheFormat
 from openinference_engine.limits import processor_limit
+from openinference_engine.ops import kv_cache
 from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 Weight = _cpu.Packed
@@ -88,17 +90,35 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> None:
     operations().rotate(address, stride, cosines, sines, rows, heads, head_dim)
 
 
-def append_kv(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-    _, kv_heads, _, head_dim = values.shape
-    key_address, key_stride = _rows(key, "key", kv_heads, head_dim)
-    value_address, value_stride = _rows(value, "value", kv_heads, head_dim)
+class LayerCache(kv_cache.LayerCache):
+    """With what the kernels know it by."""
+
+    def __init__(
+        self,
+        cache_format: CacheFormat,
+        num_blocks: int,
+        kv_heads: int,
+        head_dim: int,
+        block_size: int,
+    ) -> None:
+        super().__init__(cache_format, num_blocks, kv_heads, head_dim, block_size)
+        keys, values = (
+            _cpu.Vectors(vectors.format.name, vectors.codes.data_ptr(), vectors.numbers.data_ptr())
+            for vectors in (self.keys, self.values)
+        )
+        self.native = _cpu.Cache(keys, values, num_blocks, kv_heads, head_dim, block_size)
+
+
+def append_kv(key: Tensor, value: Tensor, cache: LayerCache, slots: Tensor) -> None:
+    key_address, key_stride = _rows(key, "key", cache.kv_heads, cache.head_dim)
+    value_address, value_stride = _rows(value, "value", cache.kv_heads, cache.head_dim)
     rows = min(key.shape[0], value.shape[0])
     operations().append_kv(
         key_address,
         key_stride,
         value_address,
         value_stride,
-        _cache(keys, values),
+        cache.native,
         _address(slots, "slots", torch.int64, rows),
         rows,
     )
@@ -133,19 +153,19 @@ def experts(x: Tensor, ids: Tensor, shares: Tensor, weights: ExpertWeights) -> T
 
 
 def paged_attention(
-    query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int = NO_WINDOW
+    query: Tensor, cache: LayerCache, plan: AttentionPlan, window: int = NO_WINDOW
 ) -> Tensor:
-    _, kv_heads, _, head_dim = values.shape
     rows, heads, _ = query.shape
+    head_dim = cache.head_dim
     address, stride = _rows(query, "query", heads, head_dim)
-    if heads % kv_heads:
-        raise ValueError(f"query: {heads} heads are no multiple of the {kv_heads} heads of keys")
+    if heads % cache.kv_heads:
+        raise ValueError(f"query: {heads} heads are no multiple of the {cache.kv_heads} of keys")
     sequences, width = plan.blocks.shape
     output = torch.empty(rows, heads, head_dim)
     operations().paged_attention(
         address,
         stride,
-        _cache(keys, values),
+        cache.native,
         sequences,
         _address(plan.starts, "plan.starts", torch.int32, sequences + 1),
         _address(plan.lengths, "plan.lengths", torch.int32, sequences),
@@ -158,18 +178,6 @@ def paged_attention(
         output.data_ptr(),
     )
     return output
-
-
-def _cache(keys: Tensor, values: Tensor) -> _cpu.Cache:
-    blocks, kv_heads, size, head_dim = values.shape
-    return _cpu.Cache(
-        _address(keys, "keys", torch.float32, blocks, kv_heads, head_dim, size),
-        _address(values, "values", torch.float32, blocks, kv_heads, size, head_dim),
-        blocks,
-        kv_heads,
-        head_dim,
-        size,
-    )
 
 
 # Several hundred of these checks belong to each step, so the way without an error is short.

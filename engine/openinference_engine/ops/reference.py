@@ -1,7 +1,7 @@
 """Every operation of the engine in plain torch: the oracle of the CPU kernels, and their stand-in.
 
-Letters: T tokens of the step, H query heads, K key/value heads, D head dimension, B blocks of the
-pool, P positions per block.
+Letters: T tokens of the step, H query heads, K key/value heads, D head dimension; those of a cache
+are in kv_cache.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from openinference_engine.ops.kv_cache import LayerCache, Vectors
+from openinference_engine.ops.kv_codes import decode, encode
 from openinference_engine.ops.plan import ELSEWHERE, NO_WINDOW, AttentionPlan
 from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
@@ -80,15 +82,17 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> None:
     x.copy_(torch.cat(turned, dim=-1))
 
 
-def append_kv(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+def append_kv(key: Tensor, value: Tensor, cache: LayerCache, slots: Tensor) -> None:
     """Writes key, value: (T, K, D) into their slots of the cache, in place.
 
-    keys: (B, K, D, P), values: (B, K, P, D). Positions are innermost in keys, so that the scores of
-    neighbouring positions are neighbours too.
+    slots: (T,) int64, block × P + place in the block.
     """
-    block, place = slots // values.shape[2], slots % values.shape[2]
-    keys[block, :, :, place] = key
-    values[block, :, place] = value
+    block, place = slots // cache.block_size, slots % cache.block_size
+    keys, values = cache.keys, cache.values
+    codes, numbers = encode(key, keys.format)
+    keys.codes[block, :, :, place] = codes.view(*codes.shape[:2], *keys.codes.shape[2::2])
+    keys.numbers[block, :, :, place] = numbers
+    values.codes[block, :, place], values.numbers[block, :, :, place] = encode(value, values.format)
 
 
 def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]:
@@ -117,7 +121,7 @@ def experts(x: Tensor, ids: Tensor, shares: Tensor, weights: ExpertWeights) -> T
 
 
 def paged_attention(
-    query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int = NO_WINDOW
+    query: Tensor, cache: LayerCache, plan: AttentionPlan, window: int = NO_WINDOW
 ) -> Tensor:
     """Causal attention of query: (T, H, D) over the cached positions of each sequence → (T, H, D).
 
@@ -126,15 +130,25 @@ def paged_attention(
     key head h // (H / K).
     """
     output = torch.empty_like(query)
-    size = values.shape[2]
     bounds = plan.starts.tolist()
     for index, length in enumerate(plan.lengths.tolist()):
         rows = slice(bounds[index], bounds[index + 1])
-        blocks = plan.blocks[index, : -(-length // size)].long()
-        seen_keys = keys[blocks].permute(1, 0, 3, 2).flatten(1, 2)[:, :length]  # (K, L, D)
-        seen_values = values[blocks].permute(1, 0, 2, 3).flatten(1, 2)[:, :length]
-        output[rows] = _attend(query[rows], seen_keys, seen_values, window)
+        blocks = plan.blocks[index, : -(-length // cache.block_size)].long()
+        keys = cache.keys.codes[blocks].permute(1, 0, 3, 2, 4).flatten(3)  # (K, blocks, P, E)
+        values = cache.values.codes[blocks].transpose(0, 1)
+        output[rows] = _attend(
+            query[rows],
+            _decode(keys, cache.keys, blocks)[:, :length],
+            _decode(values, cache.values, blocks)[:, :length],
+            window,
+        )
     return output
+
+
+def _decode(codes: Tensor, vectors: Vectors, blocks: Tensor) -> Tensor:
+    """codes: (K, blocks, P, E) → (K, blocks × P, D)."""
+    numbers = vectors.numbers[blocks].permute(1, 0, 3, 2)  # (K, blocks, P, N)
+    return decode(codes, numbers, vectors.format).flatten(1, 2)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:

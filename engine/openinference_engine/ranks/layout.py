@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.errors import StartError
+from openinference_engine.kv_formats import CacheFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def tensor_sizes(heads: int, kv_heads: int) -> list[int]:
     return [size for size in _divisors(heads) if kv_heads % size == 0 or size % kv_heads == 0]
 
 
-def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, element_bytes: int) -> int:
+def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, cache_format: CacheFormat) -> int:
     """What a position takes in the cache of the pod that holds most."""
     layers = layers_of(model, group.pipeline)
     heads = [kv_heads_of(model, group.tensor, index) for index in range(group.tensor)]
@@ -92,8 +93,8 @@ def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, element_bytes: in
     def rank_bytes(rank: int) -> int:
         place = place_of(rank, group)
         own = heads[place.tensor]
-        num_vectors: int = 2 * len(layers[place.stage]) * (own.stop - own.start)
-        return num_vectors * model.head_dim * element_bytes
+        num_heads: int = len(layers[place.stage]) * (own.stop - own.start)
+        return num_heads * cache_format.head_bytes(model.head_dim)
 
     return max(sum(map(rank_bytes, group.ranks_of(pod))) for pod in range(group.pods))
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import deque
 
 from openinference_engine import ops
-from openinference_engine.backend import Backend, plan_capacity
+from openinference_engine.backend import Backend, choose_cache_format, plan_capacity
 from openinference_engine.batch import Batch, build_batch
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.errors import StartError
-from openinference_engine.layers.attention import CACHE_DTYPE
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
 from openinference_engine.ranks.link import End, LeaderLink, end_process
@@ -100,7 +99,7 @@ def load_group_backend(
     group, model = config.group, checkpoint.config
     check_fits(model, group)
     limit = memory_limit_bytes()
-    position_bytes = kv_bytes_per_token(model, group, CACHE_DTYPE.itemsize)
+    position_bytes = kv_bytes_per_token(model, group, choose_cache_format(model, config))
     capacity = plan_capacity(model, config, limit, limit // 10, position_bytes)
     ops.use_threads(threads_per_rank(group))
     meeting, rendezvous = host_meeting(group)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from openinference_engine.batch import Batch
 from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import Model, build_model
 from openinference_engine.ranks.layout import rank_at, share
@@ -89,5 +90,6 @@ def load_stage(
     weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
     model_config = checkpoint.config
     model = build_model(replace(weights, ranks=ranks), model_config, max_model_len)
-    cache = KVCache(model_config, num_cache_blocks, config.block_size, ranks)
+    cache_format = CPU_FORMATS[config.kv_cache_dtype]
+    cache = KVCache(model_config, num_cache_blocks, config.block_size, cache_format, ranks)
     return Stage(model, cache, model_config, ranks, post)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from openinference_engine.config import DataType, ReasoningFormat
+from openinference_engine.config import EngineConfig, ReasoningFormat
 from openinference_engine.parsers.formats import (
     FORMATS,
     HERMES,
@@ -29,10 +29,16 @@ class Front:
     call_format: CallFormat = HERMES
     has_reasoning: bool = False
 
-    def resume_key(self, dtype: DataType, kernel_path: str, max_model_len: int) -> str:
+    def resume_key(self, engine: EngineConfig, kernel_path: str, max_model_len: int) -> str:
         """Hash of everything that the next token, or the end of the answer, depends on."""
-        numerics = f"numerics-{NUMERICS_VERSION}"
-        parts = (self.fingerprint, dtype, kernel_path, numerics, f"context-{max_model_len}")
+        parts = (
+            self.fingerprint,
+            engine.dtype,
+            f"kv-{engine.kv_cache_dtype}",
+            kernel_path,
+            f"numerics-{NUMERICS_VERSION}",
+            f"context-{max_model_len}",
+        )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

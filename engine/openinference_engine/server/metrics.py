@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from openinference_engine.config import ServerConfig
+from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import Loaded, Progress
 
@@ -84,11 +84,14 @@ class Metrics:
         if progress.num_step_tokens:
             self.step_tokens.observe(progress.num_step_tokens)
 
-    def loaded(self, loaded: Loaded, block_size: int) -> None:
+    def loaded(self, loaded: Loaded, config: EngineConfig) -> None:
         for stage, seconds in loaded.seconds.items():
             self.start_seconds.labels(**self._own, stage=stage).set(seconds)
         self.cache_info.labels(
-            **self._model, block_size=block_size, num_gpu_blocks=loaded.num_blocks
+            **self._model,
+            block_size=config.block_size,
+            num_gpu_blocks=loaded.num_blocks,
+            cache_dtype=config.kv_cache_dtype,
         ).set(1)
 
     def token(self, timing: Timing, now: float) -> None:
@@ -145,8 +148,8 @@ class Metrics:
         )
         self.cache_info = Gauge(
             "vllm:cache_config_info",
-            "Size of the KV cache.",
-            [*self._model, "block_size", "num_gpu_blocks"],
+            "Size of the KV cache, and how it keeps keys and values.",
+            [*self._model, "block_size", "num_gpu_blocks", "cache_dtype"],
             registry=self._registry,
         )
         self.own_running = self._own_gauge("requests_running", "Sequences that are computed.")

@@ -57,8 +57,7 @@ class ServerState:
         loaded = self.core.loaded
         if self.front is None or loaded is None:
             return ""
-        dtype = self.engine.dtype
-        return self.front.resume_key(dtype, loaded.kernel_path, loaded.max_model_len)
+        return self.front.resume_key(self.engine, loaded.kernel_path, loaded.max_model_len)
 
     @property
     def max_model_len(self) -> int:
@@ -85,7 +84,7 @@ class ServerState:
         match message:
             case Loaded():
                 log.info("model loaded", extra={"fields": msgspec.to_builtins(message)})
-                self.metrics.loaded(message, self.engine.block_size)
+                self.metrics.loaded(message, self.engine)
             case Progress():
                 self.metrics.progress(message, self.engine.max_sequences)
             case Leaving():
