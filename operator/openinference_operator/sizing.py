@@ -28,6 +28,10 @@ GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # in MiB
 USABLE_PERCENT = 92
 WORKSPACE_BYTES = 3 << 29
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
+# beside both (openinference_engine.kv_formats). A CPU computes in float32.
+CACHE_BITS = {"fp8": (8, 8, 4), "int8": (8, 8, 4), "int8-int4": (8, 4, 6), "int4": (4, 4, 8)}
+FLOAT32_BITS, BFLOAT16_BITS = (32, 32, 0), (16, 16, 0)
 # What a summary of a model must say, each a whole number above zero.
 SIZES = ("parameters", "weightBytes", "numLayers", "numKvHeads", "headDim", "maxPositions")
 
@@ -112,17 +116,23 @@ def gpu_memories(service: InferenceService, nodes: Iterable[Object]) -> tuple[in
 def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
     """What a model asks of memory under the spec's options."""
     element = ELEMENT_BYTES.get(service.engine.dtype or "")
-    heads, kv_element_bytes = int(summary["numKvHeads"]), 2 if service.gpus_per_pod else 4
-    elements_per_token = 2 * int(summary["numLayers"]) * heads * int(summary["headDim"])
+    heads, layers = int(summary["numKvHeads"]), int(summary["numLayers"])
     parameters = int(summary["parameters"])
     weights = parameters * element if element else int(summary["weightBytes"])
     return Demand(
         weight_bytes=weights,
         expert_bytes=weights * int(summary.get("expertParameters", 0)) // parameters,
-        kv_bytes_per_token=elements_per_token * kv_element_bytes,
+        kv_bytes_per_token=layers * heads * _head_bytes(service, int(summary["headDim"])),
         num_kv_heads=heads,
         sequence_tokens=service.engine.max_model_len or int(summary["maxPositions"]),
     )
+
+
+def _head_bytes(service: InferenceService, head_dim: int) -> int:
+    """Of the key and the value of one head and token."""
+    plain = BFLOAT16_BITS if service.gpus_per_pod else FLOAT32_BITS
+    key, value, beside = CACHE_BITS.get(service.engine.kv_cache_dtype or "", plain)
+    return head_dim * (key + value) // 8 + beside
 
 
 def human(count: int) -> str:

@@ -23,6 +23,7 @@ from openinference_operator.rollout_spec import Rollout, parse_rollout
 from openinference_operator.scaling_spec import Autoscaling, parse_autoscaling
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+KV_CACHE_DTYPES = ("auto", "fp8", "int8", "int8-int4", "int4")
 ALGORITHMS = ("LeastLoad", "PrefixAware")
 
 
@@ -35,6 +36,7 @@ class Engine:
     max_sequences: int | None
     max_waiting: int | None
     dtype: str | None
+    kv_cache_dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def _engine(fields: Fields) -> Engine:
         max_sequences=fields.integer("maxSequences", minimum=1),
         max_waiting=fields.integer("maxWaiting"),
         dtype=fields.choice("dtype", DTYPES),
+        kv_cache_dtype=fields.choice("kvCacheDtype", KV_CACHE_DTYPES),
     )
 
 

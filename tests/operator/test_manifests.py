@@ -106,7 +106,16 @@ def test_engine_command_and_flags(container):
 def test_what_is_not_set_is_left_to_the_engine(raw_service):
     template = engine.build_pod_template(parse(raw_service()), "engine:1")
     args = template["spec"]["containers"][0]["args"]
-    assert not any("max-model-len" in flag or "device" in flag for flag in args)
+    assert not any(
+        "max-model-len" in flag or "device" in flag or "kv-cache" in flag for flag in args
+    )
+
+
+def test_type_of_the_cache_is_a_flag_where_it_is_set(raw_service):
+    """Left out, an engine image of before that flag still starts."""
+    raw = raw_service(engine={"kvCacheDtype": "int8-int4"})
+    args = engine.build_pod_template(parse(raw), "engine:1")["spec"]["containers"][0]["args"]
+    assert "--kv-cache-dtype=int8-int4" in args
 
 
 def test_engine_environment(container):

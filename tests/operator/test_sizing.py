@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_operator.auto_layout import choose
 from openinference_operator.sizing import (
     USABLE_PERCENT,
@@ -95,6 +96,16 @@ def test_a_type_that_weights_are_kept_in_counts():
     assert size(service_with(gpus=1, dtype="float32"), LLAMA_8B, []).weights_per_gpu == (
         4 * 8_030_261_248
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_bytes"), [(name, of.head_bytes(128)) for name, of in CPU_FORMATS.items()]
+)
+def test_a_cache_of_fewer_bits_holds_more_sequences(dtype, head_bytes):
+    """By the bytes that the engine itself allocates."""
+    tiny = LLAMA_8B | {"weightBytes": 100_000_000}
+    sizing = size(service_with(memory="40Gi", kvCacheDtype=dtype), tiny, [])
+    assert sizing.max_concurrency == (40 << 30) // 10 // (8192 * 32 * 8 * head_bytes)
 
 
 def test_a_replica_without_gpus_is_sized_by_its_memory_limit():

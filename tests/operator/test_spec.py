@@ -19,6 +19,7 @@ FULL = {
         "maxSequences": 16,
         "maxWaiting": 5,
         "dtype": "bfloat16",
+        "kvCacheDtype": "int8",
     },
     "resources": {"requests": {"cpu": 1, "memory": "2Gi"}, "limits": {"cpu": "2"}},
     "replicas": 3,
@@ -62,7 +63,7 @@ def test_every_field_is_read(raw_service):
     assert (service.model.uri, service.model.name) == ("pvc://weights/llama/model.gguf", "llama")
     assert (service.engine.image, service.engine.dtype) == ("engine:7", "bfloat16")
     assert (service.engine.max_model_len, service.engine.max_sequences) == (4096, 16)
-    assert service.engine.max_waiting == 5
+    assert (service.engine.max_waiting, service.engine.kv_cache_dtype) == (5, "int8")
     assert (service.requests, service.limits) == ({"cpu": "1", "memory": "2Gi"}, {"cpu": "2"})
     assert service.replicas == 3
     assert service.rollout == Rollout(Share(25, True), Share(1, False), 3600, 1200)
@@ -190,6 +191,9 @@ BAD = {
     "spec.engine.maxSequences: is 0; use a whole number from 1": {"engine": {"maxSequences": 0}},
     "spec.engine.maxModelLen: expected a whole number": {"engine": {"maxModelLen": "long"}},
     "spec.engine.dtype: is 'int3'; use one of auto, float32": {"engine": {"dtype": "int3"}},
+    "spec.engine.kvCacheDtype: is 'int2'; use one of auto, fp8": {
+        "engine": {"kvCacheDtype": "int2"}
+    },
     "spec.replicas: is -1": {"replicas": -1},
     "spec.replicas: is True": {"replicas": True},
     "spec.rollout.maxSurge: is 0, and so is maxUnavailable": {
