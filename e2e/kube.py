@@ -24,6 +24,7 @@ COLLECTIONS = {
     "namespaces": "/api/v1/namespaces",
     "statefulsets": "/apis/apps/v1/namespaces/{}/statefulsets",
     "deployments": "/apis/apps/v1/namespaces/{}/deployments",
+    "leases": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
     "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
     "servicemonitors": "/apis/monitoring.coreos.com/v1/namespaces/{}/servicemonitors",
     "prometheusrules": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules",

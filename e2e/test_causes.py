@@ -24,6 +24,16 @@ SERVICES: dict[str, Json] = {
             "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         }
     },
+    "no-path": {
+        "podTemplate": {
+            "volumes": [{"name": "data", "configMap": {"name": "kube-root-ca.crt"}}],
+            # A file, so that nothing can be below it.
+            "volumeMounts": [{"name": "data", "mountPath": "/data", "subPath": "ca.crt/absent"}],
+        }
+    },
+    "no-secret": {
+        "model": {"uri": "https://models.invalid/m.gguf", "secretRef": {"name": "absent"}}
+    },
     "no-node": {"podTemplate": {"nodeSelector": {"no.such/label": "anywhere"}}},
 }
 SAID = {
@@ -32,6 +42,8 @@ SAID = {
     "no-image": ("GroupsHealthy", "ImagePullFailed", "image openinference/absent:dev"),
     "no-memory": ("GroupsHealthy", "OutOfMemory", "more memory than its limit of 100Mi"),
     "no-volume": ("GroupsHealthy", "PodNotStarted", 'configmap "absent" not found'),
+    "no-path": ("GroupsHealthy", "ContainerConfigError", "failed to prepare subPath"),
+    "no-secret": ("ModelReady", "DownloadFailed", 'secret "absent" not found'),
     "no-node": ("Scheduled", "Unschedulable", "didn't match Pod's node affinity/selector"),
 }
 

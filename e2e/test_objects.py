@@ -1,6 +1,8 @@
 """What is made beside pods, and the documentation's samples, as a real API server takes them."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from e2e.cluster.places import PROJECT
 from e2e.inference_service import InferenceService
 from e2e.kube import Kube, KubeError
 
+OPERATOR = "openinference-operator"
 EXAMPLES = sorted((PROJECT / "docs" / "examples").glob("*.yaml"))
 
 
@@ -40,6 +43,25 @@ async def test_engines_and_routers_have_a_network_policy(suspended: InferenceSer
         "openinference-engines": 1,
         "openinference-router": 2,
     }
+
+
+async def test_monitors_that_may_not_be_listed_are_left_until_they_may(
+    kube: Kube, installation: Kube, prometheus_operator: None
+) -> None:
+    """The kinds exist, but somebody took the permission away, and gives it back."""
+    rules = (await installation.get("clusterrole", OPERATOR))["rules"]
+    fewer = [rule for rule in rules if "monitoring.coreos.com" not in rule["apiGroups"]]
+    try:
+        await installation.patch("clusterrole", OPERATOR, {"rules": fewer})
+        await InferenceService(kube, "unmonitored").apply(suspend=True)
+        await _until_said(installation, "left unwritten until the operator may list it")
+        assert await kube.list("servicemonitors") == []
+    finally:
+        await installation.patch("clusterrole", OPERATOR, {"rules": rules})
+    await InferenceService(kube, "another").apply(suspend=True)  # else it looks after a minute
+    await _appear(kube, "servicemonitors", 2)
+    await _appear(kube, "prometheusrules", 1)
+    await kube.run("delete", "infsvc", "unmonitored", "another")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -98,3 +120,12 @@ async def _appear(kube: Kube, resource: str, number: int) -> list[Json]:
     """So many objects of a kind, once they are there."""
     found = await kube.until(resource, lambda objects: len(objects) >= number, 30)
     return sorted(found, key=lambda each: str(each["metadata"]["name"]))
+
+
+async def _until_said(system: Kube, words: str) -> None:
+    """Return once the log of an operator pod has these words."""
+    selector = "--selector=app.kubernetes.io/component=operator"
+    async with asyncio.timeout(60), aclosing(system.watch("leases")) as states:
+        async for _ in states:  # one every two seconds
+            if words in await system.run("logs", selector, "--tail=-1"):
+                return
