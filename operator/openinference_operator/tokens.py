@@ -52,10 +52,16 @@ class Tokens:
             raise NameConflict("Secret", names.TOKEN_SECRET)
         manifest = signed(build_token(owners, None))
         if differs(secret, manifest):
+            # This very Secret: one that has gone meanwhile would come back without its token.
+            manifest["metadata"]["uid"] = secret["metadata"]["uid"]
             secret = await self._cluster.apply(manifest, force=True)
         self._tokens[namespace] = _read(secret)
         self._checked[namespace] = monotonic(), uids
 
 
 def _read(secret: Object) -> str:
-    return base64.b64decode(secret["data"][names.TOKEN_KEY]).decode()
+    token = (secret.get("data") or {}).get(names.TOKEN_KEY)
+    if token is None:
+        name, key = names.TOKEN_SECRET, names.TOKEN_KEY
+        raise NotFound(404, f"Secret {name} has no {key!r}; delete it, and it is made anew")
+    return base64.b64decode(token).decode()

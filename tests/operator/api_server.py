@@ -20,6 +20,7 @@ class ApiServer:
         self.knows_monitoring = False
         self.initializing = 0
         self.forbidden = ""
+        self.vanishing = ""  # path of an object that is deleted right after it was read
         self._numbers = itertools.count(1)
 
     async def handle(self, request):
@@ -47,7 +48,8 @@ class ApiServer:
 
     def _get(self, path, _, request):
         if path in self.objects:
-            return web.json_response(self.objects[path])
+            take = self.objects.pop if path == self.vanishing else self.objects.get
+            return web.json_response(take(path))
         prefix = f"{path}/"
         if path.rsplit("/", 1)[1] in {resource.plural for resource in RESOURCES.values()}:
             items = [obj for place, obj in self.objects.items() if place.startswith(prefix)]
@@ -80,6 +82,8 @@ class ApiServer:
             ):
                 return error(409, "Conflict")
             return web.json_response(self._store(path, merged(present, body), "same"))
+        if present is None and "uid" in body["metadata"]:
+            return error(409, "Conflict")
         if present and present["manager"] == "somebody" and request.query["force"] == "false":
             return error(409, "Conflict")
         return web.json_response(

@@ -221,6 +221,32 @@ async def test_a_token_belongs_to_every_service_of_the_namespace(cluster, server
     assert "token" in secret["data"]
 
 
+async def test_a_token_that_is_deleted_meanwhile_does_not_come_back_empty(
+    cluster, server, raw_service
+):
+    """Its new owners were applied to a Secret that had gone with the old ones.
+
+    That made one without a token, which nothing ever mended: routers and engines did not start.
+    """
+    first, second = parse(raw_service()), parse(raw_service(name="other"))
+    tokens, path = Tokens(cluster), RESOURCES["Secret"].path("team-a", names.TOKEN_SECRET)
+    await tokens.ensure([first])
+    token = server.objects[path]["data"]
+    server.vanishing = path
+    with pytest.raises(Conflict):
+        await tokens.ensure([first, second])
+    assert path not in server.objects
+    await tokens.ensure([first, second])
+    assert server.objects[path]["data"] == token
+
+
+async def test_a_secret_without_its_token_is_told_with_the_remedy(cluster, server, service):
+    labels = {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
+    server.put("Secret", names.TOKEN_SECRET, metadata={"labels": labels})
+    with pytest.raises(NotFound, match="has no 'token'; delete it, and it is made anew"):
+        await Tokens(cluster).token_of("team-a")
+
+
 async def test_a_secret_of_somebody_else_is_left_alone(cluster, server, service):
     server.put("Secret", names.TOKEN_SECRET, data={"token": "eA=="})
     with pytest.raises(NameConflict):
