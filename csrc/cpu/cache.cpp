@@ -35,25 +35,34 @@ float kept_scale(float scale, uint16_t* kept) {
 
 float bounded(float value, float least, float most) { return std::min(std::max(value, least), most); }
 
-// Codes go to at(i), the place of byte i; minima lie `stride` behind their scales.
-template <class At> void encode(VectorFormat format, const float* x, int64_t n, uint16_t* numbers, int64_t stride, At at) {
-    if (format == VectorFormat::kInt4) {
-        const auto [least, most] = std::minmax_element(x, x + n);
-        numbers[stride] = half_from_float(*least + poison(x, n));
-        const float minimum = half_to_float(numbers[stride]);
-        const float scale = kept_scale((*most - minimum) / kLargestInt4, numbers);
-        const auto code = [&](int64_t i) {
-            return static_cast<uint8_t>(std::lrintf(bounded((x[i] - minimum) / scale, 0, kLargestInt4)));
-        };
-        for (int64_t i = 0; i < n / 2; ++i) at(i) = static_cast<uint8_t>(code(i) | code(i + n / 2) << 4);
-        return;
-    }
-    const float largest_code = format == VectorFormat::kInt8 ? kLargestInt8 : kLargestFp8;
-    const float scale = kept_scale((largest_magnitude(x, n) + poison(x, n)) / largest_code, numbers);
+// Codes go to at(i), the place of byte i.
+template <class At> void encode_bytes(VectorFormat format, const float* x, int64_t n, uint16_t* kept, At at) {
+    const float largest = format == VectorFormat::kInt8 ? kLargestInt8 : kLargestFp8;
+    const float scale = kept_scale((largest_magnitude(x, n) + poison(x, n)) / largest, kept);
     for (int64_t i = 0; i < n; ++i) {
-        const float scaled = bounded(x[i] / scale, -largest_code, largest_code);
+        const float scaled = bounded(x[i] / scale, -largest, largest);
         at(i) = format == VectorFormat::kInt8 ? static_cast<uint8_t>(std::lrintf(scaled)) : e4m3_from_float(scaled);
     }
+}
+
+template <class At> void encode_nibbles(const float* x, int64_t n, uint16_t* kept, uint16_t* kept_minimum, At at) {
+    const auto [least, most] = std::minmax_element(x, x + n);
+    *kept_minimum = half_from_float(*least + poison(x, n));
+    const float minimum = half_to_float(*kept_minimum);
+    const float scale = kept_scale((*most - minimum) / kLargestInt4, kept);
+    const auto code = [&](int64_t i) {
+        return static_cast<uint8_t>(std::lrintf(bounded((x[i] - minimum) / scale, 0, kLargestInt4)));
+    };
+    for (int64_t i = 0; i < n / 2; ++i) at(i) = static_cast<uint8_t>(code(i) | code(i + n / 2) << 4);
+}
+
+// Minima lie `stride` behind their scales.
+template <class At>
+void encode(VectorFormat format, const float* x, int64_t n, uint16_t* numbers, int64_t stride, At at) {
+    if (format == VectorFormat::kInt4)
+        encode_nibbles(x, n, numbers, numbers + stride, at);
+    else
+        encode_bytes(format, x, n, numbers, at);
 }
 
 }  // namespace

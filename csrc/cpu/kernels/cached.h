@@ -7,11 +7,13 @@
 
 namespace openinference::cpu::ISA {
 
-// Half a byte of every word, the low one of byte 0 first.
-template <int kNibble> inline Floats nibble(Words words) { return to_floats(both(shift_right<4 * kNibble>(words), 15)); }
+// Half a byte of every word; that of the number 0 is the low one of byte 0.
+template <int kNibble> inline Floats nibble(Words words) {
+    return to_floats(both(shift_right<4 * kNibble>(words), 15));
+}
 
-// each_key calls use(element, keys) for the elements of the keys of sixteen positions, from `place` on, in an
-// order that is the format's own. `size` elements to a key.
+// `each_key` calls use(i, keys) for each element i of the keys of sixteen positions, from `place` on, in
+// the format's own order; a key has `size` elements.
 struct Float32 {
     static constexpr int kParts = 1;  // of a vector, each with bytes of its own; all formats but int4
     static constexpr bool has_scale = false, has_minimum = false;
