@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("openinference_engine._cpu", reason="the CPU kernels are not built")
 
 from openinference_engine.batch import build_batch
+from openinference_engine.kv_formats import CPU_FORMATS, FLOAT32
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import build_model
 from openinference_engine.request import SamplingParams
@@ -42,9 +43,9 @@ class Subject:
         self.token_ids = load_tokenizer(checkpoint, path).encode(TEXT)
 
     @torch.inference_mode()
-    def logits(self, *steps):
+    def logits(self, *steps, cache_format=FLOAT32):
         """steps: lists of (sequence, first position, one past the last) → logits of each step."""
-        cache = KVCache(self.config, 64, BLOCK_SIZE)
+        cache = KVCache(self.config, 64, BLOCK_SIZE, cache_format)
         return [self._run(step, cache) for step in steps]
 
     def _run(self, step, cache):
@@ -66,8 +67,8 @@ def packed():
     return Subject(keeps_format=True)
 
 
-def perplexity(subject):
-    (logits,) = subject.logits([(0, 0, len(subject.token_ids))])
+def perplexity(subject, cache_format=FLOAT32):
+    (logits,) = subject.logits([(0, 0, len(subject.token_ids))], cache_format=cache_format)
     targets = torch.tensor(subject.token_ids[1:])
     return torch.nn.functional.cross_entropy(logits[:-1], targets).exp().item()
 
@@ -77,6 +78,14 @@ def test_perplexity_is_within_one_percent_of_the_exact_model(packed):
     exact = perplexity(Subject(keeps_format=False))
 
     assert perplexity(packed) == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("int8", 0.01), ("fp8", 0.01), ("int8-int4", 0.03)])
+def test_perplexity_stays_with_keys_and_values_of_fewer_bits(packed, dtype, within):
+    """On 200 tokens, so bounds are wide: benchmarks/accuracy.py reads twenty times as many."""
+    exact = perplexity(packed)
+
+    assert perplexity(packed, CPU_FORMATS[dtype]) == pytest.approx(exact, rel=within)
 
 
 @pytest.mark.parametrize(
