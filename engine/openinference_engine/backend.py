@@ -144,7 +144,7 @@ def plan_capacity(
             raise StartError(
                 f"one sequence of {max_model_len} tokens needs {blocks_per_sequence * block_bytes} "
                 f"bytes of cache, and there are {total_bytes} in all; set --max-model-len, or keep "
-                "them in fewer bits: --kv-cache-dtype"
+                "keys and values in fewer bits by --kv-cache-dtype"
             )
         affordable = max(spare_bytes // block_bytes, blocks_per_sequence)
     else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # "auto" is the type that the kernels compute with. "int8-int4" is int8 keys and int4 values: four
-# bits cost keys ten times what they cost values (docs/performance.md).
+# bits cost keys ten times what they cost values (docs/log.md, 2026-11-25).
 KVCacheDtype = Literal["auto", "fp8", "int8", "int8-int4", "int4"]
 
 CODED_ELEMENTS = 8  # a coded vector has a multiple of these: four bytes of int4
