@@ -78,9 +78,10 @@ def main(
         "VERSION": tag,
     }
     try:
+        chosen = [_part(name) for name in parts or ("operator", "engine")]
         _require_tools()
         _ensure_base()
-        for part in (PARTS[name] for name in parts or ("operator", "engine")):
+        for part in chosen:
             _build(part, part.reference(tag), options | dict(part.arguments), certificates)
             console.print(_description(part, part.reference(tag)))
     except ClusterError as error:
@@ -93,6 +94,12 @@ def save(reference: str, path: Path) -> None:
     path.unlink(missing_ok=True)
     name = reference.removeprefix("localhost/")
     _buildah("push", reference, f"docker-archive:{path}:docker.io/{name}")
+
+
+def _part(name: str) -> Part:
+    if name not in PARTS:
+        raise ClusterError(f"There is no image {name}; choose among {', '.join(PARTS)}.")
+    return PARTS[name]
 
 
 def _require_tools() -> None:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
     "OPENINFERENCE_BUILT_IMAGES" not in os.environ,
     reason="OPENINFERENCE_BUILT_IMAGES is not set: a campaign test of what `make images` built",
 )
+FIRST_NODE = {"kubernetes.io/hostname": "node-1"}  # the one that has the image
 ARCHIVE = PROJECT / "build" / "engine.tar"
 
 
@@ -50,7 +51,7 @@ async def test_the_built_image_gives_the_answers_of_the_checkout(kube: Kube, ima
     await checkout.apply(model={"uri": WEIGHTS, "name": "checkout"})
     await built.apply(
         engine={"image": image, "maxModelLen": 2048, "maxSequences": 32},
-        podTemplate={"runtimeClassName": runtime.WITHOUT_MOUNTS},
+        podTemplate={"runtimeClassName": runtime.WITHOUT_MOUNTS, "nodeSelector": FIRST_NODE},
     )
     await checkout.until_ready()
     await built.until_ready(timeout_seconds=600)
