@@ -40,6 +40,7 @@ from e2e.cluster.places import PROJECT
 from e2e.inference_service import remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE, type_in
 from e2e.kube import Kube
+from e2e.leadership import leader
 
 KWOK = "sigs.k8s.io/kwok/cmd/kwok@v0.7.0"
 POD_RANGE = "10.100.0.0/16"
@@ -225,8 +226,7 @@ def node(number: int) -> Json:
 
 async def leader_metrics(system: Kube) -> Snapshot:
     """The metrics of the operator pod that leads."""
-    holder = (await system.get("lease", "openinference-operator"))["spec"]["holderIdentity"]
-    address = (await system.get("pod", holder))["status"]["podIP"]
+    address = (await leader(system))["status"]["podIP"]
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"http://{address}:8080/metrics", raise_for_status=True) as response,

@@ -15,10 +15,10 @@ from e2e.faults import kill_programs_of, signal_programs_of
 from e2e.inference_service import InferenceService, is_surging
 from e2e.install import CLUSTER_UP, HELM_INSTALL, type_in
 from e2e.kube import Kube
+from e2e.leadership import holder, leader
 from e2e.reliability import SEED, Counted
 from e2e.traffic import Traffic
 
-LEASE = "openinference-operator"
 KILLS = int(os.environ.get("OPENINFERENCE_KILLS", "5"))  # the campaign: 100
 STREAMS = 20
 
@@ -36,11 +36,11 @@ async def test_a_leader_killed_at_random_moments_of_upgrades_costs_nothing(
     for number in range(KILLS):
         await service.upgrade(f"kill {number}")
         await asyncio.sleep(draw.uniform(0, 8))  # an upgrade takes about ten seconds
-        leader = await _leader(installation)
-        await kill_programs_of(installation, leader)
+        killed = await leader(installation)
+        await kill_programs_of(installation, killed)
         await service.until_ready()
         # The kubelet waits ever longer before it starts what was killed often: take another pod.
-        await _delete(installation, leader)
+        await _delete(installation, killed)
     report = await traffic.finish()
     watching.cancel()
     assert (report.lost, report.refused) == (0, 0), report.explain()
@@ -52,15 +52,15 @@ async def test_a_leader_that_is_told_to_end_hands_over_at_once_and_ends_well(
     installation: Kube,
 ) -> None:
     """It releases its lease, for which the next leader would otherwise wait 15 s."""
-    leader = await _leader(installation)
-    name, restarts = leader["metadata"]["name"], _container(leader)["restartCount"]
+    ending = await leader(installation)
+    name, restarts = ending["metadata"]["name"], _container(ending)["restartCount"]
     before = await installation.run("logs", name)
     holders: list[str] = []
     async with asyncio.timeout(60), aclosing(installation.watch("leases")) as states:
         async for leases in states:
-            if not holders and not signal_programs_of(leader, signal.SIGTERM):
+            if not holders and not signal_programs_of(ending, signal.SIGTERM):
                 pytest.skip("programs of pods cannot be stopped on this cluster")
-            holders.append(_holder(leases))
+            holders.append(holder(leases))
             if "" in holders and holders[-1]:
                 break
     assert holders[0] == name
@@ -110,23 +110,6 @@ async def test_an_api_server_that_is_killed_midway_delays_an_upgrade_and_no_more
     report = await traffic.finish()
     assert (report.lost, report.refused) == (0, 0), report.explain()
     assert len(await service.groups()) == 1
-
-
-async def _leader(system: Kube) -> Json:
-    """The pod that holds the lease and is not on its way out."""
-    async with asyncio.timeout(60), aclosing(system.watch("leases")) as states:
-        async for leases in states:  # one every two seconds at least
-            for pod in await system.list("pods"):
-                metadata = pod["metadata"]
-                if metadata["name"] == _holder(leases) and "deletionTimestamp" not in metadata:
-                    return pod
-    raise AssertionError("a watch does not end")
-
-
-def _holder(leases: Sequence[Json]) -> str:
-    """Name of the pod that leads; empty between one that released the lease and the next."""
-    [spec] = [each["spec"] for each in leases if each["metadata"]["name"] == LEASE]
-    return str(spec.get("holderIdentity", ""))
 
 
 async def _delete(system: Kube, pod: Json) -> None:
