@@ -39,7 +39,8 @@ _TROUBLES = (
         "ask its administrator for the role 'edit', or take another --context",
     ),
     (
-        r"doesn't have a resource type \"?infsvc|no matches for kind \"InferenceService",
+        r"doesn't have a resource type \"?infsvc|no matches for kind \"InferenceService"
+        r"|could not find the requested resource",  # kubectl remembers an API that is gone
         "the cluster does not know InferenceServices",
         "install the chart: helm install openinference charts/openinference "
         "--namespace openinference-system --create-namespace",

@@ -150,6 +150,11 @@ COMPLAINTS = {
         "role 'edit'",
     ),
     "no CRD": ('error: the server doesn\'t have a resource type "infsvc"', "install the chart"),
+    "no CRD any more": (
+        'Error from server (NotFound): Unable to list "openinference.dev/v1alpha1, Resource='
+        'inferenceservices": the server could not find the requested resource',
+        "install the chart",
+    ),
     "wrong name": (
         'Error from server (NotFound): inferenceservices.openinference.dev "x" not found',
         "openinference status",
