@@ -2,7 +2,6 @@
 #include "cache.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -13,56 +12,104 @@ namespace {
 
 constexpr float kLargestInt8 = 127, kLargestFp8 = 448, kLargestInt4 = 15;
 
-// NaN or infinity anywhere makes this NaN: a broken vector must not look sound when it is read.
-float poison(const float* x, int64_t n) {
-    float total = 0;
-    for (int64_t i = 0; i < n; ++i) total += x[i] * 0.0f;
-    return total;
+// Four floats, as every processor has them. Coded vectors have a multiple of eight elements.
+using Four = float __attribute__((vector_size(16)));
+
+Four four_at(const float* x) {
+    Four four;
+    std::memcpy(&four, x, sizeof four);
+    return four;
 }
 
-float largest_magnitude(const float* x, int64_t n) {
-    float largest = 0;
-    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
-    return largest;
+Four lesser(Four a, Four b) { return a < b ? a : b; }
+Four greater(Four a, Four b) { return a > b ? a : b; }
+
+struct Range {
+    float least, most;
+};
+
+// NaN or infinity anywhere makes both NaN: a broken vector must not look sound when it is read.
+Range range_of(const float* x, int64_t n) {
+    Four least = four_at(x), most = least, poison = {};
+    for (int64_t i = 0; i < n; i += 4) {
+        const Four value = four_at(x + i);
+        least = lesser(value, least);
+        most = greater(value, most);
+        poison += value * 0.0f;
+    }
+    const float broken = poison[0] + poison[1] + poison[2] + poison[3];
+    return {std::min({least[0], least[1], least[2], least[3]}) + broken,
+            std::max({most[0], most[1], most[2], most[3]}) + broken};
 }
 
 // In half precision; 1 where it would be 0.
 float kept_scale(float scale, uint16_t* kept) {
     *kept = half_from_float(scale);
-    if (*kept == 0) *kept = half_from_float(1);
+    if (half_to_float(*kept) == 0) *kept = half_from_float(1);
     return half_to_float(*kept);
 }
 
-float bounded(float value, float least, float most) { return std::min(std::max(value, least), most); }
+// Four codes in the low bytes of four words.
+struct Words {
+    uint32_t of[4];
+};
 
-// Codes go to at(i), the place of byte i.
-template <class At> void encode_bytes(VectorFormat format, const float* x, int64_t n, uint16_t* kept, At at) {
-    const float largest = format == VectorFormat::kInt8 ? kLargestInt8 : kLargestFp8;
-    const float scale = kept_scale((largest_magnitude(x, n) + poison(x, n)) / largest, kept);
-    for (int64_t i = 0; i < n; ++i) {
-        const float scaled = bounded(x[i] / scale, -largest, largest);
-        at(i) = format == VectorFormat::kInt8 ? static_cast<uint8_t>(std::lrintf(scaled)) : e4m3_from_float(scaled);
+// Rounded to the nearest, ties to even: adding 1.5 · 2²³ leaves no fraction, and the number in the low bits.
+Words whole(Four values) {
+    const Four shifted = values + 12582912.0f;
+    Words words;
+    std::memcpy(&words, &shifted, sizeof words);
+    return words;
+}
+
+Words e4m3(Four values) {
+    Words words;
+    for (int i = 0; i < 4; ++i) words.of[i] = e4m3_from_float(values[i]);
+    return words;
+}
+
+// Hands over four codes at a time by put(number of the first byte, codes).
+template <class Code, class Put>
+void encode_bytes(const float* x, int64_t n, float scale, float bound, Code code, Put put) {
+    const Four most = Four{} + bound;
+    for (int64_t i = 0; i < n; i += 4) {
+        const Words words = code(greater(lesser(four_at(x + i) / scale, most), -most));
+        const uint8_t codes[4] = {static_cast<uint8_t>(words.of[0]), static_cast<uint8_t>(words.of[1]),
+                                  static_cast<uint8_t>(words.of[2]), static_cast<uint8_t>(words.of[3])};
+        put(i, codes);
     }
 }
 
-template <class At> void encode_nibbles(const float* x, int64_t n, uint16_t* kept, uint16_t* kept_minimum, At at) {
-    const auto [least, most] = std::minmax_element(x, x + n);
-    *kept_minimum = half_from_float(*least + poison(x, n));
-    const float minimum = half_to_float(*kept_minimum);
-    const float scale = kept_scale((*most - minimum) / kLargestInt4, kept);
-    const auto code = [&](int64_t i) {
-        return static_cast<uint8_t>(std::lrintf(bounded((x[i] - minimum) / scale, 0, kLargestInt4)));
+template <class Put> void encode_nibbles(const float* x, int64_t n, float scale, float minimum, Put put) {
+    const Four least = {}, most = least + kLargestInt4;
+    const auto words_at = [&](const float* part) {
+        return whole(greater(lesser((four_at(part) - minimum) / scale, most), least));
     };
-    for (int64_t i = 0; i < n / 2; ++i) at(i) = static_cast<uint8_t>(code(i) | code(i + n / 2) << 4);
+    for (int64_t i = 0; i < n / 2; i += 4) {
+        const Words low = words_at(x + i), high = words_at(x + n / 2 + i);
+        uint8_t codes[4];
+        for (int j = 0; j < 4; ++j) codes[j] = static_cast<uint8_t>((low.of[j] & 15) | high.of[j] << 4);
+        put(i, codes);
+    }
 }
 
-// Minima lie `stride` behind their scales.
-template <class At>
-void encode(VectorFormat format, const float* x, int64_t n, uint16_t* numbers, int64_t stride, At at) {
-    if (format == VectorFormat::kInt4)
-        encode_nibbles(x, n, numbers, numbers + stride, at);
-    else
-        encode_bytes(format, x, n, numbers, at);
+// A minimum lies `stride` behind its scale.
+template <class Put>
+void encode(VectorFormat format, const float* x, int64_t n, uint16_t* numbers, int64_t stride, Put put) {
+    const Range range = range_of(x, n);
+    const float largest = range.most > -range.least ? range.most : -range.least;
+    if (format == VectorFormat::kInt8) {
+        const float scale = kept_scale(largest / kLargestInt8, numbers);
+        encode_bytes(x, n, scale, kLargestInt8, whole, put);
+    } else if (format == VectorFormat::kFp8) {
+        const float scale = kept_scale(largest / kLargestFp8, numbers);
+        encode_bytes(x, n, scale, kLargestFp8, e4m3, put);
+    } else {
+        numbers[stride] = half_from_float(range.least);
+        const float minimum = half_to_float(numbers[stride]);
+        const float scale = kept_scale((range.most - minimum) / kLargestInt4, numbers);
+        encode_nibbles(x, n, scale, minimum, put);
+    }
 }
 
 }  // namespace
@@ -83,7 +130,7 @@ void Cache::store_key(int64_t block, int64_t place, int64_t head, const float* k
         return;
     }
     encode(keys.format, key, head_dim, numbers(keys, block, head) + place, block_size,
-           [=](int64_t i) -> uint8_t& { return to[(i / 4 * block_size + place) * 4 + i % 4]; });
+           [=](int64_t byte, const uint8_t* four) { std::memcpy(to + byte * block_size + 4 * place, four, 4); });
 }
 
 void Cache::store_value(int64_t block, int64_t place, int64_t head, const float* value) const {
@@ -94,7 +141,7 @@ void Cache::store_value(int64_t block, int64_t place, int64_t head, const float*
         return;
     }
     encode(values.format, value, head_dim, numbers(values, block, head) + place, block_size,
-           [=](int64_t i) -> uint8_t& { return to[i]; });
+           [=](int64_t byte, const uint8_t* four) { std::memcpy(to + byte, four, 4); });
 }
 
 }  // namespace openinference::cpu
