@@ -34,7 +34,6 @@ const Packed& Experts::matrix(int part, int64_t expert) const {
 int64_t Operations::visit_experts(int64_t experts, int64_t rows, const int64_t* ids, int64_t chosen) {
     std::vector<int64_t> counts(experts, 0), next(experts, 0);
     for (int64_t i = 0; i < rows * chosen; ++i) {
-        if (ids[i] == kElsewhere) continue;
         if (ids[i] < 0 || ids[i] >= experts)
             throw std::out_of_range("ids: " + std::to_string(ids[i]) + " is none of " + std::to_string(experts) +
                                     " experts");
@@ -47,7 +46,7 @@ int64_t Operations::visit_experts(int64_t experts, int64_t rows, const int64_t* 
         if (counts[expert] > 0) visits_.push_back({expert, first, counts[expert]});
     }
     places_.resize(rows * chosen);
-    for (int64_t i = 0; i < rows * chosen; ++i) places_[i] = ids[i] == kElsewhere ? kElsewhere : next[ids[i]]++;
+    for (int64_t i = 0; i < rows * chosen; ++i) places_[i] = next[ids[i]]++;
     return first;
 }
 
@@ -70,7 +69,6 @@ void Operations::sum_visited(const int64_t* places, const float* shares, int64_t
         int64_t next = -1;
         for (int64_t i = 0; i < chosen; ++i)
             if (places[i] > last && (next < 0 || places[i] < places[next])) next = i;
-        if (next < 0) return;  // the others are elsewhere
         last = places[next];
         for (int64_t column = 0; column < n; ++column) out[column] += shares[next] * results[last][column];
     }
@@ -87,7 +85,7 @@ void Operations::experts(const Experts& experts, Rows<const float> x, int64_t ro
 
     share_rows(rows, chosen * hidden, [&](int64_t row) {
         for (int64_t i = row * chosen; i < (row + 1) * chosen; ++i)
-            if (places_[i] != kElsewhere) std::memcpy(visited[places_[i]], x[row], hidden * sizeof(float));
+            std::memcpy(visited[places_[i]], x[row], hidden * sizeof(float));
     });
     if (experts.quantises_input()) quantise({visited.data, hidden}, places, hidden);
     multiply_visited(experts, 0, 2, {visited.data, hidden}, gate_up);

@@ -22,8 +22,6 @@ struct Sequences {
     int64_t blocks_stride;
 };
 
-constexpr int64_t kElsewhere = -1;  // as the id of a row's expert: another process has it
-
 // The feed-forward blocks of a mixture of experts: gate and up (inner, hidden), down (hidden, inner).
 // Throws std::invalid_argument if the shapes do not fit together.
 class Experts {
@@ -73,7 +71,7 @@ public:
     void route(Rows<const float> logits, int64_t experts, int64_t chosen, bool normalise, int64_t rows, int64_t* ids,
                float* shares);
     // out (rows, hidden) ← the sum over a row's experts `ids` (rows, chosen), in the order of their
-    // numbers, of share · down(silu(gate) · up). An id may be kElsewhere.
+    // numbers, of share · down(silu(gate) · up).
     void experts(const Experts& experts, Rows<const float> x, int64_t rows, const int64_t* ids, const float* shares,
                  int64_t chosen, float* out);
 

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("openinference_engine._cpu", reason="the CPU kernels are not built")
 
-from openinference_engine.ops import ELSEWHERE, cpu, reference
+from openinference_engine.ops import cpu, reference
 
 HIDDEN, INNER, EXPERTS, CHOSEN = 256, 288, 6, 3
 SHAPES = [(INNER, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)]  # of gates, ups, downs
@@ -74,21 +74,6 @@ def test_float_experts_are_those_of_the_reference():
 
     expected = reference.experts(x, ids, shares, reference.ExpertWeights(*parts))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-def test_experts_of_two_ranks_add_up(rows, matrices):
-    """Each rank has half of them and leaves the others' places out; only the last sum is new."""
-    x, ids, shares = routed(rows)
-    whole = cpu.experts(x, ids, shares, cpu.ExpertWeights(*packed(cpu, matrices)))
-    half = EXPERTS // 2
-    total = torch.zeros_like(x)
-    for first in (0, half):
-        own = cpu.ExpertWeights(*packed(cpu, [part[first : first + half] for part in matrices]))
-        is_own = (ids >= first) & (ids < first + half)
-        total += cpu.experts(x, torch.where(is_own, ids - first, ELSEWHERE), shares, own)
-
-    torch.testing.assert_close(total, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

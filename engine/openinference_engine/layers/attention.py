@@ -36,7 +36,7 @@ class Attention:
     """Grouped-query attention of one layer.
 
     Where the checkpoint has norms of query and key heads (Qwen3), they apply before the rotation.
-    Among ranks each has some of the heads, and the sum of all is the result.
+    Among ranks each has some of the heads, and computes some of the columns of the result.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
@@ -59,7 +59,9 @@ class Attention:
             config.hidden_size,
             outputs={"q_proj": own_queries, "k_proj": own_keys, "v_proj": own_keys},
         )
-        self._output = Linear(weights, {"o_proj": config.hidden_size}, queries, inputs=own_queries)
+        self._hidden, self._queries = config.hidden_size, queries
+        own_outputs = {"o_proj": self._team.share(config.hidden_size)}
+        self._output = Linear(weights, {"o_proj": config.hidden_size}, queries, own_outputs)
         self._head_norms = [
             RMSNorm(weights.at(name), config.head_dim, config.rms_norm_epsilon)
             for name in ("q_norm", "k_norm")
@@ -78,7 +80,8 @@ class Attention:
         layer_cache = cache.layers[self._layer]
         ops.append_kv(key, value, layer_cache, plan.slots)
         attended = ops.paged_attention(query, layer_cache, plan, self._window)
-        return self._team.sum(self._output(attended.flatten(1)))
+        whole = self._team.gather_columns(attended.flatten(1), self._queries)
+        return self._team.gather_columns(self._output(whole), self._hidden)
 
 
 def _rows(heads: slice, head_dim: int) -> slice:

@@ -24,28 +24,24 @@ class Linear:
         parts: dict[str, int],
         num_inputs: int,
         outputs: dict[str, slice] | None = None,
-        inputs: slice = ALL,
     ) -> None:
         """`parts`: name → number of outputs. A bias is used where the checkpoint has one.
 
-        Among ranks: `outputs` are those that this one computes of each part, or `inputs` those
-        whose part of every sum it computes; the first rank adds the bias then.
+        `outputs`: those that this rank computes of each part, all unless given.
         """
         rows = outputs or dict.fromkeys(parts, ALL)
         stored = [
-            weights.stored(f"{name}.weight", (size, num_inputs), rows[name], inputs)
+            weights.stored(f"{name}.weight", (size, num_inputs), rows[name])
             for name, size in parts.items()
         ]
-        num_own = len(range(*inputs.indices(num_inputs)))
         self._weights = [
-            ops.pack(name, [matrix.rows for matrix in same], num_own)
+            ops.pack(name, [matrix.rows for matrix in same], num_inputs)
             for name, same in groupby(stored, key=lambda matrix: matrix.format)
         ]
         self._observe = weights.observe
         self._names = [f"{weights.prefix}{name}.weight" for name in parts]
         self._bias = None
-        adds_bias = inputs == ALL or weights.ranks.tensor.index == 0
-        if adds_bias and all(weights.has(f"{name}.bias") for name in parts):
+        if all(weights.has(f"{name}.bias") for name in parts):
             self._bias = torch.cat(
                 [weights.tensor(f"{name}.bias", (parts[name],), rows[name]) for name in parts]
             ).float()

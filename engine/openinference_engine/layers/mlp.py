@@ -10,14 +10,17 @@ from openinference_engine.weights.loader import Weights
 
 
 class GatedMLP:
-    """Among ranks each has some of the inner columns, and the sum of all is the result."""
+    """Among ranks each computes some of the columns, inner and outer ones."""
 
     def __init__(self, weights: Weights, hidden: int, inner: int) -> None:
         self._team = weights.ranks.tensor
-        own = weights.own_inputs("down_proj.weight", inner)
+        self._hidden, self._inner = hidden, inner
         parts = {"gate_proj": inner, "up_proj": inner}
-        self._gate_up = Linear(weights, parts, hidden, outputs=dict.fromkeys(parts, own))
-        self._down = Linear(weights, {"down_proj": hidden}, inner, inputs=own)
+        own = dict.fromkeys(parts, self._team.share(inner))
+        self._gate_up = Linear(weights, parts, hidden, own)
+        own = {"down_proj": self._team.share(hidden)}
+        self._down = Linear(weights, {"down_proj": hidden}, inner, own)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._team.sum(self._down(ops.silu_mul(self._gate_up(x))))
+        inner = self._team.gather_columns(ops.silu_mul(self._gate_up(x)), self._inner)
+        return self._team.gather_columns(self._down(inner), self._hidden)

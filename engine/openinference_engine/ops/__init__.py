@@ -7,7 +7,7 @@ part of the resume key, because another kernel may draw another token. Without t
 
 from importlib.util import find_spec
 
-from openinference_engine.ops.plan import ELSEWHERE, NO_WINDOW, AttentionPlan
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 if find_spec("openinference_engine._cpu") is not None:
     from openinference_engine.ops.cpu import (
@@ -47,7 +47,6 @@ else:
     )
 
 __all__ = [
-    "ELSEWHERE",
     "KERNEL_PATH",
     "NO_WINDOW",
     "AttentionPlan",

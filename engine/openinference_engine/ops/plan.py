@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-ELSEWHERE = -1  # as the id of a token's expert: another rank has it
 NO_WINDOW = 2**31 - 1  # as a window: a token sees everything before it
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from openinference_engine.ops.kv_cache import LayerCache, Vectors
 from openinference_engine.ops.kv_codes import decode, encode
-from openinference_engine.ops.plan import ELSEWHERE, NO_WINDOW, AttentionPlan
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
 Weight = Tensor  # (outputs, inputs)
@@ -109,10 +109,10 @@ def route(logits: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]
 
 def experts(x: Tensor, ids: Tensor, shares: Tensor, weights: ExpertWeights) -> Tensor:
     """x: (T, hidden); ids, shares: (T, chosen) → (T, hidden): the sum over each token's experts, in
-    the order of their numbers, of share · down(silu(gate) · up). An id may be ELSEWHERE.
+    the order of their numbers, of share · down(silu(gate) · up).
     """
     output = torch.zeros_like(x)
-    for number in sorted(set(ids.flatten().tolist()) - {ELSEWHERE}):
+    for number in sorted(set(ids.flatten().tolist())):
         rows, places = (ids == number).nonzero(as_tuple=True)
         gate, up = linear(x[rows], weights.gates[number]), linear(x[rows], weights.ups[number])
         result = linear(silu_mul(torch.cat([gate, up], dim=-1)), weights.downs[number])

@@ -31,10 +31,9 @@ def rank_at(stage: int, expert: int, tensor: int, group: GroupConfig) -> int:
     return (stage * group.expert + expert) * group.tensor + tensor
 
 
-def share(size: int, count: int, index: int, unit: int = 1) -> slice:
-    """Part `index` of `count`, as equal as whole units allow; `unit` divides `size`."""
-    units = size // unit
-    return slice(units * index // count * unit, units * (index + 1) // count * unit)
+def share(size: int, count: int, index: int) -> slice:
+    """Part `index` of `count`, as equal as can be."""
+    return slice(size * index // count, size * (index + 1) // count)
 
 
 def kv_heads_of(model: ModelConfig, count: int, index: int) -> slice:

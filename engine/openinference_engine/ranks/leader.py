@@ -10,7 +10,7 @@ from collections import deque
 from openinference_engine import ops
 from openinference_engine.backend import Backend, choose_cache_format, plan_capacity
 from openinference_engine.batch import Batch, build_batch
-from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
@@ -132,15 +132,8 @@ def load_group_backend(
         link.close()
         raise
     runner = GroupRunner(stage, link, config, speed)
-    return Backend(runner, capacity, _kernel_path(group), group=runner)
+    return Backend(runner, capacity, ops.KERNEL_PATH, group=runner)
 
 
 def _wants_states(step: Step) -> bool:
     return any(chunk.draw is not None and chunk.draw.params.embeds for chunk in step.chunks)
-
-
-def _kernel_path(group: GroupConfig) -> str:
-    """Sums over ranks round otherwise; the stages of a pipeline change nothing."""
-    if group.tensor == group.expert == 1:
-        return ops.KERNEL_PATH
-    return f"{ops.KERNEL_PATH}-tensor{group.tensor}-expert{group.expert}"

@@ -1,7 +1,7 @@
 """Ranks that compute one thing together, and what they exchange for it.
 
-Sums are made in rank order: every rank gets the same bits, and a row's do not depend on the rows
-beside it (rings and trees of reductions promise neither). Device and backend are the group's.
+Every rank gets the same bits of an exchange, and a row's do not depend on the rows beside it (rings
+and trees of reductions promise neither). Device and backend are the group's.
 """
 
 from __future__ import annotations
@@ -31,20 +31,48 @@ class Team:
     size: int = 1
     group: ProcessGroup | None = None
 
-    def share(self, size: int, unit: int = 1) -> slice:
-        """This rank's part of a dimension, in whole units."""
-        return share(size, self.size, self.index, unit)
+    def share(self, size: int) -> slice:
+        """This rank's part of a dimension."""
+        return share(size, self.size, self.index)
 
     def sum(self, part: Tensor) -> Tensor:
         """The sum of all ranks' tensors of this shape, in the order of their indices."""
+        first, *others = self._gather(part, 0, [len(part)] * self.size)
+        for other in others:
+            first += other
+        return first
+
+    def gather_columns(self, part: Tensor, size: int) -> Tensor:
+        """part: (T, this rank's share of `size`) → (T, size), everybody's."""
         if self.group is None:
             return part
-        parts = [torch.empty_like(part) for _ in range(self.size)]
-        self.group.allgather([parts], [part.contiguous()]).wait()
-        total = parts[0]
-        for other in parts[1:]:
-            total += other
-        return total
+        shares = [share(size, self.size, index) for index in range(self.size)]
+        widths = [columns.stop - columns.start for columns in shares]
+        return torch.cat(self._gather(part, 1, widths), dim=1)
+
+    def gather_rows(self, part: Tensor, counts: list[int]) -> Tensor:
+        """The rows of all ranks, which have so many, one rank's after another's."""
+        return torch.cat(self._gather(part, 0, counts))
+
+    def exchange_rows(self, rows: Tensor, to_send: list[int], to_receive: list[int]) -> Tensor:
+        """So many of the rows to each rank, and so many from each, both in their order."""
+        if self.group is None:
+            return rows
+        received = rows.new_empty(sum(to_receive), rows.shape[1])
+        self.group.alltoall_base(received, rows.contiguous(), to_receive, to_send).wait()
+        return received
+
+    def _gather(self, part: Tensor, dim: int, sizes: list[int]) -> list[Tensor]:
+        """Each rank's part, of its own size along one dimension; all travel as the largest."""
+        if self.group is None:
+            return [part]
+        shape = list(part.shape)
+        shape[dim] = max(sizes)
+        padded = part.new_zeros(shape)
+        padded.narrow(dim, 0, part.shape[dim]).copy_(part)
+        parts = [torch.empty_like(padded) for _ in sizes]
+        self.group.allgather([parts], [padded]).wait()
+        return [each.narrow(dim, 0, size) for each, size in zip(parts, sizes, strict=True)]
 
 
 class Post:
@@ -70,7 +98,8 @@ class Post:
 class Ranks:
     """This rank among all of its group.
 
-    tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order.
+    tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order,
+    and share their experts.
     """
 
     config: GroupConfig = field(default_factory=GroupConfig)
@@ -94,8 +123,8 @@ class Ranks:
         return layers_of(model, self.config.pipeline)[self.place.stage]
 
     def experts(self, count: int) -> range:
-        """The experts that this rank has, or has a slice of."""
-        part = share(count, self.config.expert, self.place.expert)
+        """Those that this rank has, of the experts of a layer."""
+        part = self.stage.share(count)
         return range(part.start, part.stop)
 
     def kv_heads(self, model: ModelConfig) -> slice:

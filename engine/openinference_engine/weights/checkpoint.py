@@ -9,7 +9,7 @@ API process opens checkpoints too, for the tokenizer and the fingerprint.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
-from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
 ALL = slice(None)
 
@@ -33,12 +32,6 @@ class StoredMatrix:
     format: str
     shape: tuple[int, ...]
     rows: npt.NDArray[np.uint8]
-
-    def columns(self, part: slice) -> StoredMatrix:
-        """The same rows, of these inputs alone: a view. `part` begins and ends with a block."""
-        known = FORMATS_BY_NAME[self.format]
-        start, end, _ = part.indices(self.shape[-1])
-        return replace(self, rows=self.rows[:, known.num_bytes(start) : known.num_bytes(end)])
 
 
 @dataclass(frozen=True, slots=True)

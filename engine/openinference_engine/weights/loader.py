@@ -18,7 +18,6 @@ from openinference_engine import ops
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.team import ALONE, Ranks
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix
-from openinference_engine.weights.quantisation import FORMATS_BY_NAME
 
 Observer = Callable[[Sequence[str], torch.Tensor], None]  # whole names of matrices, their inputs
 
@@ -49,41 +48,23 @@ class Weights:
         self._check_shape(name, array.shape, (wanted, *shape[1:]))
         return as_tensor(array).to(self.dtype)
 
-    def stored(
-        self, name: str, shape: tuple[int, int], rows: slice = ALL, columns: slice = ALL
-    ) -> StoredMatrix:
+    def stored(self, name: str, shape: tuple[int, int], rows: slice = ALL) -> StoredMatrix:
         """The matrix, or a part of it, in the format it is to be kept in.
 
         Nothing else of it is read, if the file keeps rows apart. Raises StartError as `tensor`
-        does, and if the columns cut through a block.
+        does.
         """
         if self.keeps_format:
             matrix = self.checkpoint.stored(self._full_name(name), rows)
             self._check_shape(name, matrix.shape, shape)
-        else:
-            values = self.tensor(name, shape, rows).view(torch.uint8).numpy()
-            matrix = StoredMatrix(_FORMAT_NAMES[self.dtype], shape, values)
-        if columns == ALL:
             return matrix
-        self._check_blocks(name, matrix.format, columns, shape[1])
-        return matrix.columns(columns)
+        values = self.tensor(name, shape, rows).view(torch.uint8).numpy()
+        return StoredMatrix(_FORMAT_NAMES[self.dtype], shape, values)
 
-    def own_inputs(self, name: str, num_inputs: int) -> slice:
-        """This rank's part of a matrix's inputs, in whole blocks of its format."""
-        team = self.ranks.tensor
-        if team.size == 1:
-            return ALL
-        if not self.keeps_format:
-            return team.share(num_inputs)
-        stored = self.checkpoint.stored(self._full_name(name), slice(0, 1))
-        return team.share(num_inputs, FORMATS_BY_NAME[stored.format].weights_per_block)
-
-    def matrix(
-        self, name: str, shape: tuple[int, int], rows: slice = ALL, columns: slice = ALL
-    ) -> ops.Weight:
+    def matrix(self, name: str, shape: tuple[int, int], rows: slice = ALL) -> ops.Weight:
         """The matrix, or a part of it, as operations take it."""
-        stored = self.stored(name, shape, rows, columns)
-        return ops.pack(stored.format, [stored.rows], len(range(*columns.indices(shape[1]))))
+        stored = self.stored(name, shape, rows)
+        return ops.pack(stored.format, [stored.rows], shape[1])
 
     def _full_name(self, name: str) -> str:
         full_name = self.prefix + name
@@ -96,16 +77,6 @@ class Weights:
             raise StartError(
                 f"the tensor {self.prefix}{name} has shape {found}, "
                 f"the model's config says {wanted}"
-            )
-
-    def _check_blocks(self, name: str, format_name: str, columns: slice, inputs: int) -> None:
-        block = FORMATS_BY_NAME[format_name].weights_per_block
-        start, end, _ = columns.indices(inputs)
-        if start % block or end % block or start == end:
-            raise StartError(
-                f"the tensor {self.prefix}{name} is stored as {format_name} in blocks of {block} "
-                f"inputs, of which {self.ranks.tensor.size} ranks cannot have whole ones each; "
-                "lower --tensor, or use --dtype float32"
             )
 
 
