@@ -24,6 +24,7 @@ class BookkeepingError(EngineError):
     """The books of blocks and requests do not balance; only a bug here can cause it."""
 
 
+EXIT_RANK_LOST = 1  # of all processes of a group of ranks that has lost one
 EXIT_CANNOT_START = 2  # what a process says that ended with StartError
 
 

@@ -68,10 +68,11 @@ def test_smollm2_on_ranks_answers_as_on_one_and_ends_as_a_whole(
     assert '"event":"group of ranks ended"' in errors
 
 
-def test_two_pods_meet_in_any_order_and_drain_together(
+@pytest.fixture
+def two_pods(
     start_server: Callable[..., Any], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker's pod is told to terminate: a stream that runs is finished first, by the group."""
+) -> tuple[Any, Any]:
+    """The leader and the worker, which came first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -84,6 +85,12 @@ def test_two_pods_meet_in_any_order_and_drain_together(
     leader = start_server(f"file://{tiny_llama}", *flags)
     leader.wait_until("/ready", 200)
     worker.wait_until("/ready", 200)
+    return leader, worker
+
+
+def test_two_pods_meet_in_any_order_and_drain_together(two_pods: tuple[Any, Any]) -> None:
+    """The worker's pod is told to terminate: a stream that runs is finished first, by the group."""
+    leader, worker = two_pods
     body = LONG | {"stream": True, "n": 8}
     with httpx2.stream("POST", leader.url + "/v1/completions", json=body, timeout=60) as stream:
         events = (line[6:] for line in stream.iter_lines() if line.startswith("data: "))
@@ -92,3 +99,13 @@ def test_two_pods_meet_in_any_order_and_drain_together(
         assert list(events)[-1] == "[DONE]"
     assert leader.wait()[0] == 0
     assert worker.wait()[0] == 0
+
+
+def test_pod_whose_rank_only_stops_ends_with_the_others(two_pods: tuple[Any, Any]) -> None:
+    """It cannot end itself, and its container must end for the kubelet to start it again."""
+    leader, worker = two_pods
+    (rank,) = ranks_of(worker)
+    rank.suspend()
+    assert_all_end([rank])
+    assert leader.wait()[0] == 1
+    assert worker.wait()[0] == 1

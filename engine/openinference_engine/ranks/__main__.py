@@ -1,5 +1,5 @@
-"""Entry of a rank's process, started by `local`: the rank's number, then maybe a file to leave when
-it has loaded; settings on stdin.
+"""Entry of a rank's process, started by `local`: the rank's number, then maybe a file to keep from
+when it has loaded; settings on stdin.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import os
 import signal
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from openinference_engine.config import EngineConfig
-from openinference_engine.errors import EXIT_CANNOT_START, StartError
+from openinference_engine.errors import EXIT_CANNOT_START, EXIT_RANK_LOST, StartError
 from openinference_engine.log import configure_logging
+from openinference_engine.ranks.local import BEAT_SECONDS, beat
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
     rank = int(sys.argv[1])
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from openinference_engine.ranks.link import EXIT_RANK_LOST, RankLink, end_process
+    from openinference_engine.ranks.link import RankLink, end_process
     from openinference_engine.ranks.messages import Leaving
     from openinference_engine.ranks.worker import serve_rank
     from openinference_engine.weights.checkpoint import open_checkpoint
@@ -45,7 +48,8 @@ def main() -> int:
 
         signal.signal(signal.SIGTERM, leave)
         for path in sys.argv[2:]:
-            Path(path).touch()
+            beat(Path(path))
+            threading.Thread(target=_beat_on, args=(Path(path),), daemon=True).start()
 
     threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
     try:
@@ -57,6 +61,13 @@ def main() -> int:
     except Exception as error:  # a lost peer shows as an error of an exchange first
         end(f"{type(error).__name__}: {error}")
     return EXIT_RANK_LOST
+
+
+def _beat_on(path: Path) -> None:
+    while True:
+        time.sleep(BEAT_SECONDS)
+        with suppress(FileNotFoundError):  # the pod ends
+            beat(path)
 
 
 def _end_with_stdin() -> None:

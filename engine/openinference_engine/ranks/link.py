@@ -20,7 +20,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from openinference_engine.errors import StartError
+from openinference_engine.errors import EXIT_RANK_LOST, StartError
 from openinference_engine.ranks.messages import (
     Failed,
     FromRank,
@@ -30,7 +30,6 @@ from openinference_engine.ranks.messages import (
     StepMessage,
 )
 
-EXIT_RANK_LOST = 1
 _BEAT_MILLISECONDS = 500
 _SILENCE_MILLISECONDS = 2500  # then a link is lost: with the beat and the watch, after 3 s
 _LOOK_MILLISECONDS = 100

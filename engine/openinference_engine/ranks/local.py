@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,14 @@ from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.limits import processor_limit
 
 _MODULE = "openinference_engine.ranks"
+BEAT_SECONDS = 0.5
+_SILENCE_SECONDS = 4.0  # then a rank hangs as a whole: its own watch would have ended it before
+
+
+def beat(path: Path) -> None:
+    """Says that this process runs, by the file's time: a clock that all of the pod share."""
+    path.touch()
+    os.utime(path, ns=(time.monotonic_ns(),) * 2)
 
 
 def threads_per_rank(group: GroupConfig) -> int:
@@ -24,7 +33,7 @@ class LocalRanks:
     """All ranks of this pod but rank 0, which is the caller's own."""
 
     def __init__(self, config: EngineConfig, rendezvous: str, folder: Path | None = None) -> None:
-        """Starts them. In `folder`, if given, each leaves a file when it has loaded."""
+        """Starts them. In `folder`, if given, each keeps a file from when it has loaded."""
         self._folder = folder
         self._terminated_at: float | None = None
         group = msgspec.structs.replace(config.group, rendezvous=rendezvous)
@@ -36,6 +45,14 @@ class LocalRanks:
     def are_ready(self) -> bool:
         folder = self._folder
         return folder is not None and all((folder / str(rank)).exists() for rank in self.ranks)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a rank that had loaded does not run, though it has not ended: it was stopped."""
+        if not self.are_ready or self._folder is None:
+            return False
+        beats = [(self._folder / str(rank)).stat().st_mtime for rank in self.ranks]
+        return time.monotonic() - min(beats) > _SILENCE_SECONDS
 
     @property
     def seconds_leaving(self) -> float:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from aiohttp import web
 
 from openinference_engine.config import EngineConfig, ServerConfig
-from openinference_engine.errors import EXIT_CANNOT_START, StartError
+from openinference_engine.errors import EXIT_CANNOT_START, EXIT_RANK_LOST, StartError
 from openinference_engine.ranks.local import LocalRanks
 
 _LOOK_SECONDS = 0.1
@@ -49,11 +49,14 @@ async def _watch(ranks: LocalRanks, drain_seconds: float) -> int:
     """The exit code of the first rank that ends, which is the others' end too."""
     while (code := ranks.exit_code()) is None:
         await asyncio.sleep(_LOOK_SECONDS)
+        if ranks.is_silent:
+            log.error("a rank hangs")
+            return EXIT_RANK_LOST
         if ranks.seconds_leaving > drain_seconds:
             log.warning("the group did not drain in time")
             return 0
     log.info("ranks ended", extra={"fields": {"exit_code": code}})
-    return code if code in (0, EXIT_CANNOT_START) else 1
+    return code if code in (0, EXIT_CANNOT_START) else EXIT_RANK_LOST
 
 
 def _probes(ranks: LocalRanks) -> web.Application:
