@@ -1,7 +1,8 @@
 """How weights become codes: the grid of a group of inputs, and rounding to it.
 
-A scale is bfloat16, which the half-precision scales of the CPU's blocks and the scales of the GPU's
-formats (int4.py, fp8.py) both hold exactly. Pure arithmetic on tensors; knows nothing of files.
+A scale is bfloat16, as in the GPU's formats (int4.py, fp8.py). The half-precision scales of the
+CPU's blocks hold it exactly from 2⁻¹⁷ on and round a smaller one to a multiple of 2⁻²⁴. Pure
+arithmetic on tensors; knows nothing of files.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 What the containers of GPTQ, AWQ and compressed-tensors are read into, and how it is handed on
 without being widened: blocks of 32 inputs that the kernels know (`quantisation`). Four-bit codes
-become Q4_0 where every zero is 8, which loses nothing, else Q4_1, whose minimum −scale · zero is
-rounded to half precision; eight-bit codes become Q8_0 where every zero is 128. Other eight-bit
-codes, and groups that do not follow the order of inputs, are expanded to F16.
+become Q4_0 where every zero is 8, which loses nothing of scales from 2⁻¹⁷ on, else Q4_1, whose
+minimum −scale · zero is rounded to half precision; eight-bit codes become Q8_0 where every zero is
+128. Other eight-bit codes, and groups that do not follow the order of inputs, are expanded to F16.
 """
 
 from __future__ import annotations
