@@ -88,12 +88,13 @@ class Progress:
             return None
         if self._first is None or not self.has_begun:
             return {"stream_token_ids": True}
-        resume = {
+        resume: dict[str, object] = {
             "id": self._first.id,
             "created": self._first.created,
             "token_ids": self._token_ids,
-            "cached_tokens": self._cached_tokens,
         }
+        if self._cached_tokens:
+            resume["cached_tokens"] = self._cached_tokens
         return {"stream_token_ids": True, "resume": resume}
 
     def restart(self) -> None:

@@ -53,7 +53,6 @@ def test_a_cut_stream_tells_the_next_engine_all_ids_and_who_it_is():
             "id": "chatcmpl-1",
             "created": 1767225600,
             "token_ids": {"0": [5, 6, 7, 8]},
-            "cached_tokens": 0,
         },
     }
 
