@@ -5,6 +5,7 @@ and reaches the engine unchanged.
 """
 
 import math
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -22,7 +23,9 @@ PASSED_ON = frozenset({"/v1/embeddings", "/tokenize", "/detokenize"})
 
 INTERNAL_FIELD = "openinference"
 
+_SEVERAL = re.compile(rb'\[\s*["\[]')
 _decode_fields = msgspec.json.Decoder(Fields).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -85,4 +88,14 @@ def _max_tokens(fields: Fields) -> float:
     except msgspec.DecodeError:
         return math.inf
     limit = asked.max_completion_tokens or asked.max_tokens or math.inf
-    return limit * (asked.n or 1)
+    return limit * (asked.n or 1) * _num_prompts(fields.get("prompt", msgspec.Raw()))
+
+
+def _num_prompts(prompt: msgspec.Raw) -> int:
+    """A list of token ids is one prompt; of the others only the outermost list is read."""
+    if not _SEVERAL.match(prompt):
+        return 1
+    try:
+        return len(_decode_list(prompt))
+    except msgspec.DecodeError:
+        return 1  # the engine will say what is wrong

@@ -154,7 +154,7 @@ class Progress:
     def _note(self, chunk: _Chunk, internal: _Internal) -> bool:
         """Remember what an event says; True when it brings tokens or an end."""
         self._first = self._first or chunk
-        self._cached_tokens = self._cached_tokens or internal.cached_tokens
+        self._cached_tokens += internal.cached_tokens  # told once for each prompt
         has_tokens = False
         for choice, ids in internal.token_ids.items():
             self._token_ids.setdefault(choice, []).extend(ids)

@@ -423,6 +423,6 @@ def test_echo_rates_the_prompt_like_the_answer(http: httpx2.Client) -> None:
 def test_echo_opens_a_stream(http: httpx2.Client) -> None:
     lines = http.post("/v1/completions", json=ECHOED | {"stream": True}).text.splitlines()
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-    assert chunks[0]["choices"][0]["text"] == ECHOED["prompt"]
+    assert chunks[0]["choices"][0]["text"].startswith(ECHOED["prompt"])
     whole = http.post("/v1/completions", json=ECHOED).json()["choices"][0]["text"]
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole

@@ -95,6 +95,7 @@ PLAIN_MATRIX: dict[str, dict[str, Any]] = {
     "alone": {},
     "of two": {"n": 2, "min_tokens": 5},
     "echoed": {"echo": True, "n": 2},
+    "several prompts": {"prompt": ["The sea", "The sea", "Ärger:"], "echo": True, "max_tokens": 12},
     "rated": {"logprobs": 2},
     "pattern": {"guided_regex": "[a-f ]{40,60}", "ignore_eos": False},
 }
@@ -110,7 +111,9 @@ def test_resumed_completions_say_what_the_undisturbed_ones_say(
     cut = max(2, round(share * len(whole)))
     resumed = body | {"openinference": resume_after(whole[:cut])}
     rest = stream(http, resumed, "/v1/completions")
-    for number in range(body.get("n", 1)):
+    num_choices = len({choice["index"] for chunk in whole for choice in chunk["choices"]})
+    assert num_choices == change.get("n", len(change.get("prompt", ["one"])))
+    for number in range(num_choices):
         assert written(number, whole[:cut] + rest) == written(number, whole)
     assert whole[-1]["usage"]["completion_tokens"] == rest[-1]["usage"]["completion_tokens"]
 
@@ -131,7 +134,8 @@ def written(number: int, chunks: list[dict[str, Any]]) -> dict[str, Any]:
     choices = [choice for chunk in only(number, chunks) for choice in chunk["choices"]]
     return {
         "text": "".join(choice["text"] for choice in choices),
-        "ends": [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
+        # One before the cut is told again (the router drops that).
+        "ends": {choice["finish_reason"] for choice in choices if choice["finish_reason"]},
         "logprobs": [value for c in choices for value in (c["logprobs"] or {}).get("tokens", ())],
         "token_ids": ids_of_choice(number, chunks),
     }

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 SEED = 20260101
-NUM_STREAMS = int(os.environ.get("CUT_STREAMS", "27"))  # `make campaign` cuts more
+NUM_STREAMS = int(os.environ.get("CUT_STREAMS", "30"))  # `make campaign` cuts more
 MAX_OPEN = 8
 MIN_BYTES = 1_500
 MAX_BYTES = 12_000  # a stream has about eight thousand
@@ -58,14 +58,22 @@ WAYS = {
     "logprobs": {"temperature": 1, "logprobs": True, "top_logprobs": 3, "stop": ["e, "]},
     "json schema": {"temperature": 1, "response_format": {"type": "json_schema", **SCHEMA}},
     "tools": {"temperature": 1, "tools": TOOLS, "tool_choice": "required", "max_tokens": 40},
+    "several prompts": {
+        "prompt": [PROMPTS[2], "The sea", PROMPTS[2]],
+        "n": 2,
+        "echo": True,
+        "temperature": 1,
+        "max_tokens": 10,
+    },
 }
 
 
 def request(number: int) -> dict:
     way = list(WAYS.values())[number % len(WAYS)]
+    messages = [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}]
     return {
         "model": "smollm2",
-        "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
+        **({} if "prompt" in way else {"messages": messages}),
         "max_tokens": 24,
         "return_token_ids": True,
         "stream": True,
@@ -147,8 +155,8 @@ def told(chunks: list[dict]) -> dict:
     num_call_ids: Counter[int] = Counter()
     ids, logprobs, calls = defaultdict(list), defaultdict(list), defaultdict(str)
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
-        index, delta = choice["index"], choice["delta"]
-        texts[index] += delta.get("content", "")
+        index, delta = choice["index"], choice.get("delta", {})
+        texts[index] += delta.get("content", choice.get("text", ""))
         ids[index] += choice.get("token_ids", [])
         logprobs[index] += (choice["logprobs"] or {}).get("content", [])
         for call in delta.get("tool_calls", []):
@@ -175,7 +183,8 @@ def told(chunks: list[dict]) -> dict:
 
 async def ask(client: aiohttp.ClientSession, url: str, body: dict) -> dict:
     headers = {"x-openinference-token": "test-token"}
-    async with client.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+    path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+    async with client.post(url + path, json=body, headers=headers) as response:
         assert response.status == 200, await response.text()
         lines = [line async for line in response.content if line.startswith(b"data: ")]
     assert lines.pop() == b"data: [DONE]\n"

@@ -49,10 +49,17 @@ def test_the_internal_field_is_added_beside_the_clients_own():
         ({"max_tokens": 5, "max_completion_tokens": 7, "n": 2}, 14),
         ({"max_tokens": None, "n": 3}, math.inf),
         ({"max_tokens": "many"}, math.inf),
+        ({"max_tokens": 5, "n": 2, "prompt": ["one", "two, three"]}, 20),
+        ({"max_tokens": 5, "prompt": [[1, 2, 3], [4]]}, 10),
+        ({"max_tokens": 5, "prompt": [1, 2, 3]}, 5),
+        ({"max_tokens": 5, "prompt": "[[one"}, 5),
+        ({"max_tokens": 5, "prompt": []}, 5),
     ],
 )
 def test_the_most_tokens_of_an_answer_are_those_of_all_its_choices(asked, most):
-    assert parse(CHAT, json.dumps({"model": "m", **asked}).encode()).max_tokens == most
+    body = {"model": "m", **asked}
+    assert parse(CHAT, json.dumps(body).encode()).max_tokens == most
+    assert parse(CHAT, json.dumps(body, indent=1).encode()).max_tokens == most
 
 
 @pytest.mark.parametrize(

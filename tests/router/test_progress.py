@@ -66,6 +66,15 @@ def test_usage_after_a_resume_tells_what_the_engine_that_began_had_cached():
     assert progress.internal()["resume"]["cached_tokens"] == 16
 
 
+def test_what_was_cached_of_several_prompts_is_added_up():
+    progress = Progress(tracks_tokens=True)
+    for choice, cached in ("0", {"cached_tokens": 16}), ("0", {}), ("1", {"cached_tokens": 32}):
+        internal = {"token_ids": {choice: [5]}} | cached
+        progress.absorb([chunk({"content": "x"}, openinference=internal)])
+    progress.restart()
+    assert progress.internal()["resume"]["cached_tokens"] == 48
+
+
 def test_choices_are_counted_apart():
     progress = Progress(tracks_tokens=True)
     for ids in ({"0": [1]}, {"1": [9]}, {"0": [2]}):

@@ -52,6 +52,12 @@ def test_token_ids_and_choices_are_taken_as_over_http(llm: LLM) -> None:
     assert answer.usage["prompt_tokens"] == 3
 
 
+def test_prompt_stands_before_the_answer_on_request(llm: LLM) -> None:
+    plain = llm.generate("One, two,", **GREEDY)
+
+    assert llm.generate("One, two,", echo=True, **GREEDY).text == "One, two," + plain.text
+
+
 def test_wrong_option_is_named(llm: LLM) -> None:
     with pytest.raises(RequestError, match="temperature: 3 is not allowed"):
         llm.generate("a", temperature=3)

@@ -6,6 +6,7 @@ Raises RequestError if the body does not fit the model.
 from __future__ import annotations
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.encoded_prompt import EncodedPrompt
 from openinference_engine.server.generation import Generation
 from openinference_engine.server.params import check_model
 from openinference_engine.server.prompt import (
@@ -50,11 +51,13 @@ def check(state: ServerState, body: GenerationRequest) -> None:
 
 def _check_number(state: ServerState, body: GenerationRequest) -> None:
     """Answers that could never have a place at once are no matter of trying again."""
-    if body.n > state.max_in_flight:
+    if body.num_choices > state.max_in_flight:
+        is_n = body.num_choices == body.n
+        field, remedy = ("n", "lower it") if is_n else ("prompt", "send fewer in one request")
         raise RequestError(
-            f"n: {body.n} answers at once are more than the {state.max_in_flight} that this server "
-            "runs and queues; lower it",
-            "n",
+            f"{field}: {body.num_choices} answers at once are more than the {state.max_in_flight} "
+            f"that this server runs and queues; {remedy}",
+            field,
         )
     best_of = body.best_of if isinstance(body, CompletionRequest) else None
     if best_of is not None and best_of != body.n:
@@ -68,21 +71,30 @@ def _check_number(state: ServerState, body: GenerationRequest) -> None:
 async def begin_chat(state: ServerState, body: ChatRequest) -> Generation:
     tools = tool_use(body, state.front_or_refuse.call_format)
     prompt = chat_prompt(body.messages, chat_options(body, tools))
-    return await _begin(state, body, prompt, tools, "chatcmpl")
+    return await _begin(state, body, [prompt], tools, "chatcmpl")
 
 
 async def begin_completion(state: ServerState, body: CompletionRequest) -> Generation:
-    return await _begin(state, body, text_prompt(body.only_prompt), None, "cmpl")
+    field = "prompt" if len(body.prompts) == 1 else "prompt[{}]"
+    given = enumerate(body.prompts)
+    prompts = [text_prompt(prompt, field=field.format(number)) for number, prompt in given]
+    return await _begin(state, body, prompts, None, "cmpl")
 
 
 async def _begin(
     state: ServerState,
     body: GenerationRequest,
-    prompt: Prompt,
+    prompts: list[Prompt],
     tools: ToolUse | None,
     id_prefix: str,
 ) -> Generation:
-    prompt_ids = await encode_to_answer(state, prompt, body.truncate_prompt_tokens)
-    reading = reading_of(state.front_or_refuse, body, tools, prompt_ids)
+    front = state.front_or_refuse
+    encoded = [
+        EncodedPrompt(
+            await encode_to_answer(state, prompt, body.truncate_prompt_tokens), front.tokenizer
+        )
+        for prompt in prompts
+    ]
+    reading = reading_of(front, body, tools, encoded[0].token_ids)  # of a chat, which has only one
     grammar = await compile_structure(state, held_to(body, tools, reading))
-    return Generation(state, body, prompt_ids, grammar, reading, id_prefix)
+    return Generation(state, body, encoded, grammar, reading, id_prefix)

@@ -1,4 +1,4 @@
-"""One request inside the server: its prompt, its choices, and the pieces they bring.
+"""One request inside the server: its prompts, its choices, and the pieces they bring.
 
 Between HTTP (`openai.py`) and the core: knows ids, parameters and folds, not the shape of answers.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,11 @@ from openinference_engine.core.messages import Submit, Token
 from openinference_engine.fold import AnswerEnd, OutputFold
 from openinference_engine.parsers.reading import Reading
 from openinference_engine.request import SamplingParams
-from openinference_engine.results import TokenLogprobs
+from openinference_engine.server.encoded_prompt import EncodedPrompt
 from openinference_engine.server.logprobs import name_tokens
 from openinference_engine.server.metrics import Timing
 from openinference_engine.server.params import check_in_vocabulary, sampling_params
-from openinference_engine.server.piece import Piece, RatedToken
+from openinference_engine.server.piece import Piece
 from openinference_engine.server.schema import GenerationRequest
 from openinference_engine.server.state import ServerState
 from openinference_engine.tokenizer.tokenizer import Tokenizer
@@ -31,8 +32,11 @@ from openinference_engine.tokenizer.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Choice:
-    """One of the answers: what was resumed of it, its fold, its moments."""
+    """One of the answers: its prompt, what was resumed of it, its fold, its moments."""
 
+    index: int
+    prompt: EncodedPrompt
+    echoed: str  # what its text begins with, until it was said
     params: SamplingParams
     fold: OutputFold
     resumed_ids: list[int]
@@ -42,9 +46,10 @@ class Choice:
         offset = self.fold.num_characters
         delta = self.fold.feed(token.token_id)
         parts = delta.parts
+        echoed, self.echoed = self.echoed, ""
         piece = Piece(
-            self.params.choice,
-            parts.text,
+            self.index,
+            echoed + parts.text,
             parts.reasoning,
             parts.calls,
             delta.finish_reason,
@@ -62,7 +67,7 @@ class Generation:
         self,
         state: ServerState,
         request: GenerationRequest,
-        prompt_ids: list[int],
+        prompts: list[EncodedPrompt],
         grammar: str,
         reading: Reading,
         prefix: str,
@@ -70,45 +75,34 @@ class Generation:
         resume = request.resume
         self.id = resume.id if resume else f"{prefix}-{secrets.token_hex(12)}"
         self.created = resume.created if resume else int(time.time())
-        self.prompt_ids = prompt_ids
+        self.prompts = prompts
         self.call_id_length = reading.call_format.call_id_length if reading.call_format else 0
         self.has_reasoning = reading.has_reasoning
-        self.num_cached_tokens = resume.cached_tokens if resume else 0
-        self._is_resumed = resume is not None
         self.rates_prompt = request.prompt_logprobs is not None
-        self.prompt_rated: list[RatedToken] = []  # the tokens behind the first
+        self._num_cached_elsewhere = resume.cached_tokens if resume else 0
         self._state = state
         self._tokenizer = state.front_or_refuse.tokenizer
         self._priority = request.priority
         self._salt = request.cache_salt.encode()
         self.shows_token_ids = request.return_token_ids
-        params = sampling_params(state, request, len(prompt_ids), grammar)
-        resumed_ids = resume.token_ids if resume else {}
         self.choices = [
-            self._choice(
-                _of_choice(params, number),
-                reading,
-                resumed_ids.get(str(number), []),
-            )
-            for number in range(request.n)
+            self._choice(index, prompt, params, request, reading)
+            for index, (prompt, params) in enumerate(self._asked(request, grammar))
         ]
 
     @property
-    def prompt_text(self) -> str:
-        return self._tokenizer.decode(self.prompt_ids)
-
-    @property
-    def prompt_start(self) -> bytes:
-        """The prompt's first token, which nothing rates."""
-        return self._tokenizer.token_bytes(self.prompt_ids[0])
+    def num_cached_tokens(self) -> int:
+        """Of the prompts, in the cache of the engine where the answer to each began."""
+        return self._num_cached_elsewhere + sum(p.num_cached_tokens for p in self.prompts)
 
     @property
     def usage(self) -> dict[str, Any]:
+        num_inputs = sum(len(prompt.token_ids) for prompt in self.prompts)
         num_outputs = sum(choice.fold.num_tokens for choice in self.choices)
         usage = {
-            "prompt_tokens": len(self.prompt_ids),
+            "prompt_tokens": num_inputs,
             "completion_tokens": num_outputs,
-            "total_tokens": len(self.prompt_ids) + num_outputs,
+            "total_tokens": num_inputs + num_outputs,
             "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
         }
         if self.has_reasoning:
@@ -139,21 +133,21 @@ class Generation:
         """Pieces of all choices as they come, until each has its finish reason."""
         for choice in self.choices:
             if choice.fold.finish_reason is not None:
-                yield Piece(choice.params.choice, finish_reason=choice.fold.finish_reason)
+                yield Piece(choice.index, finish_reason=choice.fold.finish_reason)
         self._state.metrics.asked(len(self.choices), self.choices[0].params.max_tokens)
         unfinished = [choice for choice in self.choices if choice.fold.finish_reason is None]
         # The core's own names: a resumed answer keeps its public id, and the attempt before it may
         # still run in this very core.
         attempt = secrets.token_hex(8)
-        by_id = {f"{attempt}/{choice.params.choice}": choice for choice in unfinished}
+        by_id = {f"{attempt}/{choice.index}": choice for choice in unfinished}
         submits = [self._submit(request_id, choice) for request_id, choice in by_id.items()]
         try:
             async with aclosing(self._state.core.stream(submits)) as tokens:
                 async for token in tokens:
-                    self._count_prompt(token)
-                    if token.prompt_logprobs:
-                        self._rate_prompt(token.prompt_logprobs)
                     choice = by_id[token.request_id]
+                    self._count_prompt(choice.prompt, token)
+                    if token.prompt_logprobs:
+                        choice.prompt.rate(token.prompt_logprobs)
                     choice.timing.queue_seconds += token.queue_seconds
                     self._state.metrics.token(choice.timing, time.monotonic())
                     piece = choice.take(token, self._tokenizer)
@@ -171,42 +165,58 @@ class Generation:
                 answers[piece.choice].extend(piece)
         return answers
 
-    def _choice(self, params: SamplingParams, reading: Reading, resumed_ids: list[int]) -> Choice:
+    def _asked(
+        self, request: GenerationRequest, grammar: str
+    ) -> Iterator[tuple[EncodedPrompt, SamplingParams]]:
+        """What each choice answers and how, those of a prompt together.
+
+        Its number, from which it is drawn, counts answers to equal prompts only: a prompt among
+        others is answered as it would be alone, and one that is repeated as if more were asked.
+        """
+        numbers: Counter[tuple[int, ...]] = Counter()
+        for prompt in self.prompts:
+            params = sampling_params(self._state, request, len(prompt.token_ids), grammar)
+            first = numbers[tuple(prompt.token_ids)]
+            numbers[tuple(prompt.token_ids)] += request.n
+            for number in range(first, first + request.n):
+                yield prompt, _of_choice(params, number, rates_prompt=number == first)
+
+    def _choice(
+        self,
+        index: int,
+        prompt: EncodedPrompt,
+        params: SamplingParams,
+        request: GenerationRequest,
+        reading: Reading,
+    ) -> Choice:
+        resumed_ids = request.resume.token_ids.get(str(index), []) if request.resume else []
         vocab_size = self._state.front_or_refuse.vocab_size
         check_in_vocabulary("openinference.resume.token_ids", resumed_ids, vocab_size)
+        prompt.is_resumed = prompt.is_resumed or bool(resumed_ids)
+        echoed = prompt.text if request.echoes and not resumed_ids else ""
         fold = OutputFold(self._tokenizer, params, reading)
         fold.replay(resumed_ids)
-        return Choice(params, fold, resumed_ids, Timing(time.monotonic()))
+        timing = Timing(time.monotonic())
+        return Choice(index, prompt, echoed, params, fold, resumed_ids, timing)
 
     def _submit(self, request_id: str, choice: Choice) -> Submit:
         return Submit(
             request_id,
-            self.prompt_ids,
+            choice.prompt.token_ids,
             choice.params,
             choice.resumed_ids,
             self._priority,
             self._salt,
         )
 
-    def _rate_prompt(self, logprobs: list[TokenLogprobs]) -> None:
-        offset = 0
-        for before, token_id, rated in zip(
-            self.prompt_ids[:-1], self.prompt_ids[1:], logprobs, strict=True
-        ):
-            offset += self._num_characters(before)
-            self.prompt_rated.append(name_tokens(self._tokenizer, token_id, rated, offset))
-
-    def _num_characters(self, token_id: int) -> int:
-        """Of the text, those that begin with this token; special ones are not shown."""
-        is_shown = bool(self._tokenizer.decode([token_id]))
-        return is_shown * sum(byte & 0xC0 != 0x80 for byte in self._tokenizer.token_bytes(token_id))
-
-    def _count_prompt(self, token: Token) -> None:
+    def _count_prompt(self, prompt: EncodedPrompt, token: Token) -> None:
         """The first token tells what the prefix cache saved."""
-        if all(choice.timing.first_token is None for choice in self.choices):
-            if not self._is_resumed:
-                self.num_cached_tokens = token.num_cached_tokens
-            self._state.metrics.prompt(len(self.prompt_ids), token.num_cached_tokens)
+        if prompt.is_read:
+            return
+        prompt.is_read = True
+        if not prompt.is_resumed:
+            prompt.num_cached_tokens = token.num_cached_tokens
+        self._state.metrics.prompt(len(prompt.token_ids), token.num_cached_tokens)
 
     def _count_answers(self, choices: list[Choice]) -> None:
         metrics = self._state.metrics
@@ -215,12 +225,11 @@ class Generation:
             metrics.finished(
                 choice.timing,
                 choice.fold.finish_reason or "abort",
-                len(self.prompt_ids),
+                len(choice.prompt.token_ids),
                 choice.fold.num_tokens,
             )
 
 
-def _of_choice(params: SamplingParams, choice: int) -> SamplingParams:
-    """The prompt is rated once, with the first choice."""
-    num_prompt_logprobs = params.num_prompt_logprobs if choice == 0 else None
-    return msgspec.structs.replace(params, choice=choice, num_prompt_logprobs=num_prompt_logprobs)
+def _of_choice(params: SamplingParams, number: int, *, rates_prompt: bool) -> SamplingParams:
+    num_prompt_logprobs = params.num_prompt_logprobs if rates_prompt else None
+    return msgspec.structs.replace(params, choice=number, num_prompt_logprobs=num_prompt_logprobs)

@@ -24,7 +24,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = await read(request, ChatRequest)
     check(state, body)
-    with state.admit(body.n):
+    with state.admit(body.num_choices):
         generation = await begin_chat(state, body)
         return await _answer(request, body, generation, ChatStyle(state.model_name))
 
@@ -33,9 +33,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     body = await read(request, CompletionRequest)
     check(state, body)
-    with state.admit(body.n):
+    with state.admit(body.num_choices):
         generation = await begin_completion(state, body)
-        style = CompletionStyle(state.model_name, generation.prompt_text if body.echo else None)
+        style = CompletionStyle(state.model_name, body.echo)
         return await _answer(request, body, generation, style)
 
 

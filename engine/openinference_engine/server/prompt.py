@@ -78,6 +78,7 @@ async def encode(state: ServerState, prompt: Prompt) -> list[int]:
     if prompt.size > _LONG_TEXT:
         token_ids = await asyncio.to_thread(prompt.encode, tokenizer)
     else:
+        await asyncio.sleep(0)  # between the many prompts of one request, others have their turn
         token_ids = prompt.encode(tokenizer)
     check_in_vocabulary(prompt.field, token_ids, state.front_or_refuse.vocab_size)
     return token_ids

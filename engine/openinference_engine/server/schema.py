@@ -5,6 +5,7 @@ A field is here when its behaviour exists; `validation` says what becomes of oth
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -120,6 +121,16 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     openinference: Internal | None = None
 
     @property
+    def num_choices(self) -> int:
+        """Answers, to all prompts."""
+        return self.n
+
+    @property
+    def echoes(self) -> bool:
+        """Its prompt stands before each answer."""
+        return False
+
+    @property
     def num_logprobs(self) -> int | None:
         """How many of the likeliest tokens to name beside each drawn one; None: rate nothing."""
         raise NotImplementedError
@@ -181,7 +192,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
         return self.top_logprobs or 0 if self.logprobs else None
 
 
-class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
+class CompletionRequest(GenerationRequest, frozen=True, kw_only=True, dict=True):
     prompt: str | list[str | Count | list[Count]]
     logprobs: NumLogprobs | None = None
     echo: bool = False  # the prompt stands before the answer, rated like it
@@ -198,17 +209,17 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
         return max(self.logprobs, self.prompt_logprobs or 0)
 
     @property
-    def only_prompt(self) -> str | list[int]:
-        """Raises RequestError if there are several, or a mixture."""
-        if self.prompt == []:
-            return []
-        prompts = one_or_several("prompt", self.prompt)
-        if len(prompts) > 1:
-            raise RequestError(
-                f"prompt: {len(prompts)} prompts; send one request for each, at the same time",
-                "prompt",
-            )
-        return prompts[0]
+    def num_choices(self) -> int:
+        return self.n * len(self.prompts)
+
+    @property
+    def echoes(self) -> bool:
+        return self.echo
+
+    @cached_property
+    def prompts(self) -> list[str | list[int]]:
+        """Raises RequestError if it mixes texts and tokens."""
+        return one_or_several("prompt", self.prompt) or [[]]
 
 
 Input = Annotated[str, Meta(min_length=1)]

@@ -45,7 +45,7 @@ class ChunkWriter:
         self._with_usage = body.wants_usage
         self._counts_on = body.counts_on
         self._with_ids = body.wants_token_ids
-        self._has_told_cached = False
+        self._untold = {prompt for prompt in generation.prompts if not prompt.is_resumed}
         self._held: dict[int, Piece] = {}
 
     def take(self, piece: Piece) -> dict[str, Any] | None:
@@ -61,11 +61,12 @@ class ChunkWriter:
         return chunk
 
     def _internal(self, piece: Piece) -> dict[str, Any]:
-        """What the router needs to go on elsewhere; the prompt's part is told once."""
+        """What the router needs to go on elsewhere; each prompt's part is told once."""
         internal: dict[str, Any] = {"token_ids": {str(piece.choice): piece.token_ids}}
-        if not self._has_told_cached:
-            internal["cached_tokens"] = self._generation.num_cached_tokens
-            self._has_told_cached = True
+        prompt = self._generation.choices[piece.choice].prompt
+        if prompt in self._untold:
+            self._untold.remove(prompt)
+            internal["cached_tokens"] = prompt.num_cached_tokens
         return internal
 
     def chunk(

@@ -65,24 +65,21 @@ class ChatStyle:
         choices = [_chat_choice(generation, answer) for answer in answers]
         body = _frame("chat.completion", self.model_name, generation, choices)
         if generation.shows_token_ids:
-            body["prompt_token_ids"] = generation.prompt_ids
+            body["prompt_token_ids"] = generation.prompts[0].token_ids
         if generation.rates_prompt:
-            body["prompt_logprobs"] = prompt_logprobs(generation.prompt_rated)
+            body["prompt_logprobs"] = prompt_logprobs(generation.prompts[0].rated)
         return {**body, "usage": generation.usage}
 
 
 @dataclass(frozen=True)
 class CompletionStyle:
     model_name: str
-    echoed: str | None = None  # the prompt, where it stands before each answer
+    echoes: bool = False  # its prompt stands before each answer
     id_prefix = "cmpl"
     operation = "text_completion"
 
     def openings(self, num_choices: int) -> list[dict[str, Any]]:
-        if self.echoed is None:
-            return []
-        blank = {"logprobs": None, "finish_reason": None}
-        return [{"index": index, "text": self.echoed, **blank} for index in range(num_choices)]
+        return []
 
     def delta(self, generation: Generation, piece: Piece) -> dict[str, Any]:
         choice = {
@@ -97,18 +94,21 @@ class CompletionStyle:
         return _frame("text_completion", self.model_name, generation, choices)
 
     def body(self, generation: Generation, answers: list[Piece]) -> dict[str, Any]:
-        choices = [self.delta(generation, answer) for answer in answers]
-        if self.echoed is not None:
-            for choice, answer in zip(choices, answers, strict=True):
-                choice["text"] = self.echoed + answer.text
-                choice["logprobs"] = echoed_logprobs(
-                    self.echoed, generation.prompt_start, generation.prompt_rated, answer.rated
-                )
-        if generation.shows_token_ids:
-            choices[0]["prompt_token_ids"] = generation.prompt_ids
-        if generation.rates_prompt:
-            choices[0]["prompt_logprobs"] = prompt_logprobs(generation.prompt_rated)
+        choices = [self._choice(generation, answer) for answer in answers]
         return {**self.chunk(generation, choices), "usage": generation.usage}
+
+    def _choice(self, generation: Generation, answer: Piece) -> dict[str, Any]:
+        choice = self.delta(generation, answer)
+        prompt = generation.choices[answer.choice].prompt
+        if self.echoes:
+            choice["logprobs"] = echoed_logprobs(
+                prompt.text, prompt.start, prompt.rated, answer.rated
+            )
+        if generation.shows_token_ids:
+            choice["prompt_token_ids"] = prompt.token_ids
+        if generation.rates_prompt:
+            choice["prompt_logprobs"] = prompt_logprobs(prompt.rated)
+        return choice
 
 
 def _chat_choice(generation: Generation, answer: Piece) -> dict[str, Any]:
