@@ -389,8 +389,8 @@ async def run(sizes: Sequence[int], out: Path) -> None:
             kube = Kube(f"scale-{size}")  # a name that was deleted lately makes the API server slow
             async with own_namespace(kube):
                 results.append(await measure(kube, system, size))
-            show(results)
-            plot(results, out)
+                show(results)  # to delete a thousand takes minutes
+                plot(results, out)
 
 
 def end_on_sigterm() -> None:
