@@ -159,6 +159,7 @@ def metrics() -> str:
 
 def _registries() -> Iterator[tuple[str, Any]]:
     from openinference_engine.config import ServerConfig
+    from openinference_engine.ranks.metrics import RankMetrics
     from openinference_engine.server.metrics import Metrics as EngineMetrics
     from openinference_operator.metrics import ConditionMetrics
     from openinference_router.metrics import Metrics as RouterMetrics
@@ -170,7 +171,8 @@ def _registries() -> Iterator[tuple[str, Any]]:
     service = Service(routing, lambda: 0.0, lambda: None)
     engine = EngineMetrics(ServerConfig(), "m", _Heartbeat())  # type: ignore[arg-type]
     yield "Router", RouterMetrics("team-a", lambda: [service]).registry.collect()
-    yield "Engine", engine._registry.collect()
+    ranks = RankMetrics(ServerConfig(), list)
+    yield "Engine", [*engine._registry.collect(), *ranks.collect()]
     own = [each for each in REGISTRY.collect() if each.name.startswith("openinference_operator")]
     yield "Operator", [*own, *ConditionMetrics(list).collect()]
 

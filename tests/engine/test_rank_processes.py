@@ -35,6 +35,10 @@ def ranks_of(server: Any) -> list[psutil.Process]:
     return [each for each in below if "openinference_engine.ranks" in each.cmdline()]
 
 
+def scraped(server: Any) -> str:
+    return str(httpx2.get(server.url + "/metrics").text)
+
+
 def assert_all_end(processes: list[psutil.Process]) -> None:
     gone, alive = psutil.wait_procs(processes, timeout=END_SECONDS)
     assert not alive
@@ -81,10 +85,12 @@ def two_pods(
     worker = start_server(f"file://{tiny_llama}", *flags)
     worker.wait_until("/health", 200)
     assert httpx2.get(worker.url + "/ready").status_code == 503
+    assert 'rank_ready{inference_namespace="",inference_service="",rank="1"} 0.0' in scraped(worker)
     monkeypatch.setenv("OPENINFERENCE_POD_INDEX", "0")
     leader = start_server(f"file://{tiny_llama}", *flags)
     leader.wait_until("/ready", 200)
     worker.wait_until("/ready", 200)
+    assert 'rank_ready{inference_namespace="",inference_service="",rank="1"} 1.0' in scraped(worker)
     return leader, worker
 
 

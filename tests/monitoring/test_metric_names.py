@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 from openinference_engine.config import ServerConfig
+from openinference_engine.ranks.local import RankState
+from openinference_engine.ranks.metrics import RankMetrics
 from openinference_engine.server.metrics import Metrics as EngineMetrics
 from openinference_operator import metrics as operator_metrics
 from openinference_router.metrics import Metrics as RouterMetrics
@@ -34,6 +36,7 @@ def exported() -> dict[str, set[str]]:
     declared = {"metadata": metadata, "status": {"conditions": [entry]}}
     collectors = [
         *_collectors(EngineMetrics(ServerConfig(), "m", Heartbeat())._registry),
+        RankMetrics(ServerConfig(), lambda: [RankState(1, True, 1)]),
         *_collectors(RouterMetrics("team-a", lambda: [service]).registry),
         *_collectors(REGISTRY),
         operator_metrics.ConditionMetrics(lambda: [declared]),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,9 +25,27 @@ def beat(path: Path) -> None:
     os.utime(path, ns=(time.monotonic_ns(),) * 2)
 
 
+def resident_bytes(process: int) -> int:
+    """Of physical memory; 0 for a process that has ended, and where /proc does not say."""
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def threads_per_rank(group: GroupConfig) -> int:
     """The ranks of a pod share its processors."""
     return max(1, processor_limit() // len(group.ranks_of(group.pod)))
+
+
+@dataclass(frozen=True, slots=True)
+class RankState:
+    """One process. resident_bytes: 0 when it has ended."""
+
+    rank: int
+    is_ready: bool
+    resident_bytes: int
 
 
 class LocalRanks:
@@ -43,8 +62,7 @@ class LocalRanks:
 
     @property
     def are_ready(self) -> bool:
-        folder = self._folder
-        return folder is not None and all((folder / str(rank)).exists() for rank in self.ranks)
+        return all(map(self._is_ready, self.ranks))
 
     @property
     def is_silent(self) -> bool:
@@ -58,6 +76,13 @@ class LocalRanks:
     def seconds_leaving(self) -> float:
         """Since SIGTERM; 0 before."""
         return 0.0 if self._terminated_at is None else time.monotonic() - self._terminated_at
+
+    def states(self) -> list[RankState]:
+        """Of each, now."""
+        return [
+            RankState(rank, self._is_ready(rank), resident_bytes(process.pid))
+            for rank, process in zip(self.ranks, self._processes, strict=True)
+        ]
 
     def exit_code(self) -> int | None:
         """Of a rank that has ended, if any has."""
@@ -74,6 +99,9 @@ class LocalRanks:
         """Ends them all, even one that was stopped."""
         for process in self._processes:
             process.kill()
+
+    def _is_ready(self, rank: int) -> bool:
+        return self._folder is not None and (self._folder / str(rank)).exists()
 
     def _start(self, rank: int, settings: bytes) -> subprocess.Popen[bytes]:
         ready_file = [] if self._folder is None else [str(self._folder / str(rank))]

@@ -1,4 +1,6 @@
-"""A worker pod: ranks alone, kept by a process that answers probes and passes SIGTERM on.
+"""A worker pod: ranks alone, and a process that answers probes and scrapes for them.
+
+It passes SIGTERM on.
 
 Exit codes: 0 the group has drained, 1 it has ended otherwise, 2 a rank could not start.
 """
@@ -13,10 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST as TEXT_FORMAT
+from prometheus_client import CollectorRegistry, generate_latest
 
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.errors import EXIT_CANNOT_START, EXIT_RANK_LOST, StartError
 from openinference_engine.ranks.local import LocalRanks
+from openinference_engine.ranks.metrics import RankMetrics
 
 _LOOK_SECONDS = 0.1
 _MARGIN_SECONDS = 10.0  # after the group's drain, for rank 0 to end it
@@ -28,7 +33,7 @@ async def serve_pod(server: ServerConfig, engine: EngineConfig) -> int:
     """Until the first rank ends; returns the exit code."""
     with TemporaryDirectory(prefix="openinference-ranks-") as folder:
         ranks = LocalRanks(engine, engine.group.rendezvous or "", Path(folder))
-        runner = web.AppRunner(_probes(ranks), access_log=None)
+        runner = web.AppRunner(_app(server, ranks), access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, server.host, server.port).start()
@@ -59,7 +64,13 @@ async def _watch(ranks: LocalRanks, drain_seconds: float) -> int:
     return code if code in (0, EXIT_CANNOT_START) else EXIT_RANK_LOST
 
 
-def _probes(ranks: LocalRanks) -> web.Application:
+def _app(server: ServerConfig, ranks: LocalRanks) -> web.Application:
+    registry = CollectorRegistry()
+    registry.register(RankMetrics(server, ranks.states))
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"content-type": TEXT_FORMAT})
+
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
@@ -73,4 +84,5 @@ def _probes(ranks: LocalRanks) -> web.Application:
     app = web.Application()
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
+    app.router.add_get("/metrics", metrics)
     return app
