@@ -24,7 +24,8 @@ class ApiServer:
         self._numbers = itertools.count(1)
 
     async def handle(self, request):
-        self.calls.append((request.method, request.path))
+        if "/leases/" not in request.path:  # they come with the clock, whatever a test does
+            self.calls.append((request.method, request.path))
         if request.path.startswith("/apis/monitoring.coreos.com") and not self.knows_monitoring:
             return web.Response(status=404, text="404 page not found\n")
         if request.path.startswith("/apis/monitoring.coreos.com") and self.initializing:

@@ -62,7 +62,7 @@ def ask(monkeypatch, raw_service):
             checks, known = GoldenChecks(session, token_of), asyncio.Event()
             arguments = ("key", parse(raw_service()), PROMPTS, {GROUP: "uid"}, known.set)
             assert checks.results(*arguments) == {}
-            await asyncio.wait_for(known.wait(), 5)
+            await asyncio.wait_for(known.wait(), 30)
             results = checks.results(*arguments)
             await checks.close()
             return results

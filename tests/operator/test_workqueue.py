@@ -8,7 +8,7 @@ from openinference_operator.workqueue import WorkQueue
 
 
 async def taken(queue):
-    return await asyncio.wait_for(queue.get(), 1)
+    return await asyncio.wait_for(queue.get(), 30)
 
 
 async def nothing_comes(queue, seconds=0.05):
@@ -53,7 +53,8 @@ async def test_a_failed_key_comes_back_later_and_later(monkeypatch):
         failed_at = loop.time()
         await taken(queue)
         pauses.append(loop.time() - failed_at)
-    assert pauses[0] < pauses[2] < pauses[3]
+    # At the least: other work on the machine lengthens a pause and never shortens one.
+    assert all(pause > 0.015 * 2**number for number, pause in enumerate(pauses)), pauses
 
 
 async def test_success_forgets_the_failures(monkeypatch):
@@ -73,7 +74,7 @@ async def test_of_several_times_the_earliest_holds():
     queue.add_after("a", 0.02)
     queue.add_after("a", 7)
     assert await taken(queue) == "a"
-    assert loop.time() - started < 1
+    assert loop.time() - started < 4
 
 
 async def test_many_workers_share_the_keys():
@@ -85,11 +86,14 @@ async def test_many_workers_share_the_keys():
             seen.append(key)
             await asyncio.sleep(0)
             queue.done(key, succeeded=True)
+            if len(seen) == 100:
+                is_over.set()
 
+    is_over = asyncio.Event()
     workers = [asyncio.create_task(work()) for _ in range(4)]
     for key in range(100):
         queue.add(key)
-    await asyncio.sleep(0.2)
+    await asyncio.wait_for(is_over.wait(), 30)
     for worker in workers:
         worker.cancel()
     assert sorted(seen) == list(range(100))
