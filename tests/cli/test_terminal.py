@@ -20,7 +20,8 @@ def test_a_served_model_answers_and_ctrl_c_ends_it(type_words, unused_tcp_port):
     server = type_words("openinference", "serve", uri, *words)
     server.expect('"event":"model loaded"', timeout=60)
     url = f"http://127.0.0.1:{unused_tcp_port}"
-    asking = type_words("openinference", "chat", "--url", url, "--max-tokens", 4, "x", "Say hello.")
+    words = ("--url", url, "--temperature", 0, "--max-tokens", 4, "x", "Say hello.")
+    asking = type_words("openinference", "chat", *words)
     asking.expect(r"[\d.]+ tok/s · first token after [\d.]+ s")
     assert ended(asking) == 0
     server.sendintr()

@@ -58,7 +58,7 @@ def test_nobody_there_is_said_with_the_remedy():
 async def test_requests_of_one_client_go_on_together(engine_url):
     async with AsyncClient(url=engine_url) as client:
         service = client.service()
-        first = service.stream("One, two,", max_tokens=8)
+        first = service.stream("One, two,", **GREEDY)
         await anext(first)
         assert (await service.generate("Once", max_tokens=2, ignore_eos=True)).num_tokens == 2
         await first.aclose()
@@ -101,7 +101,7 @@ def test_a_program_that_never_closes_its_client_ends_without_a_word(engine_url):
         ".finish_reason)"
     )
     words = [sys.executable, "-W", "error", "-c", program]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "length\n", "")
 
 

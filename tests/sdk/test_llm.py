@@ -111,10 +111,10 @@ async def _text_of(llm: AsyncLLM) -> str:
 
 
 def test_model_that_cannot_be_loaded_leaves_nothing_behind() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(StartError, match="which does not exist"):
         LLM("file:///no/such/model.gguf")
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_program_that_never_closes_its_model_ends_all_the_same() -> None:
@@ -123,6 +123,6 @@ def test_program_that_never_closes_its_model_ends_all_the_same() -> None:
         f"print(LLM({SMOLLM2!r}).generate('a', max_tokens=2, ignore_eos=True).finish_reason)"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert (ended.returncode, ended.stdout) == (0, "length\n"), ended.stderr
