@@ -78,10 +78,15 @@ def test_a_rollout_shows_revisions_and_counts():
 
 
 @pytest.mark.parametrize(
-    "view", [conditions_view(NEW), scaling_view(NEW, []), rollout_view(NEW, Report(()))]
+    ("view", "text"),
+    [
+        (conditions_view(NEW), ""),
+        (scaling_view(NEW, []), "? routable/desired"),
+        (rollout_view(NEW, Report(())), "None → None"),
+    ],
 )
-def test_a_service_without_status_can_be_drawn(view):
-    printed(view)
+def test_a_service_without_status_can_be_drawn(view, text):
+    assert text in printed(view)
 
 
 def test_a_command_can_be_typed_in_the_project_folder():

@@ -14,9 +14,24 @@ WHOLE = Ask("Count.", max_tokens=3, api="completions", is_streamed=False)
 
 @pytest.fixture
 async def traffic(service):
-    async with Traffic(service.url, "scripted", deadline_seconds=0.5) as traffic:
+    async with Traffic(service.url, "scripted") as traffic:
         await traffic.learn([STREAM, WHOLE, *long_streams(3)])
         yield traffic
+
+
+@pytest.fixture
+def send(service, traffic):
+    """Sends one request to a service that misbehaves, with little patience where it must end."""
+
+    async def send(behaviour, ask):
+        service.behaviour = behaviour
+        patience = 0.5 if behaviour in ("hang", "hold") else 60.0
+        references = traffic.references
+        async with Traffic(service.url, "scripted", references, patience) as impatient:
+            result = await impatient.send(ask)
+        return impatient.report, result.verdict.cause
+
+    return send
 
 
 @pytest.mark.parametrize("ask", [STREAM, WHOLE])
@@ -42,10 +57,9 @@ async def test_a_right_answer_is_complete(traffic, ask):
         ("wrong usage", "wrong usage"),
     ],
 )
-async def test_a_failed_stream_is_lost(service, traffic, behaviour, cause):
-    service.behaviour = behaviour
-    result = await traffic.send(STREAM)
-    assert (traffic.report.lost, result.verdict.cause) == (1, cause)
+async def test_a_failed_stream_is_lost(send, behaviour, cause):
+    report, seen = await send(behaviour, STREAM)
+    assert (report.lost, seen) == (1, cause)
 
 
 @pytest.mark.parametrize(
@@ -57,18 +71,16 @@ async def test_a_failed_stream_is_lost(service, traffic, behaviour, cause):
         ("wrong usage", "wrong usage"),
     ],
 )
-async def test_a_failed_request_is_lost(service, traffic, behaviour, cause):
-    service.behaviour = behaviour
-    result = await traffic.send(WHOLE)
-    assert (traffic.report.lost, result.verdict.cause) == (1, cause)
+async def test_a_failed_request_is_lost(send, behaviour, cause):
+    report, seen = await send(behaviour, WHOLE)
+    assert (report.lost, seen) == (1, cause)
 
 
 @pytest.mark.parametrize("behaviour", ["429", "503"])
 @pytest.mark.parametrize("ask", [STREAM, WHOLE])
-async def test_a_service_that_says_no_refuses(service, traffic, behaviour, ask):
-    service.behaviour = behaviour
-    result = await traffic.send(ask)
-    assert (traffic.report.refused, result.verdict.cause) == (1, behaviour)
+async def test_a_service_that_says_no_refuses(send, behaviour, ask):
+    report, seen = await send(behaviour, ask)
+    assert (report.refused, seen) == (1, behaviour)
 
 
 async def test_a_service_that_cannot_be_reached_refuses(service, traffic, unused_tcp_port):
@@ -93,6 +105,7 @@ async def test_it_knows_the_moment_when_twenty_streams_are_open(service, traffic
 async def test_it_says_how_far_it_came_when_streams_do_not_open(service, traffic):
     service.behaviour = "429"
     traffic.keep(2, [STREAM])
+    await traffic.until_results(1)
     with pytest.raises(TrafficError, match=r"0 streams are open.*refused [1-9]"):
         await traffic.until_streaming(2, timeout_seconds=0.2)
 
@@ -109,7 +122,7 @@ async def test_leaving_the_block_waits_for_open_requests(service):
 
 async def test_slow_answers_do_not_slow_the_arrivals(service):
     """Open loop: with a closed one, a service that hangs would look like one without load."""
-    async with Traffic(service.url, "scripted", deadline_seconds=1.0) as traffic:
+    async with Traffic(service.url, "scripted") as traffic:
         await traffic.learn([STREAM])
         service.behaviour = "hold"
         traffic.arrive(100.0, [STREAM])
