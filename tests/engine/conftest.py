@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,9 +229,9 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         command = (sys.executable, "-m", "openinference_engine", "serve", uri)
         address = ("--host", "127.0.0.1", "--port", str(self.port))
-        self.process = subprocess.Popen(
-            [*command, *address, *flags], stderr=subprocess.PIPE, text=True
-        )
+        # A file: who writes more than a pipe holds would wait for its reader, for ever.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by `stop`
+        self.process = subprocess.Popen([*command, *address, *flags], stderr=self._log)
 
     def wait_until(self, path: str, status: int, deadline_seconds: float = 120) -> None:
         deadline = time.monotonic() + deadline_seconds
@@ -241,13 +242,13 @@ class ServerProcess:
             except httpx2.TransportError:
                 pass
             if self.process.poll() is not None:
-                raise AssertionError(f"the server ended: {self.process.communicate()[1]}")
+                raise AssertionError(f"the server ended: {self.wait()[1]}")
             time.sleep(0.05)
         raise AssertionError(f"{path} did not answer {status} in {deadline_seconds} s")
 
     def wait_until_empty(self) -> None:
         """No test leaves a sequence or a cache block behind."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             lines = httpx2.get(self.url + "/metrics").text.splitlines()
             gauges = [line for line in lines if line.startswith(_LOAD_GAUGES)]
@@ -263,12 +264,14 @@ class ServerProcess:
 
     def wait(self) -> tuple[int, str]:
         """Exit code and what was written to stderr."""
-        _, errors = self.process.communicate(timeout=180)
-        return self.process.returncode, errors
+        self.process.wait(180)
+        self._log.seek(0)
+        return self.process.returncode, self._log.read()
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
-        self.process.communicate(timeout=180)
+        self.process.wait(180)
+        self._log.close()
 
 
 @pytest.fixture

@@ -337,14 +337,14 @@ def test_load_reports_state_and_change(http: httpx2.Client) -> None:
         assert (report["model"], report["ready"], report["seats"]) == ("smollm2", True, 2)
         assert report["prefillTokensPerSecond"] > 0
         assert len(report["resumeKey"]) == 32
-        body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 16, "stream": True}
-        with http.stream("POST", "/v1/chat/completions", json=body):
+        body = {"model": "smollm2", "messages": QUESTION, "ignore_eos": True, "stream": True}
+        with http.stream("POST", "/v1/chat/completions", json=body):  # until it is seen running
             assert any(json.loads(line[6:])["running"] == 1 for line in lines)
         assert any(json.loads(line[6:])["running"] == 0 for line in lines)
 
 
 def test_metrics_have_their_names(http: httpx2.Client) -> None:
-    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 3}
+    body = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 3}
     http.post("/v1/chat/completions", json=body)
     text = http.get("/metrics").text
     for name in (

@@ -58,7 +58,7 @@ def test_client_that_does_not_read_is_cut_off(impatient: Any, raw: socket.socket
     raw.sendall(head("/v1/chat/completions", len(body)) + body)
     assert raw.recv(12) == b"HTTP/1.1 200"
     assert answer_of(impatient) == before
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not num_aborted(impatient) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert num_aborted(impatient) == 32

@@ -142,7 +142,7 @@ async def running_core(config: EngineConfig) -> AsyncIterator[CoreClient]:
         client.run(lambda message: loaded.set() if isinstance(message, Loaded) else None)
     )
     try:
-        await asyncio.wait_for(loaded.wait(), 60)
+        await asyncio.wait_for(loaded.wait(), 120)
         yield client
     finally:
         process.cancel()

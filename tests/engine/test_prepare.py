@@ -229,7 +229,7 @@ def test_several_processes_share_one_download(web: Web, tmp_path: Path, tiny_ggu
     web.files["/big.gguf"] = content
     arguments = (*COMMAND, f"{web.url}/big.gguf", "--directory", str(tmp_path))
     processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(3)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len({output.splitlines()[-1] for output in outputs}) == 1
     assert web.bytes_sent == len(content)
@@ -523,7 +523,7 @@ def test_a_private_repository_asks_for_a_token(
     assert fetch("hf://team/tiny", tmp_path).resolved_revision == "a" * 40
 
 
-def wait_until(is_true: Callable[[], bool], timeout_seconds: float = 30) -> None:
+def wait_until(is_true: Callable[[], bool], timeout_seconds: float = 120) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not is_true():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -53,7 +53,7 @@ def test_generation_is_a_span_of_the_callers_trace(
     headers = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
     answer = httpx2.post(server.url + "/v1/completions", json=body, headers=headers).json()
     server.stop()  # sends what is left
-    sent = bodies.get(timeout=10)
+    sent = bodies.get(timeout=60)
     assert SECRET.encode() not in sent
     request = ExportTraceServiceRequest.FromString(sent)
     (span,) = request.resource_spans[0].scope_spans[0].spans

@@ -21,7 +21,7 @@ def test_idle_threads_use_no_processor(run_with):
 
     time.sleep(0.5)
 
-    assert time.process_time() - before < 0.1
+    assert time.process_time() - before < 0.25, "of half a second on every processor"
 
 
 def test_threads_wake_up_again(run_with):
