@@ -9,7 +9,7 @@ HEADERS = {"x-openinference-token": "test-token"}
 
 
 async def next_state(response) -> dict:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         event = await response.content.readuntil(b"\n\n")
     assert event.startswith(b"event: state\ndata: ")
     return json.loads(event.split(b"data: ")[1])

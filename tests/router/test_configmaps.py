@@ -16,7 +16,7 @@ async def snapshots(api_server, tmp_path):
         stream = watch_routing(api, "team-a").snapshots()
 
         async def take() -> dict[str, int]:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 return {routing.service: routing.generation for routing in await anext(stream)}
 
         yield take

@@ -44,7 +44,7 @@ async def test_requests_wait_for_the_first_replica_and_streams_hear_comments(
 async def test_a_budget_that_ends_after_the_first_comment_ends_the_stream_with_an_error(
     make_bench, make_routing
 ):
-    bench = await make_bench(make_routing(queue=QueuePolicy(cold_start_timeout_seconds=0.5)))
+    bench = await make_bench(make_routing(queue=QueuePolicy(cold_start_timeout_seconds=1.5)))
     async with bench.chat(stream=True) as response:
         assert response.status == 200
         events = (await response.read()).split(b"\n\n")

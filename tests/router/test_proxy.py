@@ -66,7 +66,7 @@ async def test_a_stream_passes_without_being_collected(play, make_bench, make_ro
     engine = await play(usual=gated)
     bench = await make_bench(make_routing(make_routed(engine.address)))
     await bench.admitted()
-    async with asyncio.timeout(5), bench.chat(stream=True) as response:
+    async with asyncio.timeout(60), bench.chat(stream=True) as response:
         for gate in gates:
             await response.content.readuntil(b"\n\n")
             gate.set()
@@ -82,16 +82,16 @@ async def test_models_lists_every_service(make_bench, make_routing):
 
 
 async def test_an_engine_without_the_token_is_never_admitted(
-    play, make_bench, make_routing, make_routed, caplog
+    play, make_bench, make_routing, make_routed, caplog, until
 ):
     engine = await play(usual=whole)
     routing = make_routing(
-        make_routed(engine.address), queue=QueuePolicy(cold_start_timeout_seconds=0.3)
+        make_routed(engine.address), queue=QueuePolicy(cold_start_timeout_seconds=0.1)
     )
     bench = await make_bench(routing, token="wrong")  # noqa: S106
+    await until(lambda: "refused the token" in str([vars(record) for record in caplog.records]))
     async with bench.chat() as response:
         assert response.status == 503
-    assert "refused the token" in " ".join(str(vars(record)) for record in caplog.records)
 
 
 async def test_connections_to_engines_are_reused(play, make_bench, make_routing, make_routed):

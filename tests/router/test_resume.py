@@ -26,7 +26,7 @@ async def test_a_cut_stream_goes_on_elsewhere_from_the_ids_it_had(
     bad, good = await play(scripts=[cutting]), await play(usual=says(chunk("!", 6, "stop"), DONE))
     good.load["running"] = 1
     routing = make_routing(make_routed(bad.address, "g0"), make_routed(good.address, "g1"))
-    bench = await make_bench(routing, stall_timeout_seconds=0.3)
+    bench = await make_bench(routing, stall_timeout_seconds=1)
     await bench.admitted(2)
     async with bench.chat(stream=True) as response:
         text = (await response.read()).decode()
@@ -127,7 +127,7 @@ async def test_a_stream_that_never_begins_is_asked_elsewhere_and_its_group_eject
     silent, good = await play(usual=mute), await play(usual=COMPLETE)
     good.load["running"] = 1
     routing = make_routing(make_routed(silent.address, "g0"), make_routed(good.address, "g1"))
-    bench = await make_bench(routing, first_token_timeout_seconds=0.3)
+    bench = await make_bench(routing, first_token_timeout_seconds=1)
     await bench.admitted(2)
     async with bench.chat(stream=True) as response:
         assert (await response.read()).endswith(DONE)

@@ -70,7 +70,7 @@ async def connected(port: int, pair: dict[str, str]) -> AsyncIterator[tuple]:
 
 
 async def until_served(port: int, pair: dict[str, str]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(OSError):
                 async with connected(port, pair):

@@ -51,7 +51,7 @@ class Process:
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
-    def wait_ready(self, url: str, timeout_seconds: float = 60) -> None:
+    def wait_ready(self, url: str, timeout_seconds: float = 180) -> None:
         assert self.popen is not None
         deadline = time.monotonic() + timeout_seconds
         while not _answers(url):
@@ -105,7 +105,7 @@ class RouterProcess:
 
     async def admitted(self, num_groups: int) -> None:
         """Wait until `/state` shows so many admitted groups of `demo`."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for state in self.states():
                 groups = state["services"].get("demo", {}).get("groups", {}).values()
                 if sum(group["admitted"] for group in groups) == num_groups:
