@@ -46,6 +46,7 @@ e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
 
 campaign: install  ## The faults of e2e again and again, counted in docs/reliability.md (hours)
 	OPENINFERENCE_SOAK_SECONDS=600 $(BIN)/python -m pytest tests/engine/test_soak.py -s
+	$(BIN)/python -m pytest tests -m hypothesis --hypothesis-profile=campaign
 	CUT_STREAMS=400 $(BIN)/python -m pytest tests/router/test_cut_streams.py -s
 	$(MAKE) images && OPENINFERENCE_BUILT_IMAGES=1 $(BIN)/python -m pytest e2e/test_images.py
 	$(BIN)/python -m e2e.campaign

@@ -75,7 +75,9 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+TestPool.settings = settings(
+    max_examples=5 * settings.default.max_examples // 2, stateful_step_count=50
+)
 
 
 def test_oldest_free_block_is_handed_out_first() -> None:

@@ -15,8 +15,7 @@ from openinference_engine.tokenizer.tokenizer import load_tokenizer
 from openinference_engine.weights.checkpoint import open_checkpoint
 
 FUZZED = settings(
-    max_examples=150,
-    deadline=None,
+    max_examples=3 * settings.default.max_examples // 2,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -106,7 +106,7 @@ def test_held_text_is_shown_when_the_answer_ends_by_length(tokenizer: Tokenizer)
 @given(
     st.lists(st.integers(3, 49151), max_size=30), st.integers(0, 30), st.text("etaoin ", max_size=3)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_resumed_fold_goes_on_exactly_where_it_was(
     tokenizer: Tokenizer, token_ids: list[int], cut: int, stop: str
 ) -> None:

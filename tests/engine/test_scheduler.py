@@ -130,7 +130,6 @@ def test_request_of_a_lower_class_is_served_once_it_has_aged() -> None:
     seats=st.integers(1, 3),
     arrivals_per_step=st.integers(1, 4),
 )
-@settings(max_examples=100, deadline=None)
 def test_no_request_starves_under_an_endless_stream_of_urgent_ones(
     priority: int, ageing_steps: int, seats: int, arrivals_per_step: int
 ) -> None:
@@ -349,15 +348,18 @@ class PipelinedWindowedMachine(WindowedMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+TestScheduler.settings = settings(
+    max_examples=5 * settings.default.max_examples // 2, stateful_step_count=50
+)
 
+FEWER = settings(max_examples=3 * settings.default.max_examples // 5, stateful_step_count=50)
 TestPipelinedScheduler = PipelinedSchedulerMachine.TestCase
-TestPipelinedScheduler.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestPipelinedScheduler.settings = FEWER
 TestWindowedScheduler = WindowedMachine.TestCase
-TestWindowedScheduler.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestWindowedScheduler.settings = FEWER
 
 TestPipelinedWindowed = PipelinedWindowedMachine.TestCase
-TestPipelinedWindowed.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestPipelinedWindowed.settings = FEWER
 
 
 def test_prefix_that_has_left_the_window_is_found_again() -> None:

@@ -113,13 +113,13 @@ def test_every_number_sign_is_a_token_of_its_own(tokenizer: Tokenizer) -> None:
         max_size=60,
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_decoding_returns_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(st.lists(st.integers(3, 49151), max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_pieces_add_up_to_the_whole(tokenizer: Tokenizer, token_ids: list[int]) -> None:
     """Any ids at all: characters may be cut anywhere and never become whole."""
     detokenizer = Detokenizer(tokenizer)

@@ -37,7 +37,7 @@ def test_group_of_zeros_stays_zero(packing):
 
 
 @packings
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(num_tiles=st.integers(1, 4), groups=st.integers(1, 3), seed=st.integers(0, 99))
 def test_packing_loses_nothing(packing, num_tiles, groups, seed):
     codes, scales = packing.quantise(random_matrix(16 * num_tiles, 128 * groups, seed))

@@ -13,9 +13,7 @@ from openinference_operator.groups import group_state
 from openinference_operator.operations import Annotate, Create
 from openinference_operator.rollout import Phase, bounds
 
-CALM = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+CALM = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 ENGINES = st.sampled_from([{}, {"maxSequences": 2}, {"maxSequences": 3}, {"image": "engine:2"}])
 CANARY = {

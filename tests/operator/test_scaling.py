@@ -4,7 +4,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openinference_operator.pacing import Memory
 from openinference_operator.scaling import Capacity, Demand, Lost, Reading, decide, queue_reading
@@ -318,28 +318,24 @@ def test_a_request_at_zero_starts_a_replica_whatever_is_scaled_by():
     assert decision.desired == 1
 
 
-UNHURRIED = settings(deadline=None)  # other work on the machine is no failure
 demands = st.one_of(
     st.just(LOST),
     st.builds(Demand, st.floats(0, 1000), st.floats(0, 1000), st.just("Prometheus")),
 )
 
 
-@UNHURRIED
 @given(st.lists(demands, min_size=1, max_size=30), st.integers(0, 12), st.integers(0, 12))
 def test_desired_stays_within_bounds(series, current, routable):
     history = play(autoscaling(up=SCALE_UP, minimum=2, maximum=9), current, series, 15.0, routable)
     assert all(2 <= desired <= 9 for desired in history)
 
 
-@UNHURRIED
 @given(st.lists(st.just(LOST) | demands, max_size=19), st.integers(1, 10))
 def test_nothing_scales_down_before_a_full_window_was_seen(series, current):
     history = [current, *play(autoscaling(up=SCALE_UP, down=SCALE_DOWN), current, series)]
     assert history == sorted(history)
 
 
-@UNHURRIED
 @given(st.integers(1, 10), st.floats(0, 1000), st.floats(0, 1000))
 def test_a_scale_down_leaves_a_seat_for_every_request(current, queue, running):
     decision, _ = evaluate(waiting(queue, running), current)

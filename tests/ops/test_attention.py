@@ -16,7 +16,10 @@ from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
 HEADS, KV_HEADS, HEAD_DIM, NUM_BLOCKS = 9, 3, 64, 64
 CODED = [name for name, known in CPU_FORMATS.items() if known.is_coded]
-RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+HALF = settings(
+    max_examples=settings.default.max_examples // 2,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @dataclass
@@ -187,7 +190,7 @@ def test_window_hides_what_lies_further_back(window, block_size, each_isa):
     dtype=st.sampled_from(list(CPU_FORMATS)),
     isa=st.sampled_from(["", "portable"]),
 )
-@settings(max_examples=50, **RELAXED)
+@HALF
 def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, window, dtype, isa, run_with):
     """All at once on one portable thread, or in chunks, down to one token at a time."""
     query, key, value = random_heads(70)
@@ -210,7 +213,7 @@ def test_prompt_has_the_same_bits_however_it_is_cut(cuts, threads, window, dtype
     dtype=st.sampled_from(list(CPU_FORMATS)),
     data=st.data(),
 )
-@settings(max_examples=50, **RELAXED)
+@HALF
 def test_sequence_has_the_same_bits_in_every_batch(lengths, dtype, data, run_with):
     """Neighbours decode, prefill or come late; a sequence does not notice."""
     run_with()

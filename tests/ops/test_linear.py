@@ -13,7 +13,10 @@ from openinference_engine.ops import cpu, reference
 BLOCK_FORMATS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 FLOAT_FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Nothing random outlives an example, and a first call may start threads.
-RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+FEW = settings(
+    max_examples=settings.default.max_examples // 4,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def quantised(x):
@@ -90,7 +93,7 @@ def test_instruction_sets_agree_to_the_bit(name, random_blocks, run_with):
 
 @pytest.mark.parametrize("name", ["Q4_1", "Q6_K", "Q8_0", "F32"])
 @given(rows=st.integers(1, 40), data=st.data(), threads=st.integers(1, 4))
-@settings(max_examples=25, **RELAXED)
+@FEW
 def test_row_has_the_same_bits_in_every_batch(name, rows, data, threads, random_blocks, run_with):
     """Alone on one thread, or at any place of any batch on any number of threads."""
     place = data.draw(st.integers(0, rows - 1))

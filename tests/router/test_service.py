@@ -284,4 +284,6 @@ class Limits(Seats):
 
 TestSeats = Seats.TestCase
 TestLimits = Limits.TestCase
-TestSeats.settings = TestLimits.settings = settings(max_examples=60, stateful_step_count=40)
+TestSeats.settings = TestLimits.settings = settings(
+    max_examples=3 * settings.default.max_examples // 5, stateful_step_count=40
+)
