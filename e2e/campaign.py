@@ -21,7 +21,7 @@ from e2e.reliability import RESULTS, write_page
 
 FAULTS = (
     *("rollouts", "upgrade", "scale", "autoscaling", "scaling_faults", "operator_faults"),
-    *("nodes", "router"),
+    *("nodes", "groups", "router"),
 )
 WRITTEN = PROJECT / "docs" / "reliability.jsonl"
 

@@ -6,6 +6,7 @@ report.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
@@ -21,6 +22,7 @@ from e2e.traffic import Traffic
 from e2e.verdict import Reference
 
 CRDS = PROJECT / "e2e" / "crds"
+SECOND_NODE = "node-2"
 HAS_FAILED = pytest.StashKey[bool]()
 
 
@@ -60,6 +62,18 @@ def prometheus_operator(kube: Kube) -> Iterator[None]:
     )
     yield
     asyncio.run(kube.run("delete", f"--filename={CRDS}"))
+
+
+@pytest.fixture(scope="module")
+def second_node(installation: Kube) -> Iterator[str]:
+    """A second node, cordoned before and after; made when the first module needs it."""
+    type_in(sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
+    nodes = asyncio.run(installation.list("nodes"))
+    if SECOND_NODE not in {node["metadata"]["name"] for node in nodes}:
+        pytest.skip(f"this cluster calls its second node something else than {SECOND_NODE}")
+    asyncio.run(installation.run("cordon", SECOND_NODE))
+    yield SECOND_NODE
+    asyncio.run(installation.run("cordon", SECOND_NODE))
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,15 @@ All services are applied at once; each test then waits for what the status of on
 """
 
 import asyncio
-import json
 from collections.abc import Iterator
 
 import pytest
 
 from e2e.asks import Json
+from e2e.fake_gpus import GPU, give_gpus
 from e2e.inference_service import InferenceService
 from e2e.kube import Kube, condition
 
-GPU = "nvidia.com/gpu"
 SERVICES: dict[str, Json] = {
     "four-gpus": {"resources": {"limits": {GPU: "4"}}},
     "no-image": {"engine": {"image": "openinference/absent:dev"}},
@@ -52,11 +51,11 @@ SAID = {
 def troubled(kube: Kube) -> Iterator[Kube]:
     """A node that says it has two GPUs, and services that cannot run."""
     node, _, _ = asyncio.run(kube.run("get", "nodes", "--output=name")).partition("\n")
-    asyncio.run(_give_gpus(kube, node, "2"))
+    asyncio.run(give_gpus(kube, node, "2"))
     for name, spec in SERVICES.items():
         asyncio.run(InferenceService(kube, name).apply(**spec))
     yield kube
-    asyncio.run(_give_gpus(kube, node, None))
+    asyncio.run(give_gpus(kube, node, None))
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -71,8 +70,3 @@ async def test_what_keeps_a_replica_from_running_is_said(troubled: Kube, name: s
     assert condition(service, kind)["status"] == "False"
     assert condition(service, "Ready")["status"] == "False"
     assert words in condition(service, "Ready")["message"]
-
-
-async def _give_gpus(kube: Kube, node: str, count: str | None) -> None:
-    amounts = json.dumps({"status": {"capacity": {GPU: count}, "allocatable": {GPU: count}}})
-    await kube.run("patch", node, "--subresource=status", "--type=merge", f"--patch={amounts}")

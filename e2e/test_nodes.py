@@ -6,7 +6,6 @@ first node, so that what is lost or not is about replicas; a killed router is an
 
 import asyncio
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,20 +18,7 @@ from e2e.load import begin, enough
 from e2e.reliability import Counted
 from e2e.traffic import Traffic
 
-NODE = "node-2"
 NODE_LOSS_SECONDS = 180.0  # 40 s until Kubernetes notices, 30 s of toleration, a start on two cores
-
-
-@pytest.fixture(scope="module")
-def second_node(installation: Kube) -> Iterator[str]:
-    """A second node, cordoned."""
-    type_in(sys.executable, "-m", "e2e.cluster", "up", "--nodes=2")
-    nodes = asyncio.run(installation.list("nodes"))
-    if NODE not in {node["metadata"]["name"] for node in nodes}:
-        pytest.skip(f"this cluster calls its second node something else than {NODE}")
-    asyncio.run(installation.run("cordon", NODE))
-    yield NODE
-    asyncio.run(installation.run("cordon", NODE))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,191 @@
+"""Replicas of several ranks: one group over pods on two nodes, and what happens when a rank goes.
+
+Routers stay on the first node, so that what is lost or not is about replicas. Each test takes a
+minute or more, so the campaign runs them.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from e2e.asks import Json
+from e2e.fake_gpus import GPU, give_gpus
+from e2e.faults import kill_programs_of, signal_programs_of
+from e2e.inference_service import InferenceService
+from e2e.kube import Kube, condition
+from e2e.load import begin, enough
+from e2e.reliability import RESULTS
+from e2e.traffic import Traffic
+
+GROUP_LABEL = "openinference.dev/group"
+HOSTNAME = "kubernetes.io/hostname"
+APART = {
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": HOSTNAME,
+                    "labelSelector": {"matchLabels": {"app.kubernetes.io/component": "engine"}},
+                    "matchLabelKeys": [GROUP_LABEL],
+                },
+            }
+        ]
+    }
+}
+TWO_PODS = {"parallelism": {"pipeline": 2}, "podTemplate": {"affinity": APART}}
+MEET_SECONDS = 120.0  # to be found, end, start and load, on two busy cores
+
+pytestmark = pytest.mark.skipif(RESULTS not in os.environ, reason="make campaign runs it")
+
+
+@pytest.fixture(scope="module")
+def service(kube: Kube, second_node: str) -> InferenceService:
+    """One replica of one rank, beside the routers on the first node."""
+    service = InferenceService(kube, "ranks")
+    asyncio.run(service.apply())
+    asyncio.run(service.until_ready())
+    asyncio.run(kube.run("uncordon", second_node))
+    return service
+
+
+@pytest.fixture(scope="module")
+def groups(service: InferenceService) -> InferenceService:
+    """Two replicas, each of two pods on two nodes."""
+    asyncio.run(service.change(**TWO_PODS, replicas=2))
+    asyncio.run(service.until_ready_with(2))
+    return service
+
+
+async def test_an_upgrade_from_one_rank_to_two_pods_answers_the_same(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    """The stages of a pipeline change no bit, so that streams go on from one to the other."""
+    await begin(traffic)
+    await service.change(**TWO_PODS, replicas=2)
+    ready = await service.until_ready_with(2)
+    await enough(traffic)
+    report = await traffic.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert ready["status"]["ranksSummary"] == "4/4"
+    for pods in (await pods_by_group(service)).values():
+        assert len({pod["spec"]["nodeName"] for pod in pods}) == len(pods) == 2
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="dies"),
+        pytest.param(signal.SIGSTOP, id="hangs"),
+    ],
+)
+async def test_a_group_whose_worker_goes_costs_nothing_and_meets_again(
+    groups: InferenceService, traffic: Traffic, number: signal.Signals
+) -> None:
+    """Both its containers end, and are started again in place."""
+    await begin(traffic)
+    [(group, _)] = traffic.groups_streaming.most_common(1)
+    before = (await pods_by_group(groups))[group]
+    restarted = {uid(pod): restarts(pod) + 1 for pod in before}
+    if number == signal.SIGKILL:
+        await kill_programs_of(groups.kube, before[1])
+    elif not signal_programs_of(before[1], number, "openinference_engine.ranks"):
+        pytest.skip("programs of pods cannot be stopped on this cluster")
+
+    def has_met_again(pods: Sequence[Json]) -> bool:
+        return all(
+            restarts(pod) >= restarted.get(uid(pod), 0)
+            and condition(pod, "Ready")["status"] == "True"
+            for pod in pods
+        )
+
+    await groups.kube.until("pods", has_met_again, MEET_SECONDS, f"{GROUP_LABEL}={group}")
+    await groups.until_ready_with(2)
+    await enough(traffic)
+    report = await traffic.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+
+
+async def test_a_drained_node_takes_its_groups_one_by_one_and_costs_nothing(
+    groups: InferenceService, second_node: str, traffic: Traffic
+) -> None:
+    """Each has a pod there: told to end, it lets its whole group drain first."""
+    await begin(traffic)
+    try:
+        await groups.kube.run(
+            *("drain", second_node, "--ignore-daemonsets", "--delete-emptydir-data"),
+            *("--force", "--timeout=4m"),
+        )
+        await groups.until_ready_with(2)
+    finally:
+        await groups.kube.run("uncordon", second_node)
+    await enough(traffic)
+    report = await traffic.finish()
+    pods = [pod for each in (await pods_by_group(groups)).values() for pod in each]
+    assert {pod["spec"]["nodeName"] for pod in pods}.isdisjoint({second_node})
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+
+
+@pytest.fixture
+def one_gpu_each(kube: Kube, second_node: str) -> Iterator[None]:
+    """Two nodes that say they have a GPU; the second takes only who tolerates its cordon."""
+    nodes = ("node/node-1", f"node/{second_node}")
+    asyncio.run(kube.run("cordon", second_node))
+    for node in nodes:
+        asyncio.run(give_gpus(kube, node, "1"))
+    yield
+    for node in nodes:
+        asyncio.run(give_gpus(kube, node, None))
+
+
+async def test_of_two_groups_that_hold_what_the_other_lacks_one_gives_up(
+    kube: Kube, second_node: str, one_gpu_each: None
+) -> None:
+    """Two GPUs, two services whose replica needs both: the older gets them, then the younger."""
+    older, younger = InferenceService(kube, "older"), InferenceService(kube, "younger")
+    needs = {
+        "parallelism": {"pipeline": 2},
+        "resources": {"limits": {GPU: "1"}},
+        "engine": {"image": "openinference/absent:dev"},  # who has a node has proved enough
+    }
+    await older.apply(**needs)
+    await kube.until("pods", lambda pods: placed(pods) == 1, 60, older.selector)
+    cordon = {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}
+    await younger.apply(**needs, podTemplate={"tolerations": [cordon]})
+    await younger.until(has_given_up)
+    await kube.run("uncordon", second_node)
+    await kube.until("pods", lambda pods: placed(pods) == 2, 60, older.selector)
+    await kube.run("delete", "infsvc", older.name)
+    await kube.until("pods", lambda pods: placed(pods) == 2, 120, younger.selector)
+    await kube.run("delete", "infsvc", younger.name)
+
+
+async def pods_by_group(service: InferenceService) -> dict[str, list[Json]]:
+    """By the names of the groups; pod 0, which answers, comes first."""
+    found: dict[str, list[Json]] = {}
+    for pod in await service.kube.list("pods", f"{service.selector},{GROUP_LABEL}"):
+        if "deletionTimestamp" not in pod["metadata"]:
+            found.setdefault(pod["metadata"]["labels"][GROUP_LABEL], []).append(pod)
+    return {
+        group: sorted(found[group], key=lambda pod: str(pod["metadata"]["name"]))
+        for group in sorted(found)
+    }
+
+
+def uid(pod: Json) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def restarts(pod: Json) -> int:
+    return int(pod["status"]["containerStatuses"][0]["restartCount"])
+
+
+def placed(pods: Sequence[Json]) -> int:
+    return sum("nodeName" in pod["spec"] for pod in pods)
+
+
+def has_given_up(service: Json) -> bool:
+    return condition(service, "Scheduled").get("reason") == "GroupGivenUp"
