@@ -49,6 +49,7 @@ async def test_monitors_that_may_not_be_listed_are_left_until_they_may(
     kube: Kube, installation: Kube, prometheus_operator: None
 ) -> None:
     """The kinds exist, but somebody took the permission away, and gives it back."""
+    await kube.until("servicemonitors", lambda found: not found, 60)  # those of other tests go
     rules = (await installation.get("clusterrole", OPERATOR))["rules"]
     fewer = [rule for rule in rules if "monitoring.coreos.com" not in rule["apiGroups"]]
     try:
