@@ -27,11 +27,12 @@ DESKTOP = {"width": 1440, "height": 1000}
 
 expect.set_options(timeout=60_000)  # other work on the machine is no failure
 
-# Leaves in `lengths` how long the page's conversation was after each change of it.
+# Leaves in `lengths` how long the first answer was after each change of the conversation.
 NOTE_LENGTHS = """() => {
     const messages = document.querySelector("#messages");
     window.lengths = [];
-    new MutationObserver(() => lengths.push(messages.innerText.length)).observe(
+    const note = () => lengths.push(messages.querySelector(".assistant p")?.innerText.length ?? 0);
+    new MutationObserver(note).observe(
         messages, { childList: true, subtree: true, characterData: true });
 }"""
 
