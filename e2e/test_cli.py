@@ -134,6 +134,7 @@ def look_and_talk(openinference: CommandLine) -> None:
         talking.sendline("What is the capital of France, and what is it known for?")
         talking.expect("Paris")
         talking.expect(r"first token after [\d.]+ s · answered by demo-")
+        talking.expect("> ")  # Ctrl-D before the prompt is lost
         talking.sendeof()
         assert _exit_code(talking) == 0
 
