@@ -6,7 +6,7 @@ same bits whatever the batch, its place in it, the number of threads and the ins
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from openinference_engine import _cpu
-from openinference_engine.kv_formats import CacheFormat
 from openinference_engine.limits import processor_limit
 from openinference_engine.ops import kv_cache
 from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
@@ -93,20 +92,15 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> None:
 class LayerCache(kv_cache.LayerCache):
     """With what the kernels know it by."""
 
-    def __init__(
-        self,
-        cache_format: CacheFormat,
-        num_blocks: int,
-        kv_heads: int,
-        head_dim: int,
-        block_size: int,
-    ) -> None:
-        super().__init__(cache_format, num_blocks, kv_heads, head_dim, block_size)
+    @cached_property
+    def native(self) -> _cpu.Cache:
         keys, values = (
             _cpu.Vectors(vectors.format.name, vectors.codes.data_ptr(), vectors.numbers.data_ptr())
             for vectors in (self.keys, self.values)
         )
-        self.native = _cpu.Cache(keys, values, num_blocks, kv_heads, head_dim, block_size)
+        return _cpu.Cache(
+            keys, values, self.num_blocks, self.kv_heads, self.head_dim, self.block_size
+        )
 
 
 def append_kv(key: Tensor, value: Tensor, cache: LayerCache, slots: Tensor) -> None:
