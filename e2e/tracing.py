@@ -5,12 +5,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e import collector
 from e2e.asks import Json
 from e2e.kube import Kube
 
-PROGRAM = (Path(__file__).parent / "collector.py").read_text()
+PROGRAM = Path(collector.__file__).read_text()
 NAME = "collector"
-PORT = 4318
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Collector:
     @property
     def endpoint(self) -> str:
         """The chart's value tracing.endpoint."""
-        return f"http://{NAME}.{self.kube.namespace}.svc:{PORT}"
+        return f"http://{NAME}.{self.kube.namespace}.svc:{collector.PORT}"
 
     async def start(self) -> None:
         metadata = {"name": NAME, "labels": {"app": NAME}}
@@ -30,10 +30,10 @@ class Collector:
             "name": NAME,
             "image": "openinference/engine:dev",
             "command": ["python3", "-c", PROGRAM],
-            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+            "readinessProbe": {"tcpSocket": {"port": collector.PORT}, "periodSeconds": 1},
         }
         pod = {"containers": [container], "terminationGracePeriodSeconds": 0}
-        service = {"selector": {"app": NAME}, "ports": [{"port": PORT}]}
+        service = {"selector": {"app": NAME}, "ports": [{"port": collector.PORT}]}
         for kind, spec in (("Pod", pod), ("Service", service)):
             await self.kube.apply(
                 {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec}
