@@ -27,9 +27,9 @@ from benchmarks.limits import copy_bytes_per_second
 from benchmarks.shapes import SHAPES, random_llama, step_bytes
 
 PEER_TOKENS_PER_SECOND = {
-    ("llama-2-7b", "bfloat16"): {1: 164, 8: 1212, 32: 4097},
-    ("llama-2-7b", "fp8"): {1: 261, 8: 1883, 32: 5423},
-    ("llama-2-7b", "int4"): {1: 264, 8: 1903, 32: 5640},
+    ("llama-2-7b", "bfloat16"): {1: 164, 8: 1212, 32: 4097, 128: 9970},
+    ("llama-2-7b", "fp8"): {1: 261, 8: 1883, 32: 5423, 128: 11787},
+    ("llama-2-7b", "int4"): {1: 264, 8: 1903, 32: 5640, 128: 10967},
     ("llama-2-13b", "bfloat16"): {1: 96, 8: 708},
     ("llama-2-13b", "int4"): {1: 186, 8: 1306},
     ("llama-2-70b", "int4"): {1: 48, 8: 384, 32: 1439},
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", choices=("bfloat16", "fp8", "int4"), default="bfloat16")
-    parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 32 each")
+    parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")

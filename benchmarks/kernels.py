@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", choices=("bfloat16", "fp8", "int4"), default="bfloat16")
-    parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 32 each")
+    parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--context", type=int, default=256)
     options = parser.parse_args()
 
@@ -129,7 +129,7 @@ def main() -> None:
                 times.append(seconds_of(replay, device) / case.calls)
             speed = case.num_bytes / min(times)
             print(
-                f"rows {rows:2} {case.name:16} {times[0] * 1e6:8.1f} {times[1] * 1e6:8.1f} us "
+                f"rows {rows:3} {case.name:16} {times[0] * 1e6:8.1f} {times[1] * 1e6:8.1f} us "
                 f"{speed / 1e12:6.2f} TB/s {speed / limit:5.0%}"
             )
 

@@ -1,6 +1,6 @@
 // The decode step's ops, one declaration each. All outputs are written in place; arguments are
 // checked (KernelError) and queued on the stream. Sizes used below:
-//   T tokens (one per sequence, at most 32; project_* take any number on Hopper) · H hidden · I intermediate · V vocabulary · D head_dim
+//   T tokens (one per sequence) · H hidden · I intermediate · V vocabulary · D head_dim
 //   Q query heads · KV key-value heads · S cache slots, 16 to a page · P pages per sequence
 // A row whose position is negative is padding: it writes no cache, and its outputs mean nothing.
 //

@@ -47,7 +47,10 @@ struct TokenEpilogue {
 
     __host__ __device__ int tiles() const { return (vocabulary + 15) / 16; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
-
+    TokenEpilogue from(int64_t token) const {
+        return {norm.from(token), vocabulary,         logits + token * vocabulary, tokens + token,
+                positions + token, block_best, finished_blocks};
+    }
     __device__ void prepare(Scratch&, int) const {}
     __device__ void begin(Scratch& scratch, int count) const {
         norm.compute(scratch.scale, count);

@@ -20,10 +20,10 @@
 //   store(Scratch&, tile, pair, token, is_live, lower, upper)
 //        all lanes of a warp; the 8 pairs of a token are 8 consecutive lanes
 //   end(Scratch&, tokens)                    once, after the block's last tile
+//   from(token)                              itself, for the tokens from this one on
 // and a type Scratch in shared memory. What prepare and begin write there is visible to store.
 //
 // For many tokens (wide_gemm.cuh) it also has
-//   from(token)                              itself, for the tokens from this one on
 //   run_tiles()                              how many tiles lie evenly spaced before a longer step
 //   begin_many<ahead>(scales, tokens, thread, threads)     begin, with few warps for many tokens
 //   fetch(tile, token)                       what store_tile will need, requested early
@@ -137,12 +137,11 @@ void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, i
            sizeof(GemmShared<Epilogue, kGroups>), stream, weights, x, tokens, epilogue);
 }
 
-constexpr int kMaxTokens = 32;
+constexpr int kMaxTokens = 32;  // of a launch
 
 template <class Weights, class Epilogue>
 void launch_for_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
                        const Epilogue& epilogue, Stream stream) {
-    if (tokens == 0) return;
     if (tokens <= 8) return launch_skinny_gemm<1>(op, weights, x, tokens, epilogue, stream);
     if (tokens <= 16) return launch_skinny_gemm<2>(op, weights, x, tokens, epilogue, stream);
     launch_skinny_gemm<4>(op, weights, x, tokens, epilogue, stream);
@@ -179,20 +178,21 @@ void with_weights(const char* op, const Tensor& weights, int64_t rows, int64_t c
     action(Bf16Weights{matrix, static_cast<int>(columns)});
 }
 
-// At most kMaxTokens tokens, x: (tokens, columns) bf16.
+// x: (tokens, columns) bf16. W is read once for each slice of kMaxTokens tokens.
 template <class Epilogue>
 void multiply_few_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name,
                          const Tensor& x, const Epilogue& epilogue, Stream stream) {
     const int64_t tokens = x.length(x_name, 0), columns = x.length(x_name, 1);
     const bf16* input = x.as<bf16>(x_name, {tokens, columns});
-    require(tokens <= kMaxTokens, std::string(op) + ": " + std::to_string(tokens) +
-                                      " tokens, at most " + std::to_string(kMaxTokens) + " are supported");
     with_weights(op, weights, rows, columns, [&](const auto& format) {
-        launch_for_tokens(op, format, input, static_cast<int>(tokens), epilogue, stream);
+        for (int64_t first = 0; first < tokens; first += kMaxTokens) {
+            const int slice = static_cast<int>(std::min<int64_t>(tokens - first, kMaxTokens));
+            launch_for_tokens(op, format, input + first * columns, slice, epilogue.from(first), stream);
+        }
     });
 }
 
-// As many tokens as the device has a kernel for.
+// By the kernel that the device has for as many tokens.
 template <class Epilogue>
 void multiply_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
                      const Epilogue& epilogue, Stream stream) {

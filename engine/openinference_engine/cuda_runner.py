@@ -1,8 +1,8 @@
-"""Runs steps with the CUDA kernels: Step → rows → one graph replay per 32 rows → tokens.
+"""Runs steps with the CUDA kernels: Step → rows → one graph replay per 128 rows → tokens.
 
 Every token of a step is a row of its own, whether it prefills or decodes. Rows go in order, in
 slices of at most MAX_ROWS, padded to a bucket; a bucket is captured as a CUDA graph, and a replay
-is one call of the host. Where there is a `Prefill`, it takes steps with more rows, all at once.
+is one call of the host. Where there is a `Prefill`, it takes steps with long chunks, all at once.
 Greedy tokens come from the kernels, all others are drawn from their logits by `sampling`.
 
 While all rows decode greedily the device runs ahead: the next step is launched on what the last one
@@ -31,7 +31,8 @@ from openinference_engine.results import StepResult, TokenLogprobs
 from openinference_engine.sampling import is_plain_greedy, rate, rate_drawn, sample
 from openinference_engine.scheduler import Chunk, Draw, Step
 
-BUCKETS = (1, 2, 4, 8, 16, MAX_ROWS)
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, MAX_ROWS)
+_LONG_CHUNK = 33  # rows of one sequence: they had better share the keys that they read
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class CudaRunner:
         if flight is not None and self._is_as_expected(rows):
             self._launches.add_pages(rows)
             outcomes = self._finish(rows, flight, may_run_ahead=True)
-        elif self._prefill is not None and MAX_ROWS < len(rows) <= self._prefill.max_rows:
+        elif self._prefill is not None and _is_for(self._prefill, step):
             outcomes = self._run_prompts(self._prefill, step, rows)
         else:
             outcomes = []
@@ -311,6 +312,11 @@ def rows_of(chunk: Chunk) -> list[Row]:
         )
         for index, token_id in enumerate(chunk.token_ids)
     ]
+
+
+def _is_for(prefill: Prefill, step: Step) -> bool:
+    is_long = any(len(chunk.token_ids) >= _LONG_CHUNK for chunk in step.chunks)
+    return is_long and step.num_tokens <= prefill.max_rows
 
 
 def _num_pages(chunk: Chunk) -> int:

@@ -22,7 +22,7 @@ from openinference_engine.config import ModelConfig
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS, SQUARE_COLUMNS
 
-MAX_ROWS = 32  # what csrc/cuda/skinny_gemm.cuh takes at once
+MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
 
 
 class KVCache:
