@@ -14,70 +14,25 @@ launch of the same stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from openinference_engine.decoder import MAX_ROWS, Decoder
 from openinference_engine.errors import EngineError
+from openinference_engine.launches import Flight, Launches
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS
 from openinference_engine.prefill import Prefill, chunks_of
 from openinference_engine.results import StepResult, TokenLogprobs
-from openinference_engine.sampling import is_plain_greedy, rate, rate_drawn, sample
-from openinference_engine.scheduler import Chunk, Draw, Step
+from openinference_engine.rows import Row, rows_of
+from openinference_engine.sampling import rate, rate_drawn, sample
+from openinference_engine.scheduler import Chunk, Step
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, MAX_ROWS)
 _LONG_CHUNK = 33  # rows of one sequence: they had better share the keys that they read
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One token of a step; it draws when it is the last that its sequence has.
-
-    target: a token whose log-probability is wanted behind this one, beside the `num_top` likeliest.
-    """
-
-    request_id: str
-    token_id: int
-    position: int
-    block_ids: list[int]  # the request's own list, which grows
-    draw: Draw | None
-    target: int | None = None
-    num_top: int = 0
-
-    @property
-    def is_awaited(self) -> bool:
-        return self.draw is not None or self.target is not None
-
-    @property
-    def needs_logits(self) -> bool:
-        if self.target is not None:
-            return True
-        return self.draw is not None and not _is_greedy(self.draw)
-
-    def may_be_followed(self, num_positions: int) -> bool:
-        """Whether the next step is likely to compute this row's successor, whose page is known."""
-        if self.draw is None or self.needs_logits:
-            return False
-        num_outputs = len(self.draw.history) - self.draw.num_prompt
-        has_page = (self.position + 1) // PAGE_TOKENS < len(self.block_ids)
-        is_inside = self.position + 1 < num_positions
-        return has_page and is_inside and num_outputs + 1 < self.draw.params.max_tokens
-
-    def follows(self, other: Row, token_id: int) -> bool:
-        """Whether this is what `other` becomes by drawing `token_id`, and draws greedily too."""
-        return (
-            self.block_ids is other.block_ids
-            and self.position == other.position + 1
-            and self.token_id == token_id
-            and self.draw is not None
-            and not self.needs_logits
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +42,6 @@ class Outcome:
     token_id: int
     logprobs: TokenLogprobs | None = None
     rated: TokenLogprobs | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A launch whose likeliest tokens are on their way to the host; `arrival` is None on a CPU."""
-
-    bucket: int
-    tokens: Tensor
-    arrival: torch.cuda.Event | None
-
-    def land(self) -> list[int]:
-        """The likeliest token of each row of the bucket, -1 where no logit is a number."""
-        if self.arrival is not None:
-            self.arrival.synchronize()
-        tokens: list[int] = self.tokens.tolist()
-        return tokens
 
 
 class CudaRunner:
@@ -131,10 +70,7 @@ class CudaRunner:
 
     def warm_up(self, max_rows: int) -> None:
         """Captures the graphs of steps that decode up to as many rows."""
-        for bucket in BUCKETS:
-            self._launches.prepare(bucket)
-            if bucket >= max_rows:
-                break
+        self._launches.warm_up(max_rows)
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
@@ -206,114 +142,6 @@ class CudaRunner:
         return outcomes
 
 
-class Launches:
-    """Brings rows to the device, queues their step, and starts the way back of its tokens."""
-
-    def __init__(
-        self, kernels: ModuleType, decoder: Decoder, uses_graphs: bool, overlaps: bool
-    ) -> None:
-        self._kernels = kernels
-        self._decoder = decoder
-        self._overlaps = overlaps
-        self._is_on_gpu = decoder.inputs.tokens.is_cuda
-        self._uses_graphs = uses_graphs and self._is_on_gpu
-        self._host = decoder.inputs.host_copy()
-        self._num_pages = [0] * MAX_ROWS  # of each row that the device knows
-        self._uploaded: torch.cuda.Event | None = None
-        self._replays: dict[int, Callable[[], None]] = {}
-        # Two, because a launch may begin before the tokens of the last one are read.
-        self._returns = [self._host.tokens.clone() for _ in range(2)]
-        if self._is_on_gpu:
-            self._returns = [tokens.pin_memory() for tokens in self._returns]
-
-    def launch(self, rows: list[Row]) -> Flight:
-        bucket = next(size for size in BUCKETS if size >= len(rows))
-        self.prepare(bucket)
-        self._wait_for_upload()
-        tokens, positions = self._host.tokens.numpy(), self._host.positions.numpy()
-        positions[:] = -1
-        for index, row in enumerate(rows):
-            tokens[index], positions[index] = row.token_id, row.position
-            self._num_pages[index] = 0
-        self._write_pages(rows)
-        self._decoder.inputs.upload(self._host)
-        self._uploaded = self._record()
-        return self.repeat(bucket)
-
-    def repeat(self, bucket: int) -> Flight:
-        """Queues a step over the rows that the device holds, each one token further."""
-        self._replays[bucket]()
-        self._returns.reverse()
-        self._returns[0].copy_(self._decoder.inputs.tokens, non_blocking=True)
-        return Flight(bucket, self._returns[0], self._record())
-
-    def add_pages(self, rows: list[Row]) -> None:
-        """Tells the device the pages that the rows it holds got meanwhile."""
-        if any(
-            len(row.block_ids) > known for row, known in zip(rows, self._num_pages, strict=False)
-        ):
-            self._wait_for_upload()
-            self._write_pages(rows)
-            self._decoder.inputs.upload_pages(self._host)
-            self._uploaded = self._record()
-
-    def prepare(self, bucket: int) -> None:
-        if bucket not in self._replays:
-            queue = self._captured if self._uses_graphs else self._eager
-            self._replays[bucket] = queue(bucket)
-
-    def _write_pages(self, rows: list[Row]) -> None:
-        pages = self._host.pages.numpy()
-        for index, row in enumerate(rows):
-            known, total = self._num_pages[index], min(len(row.block_ids), pages.shape[1])
-            pages[index, known:total] = row.block_ids[known:total]
-            self._num_pages[index] = total
-
-    def _wait_for_upload(self) -> None:
-        if self._uploaded is not None:
-            self._uploaded.synchronize()
-
-    def _record(self) -> torch.cuda.Event | None:
-        if not self._is_on_gpu:
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def stream(self) -> Any:
-        """The current one, as the kernels take it."""
-        handle = torch.cuda.current_stream().cuda_stream if self._is_on_gpu else 0
-        return self._kernels.Stream(handle, self._overlaps)
-
-    def _eager(self, bucket: int) -> Callable[[], None]:
-        return lambda: self._decoder.queue(bucket, self.stream())
-
-    def _captured(self, bucket: int) -> Callable[[], None]:
-        """A graph of the step. One inert run first: nothing may be loaded during a capture."""
-        self._decoder.inputs.positions.fill_(-1)
-        self._eager(bucket)()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._eager(bucket)()
-        return graph.replay
-
-
-def rows_of(chunk: Chunk) -> list[Row]:
-    last = len(chunk.token_ids) - 1
-    return [
-        Row(
-            chunk.request_id,
-            token_id,
-            chunk.start + index,
-            chunk.block_ids,
-            chunk.draw if index == last else None,
-            chunk.targets[index] if index < len(chunk.targets) else None,
-            chunk.num_top,
-        )
-        for index, token_id in enumerate(chunk.token_ids)
-    ]
-
-
 def _is_for(prefill: Prefill, step: Step) -> bool:
     is_long = any(len(chunk.token_ids) >= _LONG_CHUNK for chunk in step.chunks)
     return is_long and step.num_tokens <= prefill.max_rows
@@ -327,14 +155,6 @@ def _require_numbers(rows: list[Row], tokens: list[int]) -> None:
     for row, token in zip(rows, tokens, strict=True):
         if token < 0 and row.draw is not None:
             raise EngineError(f"request {row.request_id}: its logits are not numbers")
-
-
-def _is_greedy(draw: Draw) -> bool:
-    return (
-        is_plain_greedy(draw.params)
-        and draw.constraint is None
-        and draw.params.num_logprobs is None
-    )
 
 
 def _outcome(row: Row, logits: Tensor, likeliest: int) -> Outcome:
