@@ -1,18 +1,16 @@
 """Draws tokens: a pure function of (seed, choice, output position, logits) for each sequence.
 
-No generator state exists: the uniform number behind a draw is a hash of its key. So the same
+No generator state exists: the number behind a draw is a hash of its key (`chance`). So the same
 request gets the same tokens in any batch, after preemption, and resumed on another replica.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from openinference_engine.chance import keep_head, pick, random_bits, weights_of
 from openinference_engine.request import SamplingParams
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.scheduler import Draw
@@ -65,13 +63,6 @@ def embed(states: Tensor, draws: list[Draw]) -> list[bytes | None]:
     ]
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """A number in [0, 1) that depends on its key alone."""
-    key = struct.pack("<QII", seed % 2**64, choice, position)
-    word = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-    return (word >> 11) * 2.0**-53
-
-
 def is_plain_greedy(params: SamplingParams) -> bool:
     return (
         params.temperature == 0
@@ -88,11 +79,10 @@ def _sample_one(logits: Tensor, draw: Draw) -> int:
     logits = _restrict(_penalise(logits.clone(), draw), draw)
     if params.temperature == 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits / params.temperature, dim=-1)
-    number = uniform(params.seed, params.choice, position)
+    weights = weights_of(logits, params.temperature)
     if params.top_k or params.top_p < 1 or params.min_p:
-        return _draw_from_head(probabilities, params, number)
-    return _draw(probabilities, number)
+        weights = keep_head(weights, params.top_k, params.top_p, params.min_p)
+    return pick(weights, random_bits(params.seed, params.choice, position))
 
 
 def _penalise(logits: Tensor, draw: Draw) -> Tensor:
@@ -148,23 +138,3 @@ def _no_early_end(logits: Tensor, draw: Draw) -> Tensor | None:
     if not ends or num_outputs >= draw.params.min_tokens:
         return None
     return logits.index_fill(0, torch.tensor(sorted(ends)), -torch.inf)
-
-
-def _draw_from_head(probabilities: Tensor, params: SamplingParams, number: float) -> int:
-    """Draws among the likeliest tokens that top_k, top_p and min_p leave, which all start there."""
-    ordered, token_ids = probabilities.sort(descending=True, stable=True)
-    size = min(params.top_k or len(ordered), len(ordered))
-    if params.top_p < 1:
-        before = ordered.double().cumsum(0) - ordered  # mass of the likelier tokens
-        size = min(size, int((before < params.top_p).sum()))
-    if params.min_p:
-        size = min(size, int((ordered >= params.min_p * ordered[0]).sum()))
-    size = max(size, 1)
-    return int(token_ids[_draw(ordered[:size], number)])
-
-
-def _draw(weights: Tensor, number: float) -> int:
-    """The index at which the running sum of weights passes `number` of their total."""
-    sums = weights.double().cumsum(0)
-    index = int(torch.searchsorted(sums, number * sums[-1], right=True))
-    return min(index, len(weights) - 1)

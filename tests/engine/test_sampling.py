@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from openinference_engine.chance import fraction, part_of, random_bits
 from openinference_engine.request import SamplingParams
-from openinference_engine.sampling import sample, uniform
+from openinference_engine.sampling import sample
 from openinference_engine.scheduler import Draw
 
 # Probabilities 0.5, 0.25, 0.15, 0.07, 0.03, in an order that is not sorted.
@@ -110,12 +111,30 @@ def test_draw_depends_on_its_key_alone() -> None:
 
 def test_numbers_differ_by_seed_choice_and_position() -> None:
     keys = [(seed, choice, at) for seed in (-1, 0, 2**63) for choice in (0, 1) for at in (0, 1)]
-    numbers = {uniform(*key) for key in keys}
-    assert len(numbers) == len(keys)
-    assert all(0 <= number < 1 for number in numbers)
+    assert len({random_bits(*key) for key in keys}) == len(keys)
+
+
+def test_numbers_are_those_of_philox() -> None:
+    """The generator's published answer to a counter and key of zeros."""
+    assert random_bits(0, 0, 0) == 0xE169C58D_6627E8D5
+
+
+@pytest.mark.parametrize("total", [1, 1000, 2**48 + 1])
+def test_part_of_a_total_lies_within_it(total: int) -> None:
+    assert [part_of(total, fraction(share)) for share in (0.0, 0.5)] == [0, total // 2]
+    assert part_of(total, fraction(1.0)) == total - 1
 
 
 def test_certain_token_is_drawn_whatever_the_number() -> None:
     certain = torch.full((5,), -torch.inf)
     certain[4] = 0.0
     assert set(draw_many(200, certain)) == {4}
+
+
+def test_what_is_no_number_is_never_drawn() -> None:
+    logits = torch.tensor([torch.nan, 1.0, -torch.inf, 1.0])
+    assert set(draw_many(200, logits)) == set(draw_many(200, logits, top_p=0.9)) == {1, 3}
+
+
+def test_of_equal_tokens_the_first_are_kept() -> None:
+    assert set(draw_many(200, torch.zeros(9), top_k=3)) == {0, 1, 2}
