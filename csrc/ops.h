@@ -5,8 +5,9 @@
 // A row whose position is negative is padding: it writes no cache, and its outputs mean nothing.
 //
 // Weights named as matrices are bf16 (outputs, inputs), or packed in the order in which the op walks
-// over rows: uint8 (outputs / 16, inputs / 128, bytes) in the units of cuda/int4_weights.cuh (1056
-// bytes) or cuda/fp8_weights.cuh (2080).
+// over rows: (outputs / 16, inputs / 128, bytes) uint8 in the units of cuda/int4_weights.cuh (1056
+// bytes), cuda/int4_zero_weights.cuh (1088) or cuda/fp8_weights.cuh (2080), int8 in those of
+// cuda/int8_weights.cuh (2080).
 //
 // Between ops a hidden state travels as three tensors: `hidden` (T, H) float32, the residual;
 // `x` (T, H) bf16 = γ∘hidden, γ being the next norm's weight; `sum_squares` (T, H/16) float32, the

@@ -27,6 +27,7 @@ template <class T> constexpr const char* kDtype = nullptr;
 template <> inline constexpr const char* kDtype<float> = "float32";
 template <> inline constexpr const char* kDtype<bf16> = "bfloat16";
 template <> inline constexpr const char* kDtype<int32_t> = "int32";
+template <> inline constexpr const char* kDtype<int8_t> = "int8";
 template <> inline constexpr const char* kDtype<uint8_t> = "uint8";
 
 using Shape = std::vector<int64_t>;

@@ -34,6 +34,8 @@
 #include "bf16_weights.cuh"
 #include "fp8_weights.cuh"
 #include "int4_weights.cuh"
+#include "int4_zero_weights.cuh"
+#include "int8_weights.cuh"
 #include "launch.cuh"
 #include "wide_gemm.cuh"
 
@@ -155,22 +157,27 @@ inline void require_multiple(const char* op, int64_t columns, int64_t multiple) 
                                          " weight columns, need a multiple of " + std::to_string(multiple));
 }
 
-// Units of a packed format, uint8 (rows / 16, columns / 128, bytes), tiles in the epilogue's order.
-template <class Weights>
+// Units of a packed format, (rows / 16, columns / 128, bytes), tiles in the epilogue's order.
+template <class Weights, class Element = uint8_t>
 Weights packed_weights(const char* op, const Tensor& weights, int64_t rows, int64_t columns) {
     require_multiple(op, columns, Weights::kUnitColumns);
-    const auto* units = weights.as<uint8_t>(
+    const auto* units = weights.as<Element>(
         "weights", {rows / 16, columns / Weights::kUnitColumns, Weights::kUnitBytes});
-    return {units, static_cast<int>(columns)};
+    return {reinterpret_cast<const uint8_t*>(units), static_cast<int>(columns)};
 }
 
-// Calls the action with the weights in their format: bf16 (rows, columns), or packed; the size of a
-// unit tells fp8 from int4.
+// Calls the action with the weights in their format: bf16 (rows, columns), or packed: int8, or uint8
+// whose format the size of a unit tells.
 template <class Action>
 void with_weights(const char* op, const Tensor& weights, int64_t rows, int64_t columns, Action action) {
+    if (weights.dtype == kDtype<int8_t>)
+        return action(packed_weights<Int8Weights, int8_t>(op, weights, rows, columns));
     if (weights.dtype == kDtype<uint8_t>) {
-        if (weights.length("weights", 2) == Fp8Weights::kUnitBytes)
+        const int64_t unit_bytes = weights.length("weights", 2);
+        if (unit_bytes == Fp8Weights::kUnitBytes)
             return action(packed_weights<Fp8Weights>(op, weights, rows, columns));
+        if (unit_bytes == Int4ZeroWeights::kUnitBytes)
+            return action(packed_weights<Int4ZeroWeights>(op, weights, rows, columns));
         return action(packed_weights<Int4Weights>(op, weights, rows, columns));
     }
     require_multiple(op, columns, 32);

@@ -17,6 +17,8 @@
 #include "bf16_weights.cuh"
 #include "fp8_weights.cuh"
 #include "int4_weights.cuh"
+#include "int4_zero_weights.cuh"
+#include "int8_weights.cuh"
 #include "rms_scale.cuh"
 #include "tensor_map.cuh"
 
@@ -63,7 +65,7 @@ struct Bf16Source {
     }
 };
 
-// Units of a packed format (int4_weights.cuh, fp8_weights.cuh), eight tiles side by side.
+// Units of a packed format (int4_weights.cuh and its like), eight tiles side by side.
 template <class Weights> struct PackedSource {
     static constexpr int kColumns = Weights::kUnitColumns;
     static constexpr bool kIsPacked = true;
@@ -130,6 +132,51 @@ struct Fp8Unpacker {
                        multiply_bf16(Fp8Weights::Unit::as_bf16(first << 8), scale),
                        multiply_bf16(Fp8Weights::Unit::as_bf16(second), scale),
                        multiply_bf16(Fp8Weights::Unit::as_bf16(second << 8), scale));
+    }
+};
+
+struct Int4ZeroUnpacker {
+    using Source = PackedSource<Int4ZeroWeights>;
+    using Unit = Int4ZeroWeights::Unit;
+
+    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + Int4ZeroWeights::kScalesAt + g * 4);
+        const uint32_t zeros = *reinterpret_cast<const uint32_t*>(unit + Int4ZeroWeights::kZerosAt + g * 4);
+        const uint4 codes = *reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16);
+        store(rows[g], 2 * t, codes.x, Unit::both_lower(zeros), Unit::both_lower(scales));
+        store(rows[g], 2 * t + 1, codes.y, Unit::both_lower(zeros), Unit::both_lower(scales));
+        store(rows[g + 8], 2 * t, codes.z, Unit::both_upper(zeros), Unit::both_upper(scales));
+        store(rows[g + 8], 2 * t + 1, codes.w, Unit::both_upper(zeros), Unit::both_upper(scales));
+    }
+    __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t codes, uint32_t zeros, uint32_t scale) {
+        const int g = threadIdx.x % 32 / 4;
+        *reinterpret_cast<uint4*>(row + (chunk ^ g) * 8) =
+            make_uint4(multiply_bf16(Unit::pair<0>(codes, zeros), scale), multiply_bf16(Unit::pair<1>(codes, zeros), scale),
+                       multiply_bf16(Unit::pair<2>(codes, zeros), scale), multiply_bf16(Unit::pair<3>(codes, zeros), scale));
+    }
+};
+
+struct Int8Unpacker {
+    using Source = PackedSource<Int8Weights>;
+
+    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + g * 4);
+#pragma unroll
+        for (int run = 0; run < 2; ++run) {
+            const uint4 codes = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
+            store(rows[g], run * 4 + t, codes.x, codes.y, twice(scales));
+            store(rows[g + 8], run * 4 + t, codes.z, codes.w, twice(scales >> 16));
+        }
+    }
+    __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t first, uint32_t second, uint32_t scale) {
+        const int g = threadIdx.x % 32 / 4;
+        *reinterpret_cast<uint4*>(row + (chunk ^ g) * 8) =
+            make_uint4(multiply_bf16(Int8Weights::Unit::as_bf16(first >> 8), scale),
+                       multiply_bf16(Int8Weights::Unit::as_bf16(first), scale),
+                       multiply_bf16(Int8Weights::Unit::as_bf16(second >> 8), scale),
+                       multiply_bf16(Int8Weights::Unit::as_bf16(second), scale));
     }
 };
 
@@ -445,17 +492,31 @@ void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16
     const wide::Bf16Source source{wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
     wide::launch<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
+template <class Unpacker, class Weights, class Epilogue>
+void multiply_packed(const char* op, const Weights& weights, const bf16* x, int64_t tokens, const Epilogue& epilogue,
+                     Stream stream) {
+    const typename Unpacker::Source source{weights.units, weights.columns / Weights::kUnitColumns};
+    wide::launch<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+}
 template <class Epilogue>
 void multiply_many_tokens(const char* op, const Fp8Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
-    const wide::Fp8Unpacker::Source source{weights.units, weights.columns / Fp8Weights::kUnitColumns};
-    wide::launch<wide::Fp8Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+    multiply_packed<wide::Fp8Unpacker>(op, weights, x, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Int8Weights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    multiply_packed<wide::Int8Unpacker>(op, weights, x, tokens, epilogue, stream);
 }
 template <class Epilogue>
 void multiply_many_tokens(const char* op, const Int4Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
-    const wide::Int4Unpacker::Source source{weights.units, weights.columns / Int4Weights::kUnitColumns};
-    wide::launch<wide::Int4Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+    multiply_packed<wide::Int4Unpacker>(op, weights, x, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Int4ZeroWeights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    multiply_packed<wide::Int4ZeroUnpacker>(op, weights, x, tokens, epilogue, stream);
 }
 
 }  // namespace openinference

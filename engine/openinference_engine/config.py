@@ -20,7 +20,7 @@ DataType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 Device = Literal["cpu", "cuda"]
-WeightFormat = Literal["bfloat16", "fp8", "int4"]  # of the matrices on a GPU
+WeightFormat = Literal["bfloat16", "fp8", "int8", "int4", "int4-zero"]  # of the matrices on a GPU
 
 ReasoningFormat = Literal["none", "think"]
 

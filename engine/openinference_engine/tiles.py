@@ -1,6 +1,6 @@
 """The order of rows in packed weights: tiles of 16, as the kernels' epilogues walk over them.
 
-What a packed format (int4.py, fp8.py) needs to know of csrc/cuda: which rows share a tile, because
+What a packed format (packings.py) needs to know of csrc/cuda: which rows share a tile, because
 an epilogue works on pairs of rows that may lie far apart in the matrix.
 """
 
@@ -33,18 +33,31 @@ def pack_units(words: Tensor, scales: Tensor, row_order: Tensor) -> Tensor:
 
     words: (tiles, groups, …) int32; scales: (rows, groups) bf16, in the matrix's own order.
     """
-    tiles, groups = words.shape[:2]
-    pairs = scales[row_order].view(tiles, 2, 8, groups).permute(0, 3, 2, 1)  # rows g and g + 8
-    parts = (words.reshape(tiles, groups, -1), pairs.reshape(tiles, groups, -1))
-    return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=2)
+    flat = words.reshape(*words.shape[:2], -1).contiguous()
+    return torch.cat([flat.view(torch.uint8), pack_halves(scales, row_order)], dim=2)
 
 
 def unpack_units(units: Tensor, row_order: Tensor) -> tuple[Tensor, Tensor]:
     """The words, flat in each unit, and scales that `pack_units` was given."""
-    tiles, groups, num_bytes = units.shape
     scale_bytes = 2 * TILE_ROWS
-    words = units[:, :, : num_bytes - scale_bytes].contiguous().view(torch.int32)
-    pairs = units[:, :, -scale_bytes:].contiguous().view(torch.bfloat16).view(tiles, groups, 8, 2)
-    scales = torch.empty(tiles * TILE_ROWS, groups, dtype=torch.bfloat16, device=units.device)
-    scales[row_order] = pairs.permute(0, 3, 2, 1).reshape(-1, groups)
-    return words, scales
+    words = units[:, :, :-scale_bytes].contiguous().view(torch.int32)
+    return words, unpack_halves(units[:, :, -scale_bytes:], row_order)
+
+
+def pack_halves(values: Tensor, row_order: Tensor) -> Tensor:
+    """(tiles, groups, 32) uint8: a unit's 16 values, those of rows g and g + 8 beside each other.
+
+    values: (rows, groups) bf16, in the matrix's own order.
+    """
+    groups = values.shape[1]
+    pairs = values[row_order].view(-1, 2, 8, groups).permute(0, 3, 2, 1)
+    return pairs.reshape(len(pairs), groups, -1).contiguous().view(torch.uint8)
+
+
+def unpack_halves(packed: Tensor, row_order: Tensor) -> Tensor:
+    """The values that `pack_halves` was given."""
+    tiles, groups, _ = packed.shape
+    pairs = packed.contiguous().view(torch.bfloat16).view(tiles, groups, 8, 2)
+    values = torch.empty(tiles * TILE_ROWS, groups, dtype=torch.bfloat16, device=packed.device)
+    values[row_order] = pairs.permute(0, 3, 2, 1).reshape(-1, groups)
+    return values

@@ -8,8 +8,9 @@ import math
 
 import pytest
 import torch
-from openinference_engine import fp8, int4, tiles
+from openinference_engine import tiles
 from openinference_engine.ops import cuda_reference as reference
+from openinference_engine.packings import PACKINGS
 
 BF16 = {"rtol": 2**-7, "atol": 2**-7}
 FP32 = {"rtol": 1e-4, "atol": 1e-4}
@@ -257,7 +258,7 @@ def _moved_by_one(matrix):
     return matrix.new_zeros(matrix.numel() + 1)[1:].view(matrix.shape)
 
 
-packings = pytest.mark.parametrize("packing", [fp8, int4], ids=["fp8", "int4"])
+packings = pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
 
 
 @packings
@@ -282,12 +283,12 @@ def test_packed_weights_multiply_like_their_dense_matrix(place, inputs, packing,
 @packings
 def test_packed_gate_up_pairs_the_rows_of_a_tile(place, inputs, packing):
     x, squares = inputs.normed(5, 256)
-    codes_and_scales = packing.quantise(inputs.normal(80, 256, scale=256**-0.5))
+    parts = packing.quantise(inputs.normal(80, 256, scale=256**-0.5))
     arguments = {
         "x": x,
         "sum_squares": squares,
         "epsilon": EPSILON,
-        "weights": packing.pack(*codes_and_scales, tiles.gate_up_order(80)),
+        "weights": packing.pack(*parts, tiles.gate_up_order(80)),
         "out": inputs.unwritten(5, 40),
     }
     check(place, "project_gate_up", arguments, ["out"])
@@ -298,13 +299,13 @@ def test_packed_gate_up_pairs_the_rows_of_a_tile(place, inputs, packing):
 def test_packed_qkv_pairs_the_halves_of_a_head(place, inputs, packing, head_dim):
     x, squares = inputs.normed(4, 128)
     table, blocks = inputs.pages(4, per_sequence=1)
-    codes_and_scales = packing.quantise(inputs.normal(4 * head_dim, 128, scale=128**-0.5))
+    parts = packing.quantise(inputs.normal(4 * head_dim, 128, scale=128**-0.5))
     cache = (blocks * 16, 1, head_dim)
     arguments = {
         "x": x,
         "sum_squares": squares,
         "epsilon": EPSILON,
-        "weights": packing.pack(*codes_and_scales, tiles.qkv_order(4 * head_dim, head_dim)),
+        "weights": packing.pack(*parts, tiles.qkv_order(4 * head_dim, head_dim)),
         "rotary": inputs.normal(16, head_dim // 2, 2, dtype=torch.float32),
         "positions": inputs.integers(0, 16, 4),
         "block_table": table,

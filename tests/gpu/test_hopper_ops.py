@@ -8,8 +8,9 @@ import math
 
 import pytest
 import torch
-from openinference_engine import fp8, int4, tiles
+from openinference_engine import tiles
 from openinference_engine.ops import cuda_reference as reference
+from openinference_engine.packings import PACKINGS
 
 from tests.gpu.test_decode_ops import EPSILON, Inputs, check
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.gpu
 MANY_TOKENS = [17, 33, 100, 129, 300]
 FORMATS = {"bf16": lambda matrix, order: matrix} | {
     name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
-    for name, packing in {"fp8": fp8, "int4": int4}.items()
+    for name, packing in PACKINGS.items()
 }
 LOOSE = {"rtol": 2**-5, "atol": 2**-5}
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openinference_engine import fp8, int4, tiles
+from openinference_engine import fp8, int4, int4_zero, int8, tiles
+from openinference_engine.packings import PACKINGS, packing_of
 
-packings = pytest.mark.parametrize("packing", [fp8, int4], ids=["fp8", "int4"])
+packings = pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
 
 
 def random_matrix(rows, columns, seed=0):
@@ -31,6 +32,23 @@ def test_eight_bits_keep_three_bits_of_mantissa():
     assert (error <= torch.maximum(matrix.abs() * 2**-4, steps / 2) * 1.01).all()
 
 
+def test_whole_codes_of_eight_bits_move_no_weight_by_more_than_half_a_step():
+    matrix = random_matrix(32, 512)
+    codes, scales = int8.quantise(matrix)
+    steps = scales.float().repeat_interleave(128, dim=1)
+    error = (int8.dequantise(codes, scales) - matrix).abs() / steps
+    assert error.max() < 0.8  # half a step, and 127 times the scale's own rounding of 2^-9
+
+
+def test_a_zero_lets_four_bits_span_a_group_that_lies_on_one_side():
+    matrix = random_matrix(32, 512).abs()
+    errors = [
+        (packing.dequantise(*packing.quantise(matrix)) - matrix).square().mean()
+        for packing in (int4, int4_zero)
+    ]
+    assert errors[1] < errors[0] / 3  # twice as many codes where the values are
+
+
 @packings
 def test_group_of_zeros_stays_zero(packing):
     assert not packing.dequantise(*packing.quantise(torch.zeros(16, 128))).any()
@@ -40,13 +58,13 @@ def test_group_of_zeros_stays_zero(packing):
 @settings(max_examples=settings.default.max_examples // 5)
 @given(num_tiles=st.integers(1, 4), groups=st.integers(1, 3), seed=st.integers(0, 99))
 def test_packing_loses_nothing(packing, num_tiles, groups, seed):
-    codes, scales = packing.quantise(random_matrix(16 * num_tiles, 128 * groups, seed))
+    parts = packing.quantise(random_matrix(16 * num_tiles, 128 * groups, seed))
     order = torch.randperm(16 * num_tiles, generator=torch.Generator().manual_seed(seed))
-    units = packing.pack(codes, scales, order)
+    units = packing.pack(*parts, order)
     assert units.shape == (num_tiles, groups, packing.UNIT_BYTES)
-    again, scales_again = packing.unpack(units, order)
-    assert torch.equal(again, codes)
-    assert torch.equal(scales_again, scales)
+    assert packing_of(units) is packing
+    for again, part in zip(packing.unpack(units, order), parts, strict=True):
+        assert torch.equal(again, part)
 
 
 @pytest.mark.parametrize(

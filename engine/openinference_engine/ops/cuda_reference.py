@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from openinference_engine import fp8, int4, tiles
+from openinference_engine import tiles
+from openinference_engine.packings import packing_of
 
 PAGE_TOKENS = 16
 SQUARE_COLUMNS = 16
@@ -178,12 +179,10 @@ def slots_of(pages: Tensor) -> Tensor:
 
 def dense(weights: Tensor, row_order: Tensor) -> Tensor:
     """(outputs, inputs) float32 of a bf16 matrix, or of units packed in `row_order`."""
-    if weights.dtype != torch.uint8:
+    if weights.is_floating_point():
         return weights.float()
-    row_order = row_order.to(weights.device)
-    if weights.shape[2] == fp8.UNIT_BYTES:
-        return fp8.dequantise(*fp8.unpack(weights, row_order))
-    return int4.dequantise(*int4.unpack(weights, row_order))
+    packing = packing_of(weights)
+    return packing.dequantise(*packing.unpack(weights, row_order.to(weights.device)))
 
 
 def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:

@@ -1,0 +1,96 @@
+// Weight format int4-zero: codes 0..15, one bf16 scale and one whole zero 0..16 per row and 128 columns;
+// weight = scale·(code − zero), as GPTQ and AWQ store matrices.
+//
+// Units of int4 (int4_weights.cuh) with 16 numbers 128 + zero in bf16 behind the scales, in the same
+// order. 128 + code less 128 + zero is exact in bf16, so a zero costs nothing where int4 subtracts a
+// constant.
+#pragma once
+
+#include "device.cuh"
+#include "tile.cuh"
+
+namespace openinference {
+
+struct Int4ZeroWeights {
+    static constexpr int kRuns = 2, kRunColumns = 64, kUnitColumns = kRuns * kRunColumns;
+    static constexpr int kScalesAt = 16 * kUnitColumns / 2, kZerosAt = kScalesAt + 16 * 2;
+    static constexpr int kUnitBytes = kZerosAt + 16 * 2;
+    // As int4.
+    __host__ __device__ static constexpr int blocks(int groups) { return groups == 1 ? 2 : 1; }
+    __host__ __device__ static constexpr int depth(int groups) { return groups == 1 ? 2 : 4; }
+
+    const uint8_t* units;
+    int columns;
+
+    struct Unit {
+        uint4 codes[kRuns];     // row g (x, y), row g+8 (z, w)
+        uint32_t zeros[kRuns];  // 128 + zero of rows g and g+8; 128 where the run counts as zero
+        uint32_t scales;        // of rows g and g+8
+
+        // Runs from `first` up to `end`; the others count as zero.
+        __device__ __forceinline__ void load(const Int4ZeroWeights& weights, const TileRows& tile, int unit,
+                                             int first = 0, int end = kRuns) {
+            const int lane = threadIdx.x % 32;
+            const int place = tile.index * (weights.columns / kUnitColumns) + unit;
+            const uint8_t* bytes = weights.units + static_cast<size_t>(place) * kUnitBytes;
+#pragma unroll
+            for (int run = 0; run < kRuns; ++run) {
+                codes[run] = make_uint4(0, 0, 0, 0);
+                zeros[run] = kOffsets;
+                if (run >= first && run < end) {
+                    codes[run] = load_weights(bytes + run * 512 + lane * 16);
+                    zeros[run] = load_weight_word(bytes + kZerosAt + lane / 4 * 4);
+                }
+            }
+            scales = load_weight_word(bytes + kScalesAt + lane / 4 * 4);
+        }
+
+        template <int kGroups>
+        __device__ __forceinline__ void multiply(const Activations& x, int unit, float (&sums)[kGroups][4]) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            float part[kGroups][4] = {};
+#pragma unroll
+            for (int run = 0; run < kRuns; ++run) {
+                const uint32_t low[2] = {codes[run].x, codes[run].y}, low_zeros = both_lower(zeros[run]);
+                const uint32_t high[2] = {codes[run].z, codes[run].w}, high_zeros = both_upper(zeros[run]);
+#pragma unroll
+                for (int word = 0; word < 2; ++word) {
+                    const int k = unit * kUnitColumns + run * kRunColumns + t * 16 + word * 8;
+                    const uint32_t first[4] = {pair<0>(low[word], low_zeros), pair<0>(high[word], high_zeros),
+                                               pair<1>(low[word], low_zeros), pair<1>(high[word], high_zeros)};
+                    const uint32_t second[4] = {pair<2>(low[word], low_zeros), pair<2>(high[word], high_zeros),
+                                                pair<3>(low[word], low_zeros), pair<3>(high[word], high_zeros)};
+#pragma unroll
+                    for (int group = 0; group < kGroups; ++group) {
+                        const uint4 values = x.at(group * 8 + g, k);
+                        multiply_add(part[group], first, {values.x, values.y});
+                        multiply_add(part[group], second, {values.z, values.w});
+                    }
+                }
+            }
+            const float lower = lower_half(scales), upper = upper_half(scales);
+#pragma unroll
+            for (int group = 0; group < kGroups; ++group) {
+                sums[group][0] += lower * part[group][0];
+                sums[group][1] += lower * part[group][1];
+                sums[group][2] += upper * part[group][2];
+                sums[group][3] += upper * part[group][3];
+            }
+        }
+
+        // Codes 2·kIndex and 2·kIndex + 1 of a word less their zero, as bf16.
+        template <int kIndex> __device__ __forceinline__ static uint32_t pair(uint32_t word, uint32_t zeros) {
+            return subtract_bf16((word >> (4 * kIndex) & 0x000f000fu) | kOffsets, zeros);
+        }
+        __device__ __forceinline__ static uint32_t both_lower(uint32_t halves) {
+            return halves << 16 | (halves & 0xffffu);
+        }
+        __device__ __forceinline__ static uint32_t both_upper(uint32_t halves) {
+            return halves >> 16 | (halves & 0xffff0000u);
+        }
+    };
+
+    static constexpr uint32_t kOffsets = 0x43004300u;  // 128 twice, whose last bits are a code's place
+};
+
+}  // namespace openinference
