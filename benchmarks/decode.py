@@ -19,6 +19,7 @@ from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
@@ -71,7 +72,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
-    parser.add_argument("--weights", choices=("bfloat16", "fp8", "int4"), default="bfloat16")
+    parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
     parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--output", type=int, default=256)

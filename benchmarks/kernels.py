@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from openinference_engine.config import WeightFormat
 from openinference_engine.decoder import Decoder, KVCache
-from openinference_engine.llama_weights import head_bytes, matrix_bytes
+from openinference_engine.llama_weights import WEIGHT_FORMATS, head_bytes, matrix_bytes
 from openinference_engine.ops.cuda import load_kernels
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
@@ -100,7 +100,7 @@ def replay_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
-    parser.add_argument("--weights", choices=("bfloat16", "fp8", "int4"), default="bfloat16")
+    parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
     parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--context", type=int, default=256)
     options = parser.parse_args()

@@ -67,7 +67,7 @@ def random_llama(
     angles = torch.arange(num_positions)[:, None] * frequencies
     return LlamaWeights(
         embedding=matrix(config.vocab_size, hidden),
-        layers=[packed(layer, config, weight_format, device) for layer in unpacked],
+        layers=[packed(layer, config, weight_format) for layer in unpacked],
         norm=norm,
         head=packed_head(matrix(config.vocab_size, hidden), weight_format),
         rotary=torch.stack([angles.cos(), angles.sin()], dim=-1).to(device),

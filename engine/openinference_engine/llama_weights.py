@@ -6,18 +6,21 @@ rows when packed. What the kernels cannot do is refused here, before anything la
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from openinference_engine import fp8, int4, tiles
+from openinference_engine import tiles
 from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.errors import StartError
 from openinference_engine.layers.rotary import Rotary
+from openinference_engine.packings import PACKINGS, UNIT_ELEMENTS, pack_matrix
 from openinference_engine.weights.loader import Weights
+from openinference_engine.weights.stack import Stack
+from openinference_engine.weights.upload import Upload, opened_upload
 
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
@@ -60,58 +63,59 @@ def load_llama(
     """Reads a checkpoint of the Llama family. Raises StartError for what the kernels cannot do."""
     check_supported(config, weight_format)
     model = weights.at("model")
-    size = (config.vocab_size, config.hidden_size)
-    embedding = model.tensor("embed_tokens.weight", size).to(device)
-    head = embedding if config.ties_embeddings else weights.tensor("lm_head.weight", size)
-    cosine_sine = Rotary(model, config, num_positions).at(torch.arange(num_positions))
-    layers = (_load_layer(model.at(f"layers.{i}"), config) for i in range(config.num_layers))
-    return LlamaWeights(
-        embedding=embedding,
-        layers=[packed(layer, config, weight_format, device) for layer in layers],
-        norm=model.tensor("norm.weight", (config.hidden_size,)).to(device),
-        head=packed_head(head.to(device), weight_format),
-        rotary=torch.stack(cosine_sine, dim=-1).to(device),
-    )
+    with opened_upload(device) as upload:
+        begun = (
+            _begin_layer(model.at(f"layers.{index}"), config, weight_format, upload)
+            for index in range(config.num_layers)
+        )
+        layers = list(upload.in_turn(begun))
+        embedding, head = upload.in_turn(_begin_tables(weights, config, upload))
+        cosine_sine = Rotary(model, config, num_positions).at(torch.arange(num_positions))
+        return LlamaWeights(
+            embedding=embedding,
+            layers=layers,
+            norm=_vector(model, "norm", config, device),
+            head=packed_head(head, weight_format),
+            rotary=torch.stack(cosine_sine, dim=-1).to(device),
+        )
 
 
-def packed(
-    layer: LayerWeights, config: ModelConfig, weight_format: WeightFormat, device: torch.device
-) -> LayerWeights:
-    """The layer on the device, its matrices (bfloat16 so far) in the format that kernels read."""
+def packed(layer: LayerWeights, config: ModelConfig, weight_format: WeightFormat) -> LayerWeights:
+    """The layer with its matrices, bfloat16 so far, in the format that kernels read."""
     if weight_format == "bfloat16":
-        return _mapped(layer, lambda name, tensor: tensor.to(device))
-    orders = {
-        "qkv": tiles.qkv_order(len(layer.qkv), config.head_dim),
-        "output": tiles.plain_order(len(layer.output)),
-        "gate_up": tiles.gate_up_order(len(layer.gate_up)),
-        "down": tiles.plain_order(len(layer.down)),
+        return layer
+    matrices = {
+        name: pack_matrix(PACKINGS[weight_format], getattr(layer, name), order)
+        for name, order in row_orders(config).items()
     }
+    return replace(layer, **matrices)
 
-    def pack(name: str, tensor: Tensor) -> Tensor:
-        if name not in orders:
-            return tensor.to(device)
-        tensor, order = tensor.to(device), orders[name].to(device)
-        if weight_format == "fp8":
-            return fp8.pack(*fp8.quantise(tensor), order)
-        return int4.pack(*int4.quantise(tensor), order)
 
-    return _mapped(layer, pack)
+def row_orders(config: ModelConfig) -> dict[str, Tensor]:
+    """In which order (tiles.py) the rows of each packed matrix lie."""
+    rows = config.head_dim * (config.num_heads + 2 * config.num_kv_heads)
+    return {
+        "qkv": tiles.qkv_order(rows, config.head_dim),
+        "output": tiles.plain_order(config.hidden_size),
+        "gate_up": tiles.gate_up_order(2 * config.intermediate_size),
+        "down": tiles.plain_order(config.hidden_size),
+    }
 
 
 def packed_head(head: Tensor, weight_format: WeightFormat) -> Tensor:
     """The LM head as kernels read it.
 
-    Beside layers of eight or four bits it is fp8: in bf16 it would be a tenth of an int4 step.
+    Beside layers of eight or four bits it has eight: in bf16 it would be a tenth of an int4 step.
     """
     head = pad_rows(head)
     if weight_format == "bfloat16":
         return head
-    return fp8.pack(*fp8.quantise(head), tiles.plain_order(len(head)).to(head.device))
+    packing = PACKINGS[head_format(weight_format)]
+    return pack_matrix(packing, head, tiles.plain_order(len(head)))
 
 
-def _mapped(layer: LayerWeights, change: Callable[[str, Tensor], Tensor]) -> LayerWeights:
-    names = [field.name for field in fields(layer)]
-    return LayerWeights(**{name: change(name, getattr(layer, name)) for name in names})
+def head_format(weight_format: WeightFormat) -> WeightFormat:
+    return "fp8" if weight_format in ("int4", "int4-zero") else weight_format
 
 
 def pad_rows(matrix: Tensor) -> Tensor:
@@ -120,7 +124,10 @@ def pad_rows(matrix: Tensor) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
 
 
-def _load_layer(weights: Weights, config: ModelConfig) -> LayerWeights:
+def _begin_layer(
+    weights: Weights, config: ModelConfig, weight_format: WeightFormat, upload: Upload
+) -> Callable[[], LayerWeights]:
+    """Begins the copies of a layer; the function behind them packs what has arrived."""
     hidden, inner = config.hidden_size, config.intermediate_size
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention, mlp = weights.at("self_attn"), weights.at("mlp")
@@ -128,19 +135,39 @@ def _load_layer(weights: Weights, config: ModelConfig) -> LayerWeights:
         raise StartError(
             "the checkpoint has attention biases, which the CUDA kernels do not add yet"
         )
+    heads = {"q_proj": query, "k_proj": key, "v_proj": key}
+    stacks = {
+        "qkv": Stack(attention, heads, hidden, upload),
+        "output": Stack(attention, {"o_proj": hidden}, query, upload),
+        "gate_up": Stack(mlp, {"gate_proj": inner, "up_proj": inner}, hidden, upload),
+        "down": Stack(mlp, {"down_proj": hidden}, inner, upload),
+    }
+    orders = row_orders(config)
 
-    def stacked(part: Weights, sizes: dict[str, int], inputs: int) -> Tensor:
-        rows = [part.tensor(f"{name}.weight", (size, inputs)) for name, size in sizes.items()]
-        return torch.cat(rows)
+    def finish() -> LayerWeights:
+        norms = ("input_layernorm", "post_attention_layernorm")
+        before, between = (_vector(weights, name, config, upload.device) for name in norms)
+        matrices = {
+            name: stack.packed(weight_format, orders[name]) for name, stack in stacks.items()
+        }
+        return LayerWeights(attention_norm=before, mlp_norm=between, **matrices)
 
-    return LayerWeights(
-        attention_norm=weights.tensor("input_layernorm.weight", (hidden,)),
-        qkv=stacked(attention, {"q_proj": query, "k_proj": key, "v_proj": key}, hidden),
-        output=stacked(attention, {"o_proj": hidden}, query),
-        mlp_norm=weights.tensor("post_attention_layernorm.weight", (hidden,)),
-        gate_up=stacked(mlp, {"gate_proj": inner, "up_proj": inner}, hidden),
-        down=stacked(mlp, {"down_proj": hidden}, inner),
-    )
+    return finish
+
+
+def _begin_tables(
+    weights: Weights, config: ModelConfig, upload: Upload
+) -> Iterator[Callable[[], Tensor]]:
+    """Embedding and head, which may be one."""
+    rows, columns = config.vocab_size, config.hidden_size
+    embedding = Stack(weights.at("model"), {"embed_tokens": rows}, columns, upload)
+    yield embedding.dense
+    is_own = not config.ties_embeddings
+    yield Stack(weights, {"lm_head": rows}, columns, upload).dense if is_own else embedding.dense
+
+
+def _vector(weights: Weights, name: str, config: ModelConfig, device: torch.device) -> Tensor:
+    return weights.tensor(f"{name}.weight", (config.hidden_size,)).to(device)
 
 
 def weight_bytes(config: ModelConfig, weight_format: WeightFormat, num_positions: int) -> int:
@@ -160,15 +187,14 @@ def layer_elements(config: ModelConfig) -> int:
 
 
 def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
-    """In a layer: two bytes each, or eight or four bits and a two-byte scale for every 128."""
-    bits = {"bfloat16": 16, "fp8": 8, "int4": 4}[weight_format]
-    scale_bytes = 0 if weight_format == "bfloat16" else elements // 64
-    return elements * bits // 8 + scale_bytes
+    """In a layer: two bytes each, or the units of a packed format."""
+    if weight_format == "bfloat16":
+        return 2 * elements
+    return elements // UNIT_ELEMENTS * PACKINGS[weight_format].UNIT_BYTES
 
 
 def head_bytes(config: ModelConfig, weight_format: WeightFormat) -> int:
-    head_format: WeightFormat = "bfloat16" if weight_format == "bfloat16" else "fp8"
-    return matrix_bytes(config.vocab_size * config.hidden_size, head_format)
+    return matrix_bytes(config.vocab_size * config.hidden_size, head_format(weight_format))
 
 
 def check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from openinference_engine import fp8, int4
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.errors import EngineError, StartError
-from openinference_engine.llama_weights import load_llama
+from openinference_engine.llama_weights import head_format, load_llama
 from openinference_engine.ops import cuda_reference
+from openinference_engine.packings import PACKINGS
 from openinference_engine.prefill import Prefill
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
@@ -27,7 +27,6 @@ from openinference_engine.weights.loader import Weights
 
 BOUND = 0.04  # logits have a standard deviation of 1; seen: 0.017
 NUM_BLOCKS, MAX_LENGTH = 24, 96
-PACKINGS = {"fp8": fp8, "int4": int4}
 
 CONFIG = ModelConfig(
     architecture="llama", vocab_size=99, hidden_size=192, intermediate_size=160, num_layers=2,
@@ -108,7 +107,8 @@ def build_oracle(config, weight_format="bfloat16"):
     for name, parameter in state.items():
         value = source.tensor(name, tuple(parameter.shape)).float()
         if weight_format in PACKINGS and name.endswith(("_proj.weight", "lm_head.weight")):
-            packing = fp8 if "lm_head" in name else PACKINGS[weight_format]
+            is_head = "lm_head" in name
+            packing = PACKINGS[head_format(weight_format) if is_head else weight_format]
             value = packing.dequantise(*packing.quantise(value))
         parameter.copy_(value)
 
@@ -205,7 +205,7 @@ def test_logits_equal_the_oracle_within_bf16(place, oracle):
     torch.testing.assert_close(logits, oracle(prompt)[-1], rtol=0, atol=BOUND)
 
 
-@pytest.mark.parametrize("weight_format", ["fp8", "int4"])
+@pytest.mark.parametrize("weight_format", PACKINGS)
 def test_packed_weights_follow_the_oracle_of_their_rounded_matrices(place, weight_format):
     config = changed(hidden_size=256, num_heads=2, head_dim=128, intermediate_size=384)
     runner = build_runner(place, RandomCheckpoint(config), weight_format)

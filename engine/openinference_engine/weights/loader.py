@@ -43,10 +43,14 @@ class Weights:
 
         Raises StartError if it is missing or of another shape.
         """
+        return as_tensor(self.array(name, shape, rows)).to(self.dtype)
+
+    def array(self, name: str, shape: tuple[int, ...], rows: slice = ALL) -> npt.NDArray[Any]:
+        """The same as the checkpoint holds it: a view of the file where it can be."""
         array = self.checkpoint.array(self._full_name(name), rows)
         wanted = len(range(*rows.indices(shape[0])))
         self._check_shape(name, array.shape, (wanted, *shape[1:]))
-        return as_tensor(array).to(self.dtype)
+        return array
 
     def stored(self, name: str, shape: tuple[int, int], rows: slice = ALL) -> StoredMatrix:
         """The matrix, or a part of it, in the format it is to be kept in.
