@@ -32,6 +32,13 @@ def copy_bytes_per_second(device: torch.device, num_bytes: int) -> float:
     return num_bytes / seconds_of(lambda: target.copy_(source), device)
 
 
+def pinned_bytes_per_second(device: torch.device, num_bytes: int) -> float:
+    """A copy from pinned memory of the host to the device."""
+    source = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty_like(source, device=device)
+    return num_bytes / seconds_of(lambda: target.copy_(source, non_blocking=True), device, 5)
+
+
 def _timing_event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 

@@ -21,6 +21,7 @@ from openinference_engine.results import StepResult
 from openinference_engine.runner import TORCH_DTYPES, Runner
 from openinference_engine.scheduler import Step
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
@@ -77,10 +78,12 @@ class Backend:
     group: RankGroup | None = None  # the runner, if it is one
 
 
-def load_backend(checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter) -> Backend:
+def load_backend(
+    checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter, timeline: Timeline
+) -> Backend:
     """Loads the model. Raises StartError if it does not fit or a tensor is missing.
 
-    speed: what steps take, as far as it is known.
+    speed: what steps take, as far as it is known. timeline: gets the stages of loading.
     """
     if config.device == "cuda":
         if config.group.num_ranks > 1:
@@ -89,7 +92,7 @@ def load_backend(checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter
             )
         from openinference_engine.cuda_backend import load_cuda_backend
 
-        return load_cuda_backend(checkpoint, config)
+        return load_cuda_backend(checkpoint, config, timeline)
     if config.weights != "bfloat16":
         raise StartError(
             f"--weights {config.weights} is for --device cuda; a CPU keeps them as they are stored"
@@ -97,7 +100,14 @@ def load_backend(checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter
     if config.group.num_ranks > 1:
         from openinference_engine.ranks.leader import load_group_backend
 
-        return load_group_backend(checkpoint, config, speed)
+        backend = load_group_backend(checkpoint, config, speed)
+    else:
+        backend = _load_cpu_backend(checkpoint, config)
+    timeline.end("load")
+    return backend
+
+
+def _load_cpu_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
     model_config = checkpoint.config
     limit = memory_limit_bytes()
     cache_format = choose_cache_format(model_config, config)

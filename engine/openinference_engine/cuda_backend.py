@@ -25,6 +25,7 @@ from openinference_engine.llama_weights import (
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
+from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
@@ -33,15 +34,17 @@ _RESERVE_BYTES = 1 << 30  # buffers of a step, captured graphs, packing of one m
 log = logging.getLogger("openinference.core")
 
 
-def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
+def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Timeline) -> Backend:
     """Raises StartError if this machine or this model cannot do it."""
     kernels, device = load_kernels(), find_gpu()
     check_settings(checkpoint.config, config)
     free_bytes, _ = torch.cuda.mem_get_info(device)
+    timeline.end("context")
     spare_bytes = plan_memory(checkpoint.config, config, free_bytes)
     position_bytes = checkpoint.config.kv_bytes_per_token(BFLOAT16)
     capacity = plan_capacity(checkpoint.config, config, spare_bytes, spare_bytes, position_bytes)
-    runner = _load_runner(checkpoint, config, capacity, kernels, device)
+    runner = _load_runner(checkpoint, config, capacity, kernels, device, timeline)
+    timeline.end("buffers")
     capability = "".join(map(str, torch.cuda.get_device_capability(device)))
     fields = {
         "gpu": torch.cuda.get_device_name(device),
@@ -138,10 +141,12 @@ def _load_runner(
     capacity: Capacity,
     kernels: ModuleType,
     device: torch.device,
+    timeline: Timeline,
 ) -> CudaRunner:
     model, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
     weights = load_llama(source, model, capacity.max_model_len, device, config.weights)
     torch.cuda.empty_cache()  # what packing needed
+    timeline.end("weights")
     cache = KVCache(model, capacity.num_cache_blocks, device)
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence)

@@ -17,6 +17,7 @@ from openinference_engine.request import FailureReason, Request, SamplingParams
 from openinference_engine.results import StepResult
 from openinference_engine.scheduler import Chunk, Draw, Drawn, Scheduler, Step
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
 
 _WARM_UP_TOKENS = 32
@@ -32,11 +33,17 @@ class Failed:
 
 
 class Engine:
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
-        """Loads the model. Raises StartError if it does not fit or a tensor is missing."""
+    def __init__(
+        self, checkpoint: Checkpoint, config: EngineConfig, timeline: Timeline | None = None
+    ) -> None:
+        """Loads the model. Raises StartError if it does not fit or a tensor is missing.
+
+        timeline: gets the stages of loading.
+        """
         self.config = config
         self.speed = SpeedMeter()
-        backend = load_backend(checkpoint, config, self.speed)
+        timeline = timeline or Timeline(time.monotonic())
+        backend = load_backend(checkpoint, config, self.speed, timeline)
         self.capacity = backend.capacity
         self.kernel_path = backend.kernel_path
         self.runner = backend.runner

@@ -13,6 +13,7 @@ import msgspec
 
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
+from openinference_engine.gpu_context import begin_context
 from openinference_engine.limits import processor_limit
 from openinference_engine.log import configure_logging
 
@@ -26,6 +27,8 @@ def main() -> int:
     # Threads sleep at a barrier instead of spinning: on a shared machine, spinning for a thread
     # that was descheduled made steps more than twice as slow (measured with two busy neighbours).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if config.device == "cuda":
+        begin_context()
     from openinference_engine.core import process
 
     process.exit_with_stdin()

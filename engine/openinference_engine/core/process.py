@@ -38,6 +38,7 @@ from openinference_engine.engine import Engine, Failed
 from openinference_engine.grammar import Grammars
 from openinference_engine.request import Request, due_at
 from openinference_engine.scheduler import Drawn
+from openinference_engine.timeline import Timeline
 from openinference_engine.tokenizer.tokenizer import load_tokenizer
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.uri import resolve
@@ -63,24 +64,19 @@ def run(
 
 
 def _load(folder: Path, config: EngineConfig, socket: zmq.Socket[bytes], started: float) -> Core:
-    imported = time.monotonic()
+    timeline = Timeline(started)
+    timeline.end("import")
     path = resolve(config.model_uri)
     checkpoint = open_checkpoint(path)
-    engine = Engine(checkpoint, config)
-    loaded = time.monotonic()
+    engine = Engine(checkpoint, config, timeline)
     grammars = Grammars(lambda: load_tokenizer(checkpoint, path), checkpoint.config.vocab_size)
     core = Core(engine, grammars, socket, Heartbeat(folder / "heartbeat"))
     engine.warm_up()
     core.beat()
-    seconds = {
-        "import": imported - started,
-        "load": loaded - imported,
-        "warm_up": time.monotonic() - loaded,
-    }
+    timeline.end("warm_up")
+    capacity = engine.capacity
     core.send(
-        Loaded(
-            engine.capacity.max_model_len, engine.capacity.num_blocks, engine.kernel_path, seconds
-        )
+        Loaded(capacity.max_model_len, capacity.num_blocks, engine.kernel_path, timeline.seconds)
     )
     return core
 

@@ -1,0 +1,112 @@
+"""A seeded random checkpoint of a known shape, as a folder that the engine serves.
+
+    python -m benchmarks.checkpoints --shape llama-2-7b /dev/shm/llama-2-7b
+
+Loading depends on shapes, types and bytes alone. Every weight has a random sign and mantissa and
+one exponent, which fits its matrix; a layer is a file, written by a thread of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from openinference_engine.config import ModelConfig
+from openinference_engine.quantise.safetensors_writer import RawTensor, write_safetensors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from benchmarks.shapes import SHAPES
+
+_EXPONENT_BIAS, _MANTISSA_BITS, _SIGN_AND_MANTISSA = 127, 7, 0x807F
+Shapes = dict[str, tuple[int, ...]]
+
+
+def write_checkpoint(folder: Path, config: ModelConfig) -> int:
+    """The folder's bytes of weights; it is made, and must not be there."""
+    folder.mkdir(parents=True)
+    _write_description(folder, config)
+    files = list(_shapes_by_file(config))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sum(pool.map(lambda number: _write_file(folder, number, files), range(len(files))))
+
+
+def _write_file(folder: Path, number: int, files: list[Shapes]) -> int:
+    random = np.random.default_rng(number)
+    tensors = {name: _random_tensor(random, shape) for name, shape in files[number].items()}
+    return write_safetensors(folder / f"model-{number:05}-of-{len(files):05}.safetensors", tensors)
+
+
+def _random_tensor(random: np.random.Generator, shape: tuple[int, ...]) -> RawTensor:
+    if len(shape) == 1:
+        ones = np.full(shape, _EXPONENT_BIAS << _MANTISSA_BITS, np.uint16)
+        return RawTensor("BF16", shape, ones)
+    exponent = _EXPONENT_BIAS - math.ceil(math.log2(shape[1]) / 2)  # about columns^-0.5
+    values = np.frombuffer(bytearray(random.bytes(2 * math.prod(shape))), np.uint16)
+    values &= _SIGN_AND_MANTISSA
+    values |= exponent << _MANTISSA_BITS
+    return RawTensor("BF16", shape, values)
+
+
+def _shapes_by_file(config: ModelConfig) -> Iterator[Shapes]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    matrices = {
+        "self_attn.q_proj": (query, hidden),
+        "self_attn.k_proj": (key, hidden),
+        "self_attn.v_proj": (key, hidden),
+        "self_attn.o_proj": (hidden, query),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    for layer in range(config.num_layers):
+        yield {f"model.layers.{layer}.{name}.weight": shape for name, shape in matrices.items()}
+    table = (config.vocab_size, hidden)
+    yield {
+        "model.embed_tokens.weight": table, "model.norm.weight": (hidden,), "lm_head.weight": table
+    }  # fmt: skip
+
+
+def _write_description(folder: Path, config: ModelConfig) -> None:
+    values = {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_norm_epsilon,
+        "rope_theta": config.rope_theta,
+    }
+    (folder / "config.json").write_text(json.dumps(values))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({sign: index for index, sign in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    options = parser.parse_args()
+    num_bytes = write_checkpoint(options.folder, SHAPES[options.shape])
+    print(f"{options.folder}: {num_bytes / 1e9:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
