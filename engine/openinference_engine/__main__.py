@@ -18,7 +18,7 @@ from openinference_engine.config import (
     GroupConfig,
     ReasoningFormat,
     ServerConfig,
-    WeightFormat,
+    WeightChoice,
 )
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
 from openinference_engine.kv_formats import KVCacheDtype
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
     add("--dtype", choices=get_args(DataType), default=engine.dtype, help="of weights in memory")
     add("--device", choices=get_args(Device), default=engine.device, help="what computes")
-    add("--weights", choices=get_args(WeightFormat), default=engine.weights, help="on a GPU")
+    add("--weights", choices=get_args(WeightChoice), default=engine.weights, help="on a GPU")
     add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
     add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")
     add("--no-run-ahead", dest="runs_ahead", action="store_false", help="GPU: wait for tokens")

@@ -93,7 +93,7 @@ def load_backend(
         from openinference_engine.cuda_backend import load_cuda_backend
 
         return load_cuda_backend(checkpoint, config, timeline)
-    if config.weights != "bfloat16":
+    if config.weights != "auto":
         raise StartError(
             f"--weights {config.weights} is for --device cuda; a CPU keeps them as they are stored"
         )

@@ -21,6 +21,7 @@ DataType = Literal["auto", "float32", "bfloat16", "float16"]
 
 Device = Literal["cpu", "cuda"]
 WeightFormat = Literal["bfloat16", "fp8", "int8", "int4", "int4-zero"]  # of the matrices on a GPU
+WeightChoice = Literal["auto", WeightFormat]  # auto: stored codes as they are, else bfloat16
 
 ReasoningFormat = Literal["none", "think"]
 
@@ -147,7 +148,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     max_sequences: int = 16
     dtype: DataType = "auto"
     device: Device = "cpu"
-    weights: WeightFormat = "bfloat16"  # only on a GPU: quantised while loading
+    weights: WeightChoice = "auto"  # only on a GPU: quantised while loading
     uses_graphs: bool = True  # on a GPU, as the next two: they cost or save time, never a token
     overlaps_kernels: bool = True
     runs_ahead: bool = True
@@ -160,6 +161,11 @@ class EngineConfig(msgspec.Struct, frozen=True):
     ageing_seconds: float = 30.0  # waiting this long is worth one class of priority
     queue_timeout_seconds: float | None = None  # longest wait for the first seat; None: any
     group: GroupConfig = GroupConfig()
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """Of matrices on a GPU that nobody stored as codes."""
+        return "bfloat16" if self.weights == "auto" else self.weights
 
 
 class ServerConfig(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from types import ModuleType
 
+import msgspec
 import torch
 
 from openinference_engine.backend import Backend, Capacity, model_length, plan_capacity
@@ -27,6 +28,7 @@ from openinference_engine.ops.cuda_reference import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.device_codes import stored_format
 from openinference_engine.weights.loader import Weights
 
 _OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores, asynchronous copies
@@ -37,6 +39,8 @@ log = logging.getLogger("openinference.core")
 def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Timeline) -> Backend:
     """Raises StartError if this machine or this model cannot do it."""
     kernels, device = load_kernels(), find_gpu()
+    if config.weights == "auto":
+        config = msgspec.structs.replace(config, weights=stored_format(checkpoint))
     check_settings(checkpoint.config, config)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     timeline.end("context")
@@ -48,7 +52,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
     capability = "".join(map(str, torch.cuda.get_device_capability(device)))
     fields = {
         "gpu": torch.cuda.get_device_name(device),
-        "weights": config.weights,
+        "weights": config.weight_format,
         "graphs": config.uses_graphs,
         "overlap": config.overlaps_kernels,
         "run_ahead": config.runs_ahead,
@@ -56,7 +60,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
         "cache_blocks": capacity.num_blocks,
     }
     log.info("model on GPU", extra={"fields": fields})
-    path = f"cuda-sm{capability}-{config.weights}"
+    path = f"cuda-sm{capability}-{config.weight_format}"
     return Backend(runner, capacity, path, runs_ahead=config.runs_ahead)
 
 
@@ -93,21 +97,22 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
         raise StartError(
             f"cache blocks of {config.block_size} positions: the CUDA kernels know {PAGE_TOKENS}"
         )
-    check_supported(model, config.weights)
+    check_supported(model, config.weight_format)
 
 
 def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
     """Bytes left for the cache. Raises StartError, with what would fit, if no sequence does."""
     length = model_length(model, config)
     sequence_bytes = length * model.kv_bytes_per_token(BFLOAT16)
-    spare_bytes = free_bytes - weight_bytes(model, config.weights, length) - _RESERVE_BYTES
+    model_bytes = weight_bytes(model, config.weight_format, length)
+    spare_bytes = free_bytes - model_bytes - _RESERVE_BYTES
     if spare_bytes >= sequence_bytes:
         return spare_bytes
     raise StartError(
-        f"--weights {config.weights}: the model takes "
-        f"{_gib(weight_bytes(model, config.weights, length))}, one sequence of --max-model-len "
-        f"{length} {_gib(sequence_bytes)} and the steps {_gib(_RESERVE_BYTES)}, but "
-        f"{_gib(free_bytes)} of the GPU's memory are free; use {_remedy(model, config, free_bytes)}"
+        f"--weights {config.weight_format}: the model takes {_gib(model_bytes)}, one sequence of "
+        f"--max-model-len {length} {_gib(sequence_bytes)} and the steps {_gib(_RESERVE_BYTES)}, "
+        f"but {_gib(free_bytes)} of the GPU's memory are free; use "
+        f"{_remedy(model, config, free_bytes)}"
     )
 
 
@@ -119,7 +124,7 @@ def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int) -> str:
         for name in WEIGHT_FORMATS
         if weight_bytes(model, name, length) + length * token_bytes <= room
     ]
-    shorter = (room - weight_bytes(model, config.weights, length)) // token_bytes
+    shorter = (room - weight_bytes(model, config.weight_format, length)) // token_bytes
     if shorter > 0:
         remedies.append(f"--max-model-len {shorter}")
     return " or ".join(remedies) or "a GPU with more memory"
@@ -144,7 +149,7 @@ def _load_runner(
     timeline: Timeline,
 ) -> CudaRunner:
     model, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
-    weights = load_llama(source, model, capacity.max_model_len, device, config.weights)
+    weights = load_llama(source, model, capacity.max_model_len, device, config.weight_format)
     torch.cuda.empty_cache()  # what packing needed
     timeline.end("weights")
     cache = KVCache(model, capacity.num_cache_blocks, device)

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from openinference_engine.config import ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
-from openinference_engine.weights.codes import Codes, as_half_precision
+from openinference_engine.weights.codes import Codes, as_half_precision, expand_e4m3
+from openinference_engine.weights.stored_codes import StoredCodes
 
 
 class CodedCheckpoint(ABC):
     def __init__(self, checkpoint: Checkpoint, plain: set[str], coded: set[str]) -> None:
-        """plain: names that pass as they are. coded: of matrices that `_read` gives."""
+        """plain: names that pass as they are. coded: of matrices that `stored_codes` gives."""
         self._checkpoint, self._coded = checkpoint, frozenset(coded)
         self._names = frozenset(plain | coded)
 
@@ -36,26 +37,34 @@ class CodedCheckpoint(ABC):
     def names(self) -> frozenset[str]:
         return self._names
 
+    def is_coded(self, name: str) -> bool:
+        return name in self._coded
+
     def tensors(self) -> Iterable[StoredTensor]:
         return self._checkpoint.tensors()
 
     def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
-        if name not in self._coded:
+        if not self.is_coded(name):
             return self._checkpoint.array(name, rows)
         matrix = self._read(name)
         return (matrix.expand() if isinstance(matrix, Codes) else matrix)[rows]
 
     def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         """A matrix of codes is read and repacked whole: they may run across the outputs."""
-        if name not in self._coded:
+        if not self.is_coded(name):
             return self._checkpoint.stored(name, rows)
         matrix = self._read(name)
         stored = matrix.stored() if isinstance(matrix, Codes) else as_half_precision(matrix)
         return replace(stored, rows=stored.rows[rows])
 
     @abstractmethod
+    def stored_codes(self, name: str) -> StoredCodes:
+        """A matrix of codes as the file holds it. Raises StartError if its parts do not fit."""
+
     def _read(self, name: str) -> Codes | npt.NDArray[np.float32]:
-        """A matrix, or what it stands for where its codes are no integers. Raises StartError."""
+        """A matrix, or what it stands for where its codes are no integers."""
+        stored = self.stored_codes(name)
+        return expand_e4m3(stored) if stored.layout == "e4m3" else Codes.of(stored)
 
     def _groups(
         self, matrix: str, order: str, inputs: int, count: int, size: int

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from openinference_engine.weights.checkpoint import StoredMatrix
 from openinference_engine.weights.quantisation import FORMATS_BY_NAME
+from openinference_engine.weights.stored_codes import StoredCodes
 
 _BLOCK = 32  # inputs behind one scale of Q4_0, Q4_1 and Q8_0
 _WORD_BITS = 32
@@ -31,6 +32,24 @@ class Codes:
     scales: npt.NDArray[Any]  # (groups, outputs) float16
     zeros: npt.NDArray[np.int32]  # (groups, outputs)
     groups: npt.NDArray[Any]  # (inputs,)
+
+    @staticmethod
+    def of(stored: StoredCodes) -> Codes:
+        """Whole codes, unpacked."""
+        codes, zeros, middle = stored.codes(), stored.zeros_by_output(), 1 << stored.bits - 1
+        if codes.dtype == np.int8:
+            codes = codes.view(np.uint8) ^ np.uint8(middle)
+        scales = stored.scales_by_output()
+        scales = np.broadcast_to(scales, (stored.shape[0], scales.shape[1]))
+        if zeros is None:
+            zeros = np.full(scales.shape, middle, np.int32)
+        return Codes(
+            stored.bits,
+            np.ascontiguousarray(codes).astype(np.uint8),
+            scales.T.astype(np.float16),
+            zeros.T.astype(np.int32),
+            stored.groups,
+        )
 
     def expand(self) -> npt.NDArray[np.float32]:
         """(outputs, inputs) float32."""
@@ -82,16 +101,31 @@ class Codes:
         return StoredMatrix(name, self.codes.shape, rows)
 
 
+def expand_e4m3(stored: StoredCodes) -> npt.NDArray[np.float32]:
+    """What codes of e4m3 stand for; their scales are of tensors, rows, groups or blocks."""
+    rows, columns = (
+        size // count for size, count in zip(stored.shape, stored.scales.shape, strict=True)
+    )
+    scales = stored.scales.repeat(rows, axis=0).repeat(columns, axis=1)
+    values: npt.NDArray[np.float32] = scales * _E4M3[stored.words]
+    return values
+
+
+def _e4m3_values() -> npt.NDArray[np.float32]:
+    """What each of the 256 codes stands for (arXiv:2209.05433); 127 and 255 are no numbers."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, (code & 7) / 8
+    magnitude = np.where(exponent == 0, mantissa * 2.0**-6, (1 + mantissa) * 2.0 ** (exponent - 7))
+    magnitude[code & 127 == 127] = np.nan
+    return np.where(code & 128, -magnitude, magnitude).astype(np.float32)
+
+
+_E4M3 = _e4m3_values()
+
+
 def as_half_precision(weights: npt.NDArray[np.float32]) -> StoredMatrix:
     rows = np.ascontiguousarray(weights.astype(np.float16)).view(np.uint8)
     return StoredMatrix("F16", weights.shape, rows)
-
-
-def unpack_words(words: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
-    """(rows, words) int32 → (rows, words · 32 / bits): the lowest bits of a word come first."""
-    shifts = np.arange(0, _WORD_BITS, bits, dtype=np.uint32)
-    parts = (words.astype(np.int32).view(np.uint32)[..., None] >> shifts) & ((1 << bits) - 1)
-    return parts.reshape(len(words), -1).astype(np.int32)
 
 
 def pack_words(parts: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int32]:

@@ -10,24 +10,21 @@ Layouts: https://github.com/AutoGPTQ/AutoGPTQ and https://github.com/casper-hans
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
-from openinference_engine.weights.codes import Codes, unpack_words
 from openinference_engine.weights.compressed_tensors import (
     CompressedCheckpoint,
     refuse_codes_without_scales,
 )
 from openinference_engine.weights.config_file import decode_config
+from openinference_engine.weights.stored_codes import StoredCodes
 
 _PARTS = (".qweight", ".qzeros", ".scales", ".g_idx")
-_AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # which of a word's eight outputs its nibbles hold
 
 
 class _Method(msgspec.Struct, frozen=True):
@@ -56,7 +53,7 @@ def open_quantised(checkpoint: Checkpoint, config_file: Path) -> Checkpoint:
         case _Method(quant_method="compressed-tensors"):
             return CompressedCheckpoint(checkpoint)
         case _Method(quant_method="gptq", bits=4 | 8, checkpoint_format="gptq" | "gptq_v2"):
-            return QuantisedCheckpoint(checkpoint, method, "gptq")
+            return QuantisedCheckpoint(checkpoint, method, "columns")
         case _Method(quant_method="awq", bits=4, version="gemm" | "GEMM"):
             return QuantisedCheckpoint(checkpoint, method, "awq")
     raise StartError(
@@ -68,7 +65,7 @@ def open_quantised(checkpoint: Checkpoint, config_file: Path) -> Checkpoint:
 
 class QuantisedCheckpoint(CodedCheckpoint):
     def __init__(
-        self, checkpoint: Checkpoint, method: _Method, layout: Literal["gptq", "awq"]
+        self, checkpoint: Checkpoint, method: _Method, layout: Literal["columns", "awq"]
     ) -> None:
         self._method, self._layout = method, layout
         names = checkpoint.names()
@@ -78,35 +75,31 @@ class QuantisedCheckpoint(CodedCheckpoint):
         }
         super().__init__(checkpoint, plain, coded)
 
-    def _read(self, name: str) -> Codes:
+    def stored_codes(self, name: str) -> StoredCodes:
         matrix = name.removesuffix(".weight")
         words, zeros, scales = (
             self._checkpoint.array(matrix + part) for part in (".qweight", ".qzeros", ".scales")
         )
+        per_word = 32 // self._method.bits
+        inputs, outputs = words.shape
         if self._layout == "awq":
-            codes, zeros = (_unpack_nibbles_of_awq(packed) for packed in (words, zeros))
+            outputs *= per_word
         else:
-            codes = unpack_words(words.T, self._method.bits).T
-            zeros = unpack_words(zeros, self._method.bits)
-            zeros = zeros + (self._method.checkpoint_format == "gptq")
-        inputs, outputs = codes.shape
-        if zeros.shape != scales.shape or scales.shape[1] != outputs:
+            inputs *= per_word
+        zero_outputs = zeros.shape[1] * per_word
+        if len(zeros) != len(scales) or not outputs == scales.shape[1] == zero_outputs:
             raise StartError(
-                f"{matrix}: scales {scales.shape} and zeros {zeros.shape} do not fit the "
-                f"{outputs} outputs of its codes; fetch it again"
+                f"{matrix}: scales {scales.shape} and zeros {(len(zeros), zero_outputs)} do not "
+                f"fit the {outputs} outputs of its codes; fetch it again"
             )
         size = self._method.group_size if self._method.group_size > 0 else inputs
-        return Codes(
+        return StoredCodes(
+            self._layout,
             self._method.bits,
-            np.ascontiguousarray(codes.T).astype(np.uint8),
-            scales.astype(np.float16),
-            zeros.astype(np.int32),
+            (outputs, inputs),
+            words,
+            scales,
+            zeros,
             self._groups(matrix, f"{matrix}.g_idx", inputs, len(scales), size),
+            zero_offset=int(self._method.checkpoint_format == "gptq" and self._layout == "columns"),
         )
-
-
-def _unpack_nibbles_of_awq(words: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    nibbles = unpack_words(words, 4).reshape(len(words), -1, 8)
-    outputs = np.empty_like(nibbles)
-    outputs[..., _AWQ_ORDER] = nibbles
-    return outputs.reshape(len(words), -1)

@@ -1,7 +1,8 @@
 """Matrices of a checkpoint one below another, on their way to the device.
 
-Kernels read what belongs together as one matrix: queries, keys and values; gate and up. Each part
-is copied straight to its rows of the whole.
+Kernels read what belongs together as one matrix: queries, keys and values; gate and up. A part in
+bfloat16 is copied straight to its rows of the whole. Codes are copied as they are stored, and stay
+the codes they are where a format of the kernels holds them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from torch import Tensor
 
 from openinference_engine.config import WeightFormat
 from openinference_engine.packings import PACKINGS, pack_matrix
+from openinference_engine.weights.device_codes import expand, kernel_format, kernel_parts
 from openinference_engine.weights.loader import Weights
+from openinference_engine.weights.stored_codes import StoredCodes
 from openinference_engine.weights.upload import Upload, element_type
+
+_FOUR_BITS: set[WeightFormat | None] = {"int4", "int4-zero"}
 
 
 class Stack:
@@ -25,22 +30,50 @@ class Stack:
         """
         rows = list(sizes.values())
         self._whole = torch.empty(sum(rows), inputs, dtype=torch.bfloat16, device=upload.device)
-        self._others: list[tuple[Tensor, Tensor]] = []  # parts, and what becomes them when rounded
-        for name, part in zip(sizes, torch.split(self._whole, rows), strict=True):
-            array = weights.array(f"{name}.weight", tuple(part.shape))
-            if element_type(array) == part.dtype:
-                upload.copy(array, part)
-            else:
-                self._others.append((part, upload.tensor(array)))
+        self._parts = dict(zip(sizes, torch.split(self._whole, rows), strict=True))
+        self._others: dict[str, Tensor] = {}  # parts in other types, to be rounded
+        self._codes: dict[str, StoredCodes] = {}
+        for name, part in self._parts.items():
+            self._begin(f"{name}.weight", name, part, weights, upload)
+
+    def _begin(
+        self, full_name: str, name: str, part: Tensor, weights: Weights, upload: Upload
+    ) -> None:
+        shape = tuple(part.shape)
+        stored = weights.codes(full_name, shape)
+        if stored is not None:
+            self._codes[name] = stored.without_plain_zeros().moved(upload.tensor)
+            return
+        array = weights.array(full_name, shape)
+        if element_type(array) == part.dtype:
+            upload.copy(array, part)
+        else:
+            self._others[name] = upload.tensor(array)
 
     def dense(self) -> Tensor:
         """The whole in bfloat16, once the copies have arrived."""
-        for part, stored in self._others:
-            part.copy_(stored)
+        for name, stored in self._others.items():
+            self._parts[name].copy_(stored)
+        for name, codes in self._codes.items():
+            self._parts[name].copy_(expand(codes))
         return self._whole
 
     def packed(self, weight_format: WeightFormat, row_order: Tensor) -> Tensor:
         """The same as kernels read it."""
         if weight_format == "bfloat16":
             return self.dense()
-        return pack_matrix(PACKINGS[weight_format], self.dense(), row_order)
+        kept = self._kept_format(weight_format)
+        if kept is None:
+            return pack_matrix(PACKINGS[weight_format], self.dense(), row_order)
+        columns = zip(*(kernel_parts(codes, kept) for codes in self._codes.values()), strict=True)
+        whole = (torch.cat(parts) for parts in columns)
+        return PACKINGS[kept].pack(*whole, row_order.to(self._whole.device))
+
+    def _kept_format(self, wanted: WeightFormat) -> WeightFormat | None:
+        """The format that holds all codes as they are, if it has the bits that are wanted."""
+        if len(self._codes) < len(self._parts):
+            return None
+        formats = {kernel_format(codes) for codes in self._codes.values()}
+        if formats <= _FOUR_BITS and wanted in _FOUR_BITS:
+            return "int4-zero" if "int4-zero" in formats else "int4"
+        return wanted if formats == {wanted} else None
