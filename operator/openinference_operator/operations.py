@@ -3,10 +3,14 @@
 `Create` is for groups, which are written once; `Apply` is server-side apply of an object that is
 kept as rendered; `Annotate` records progress on an object; `Delete` carries the identity
 and version that the plan saw, so that nothing newer is deleted by an old thought.
+
+A plan is performed in its order, but for objects in a row that are all created or all applied:
+these know nothing of one another and are written at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 from openinference_operator.manifests.common import Manifest
@@ -63,3 +67,12 @@ class Delete:
 
 
 Operation: TypeAlias = Create | Apply | Annotate | Resize | Delete
+
+
+def strides(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
+    """A plan in its order, cut into what is done at the same time."""
+    for kind, row in groupby(operations, type):
+        if kind in (Create, Apply):
+            yield list(row)
+        else:
+            yield from ([operation] for operation in row)

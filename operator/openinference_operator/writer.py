@@ -1,10 +1,12 @@
 """Every write for an InferenceService goes through here: only under the lease, never over an
 object that is not ours, and remembered in the store at once.
 
-An object is ours when it carries our label and belongs to the same InferenceService. An object of
-that name that the store does not hold is looked up before it is touched.
+An object is ours when it carries our label and belongs to the same InferenceService. One that the
+store does not hold is applied on condition that there is none of its name; only if there is one it
+is looked up.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,12 +15,22 @@ from openinference_operator.cluster import Cluster
 from openinference_operator.errors import AlreadyExists, Conflict, NameConflict, NotFound
 from openinference_operator.lease import Lease
 from openinference_operator.observe import is_owned_by
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Resize
+from openinference_operator.operations import (
+    Annotate,
+    Apply,
+    Create,
+    Delete,
+    Operation,
+    Resize,
+    strides,
+)
 from openinference_operator.store import Object, Store, service_of
+
+UNBORN = "1"  # no object has this version: the first write to an empty etcd makes number 2
 
 
 class Writer:
-    """Performs operations one by one; the first that fails ends the plan."""
+    """Performs operations in their order; the first that fails ends the plan."""
 
     def __init__(self, cluster: Cluster, lease: Lease, store: Store) -> None:
         self._cluster = cluster
@@ -31,9 +43,13 @@ class Writer:
         Raises NameConflict, LeaseLost or ApiError at the first operation that fails.
         """
         has_changed = False
-        for operation in operations:
+        for stride in strides(operations):
             self._lease.check()
-            has_changed |= await self._perform(operation)
+            done = await asyncio.gather(*map(self._perform, stride), return_exceptions=True)
+            for result in done:
+                if isinstance(result, BaseException):
+                    raise result
+                has_changed |= result
         return has_changed
 
     async def write_status(self, raw: Object, status: Mapping[str, Any]) -> None:
@@ -56,8 +72,13 @@ class Writer:
             case Create(manifest):
                 return await self._create(manifest)
             case Apply(manifest, exists):
-                ours = exists or await self._find_ours(manifest)
-                return self._store.put(await self._cluster.apply(manifest, force=ours))
+                return self._store.put(
+                    await (
+                        self._cluster.apply(manifest, force=True)
+                        if exists
+                        else self._make(manifest)
+                    )
+                )
             case Annotate(reference, annotations):
                 return self._store.put(await self._cluster.annotate(reference, annotations))
             case Resize(reference, pods, annotations):
@@ -73,6 +94,16 @@ class Writer:
             return self._store.put(await self._cluster.create(manifest))
         except AlreadyExists:
             return await self._find_ours(manifest)
+
+    async def _make(self, manifest: Mapping[str, Any]) -> Object:
+        """Apply an object that should not be there yet. Raises NameConflict if not ours."""
+        unborn = {**manifest, "metadata": manifest["metadata"] | {"resourceVersion": UNBORN}}
+        try:
+            return await self._cluster.apply(unborn, force=False)
+        except Conflict:
+            ours = await self._find_ours(manifest)
+            self._lease.check()
+            return await self._cluster.apply(manifest, force=ours)
 
     async def _find_ours(self, manifest: Mapping[str, Any]) -> bool:
         """Whether an object of that name is there, and ours. Raises NameConflict if not ours."""

@@ -85,6 +85,9 @@ class ApiServer:
             return web.json_response(self._store(path, merged(present, body), "same"))
         if present is None and "uid" in body["metadata"]:
             return error(409, "Conflict")
+        version = body["metadata"].get("resourceVersion")
+        if present and version not in (None, present["metadata"]["resourceVersion"]):
+            return error(409, "Conflict")
         if present and present["manager"] == "somebody" and request.query["force"] == "false":
             return error(409, "Conflict")
         return web.json_response(

@@ -4,13 +4,15 @@ Every history ends in calm. Then the operator must come to rest in the one right
 is stormy, no single operation may break the bounds of the rollout.
 """
 
+from itertools import chain
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openinference_operator import names
 from openinference_operator.canary import Verdict
 from openinference_operator.groups import group_state
-from openinference_operator.operations import Annotate, Create
+from openinference_operator.operations import Annotate, Create, strides
 from openinference_operator.rollout import Phase, bounds
 
 CALM = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -181,6 +183,26 @@ def test_a_crash_after_any_operation_of_any_plan_changes_nothing_in_the_end(
     world.settle()
     assert len(world.groups) == 2
     assert {world.revision_of(group) for group in world.groups} == {world.plan().course.revision}
+
+
+@pytest.mark.parametrize("crash_after", range(1, 8))
+def test_operations_that_are_done_at_the_same_time_may_be_done_in_any_order(
+    make_world, crash_after
+):
+    """A crash leaves any part of what is done at once; here it is the last ones that get done."""
+    world = make_world(replicas=2)
+    for change in ({}, {"engine": {"maxSequences": 4}}):
+        world.change(**change)
+        for _ in range(30):
+            done = chain.from_iterable(map(reversed, strides(world.plan().operations)))
+            for operation in list(done)[:crash_after]:
+                world.perform(operation)
+            world.everybody_acts()
+        world.settle()
+        assert len(world.groups) == 2
+        assert {world.revision_of(group) for group in world.groups} == {
+            world.plan().course.revision
+        }
 
 
 def test_a_lost_node_does_not_block_its_replacement(make_world):
