@@ -83,16 +83,20 @@ class Controller:
         self._trials = trials
         self._survey = survey
         self._queue = queue
-        self._synced = asyncio.Event()
+        self._started = asyncio.Event()
         self._term = 0
 
     def start(self) -> None:
         """Let the workers begin: every object that exists has been seen."""
-        self._synced.set()
+        self._started.set()
+
+    def has_started(self) -> bool:
+        """Whether the workers may begin, as soon as this replica leads."""
+        return self._started.is_set()
 
     async def work(self) -> None:
         """Reconcile keys for ever, while this replica leads."""
-        await self._synced.wait()
+        await self._started.wait()
         while True:
             await self._lease.wait_until_held()
             key = await self._queue.get()
@@ -168,8 +172,9 @@ class Controller:
             # The scaler's record comes before its consequences: a new leader goes on from it.
             await self._writer.write_status(raw, status)
         if await self._perform(raw, plan, status):
-            self._queue.add(key)
-        await self._writer.write_status(raw, status)
+            self._queue.add(key)  # what is true then is said then
+        else:
+            await self._writer.write_status(raw, status)
         decisions = (*_scaling_notes(recorded, decision), *notes_on(plan.operations))
         for note in (*decisions, *_trouble_notes(observed)):
             await self._recorder.record(raw, note)

@@ -4,6 +4,7 @@ An event's name is the hash of what it says, so the same words about the same ob
 with a count. What is said again within ten minutes is not sent at all.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,8 @@ from typing import Literal
 
 from openinference_operator import names, timestamps
 from openinference_operator.cluster import Cluster
-from openinference_operator.errors import ApiError
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Operation, Resize
+from openinference_operator.errors import AlreadyExists, ApiError
+from openinference_operator.operations import Annotate, Create, Delete, Operation, Resize
 from openinference_operator.store import Object
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ def notes_on(operations: Sequence[Operation]) -> Iterator[Note]:
     """What the operations of a plan mean to its reader."""
     for operation in operations:
         match operation:
-            case Apply({"kind": "ControllerRevision", "metadata": {"name": name}}):
-                yield Note("RevisionCreated", f"kept the spec as {name}")
             case Create({"kind": "Job", "metadata": {"name": name}}):
                 yield Note("DownloadStarted", f"{name} brings the model into its claim")
             case Create({"kind": "StatefulSet", "metadata": {"name": name}}):
@@ -90,9 +89,17 @@ class Recorder:
         if is_quiet:
             return
         try:
-            await self._cluster.apply(_event(about, note, digest, count + 1), force=True)
+            await self._send(_event(about, note, digest, count + 1), is_new=count == 0)
         except ApiError as error:
             log.info("event not sent: reason=%s error=%s", note.reason, error)
+
+    async def _send(self, event: Object, *, is_new: bool) -> None:
+        """Create an event, which is cheaper, or bring one that may exist up to date."""
+        if is_new:
+            with contextlib.suppress(AlreadyExists):  # said by a leader before this one
+                await self._cluster.create(event)
+                return
+        await self._cluster.apply(event, force=True)
 
 
 def _event(about: Object, note: Note, digest: str, count: int) -> Object:

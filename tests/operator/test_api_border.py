@@ -118,10 +118,37 @@ async def test_nothing_is_written_without_the_lease(writer, lease, server, servi
 
 async def test_a_plan_ends_at_its_first_failure(writer, server, service):
     server.failures = [500]
-    second = statefulset(service, "demo-1a2b3c4d-1")
+    first = Apply(services.build_client_service(service), exists=False)
     with pytest.raises(ApiError, match="500"):
-        await writer.perform([Create(statefulset(service)), Create(second)])
+        await writer.perform([first, Create(statefulset(service))])
     assert not any("statefulsets" in path for path in server.objects)
+
+
+async def test_one_of_several_objects_that_fails_keeps_no_other_from_being_made(
+    writer, server, service
+):
+    server.failures = [500]
+    builds = (services.build_client_service, services.build_groups_service)
+    with pytest.raises(ApiError, match="500"):
+        await writer.perform([Apply(build(service), exists=False) for build in builds])
+    assert len([path for path in server.objects if "/services/" in path]) == 1
+
+
+async def test_a_new_object_is_made_by_one_call(writer, server, service):
+    before = len(server.calls)
+    await writer.perform([Apply(services.build_client_service(service), exists=False)])
+    assert [method for method, _ in server.calls[before:]] == ["PATCH"]
+
+
+async def test_an_object_of_ours_that_was_not_seen_yet_is_taken_over(
+    writer, server, store, service
+):
+    manifest = signed(services.build_client_service(service))
+    await writer.perform([Apply(manifest, exists=False)])
+    path = RESOURCES["Service"].path("team-a", "demo")
+    server.objects[path] |= {"spec": {}, "manager": "somebody"}
+    await writer.perform([Apply(manifest, exists=False)])
+    assert server.objects[path]["spec"]["ports"]
 
 
 async def test_a_status_that_says_nothing_new_is_not_written(writer, server, raw_service):
@@ -265,7 +292,16 @@ async def test_the_same_words_are_one_event(cluster, server, raw_service):
     await recorder.record(raw_service(), Note("Scaled", "2 -> 3"))
     events = [obj for path, obj in server.objects.items() if "/events/" in path]
     assert sorted(event["message"] for event in events) == ["1 -> 2", "2 -> 3"]
-    assert len([call for call in server.calls if "/events/" in call[1]]) == 2
+    assert len([call for call in server.calls if "/events" in call[1]]) == 2
+
+
+async def test_what_an_earlier_leader_said_is_said_again_in_the_same_event(
+    cluster, server, raw_service
+):
+    for _ in range(2):
+        await Recorder(cluster).record(raw_service(), Note("Scaled", "1 -> 2"))
+    [event] = [obj for path, obj in server.objects.items() if "/events/" in path]
+    assert event["message"] == "1 -> 2"
 
 
 async def test_an_event_that_fails_stops_nothing(cluster, server, raw_service):
@@ -279,16 +315,13 @@ async def test_an_event_that_fails_stops_nothing(cluster, server, raw_service):
 
 def test_every_decision_is_told(service):
     place = Reference("StatefulSet", "team-a", "demo-1a2b3c4d-0", "uid", "1")
-    revision = {"kind": "ControllerRevision", "metadata": {"name": "demo-1a2b3c4d"}}
     operations = [
-        Apply(revision, exists=False),
         Create(statefulset(service)),
         Annotate(place, {names.ANNOTATION_DRAINING_SINCE: "now"}),
         Delete(place),
         Apply(services.build_client_service(service), exists=True),
     ]
     assert [note.reason for note in notes_on(operations)] == [
-        "RevisionCreated",
         "GroupCreated",
         "GroupDraining",
         "GroupDeleted",
