@@ -1,4 +1,4 @@
-"""The operator's own HTTP: /metrics, /health (alive) and /ready (watching, not leading)."""
+"""The operator's own HTTP: /metrics, /health (alive) and /ready (all is seen, not leading)."""
 
 from collections.abc import Callable
 

@@ -189,24 +189,17 @@ def _revision(obj: Object) -> Revision:
 def _older_namesake(store: Store, service: InferenceService) -> str:
     """Of several InferenceServices with one model name, the routers serve the oldest."""
     mine = (service.created_at, service.name)
-    for raw in store.services(service.namespace):
+    for raw in store.claimants(service.namespace, service.model.name):
         metadata = raw["metadata"]
         theirs = (metadata.get("creationTimestamp", ""), metadata["name"])
-        if theirs < mine and _serves(raw, service.model.name):
+        if theirs < mine and _is_valid(raw):
             return str(metadata["name"])
     return ""
 
 
-def _serves(raw: Object, model: str) -> bool:
-    """Whether another InferenceService, which may say anything at all, serves a model name.
-
-    Only one that says so is parsed: every service of a namespace asks this about all older ones.
-    """
-    spec: Any = raw.get("spec")
-    said: Any = spec.get("model") if isinstance(spec, Mapping) else None
-    if not isinstance(said, Mapping) or (said.get("name") or raw["metadata"]["name"]) != model:
-        return False
+def _is_valid(raw: Object) -> bool:
     try:
-        return parse(raw).model.name == model
+        parse(raw)
     except SpecError:
         return False
+    return True

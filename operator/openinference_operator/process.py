@@ -27,7 +27,7 @@ from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
 from openinference_operator.triggers import Key, Triggers
-from openinference_operator.watches import build_kopf_settings, build_registry, relist
+from openinference_operator.watches import build_kopf_settings, build_registry, keep_listing
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -69,18 +69,18 @@ async def run(settings: Settings) -> None:
             survey=Survey(cluster),
             queue=queue,
         )
-        watching = asyncio.Event()
         conditions = ConditionMetrics(store.all_services)
         REGISTRY.register(conditions)
         stack.callback(REGISTRY.unregister, conditions)
-        runner = await serve(settings.port, watching.is_set)
+        runner = await serve(settings.port, controller.has_started)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(lease.release)
         background = [
             asyncio.create_task(lease.keep(), name="lease"),
             asyncio.create_task(measure_loop_lag(), name="loop lag"),
             asyncio.create_task(
-                relist(cluster, store, triggers, settings.watch_namespace), name="relist"
+                keep_listing(cluster, store, triggers, settings.watch_namespace, controller.start),
+                name="lists",
             ),
             *(
                 asyncio.create_task(controller.work(), name=f"worker {number}")
@@ -90,12 +90,11 @@ async def run(settings: Settings) -> None:
         log.info("operator started: identity=%s", settings.pod_name)
         watches = asyncio.create_task(
             kopf.operator(
-                registry=build_registry(store, triggers, controller.start),
+                registry=build_registry(store, triggers),
                 settings=build_kopf_settings(),
                 standalone=True,
                 clusterwide=not settings.watch_namespace,
                 namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
-                ready_flag=watching,
             ),
             name="watches",
         )

@@ -7,7 +7,7 @@ an object that is gone does not come back through a late answer.
 The store knows nothing of what the objects mean; `slim` says what of them is worth keeping.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 from openinference_operator import names
@@ -23,6 +23,7 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str, str], dict[str, Object]] = {}
+        self._claims: dict[tuple[str, str], set[str]] = {}
         self._deleted_uids: dict[str, None] = {}
 
     def put(self, obj: Object) -> bool:
@@ -36,7 +37,10 @@ class Store:
         is_old = present is not None and _version(present) >= _version(obj)
         if is_old or metadata["uid"] in self._deleted_uids:
             return False
+        self._forget_claim(present)
         bucket[metadata["name"]] = slim(obj)
+        if claim := _claim(obj):
+            self._claims.setdefault(claim, set()).add(metadata["name"])
         return True
 
     def remove(self, obj: Object) -> None:
@@ -49,6 +53,7 @@ class Store:
         present = bucket.get(metadata["name"])
         if present and present["metadata"]["uid"] == metadata["uid"]:
             del bucket[metadata["name"]]
+            self._forget_claim(present)
         if not bucket:
             self._objects.pop(_bucket(obj), None)
 
@@ -76,22 +81,33 @@ class Store:
         """One InferenceService."""
         return self._objects.get((names.KIND, namespace, ""), {}).get(name)
 
+    def claimants(self, namespace: str, model: str) -> list[Object]:
+        """The InferenceServices of a namespace that ask for one model name, ordered by name."""
+        bucket = self._objects.get((names.KIND, namespace, ""), {})
+        return [bucket[name] for name in sorted(self._claims.get((namespace, model), ()))]
+
     def uids(self, kind: str) -> frozenset[str]:
         """The identities of all objects of a kind."""
         return frozenset(obj["metadata"]["uid"] for obj in self._of_kind(kind))
 
-    def forget_missing(
-        self, kind: str, before: frozenset[str], listed: Iterable[Object]
-    ) -> list[Object]:
+    def forget_all(self, kind: str, uids: Collection[str]) -> list[Object]:
         """Remove what was known before a complete list but is not in it; return what it was.
 
         A watch that had to list again reports no deletion for what vanished meanwhile.
         """
-        gone = before - {obj["metadata"]["uid"] for obj in listed}
-        missing = [obj for obj in self._of_kind(kind) if obj["metadata"]["uid"] in gone]
+        missing = [obj for obj in self._of_kind(kind) if obj["metadata"]["uid"] in uids]
         for obj in missing:
             self.remove(obj)
         return missing
+
+    def _forget_claim(self, obj: Object | None) -> None:
+        claim = _claim(obj) if obj else None
+        if obj is None or claim is None:
+            return
+        claimants = self._claims.get(claim, set())
+        claimants.discard(obj["metadata"]["name"])
+        if not claimants:
+            self._claims.pop(claim, None)
 
     def _of_kind(self, kind: str) -> list[Object]:
         return [
@@ -107,6 +123,16 @@ def service_of(obj: Object) -> str:
     if obj["kind"] == names.KIND:
         return str(obj["metadata"]["name"])
     return str((obj["metadata"].get("labels") or {}).get(names.LABEL_SERVICE, ""))
+
+
+def _claim(obj: Object) -> tuple[str, str] | None:
+    """The namespace and the model name that an InferenceService asks for, whatever else it says."""
+    spec: Any = obj.get("spec")
+    said: Any = spec.get("model") if isinstance(spec, Mapping) else None
+    if obj["kind"] != names.KIND or not isinstance(said, Mapping):
+        return None
+    name: Any = said.get("name") or obj["metadata"]["name"]
+    return (obj["metadata"]["namespace"], name) if isinstance(name, str) else None
 
 
 def _bucket(obj: Object) -> tuple[str, str, str]:

@@ -51,7 +51,7 @@ def test_a_complete_list_shows_what_vanished_unseen():
     store.put(pod(1, name="other", uid="uid-2"))
     before = store.uids("Pod")
     store.put(pod(9, name="young", uid="uid-3"))
-    gone = store.forget_missing("Pod", before, [pod(2)])
+    gone = store.forget_all("Pod", before - {pod(2)["metadata"]["uid"]})
     assert [obj["metadata"]["name"] for obj in gone] == ["other"]
     assert len(versions(store)) == 2
 
@@ -133,3 +133,25 @@ def test_a_thousand_entries_in_their_order_are_looked_at_once_each():
 def test_entries_in_another_order_are_no_difference():
     owners = [{"uid": "a"}, {"uid": "b"}]
     assert not differs({"owners": owners[::-1]}, {"owners": owners})
+
+
+def test_services_are_found_by_the_model_name_they_ask_for_now():
+    """A thousand services ask for their namesakes at each look, so nobody goes through them all."""
+
+    def service(name, version, model):
+        metadata = {"name": name, "namespace": "team-a", "uid": name}
+        metadata["resourceVersion"] = str(version)
+        return {"kind": "InferenceService", "metadata": metadata, "spec": {"model": model}}
+
+    def claimants(model):
+        return [obj["metadata"]["name"] for obj in store.claimants("team-a", model)]
+
+    store = Store()
+    store.put(service("b", 1, {"name": "llama"}))
+    store.put(service("llama", 1, {}))
+    store.put(service("odd", 1, "no model at all"))
+    assert claimants("llama") == ["b", "llama"]
+    store.put(service("b", 2, {"name": "qwen"}))
+    store.remove(service("llama", 2, {}))
+    assert claimants("llama") == []
+    assert claimants("qwen") == ["b"]
