@@ -74,7 +74,9 @@ class Cluster:
     @staticmethod
     async def connect() -> "Cluster":
         """Connect as the pod's ServiceAccount, or as KUBECONFIG says outside of a cluster."""
-        configuration = client.Configuration()
+        # Without the proxies of the environment: to look them up, in a thread and in a file of the
+        # home folder too, was a fifth of the operator's time. A kubeconfig may name its own.
+        configuration = client.Configuration(client_session_kwargs={"trust_env": False})
         try:
             config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         except config.ConfigException:

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, lt=65536)
     """Port of /metrics, /health and /ready; 0 takes a free one."""
 
-    workers: int = Field(default=8, ge=1)
+    workers: int = Field(default=4, ge=1)
     """How many InferenceServices are reconciled at once."""
 
     log_format: Literal["json", "text"] = "json"
