@@ -1,9 +1,10 @@
 """A seeded random checkpoint of a known shape, as a folder that the engine serves.
 
-    python -m benchmarks.checkpoints --shape llama-2-7b /dev/shm/llama-2-7b
+    python -m benchmarks.checkpoints --shape llama-2-7b [--gptq] /dev/shm/llama-2-7b
 
 Loading depends on shapes, types and bytes alone. Every weight has a random sign and mantissa and
-one exponent, which fits its matrix; a layer is a file, written by a thread of its own.
+one exponent, which fits its matrix; a layer is a file, written by a thread of its own. --gptq makes
+the projections of layers random four-bit codes with zeros, in groups of 128, as GPTQ stores them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from openinference_engine.config import ModelConfig
 from openinference_engine.quantise.safetensors_writer import RawTensor, write_safetensors
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -24,22 +27,46 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from benchmarks.shapes import SHAPES
 
 _EXPONENT_BIAS, _MANTISSA_BITS, _SIGN_AND_MANTISSA = 127, 7, 0x807F
+_GROUP_INPUTS = 128
 Shapes = dict[str, tuple[int, ...]]
 
 
-def write_checkpoint(folder: Path, config: ModelConfig) -> int:
+def write_checkpoint(folder: Path, config: ModelConfig, is_gptq: bool = False) -> int:
     """The folder's bytes of weights; it is made, and must not be there."""
     folder.mkdir(parents=True)
-    _write_description(folder, config)
+    _write_description(folder, config, is_gptq)
     files = list(_shapes_by_file(config))
+
+    def write(number: int) -> int:
+        random, tensors = np.random.default_rng(number), {}
+        for name, shape in files[number].items():
+            if is_gptq and name.endswith("_proj.weight"):
+                tensors |= _random_codes(random, name.removesuffix(".weight"), shape)
+            else:
+                tensors[name] = _random_tensor(random, shape)
+        file = f"model-{number:05}-of-{len(files):05}.safetensors"
+        return write_safetensors(folder / file, tensors)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(pool.map(lambda number: _write_file(folder, number, files), range(len(files))))
+        return sum(pool.map(write, range(len(files))))
 
 
-def _write_file(folder: Path, number: int, files: list[Shapes]) -> int:
-    random = np.random.default_rng(number)
-    tensors = {name: _random_tensor(random, shape) for name, shape in files[number].items()}
-    return write_safetensors(folder / f"model-{number:05}-of-{len(files):05}.safetensors", tensors)
+def _random_codes(
+    random: np.random.Generator, name: str, shape: tuple[int, ...]
+) -> dict[str, RawTensor]:
+    outputs, inputs = shape
+    groups = inputs // _GROUP_INPUTS
+    scales = np.full((groups, outputs), inputs**-0.5 / 8, np.float16)
+    words = {"qweight": (inputs // 8, outputs), "qzeros": (groups, outputs // 8)}
+    tensors = {
+        f"{name}.{part}": RawTensor("I32", size, _random_bytes(random, 4 * math.prod(size)))
+        for part, size in words.items()
+    }
+    return tensors | {f"{name}.scales": RawTensor("F16", scales.shape, scales)}
+
+
+def _random_bytes(random: np.random.Generator, count: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(bytearray(random.bytes(count)), np.uint8)
 
 
 def _random_tensor(random: np.random.Generator, shape: tuple[int, ...]) -> RawTensor:
@@ -47,7 +74,7 @@ def _random_tensor(random: np.random.Generator, shape: tuple[int, ...]) -> RawTe
         ones = np.full(shape, _EXPONENT_BIAS << _MANTISSA_BITS, np.uint16)
         return RawTensor("BF16", shape, ones)
     exponent = _EXPONENT_BIAS - math.ceil(math.log2(shape[1]) / 2)  # about columns^-0.5
-    values = np.frombuffer(bytearray(random.bytes(2 * math.prod(shape))), np.uint16)
+    values = _random_bytes(random, 2 * math.prod(shape)).view(np.uint16)
     values &= _SIGN_AND_MANTISSA
     values |= exponent << _MANTISSA_BITS
     return RawTensor("BF16", shape, values)
@@ -75,8 +102,8 @@ def _shapes_by_file(config: ModelConfig) -> Iterator[Shapes]:
     }  # fmt: skip
 
 
-def _write_description(folder: Path, config: ModelConfig) -> None:
-    values = {
+def _write_description(folder: Path, config: ModelConfig, is_gptq: bool) -> None:
+    values: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -89,6 +116,9 @@ def _write_description(folder: Path, config: ModelConfig) -> None:
         "rms_norm_eps": config.rms_norm_epsilon,
         "rope_theta": config.rope_theta,
     }
+    if is_gptq:
+        method = {"quant_method": "gptq", "bits": 4, "group_size": _GROUP_INPUTS}
+        values["quantization_config"] = method
     (folder / "config.json").write_text(json.dumps(values))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({sign: index for index, sign in enumerate(alphabet)}, []))
@@ -103,8 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--gptq", action="store_true", help="four-bit codes instead of bfloat16")
     options = parser.parse_args()
-    num_bytes = write_checkpoint(options.folder, SHAPES[options.shape])
+    num_bytes = write_checkpoint(options.folder, SHAPES[options.shape], options.gptq)
     print(f"{options.folder}: {num_bytes / 1e9:.1f} GB")
 
 

@@ -1,6 +1,6 @@
 """How long an engine on a GPU takes to be ready, and what of that is the way of the bytes.
 
-    python -m benchmarks.startup --shape llama-2-7b --weights bfloat16,fp8,int4
+    python -m benchmarks.startup --shape llama-2-7b --weights bfloat16,fp8,int4 [--gptq]
 
 Writes a random checkpoint, which then lies in the page cache, and starts the server as a user does:
 from the start of the process to the first 200 of /ready. The limit is the checkpoint's bytes at the
@@ -98,11 +98,11 @@ def describe(start: Start, limit_seconds: float) -> str:
     )
 
 
-def prepare(folder: Path, shape: str) -> int:
+def prepare(folder: Path, shape: str, is_gptq: bool) -> int:
     """Writes the checkpoint unless it is there; the bytes of its weights."""
     if not folder.exists():
         began = time.monotonic()
-        num_bytes = write_checkpoint(folder, SHAPES[shape])
+        num_bytes = write_checkpoint(folder, SHAPES[shape], is_gptq)
         print(f"wrote {num_bytes / 1e9:.1f} GB in {time.monotonic() - began:.1f} s", flush=True)
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
@@ -110,12 +110,13 @@ def prepare(folder: Path, shape: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
-    parser.add_argument("--weights", default="bfloat16", help="comma-separated")
+    parser.add_argument("--weights", default="auto", help="comma-separated")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--gptq", action="store_true", help="a checkpoint of four-bit codes")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    folder = options.folder / f"openinference-{options.shape}"
-    num_bytes = prepare(folder, options.shape)
+    folder = options.folder / f"openinference-{options.shape}{'-gptq' if options.gptq else ''}"
+    num_bytes = prepare(folder, options.shape, options.gptq)
     speed = pinned_bytes_per_second(torch.device("cuda"), 1 << 30)
     limit = num_bytes / speed
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")

@@ -1,9 +1,9 @@
 // Weight format int4-zero: codes 0..15, one bf16 scale and one whole zero 0..16 per row and 128 columns;
 // weight = scale·(code − zero), as GPTQ and AWQ store matrices.
 //
-// Units of int4 (int4_weights.cuh) with 16 numbers 128 + zero in bf16 behind the scales, in the same
-// order. 128 + code less 128 + zero is exact in bf16, so a zero costs nothing where int4 subtracts a
-// constant.
+// Units of int4 (int4_weights.cuh) in which each pair of scales, of rows g and g+8, is followed by the
+// pair of zeros, as 128 + zero in bf16. 128 + code less 128 + zero is exact, so a zero costs nothing
+// where int4 subtracts a constant.
 #pragma once
 
 #include "device.cuh"
@@ -13,8 +13,7 @@ namespace openinference {
 
 struct Int4ZeroWeights {
     static constexpr int kRuns = 2, kRunColumns = 64, kUnitColumns = kRuns * kRunColumns;
-    static constexpr int kScalesAt = 16 * kUnitColumns / 2, kZerosAt = kScalesAt + 16 * 2;
-    static constexpr int kUnitBytes = kZerosAt + 16 * 2;
+    static constexpr int kUnitBytes = 16 * kUnitColumns / 2 + 16 * 4;
     // As int4.
     __host__ __device__ static constexpr int blocks(int groups) { return groups == 1 ? 2 : 1; }
     __host__ __device__ static constexpr int depth(int groups) { return groups == 1 ? 2 : 4; }
@@ -23,9 +22,10 @@ struct Int4ZeroWeights {
     int columns;
 
     struct Unit {
-        uint4 codes[kRuns];     // row g (x, y), row g+8 (z, w)
-        uint32_t zeros[kRuns];  // 128 + zero of rows g and g+8; 128 where the run counts as zero
-        uint32_t scales;        // of rows g and g+8
+        uint4 codes[kRuns];  // row g (x, y), row g+8 (z, w)
+        uint32_t scales;     // of rows g and g+8
+        uint32_t zeros;      // 128 + zero of the same
+        int first, end;      // of the runs that do not count as zero
 
         // Runs from `first` up to `end`; the others count as zero.
         __device__ __forceinline__ void load(const Int4ZeroWeights& weights, const TileRows& tile, int unit,
@@ -36,13 +36,13 @@ struct Int4ZeroWeights {
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {
                 codes[run] = make_uint4(0, 0, 0, 0);
-                zeros[run] = kOffsets;
-                if (run >= first && run < end) {
-                    codes[run] = load_weights(bytes + run * 512 + lane * 16);
-                    zeros[run] = load_weight_word(bytes + kZerosAt + lane / 4 * 4);
-                }
+                if (run >= first && run < end) codes[run] = load_weights(bytes + run * 512 + lane * 16);
             }
-            scales = load_weight_word(bytes + kScalesAt + lane / 4 * 4);
+            const uint2 words = load_weight_words(bytes + kRuns * 512 + lane / 4 * 8);
+            scales = words.x;
+            zeros = words.y;
+            this->first = first;
+            this->end = end;
         }
 
         template <int kGroups>
@@ -51,8 +51,9 @@ struct Int4ZeroWeights {
             float part[kGroups][4] = {};
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {
-                const uint32_t low[2] = {codes[run].x, codes[run].y}, low_zeros = both_lower(zeros[run]);
-                const uint32_t high[2] = {codes[run].z, codes[run].w}, high_zeros = both_upper(zeros[run]);
+                const uint32_t offsets = run >= first && run < end ? zeros : kOffsets;
+                const uint32_t low[2] = {codes[run].x, codes[run].y}, low_zeros = both_lower(offsets);
+                const uint32_t high[2] = {codes[run].z, codes[run].w}, high_zeros = both_upper(offsets);
 #pragma unroll
                 for (int word = 0; word < 2; ++word) {
                     const int k = unit * kUnitColumns + run * kRunColumns + t * 16 + word * 8;

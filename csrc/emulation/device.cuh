@@ -47,6 +47,8 @@ inline uint4 load_weights(const void* address) { return *static_cast<const uint4
 
 inline uint32_t load_weight_word(const void* address) { return *static_cast<const uint32_t*>(address); }
 
+inline uint2 load_weight_words(const void* address) { return *static_cast<const uint2*>(address); }
+
 inline float lower_half(uint32_t pair) { return bits_as<float>(pair << 16); }
 inline float upper_half(uint32_t pair) { return bits_as<float>(pair & 0xffff0000u); }
 

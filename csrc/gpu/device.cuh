@@ -28,6 +28,12 @@ __device__ __forceinline__ uint32_t load_weight_word(const void* address) {
     return v;
 }
 
+__device__ __forceinline__ uint2 load_weight_words(const void* address) {
+    uint2 v;
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
+    return v;
+}
+
 // Tensor-core product of one 16×16 by 16×8 tile, D += A·B, fp32 sums (PTX mma.m16n8k16).
 // With g = lane / 4, t = lane % 4: a = rows (g, g+8, g, g+8) at k (2t, 2t, 2t+8, 2t+8);
 // b = column g at k (2t, 2t+8); d = (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).

@@ -141,8 +141,8 @@ struct Int4ZeroUnpacker {
 
     __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + Int4ZeroWeights::kScalesAt + g * 4);
-        const uint32_t zeros = *reinterpret_cast<const uint32_t*>(unit + Int4ZeroWeights::kZerosAt + g * 4);
+        const uint2 words = *reinterpret_cast<const uint2*>(unit + 1024 + g * 8);
+        const uint32_t scales = words.x, zeros = words.y;
         const uint4 codes = *reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16);
         store(rows[g], 2 * t, codes.x, Unit::both_lower(zeros), Unit::both_lower(scales));
         store(rows[g], 2 * t + 1, codes.y, Unit::both_lower(zeros), Unit::both_lower(scales));

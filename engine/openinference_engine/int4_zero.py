@@ -13,6 +13,7 @@ from openinference_engine import int4
 from openinference_engine.tiles import GROUP_COLUMNS, TILE_ROWS, pack_halves, unpack_halves
 
 UNIT_BYTES = int4.UNIT_BYTES + TILE_ROWS * 2
+_PART_BYTES = [int4.UNIT_BYTES - TILE_ROWS * 2, TILE_ROWS * 2]  # of int4: codes, scales
 _LAST = 15
 _OFFSET = 128  # in memory a zero is 128 more, as the kernels subtract it
 
@@ -40,12 +41,18 @@ def dequantise(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
 
 def pack(codes: Tensor, scales: Tensor, zeros: Tensor, row_order: Tensor) -> Tensor:
     """Units (rows / 16, columns / 128, 1088) uint8; row_order as in `int4.pack`."""
-    offsets = (zeros.float() + _OFFSET).bfloat16()
-    return torch.cat([int4.pack(codes, scales, row_order), pack_halves(offsets, row_order)], dim=2)
+    offsets = pack_halves((zeros.float() + _OFFSET).bfloat16(), row_order)
+    units = int4.pack(codes, scales, row_order)
+    code_bytes, scale_bytes = torch.split(units, _PART_BYTES, dim=2)
+    pairs = [part.view(*part.shape[:2], 8, 4) for part in (scale_bytes, offsets)]
+    return torch.cat([code_bytes, torch.cat(pairs, dim=3).flatten(2)], dim=2)
 
 
 def unpack(units: Tensor, row_order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The codes, scales and zeros that `pack` was given."""
-    codes, scales = int4.unpack(units[:, :, : int4.UNIT_BYTES], row_order)
-    offsets = unpack_halves(units[:, :, int4.UNIT_BYTES :], row_order)
-    return codes, scales, (offsets.float() - _OFFSET).to(torch.uint8)
+    code_bytes, pairs = units.tensor_split([_PART_BYTES[0]], dim=2)
+    words = pairs.reshape(*pairs.shape[:2], 8, 8)
+    scale_bytes, offsets = words[..., :4].flatten(2), words[..., 4:].flatten(2)
+    codes, scales = int4.unpack(torch.cat([code_bytes, scale_bytes], dim=2), row_order)
+    zeros = unpack_halves(offsets, row_order).float() - _OFFSET
+    return codes, scales, zeros.to(torch.uint8)
