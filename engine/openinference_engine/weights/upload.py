@@ -80,8 +80,10 @@ class Upload:
 
     def _move(self, source: npt.NDArray[np.uint8], target: Tensor) -> None:
         buffer = self._buffers.get()
-        buffer.send(source, target)
-        self._buffers.put(buffer)
+        try:
+            buffer.send(source, target)
+        finally:  # whatever failed: others wait for a buffer
+            self._buffers.put(buffer)
 
 
 class _Buffer:
@@ -98,7 +100,7 @@ class _Buffer:
         np.copyto(part.numpy(), source)
         target.copy_(part, non_blocking=True)
         if self._sent is not None:
-            self._sent.record()
+            self._sent.record(torch.cuda.current_stream(target.device))
 
 
 @contextmanager
