@@ -21,7 +21,7 @@ from e2e.reliability import RESULTS, write_page
 
 FAULTS = (
     *("rollouts", "upgrade", "scale", "autoscaling", "scaling_faults", "operator_faults"),
-    *("nodes", "groups", "router"),
+    *("nodes", "groups", "tensor_groups", "router"),
 )
 WRITTEN = PROJECT / "docs" / "reliability.jsonl"
 

@@ -33,12 +33,14 @@ def _wait_until_gone(processes: Iterable[int]) -> None:
             time.sleep(0.01)
 
 
-def signal_programs_of(pod: Json, number: signal.Signals, module: str = "") -> int:
-    """Send a signal to every program of a pod, or to those that run a Python module.
+def signal_programs_of(pod: Json, number: signal.Signals, *words: str) -> int:
+    """Send a signal to every program of a pod, or to those with such words in their command line.
 
     Returns how many there were on this machine.
     """
-    processes = [each for each in _processes_of(pod["metadata"]["uid"]) if module in _words(each)]
+    processes = [
+        each for each in _processes_of(pod["metadata"]["uid"]) if set(words) <= set(_words(each))
+    ]
     for process in processes:
         os.kill(process, number)
     return len(processes)
@@ -58,9 +60,9 @@ def _processes_of(pod_uid: str) -> list[int]:
     return found
 
 
-def _words(process: int) -> str:
+def _words(process: int) -> list[str]:
     """The command line of a process; empty when it has ended."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_text()
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
     except OSError:
-        return ""
+        return []

@@ -42,6 +42,7 @@ class Run:
     at: str = ""  # UTC
     commit: str = ""
     machine: str = ""
+    unready_seconds: float = 0.0  # from the fault until its group was, where that was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Row:
     refused: int
     lost: int
     may_lose: bool
+    unready_seconds: float = 0.0  # the longest
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Counted:
     reports: list[Report] = field(default_factory=list)
     faults: int = 1
     may_lose: bool = False
+    unready_seconds: float = 0.0  # from the fault until its group was
     control: Report | None = None  # requests of the same fault that may not resume
 
     def note(self, test: str, *, failed: bool) -> None:
@@ -76,6 +79,7 @@ class Counted:
             counts = (self.faults, whole.complete, whole.refused, whole.lost)
             run = Run(
                 *(test, *counts, failed, self.may_lose, SEED, now, _commit(), _machine()),
+                round(self.unready_seconds, 1),
             )
             with Path(path).open("a") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
@@ -107,6 +111,7 @@ def sums(runs: Iterable[Run]) -> list[Row]:
             refused=sum(run.refused for run in each),
             lost=sum(run.lost for run in each),
             may_lose=each[0].may_lose,
+            unready_seconds=max(run.unready_seconds for run in each),
         )
         for test, each in found.items()
     ]
@@ -137,6 +142,7 @@ def page(runs: Sequence[Run]) -> str:
             "",
             *_table([row for row in rows if row.may_lose]),
             "",
+            *_unready([row for row in proofs if row.unready_seconds]),
         ]
     )
 
@@ -152,6 +158,22 @@ def _table(rows: Sequence[Row]) -> list[str]:
         "| what happens | runs | failed | faults | complete | refused | lost |",
         "|---|--:|--:|--:|--:|--:|--:|",
         *map(_line, rows),
+    ]
+
+
+def _unready(rows: Sequence[Row]) -> list[str]:
+    """How soon groups were unready whose rank went; nothing where no run measured it."""
+    if not rows:
+        return []
+    return [
+        "## How soon a group whose rank goes is unready",
+        "",
+        "From the signal until the API server says that its first pod is not Ready.",
+        "",
+        "| what happens | longest, s |",
+        "|---|--:|",
+        *(f"| {row.test} | {row.unready_seconds:.1f} |" for row in rows),
+        "",
     ]
 
 

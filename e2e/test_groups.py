@@ -11,16 +11,23 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from e2e.asks import Json
+from e2e.asks import LONG_STREAMS, NO_RESUME, Json
 from e2e.fake_gpus import GPU, give_gpus
 from e2e.faults import kill_programs_of, signal_programs_of
-from e2e.inference_service import InferenceService
+from e2e.groups import (
+    GROUP_LABEL,
+    RANK_PROGRAM,
+    busiest_group,
+    pods_by_group,
+    seconds_until_unready,
+    until_restarted,
+)
+from e2e.inference_service import MODEL, InferenceService
 from e2e.kube import Kube, condition
 from e2e.load import begin, enough
-from e2e.reliability import RESULTS
+from e2e.reliability import RESULTS, Counted
 from e2e.traffic import Traffic
 
-GROUP_LABEL = "openinference.dev/group"
 HOSTNAME = "kubernetes.io/hostname"
 APART = {
     "podAntiAffinity": {
@@ -37,7 +44,6 @@ APART = {
     }
 }
 TWO_PODS = {"parallelism": {"pipeline": 2}, "podTemplate": {"affinity": APART}}
-MEET_SECONDS = 120.0  # to be found, end, start and load, on two busy cores
 
 pytestmark = pytest.mark.skipif(RESULTS not in os.environ, reason="make campaign runs it")
 
@@ -83,30 +89,44 @@ async def test_an_upgrade_from_one_rank_to_two_pods_answers_the_same(
     ],
 )
 async def test_a_group_whose_worker_goes_costs_nothing_and_meets_again(
-    groups: InferenceService, traffic: Traffic, number: signal.Signals
+    groups: InferenceService,
+    url: str,
+    traffic: Traffic,
+    counted: Counted,
+    number: signal.Signals,
 ) -> None:
-    """Both its containers end, and are started again in place."""
+    """Both its containers end, and are started again in place. The control shows that it hurts."""
+    async with Traffic(url, MODEL, traffic.references, headers=NO_RESUME) as control:
+        await begin(traffic)
+        control.keep(6, LONG_STREAMS)
+        group, before = await busiest_group(groups, control)
+        if number == signal.SIGKILL:
+            await kill_programs_of(groups.kube, before[1])
+        elif not signal_programs_of(before[1], number, RANK_PROGRAM):
+            pytest.skip("programs of pods cannot be stopped on this cluster")
+        counted.unready_seconds = await seconds_until_unready(groups, group)
+        await until_restarted(groups, group, before)
+        await groups.until_ready_with(2)
+        await enough(traffic)
+        report, counted.control = await traffic.finish(), await control.finish()
+    assert (report.lost, report.refused) == (0, 0), report.explain()
+    assert counted.control.lost > 0, counted.control.explain()
+
+
+async def test_a_scale_of_groups_of_two_pods_loses_and_refuses_nothing(
+    groups: InferenceService, traffic: Traffic
+) -> None:
+    """Down to one while streams run on both: a whole group drains, then both its pods go."""
     await begin(traffic)
-    [(group, _)] = traffic.groups_streaming.most_common(1)
-    before = (await pods_by_group(groups))[group]
-    restarted = {uid(pod): restarts(pod) + 1 for pod in before}
-    if number == signal.SIGKILL:
-        await kill_programs_of(groups.kube, before[1])
-    elif not signal_programs_of(before[1], number, "openinference_engine.ranks"):
-        pytest.skip("programs of pods cannot be stopped on this cluster")
-
-    def has_met_again(pods: Sequence[Json]) -> bool:
-        return all(
-            restarts(pod) >= restarted.get(uid(pod), 0)
-            and condition(pod, "Ready")["status"] == "True"
-            for pod in pods
-        )
-
-    await groups.kube.until("pods", has_met_again, MEET_SECONDS, f"{GROUP_LABEL}={group}")
-    await groups.until_ready_with(2)
+    await groups.kube.run("scale", f"infsvc/{groups.name}", "--replicas=1")
+    await groups.until_ready_with(1)
     await enough(traffic)
     report = await traffic.finish()
+    [pods] = (await pods_by_group(groups)).values()
+    assert len(pods) == 2
     assert (report.lost, report.refused) == (0, 0), report.explain()
+    await groups.change(replicas=2)
+    await groups.until_ready_with(2)
 
 
 async def test_a_drained_node_takes_its_groups_one_by_one_and_costs_nothing(
@@ -161,26 +181,6 @@ async def test_of_two_groups_that_hold_what_the_other_lacks_one_gives_up(
     await kube.run("delete", "infsvc", older.name)
     await kube.until("pods", lambda pods: placed(pods) == 2, 120, younger.selector)
     await kube.run("delete", "infsvc", younger.name)
-
-
-async def pods_by_group(service: InferenceService) -> dict[str, list[Json]]:
-    """By the names of the groups; pod 0, which answers, comes first."""
-    found: dict[str, list[Json]] = {}
-    for pod in await service.kube.list("pods", f"{service.selector},{GROUP_LABEL}"):
-        if "deletionTimestamp" not in pod["metadata"]:
-            found.setdefault(pod["metadata"]["labels"][GROUP_LABEL], []).append(pod)
-    return {
-        group: sorted(found[group], key=lambda pod: str(pod["metadata"]["name"]))
-        for group in sorted(found)
-    }
-
-
-def uid(pod: Json) -> str:
-    return str(pod["metadata"]["uid"])
-
-
-def restarts(pod: Json) -> int:
-    return int(pod["status"]["containerStatuses"][0]["restartCount"])
 
 
 def placed(pods: Sequence[Json]) -> int:
