@@ -71,14 +71,10 @@ class Writer:
         match operation:
             case Create(manifest):
                 return await self._create(manifest)
-            case Apply(manifest, exists):
-                return self._store.put(
-                    await (
-                        self._cluster.apply(manifest, force=True)
-                        if exists
-                        else self._make(manifest)
-                    )
-                )
+            case Apply(manifest, exists=True):
+                return self._store.put(await self._cluster.apply(manifest, force=True))
+            case Apply(manifest):
+                return self._store.put(await self._make(manifest))
             case Annotate(reference, annotations):
                 return self._store.put(await self._cluster.annotate(reference, annotations))
             case Resize(reference, pods, annotations):
