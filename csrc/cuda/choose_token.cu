@@ -1,5 +1,6 @@
 // LM head with greedy choice: logits are written, the best of each block is kept on the way, and the
 // last block to finish compares the blocks and moves every sequence one position on.
+#include "candidate.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
 #include "skinny_gemm.cuh"
@@ -7,28 +8,7 @@
 namespace openinference {
 namespace {
 
-struct Candidate {
-    float logit;
-    int id;
-};
-
-constexpr int kNoToken = -1;
 constexpr int kMaxBlocks = 2;  // per multiprocessor, of any weight format
-
-// The larger logit wins, then the lower id; NaN never wins.
-__device__ __forceinline__ Candidate better(Candidate a, Candidate b) {
-    if (b.id == kNoToken) return a;
-    if (a.id == kNoToken) return b;
-    const bool takes_b = b.logit > a.logit || (b.logit == a.logit && b.id < a.id);
-    return takes_b ? b : a;
-}
-
-template <int kLanes> __device__ __forceinline__ Candidate best_of_lanes(Candidate mine) {
-#pragma unroll
-    for (int mask = kLanes / 2; mask > 0; mask /= 2)
-        mine = better(mine, {shuffle_xor(mine.logit, mask), shuffle_xor(mine.id, mask)});
-    return mine;
-}
 
 struct TokenEpilogue {
     struct Scratch {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "simt.h"
 #include "tensor.h"
@@ -19,6 +20,9 @@ struct alignas(16) uint4 {
 };
 struct alignas(8) uint2 {
     uint32_t x, y;
+};
+struct alignas(8) int2 {
+    int32_t x, y;
 };
 struct alignas(16) float4 {
     float x, y, z, w;
@@ -85,13 +89,27 @@ inline float divide_fast(float a, float b) { return a / b; }
 inline float exp2_fast(float x) { return std::exp2(x); }
 
 template <class T> T shuffle_xor(T value, int lane_mask) {
-    const simt::Mail* warp = simt::Block::current().exchange({{bits_as<uint32_t>(value)}});
-    return bits_as<T>(warp[(threadIdx.x % 32) ^ lane_mask].words[0]);
+    simt::Mail mail{};
+    static_assert(sizeof(T) <= sizeof(mail.words));
+    std::memcpy(mail.words, &value, sizeof(T));
+    const simt::Mail* warp = simt::Block::current().exchange(mail);
+    std::memcpy(&value, warp[(threadIdx.x % 32) ^ lane_mask].words, sizeof(T));
+    return value;
 }
 
 inline void block_barrier() { simt::Block::current().wait(simt::State::at_block_barrier); }
 
 inline int count_arrival(int* counter) { return (*counter)++; }
+
+inline int fetch_add(int* address, int value) { return std::exchange(*address, *address + value); }
+inline int fetch_or(int* address, int bits) { return std::exchange(*address, *address | bits); }
+inline int exchange(int* address, int value) { return std::exchange(*address, value); }
+
+inline float float_of(int bits) { return bits_as<float>(bits); }
+inline uint32_t round_to_unsigned(float value) { return static_cast<uint32_t>(std::nearbyint(value)); }
+inline uint64_t part_of(uint64_t value, uint64_t fraction) {
+    return static_cast<uint64_t>(static_cast<unsigned __int128>(value) * fraction >> 64);
+}
 
 inline void release_successor() {}
 inline void wait_for_predecessor() {}

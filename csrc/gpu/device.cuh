@@ -90,6 +90,17 @@ __device__ __forceinline__ int count_arrival(int* counter) {
     return before;
 }
 
+// Relaxed: barriers order them. Each returns what was there before.
+__device__ __forceinline__ int fetch_add(int* address, int value) { return atomicAdd(address, value); }
+__device__ __forceinline__ int fetch_or(int* address, int bits) { return atomicOr(address, bits); }
+__device__ __forceinline__ int exchange(int* address, int value) { return atomicExch(address, value); }
+
+__device__ __forceinline__ float float_of(int bits) { return __int_as_float(bits); }
+// To the nearest, halves to even.
+__device__ __forceinline__ uint32_t round_to_unsigned(float value) { return __float2uint_rn(value); }
+// value · fraction · 2⁻⁶⁴, rounded down.
+__device__ __forceinline__ uint64_t part_of(uint64_t value, uint64_t fraction) { return __umul64hi(value, fraction); }
+
 // Programmatic dependent launch. Every kernel calls both: an order that one kernel does not wait
 // for is lost for all that follow it.
 __device__ __forceinline__ void release_successor() {

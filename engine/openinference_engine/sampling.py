@@ -64,25 +64,30 @@ def embed(states: Tensor, draws: list[Draw]) -> list[bytes | None]:
 
 
 def is_plain_greedy(params: SamplingParams) -> bool:
+    """Whether no rule can lead away from the likeliest token."""
+    rules = params.min_tokens, params.allowed_token_ids, params.bad_words, params.grammar
+    return keeps_likeliest(params) and not any(rules)
+
+
+def keeps_likeliest(params: SamplingParams) -> bool:
+    """Whether neither chance nor penalty nor bias leads away from the likeliest token."""
     return (
         params.temperature == 0
         and params.repetition_penalty == 1
-        and not (params.presence_penalty or params.frequency_penalty)
-        and not (params.logit_bias or params.min_tokens)
-        and not (params.allowed_token_ids or params.bad_words or params.grammar)
+        and not (params.presence_penalty or params.frequency_penalty or params.logit_bias)
     )
 
 
 def _sample_one(logits: Tensor, draw: Draw) -> int:
     """logits: (vocab,) float32 → token."""
-    params, position = draw.params, len(draw.history) - draw.num_prompt
+    params = draw.params
     logits = _restrict(_penalise(logits.clone(), draw), draw)
     if params.temperature == 0:
         return int(logits.argmax())
     weights = weights_of(logits, params.temperature)
     if params.top_k or params.top_p < 1 or params.min_p:
         weights = keep_head(weights, params.top_k, params.top_p, params.min_p)
-    return pick(weights, random_bits(params.seed, params.choice, position))
+    return pick(weights, random_bits(params.seed, params.choice, draw.num_outputs))
 
 
 def _penalise(logits: Tensor, draw: Draw) -> Tensor:
@@ -134,7 +139,7 @@ def _no_bad_words(logits: Tensor, draw: Draw) -> Tensor | None:
 
 
 def _no_early_end(logits: Tensor, draw: Draw) -> Tensor | None:
-    ends, num_outputs = draw.params.stop_token_ids, len(draw.history) - draw.num_prompt
-    if not ends or num_outputs >= draw.params.min_tokens:
+    ends = draw.params.stop_token_ids
+    if not ends or draw.num_outputs >= draw.params.min_tokens:
         return None
     return logits.index_fill(0, torch.tensor(sorted(ends)), -torch.inf)

@@ -31,6 +31,10 @@ class Draw:
     history: list[int]  # prompt and outputs so far
     constraint: Constraint | None = None
 
+    @property
+    def num_outputs(self) -> int:
+        return len(self.history) - self.num_prompt
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
