@@ -3,10 +3,11 @@
 Every token of a step is a row of its own, whether it prefills or decodes. Rows go in order, in
 slices of at most MAX_ROWS, padded to a bucket; a bucket is captured as a CUDA graph, and a replay
 is one call of the host. Where there is a `Prefill`, it takes steps with long chunks, all at once.
-Greedy tokens come from the kernels, all others are drawn from their logits by `sampling`.
+The kernels draw the tokens, but for rules that only the host knows (`rules.is_drawn_on_device`):
+those are drawn from their logits by `sampling`.
 
-While all rows decode greedily the device runs ahead: the next step is launched on what the last one
-left on the device before its tokens are read, so the host's work hides behind the device's. If the
+While the kernels draw all tokens the device runs ahead: the next step is launched on what the last
+one left on the device before its tokens are read, so the host's work hides behind it. If the
 scheduler then asks for another step (a request ended or came), the result is thrown away. What it
 wrote is harmless: slots behind each sequence's end, written anew by whoever gets them, in a later
 launch of the same stream.
@@ -112,31 +113,29 @@ class CudaRunner:
         wanted = [index for index, row in enumerate(rows) if row.is_awaited]
         for first in range(0, len(wanted), MAX_ROWS):
             part = wanted[first : first + MAX_ROWS]
-            tokens: list[int] = self._decoder.choose(x[part], sum_squares[part], stream).tolist()
             of_part = [rows[index] for index in part]
-            _require_numbers(of_part, tokens)
-            for index, outcome in zip(
-                part, self._outcomes(of_part, tokens, len(part)), strict=True
-            ):
+            flight = self._launches.launch_head(of_part, x[part], sum_squares[part])
+            for index, outcome in zip(part, self._outcomes(of_part, flight), strict=True):
                 outcomes[index] = outcome
         return outcomes
 
     def _finish(self, rows: list[Row], flight: Flight, may_run_ahead: bool) -> list[Outcome]:
         limit = self._decoder.num_positions
         if may_run_ahead and self._runs_ahead and all(row.may_be_followed(limit) for row in rows):
-            self._ahead = self._launches.repeat(flight.bucket)
+            self._ahead = self._launches.repeat(flight.kind)
         if not any(row.is_awaited for row in rows):
             return [Outcome(-1)] * len(rows)
-        tokens = flight.land()[: len(rows)]
-        self._last = rows, tokens
-        _require_numbers(rows, tokens)
-        return self._outcomes(rows, tokens, flight.bucket)
+        outcomes = self._outcomes(rows, flight)
+        self._last = rows, [outcome.token_id for outcome in outcomes]
+        return outcomes
 
-    def _outcomes(self, rows: list[Row], tokens: list[int], bucket: int) -> list[Outcome]:
-        asking = [index for index, row in enumerate(rows) if row.needs_logits]
+    def _outcomes(self, rows: list[Row], flight: Flight) -> list[Outcome]:
+        tokens = flight.land()[: len(rows)]
+        _require_numbers(rows, tokens)
         outcomes = [Outcome(token) for token in tokens]
+        asking = [index for index, row in enumerate(rows) if row.needs_logits]
         if asking:
-            logits = self._decoder.logits(bucket)[asking].cpu()
+            logits = self._decoder.logits(flight.kind.bucket)[asking].cpu()
             for index, row_logits in zip(asking, logits, strict=True):
                 outcomes[index] = _outcome(rows[index], row_logits[None], tokens[index])
         return outcomes

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
+from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS, SQUARE_COLUMNS
 
@@ -51,7 +52,8 @@ class Decoder:
     ) -> None:
         """Allocates the buffers of MAX_ROWS rows on the device of the weights."""
         self.config = config
-        self.inputs = RowInputs(pages_per_sequence, weights.embedding.device)
+        device, num_positions = weights.embedding.device, pages_per_sequence * PAGE_TOKENS
+        self.inputs = RowInputs(MAX_ROWS, pages_per_sequence, num_positions, device)
         self._kernels = kernels
         self._weights = weights
         self._cache = cache
@@ -66,12 +68,15 @@ class Decoder:
         return min(len(self._weights.rotary), pages_per_sequence * PAGE_TOKENS)
 
     def logits(self, rows: int) -> Tensor:
-        """(rows, vocab) float32: a view of what the last `queue` of as many rows wrote."""
+        """(rows, vocab) float32: a view of what the last `queue` of as many rows wrote; no logits
+        any more where a row has drawn by its rule."""
         return self._buffers.logits[:rows]
 
-    def queue(self, rows: int, stream: Any) -> None:
+    def queue(self, rows: int, draws: bool, stream: Any) -> None:
         """Queues one step over the first `rows` of the inputs. It replaces each row's token by the
-        likeliest next one and moves its position on, so queueing again decodes one token further.
+        next one and moves its position on, so queueing again decodes one token further.
+
+        `draws`: the next token is the one that the row's rule draws, else the likeliest one.
         """
         self.embed(rows, stream)
         for layer in range(self.config.num_layers):
@@ -80,19 +85,14 @@ class Decoder:
             self.project_output(layer, rows, stream)
             self.project_gate_up(layer, rows, stream)
             self.project_down(layer, rows, stream)
-        self.choose_token(rows, stream)
+        self._queue_choice(rows, draws, stream)
 
-    def choose(self, x: Tensor, sum_squares: Tensor, stream: Any) -> Tensor:
-        """The head alone, over up to MAX_ROWS last states of `prefill`: each one's likeliest token.
-
-        A view of the inputs' tokens; `logits` holds what they were chosen from.
-        """
+    def queue_head(self, x: Tensor, sum_squares: Tensor, draws: bool, stream: Any) -> None:
+        """What `queue` ends with, alone, over up to MAX_ROWS last states of `prefill`."""
         rows = len(x)
         self._buffers.x[:rows] = x
         self._buffers.sum_squares[:rows] = sum_squares
-        self.inputs.positions[:rows] = 0
-        self.choose_token(rows, stream)
-        return self.inputs.tokens[:rows]
+        self._queue_choice(rows, draws, stream)
 
     def embed(self, rows: int, stream: Any) -> None:
         first_norm = self._weights.layers[0].attention_norm
@@ -150,6 +150,24 @@ class Decoder:
             stream,
         )
 
+    def draw_token(self, rows: int, stream: Any) -> None:
+        inputs = self.inputs
+        self._kernels.draw_token(
+            self.logits(rows),
+            inputs.tokens[:rows],
+            inputs.positions[:rows],
+            inputs.rules[:rows],
+            inputs.biases[:rows],
+            inputs.history[:rows],
+            self._buffers.token_counts[:rows],
+            stream,
+        )
+
+    def _queue_choice(self, rows: int, draws: bool, stream: Any) -> None:
+        self.choose_token(rows, stream)
+        if draws:
+            self.draw_token(rows, stream)
+
     def _state(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         buffers = self._buffers
         return buffers.hidden[:rows], buffers.x[:rows], buffers.sum_squares[:rows]
@@ -170,33 +188,6 @@ class Decoder:
         return min(max(wanted, 1), _MAX_SPLITS)
 
 
-class RowInputs:
-    """What a step is told, packed so that one copy brings it to the device.
-
-    tokens, positions: (MAX_ROWS,) int32, a negative position is no row; pages: (MAX_ROWS, P) int32.
-    """
-
-    def __init__(self, pages_per_sequence: int, device: torch.device) -> None:
-        count = MAX_ROWS * (2 + pages_per_sequence)
-        self._packed = torch.zeros(count, dtype=torch.int32, device=device)
-        self.tokens, self.positions, self.pages = _unpack(self._packed)
-
-    def host_copy(self) -> RowInputs:
-        """The same layout in the host's memory; pinned where the device is another one."""
-        copy = object.__new__(RowInputs)
-        copy._packed = torch.zeros_like(self._packed, device="cpu", pin_memory=self._packed.is_cuda)
-        copy.tokens, copy.positions, copy.pages = _unpack(copy._packed)
-        return copy
-
-    def upload(self, host: RowInputs) -> None:
-        """Queues the copy; `host` must stay as it is until the stream has passed it."""
-        self._packed.copy_(host._packed, non_blocking=True)
-
-    def upload_pages(self, host: RowInputs) -> None:
-        """The same for the pages alone: tokens and positions stay what the device made them."""
-        self.pages.copy_(host.pages, non_blocking=True)
-
-
 _MAX_SPLITS = 16
 
 
@@ -215,15 +206,7 @@ class _Buffers:
     counters: Tensor
     best: Tensor
     counter: Tensor
-
-
-def _unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, positions, pages = (
-        packed[:MAX_ROWS],
-        packed[MAX_ROWS : 2 * MAX_ROWS],
-        packed[2 * MAX_ROWS :],
-    )
-    return tokens, positions, pages.view(MAX_ROWS, -1)
+    token_counts: Tensor
 
 
 def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -> _Buffers:
@@ -244,4 +227,5 @@ def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -
         counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
         best=zeros(4 * MAX_ROWS * multiprocessors),
         counter=zeros(1, dtype=torch.int32),
+        token_counts=zeros(MAX_ROWS, config.vocab_size, dtype=torch.int32),
     )

@@ -6,6 +6,7 @@ host. What a step leaves on the device is what the next one needs, so a launch c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,20 +17,29 @@ from torch import Tensor
 
 from openinference_engine.decoder import MAX_ROWS, Decoder
 from openinference_engine.rows import Row
+from openinference_engine.seats import Seats
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, MAX_ROWS)
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
-    """A launch whose likeliest tokens are on their way to the host; `arrival` is None on a CPU."""
+class Kind:
+    """What one graph computes: a bucket of rows, and whether any of them draws by a rule."""
 
     bucket: int
+    draws: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A launch whose tokens are on their way to the host; `arrival` is None on a CPU."""
+
+    kind: Kind
     tokens: Tensor
     arrival: torch.cuda.Event | None
 
     def land(self) -> list[int]:
-        """The likeliest token of each row of the bucket, -1 where no logit is a number."""
+        """The token of each row of the bucket, -1 where no logit is a number."""
         if self.arrival is not None:
             self.arrival.synchronize()
         tokens: list[int] = self.tokens.tolist()
@@ -47,89 +57,76 @@ class Launches:
         self._overlaps = overlaps
         self._is_on_gpu = decoder.inputs.tokens.is_cuda
         self._uses_graphs = uses_graphs and self._is_on_gpu
-        self._host = decoder.inputs.host_copy()
-        self._num_pages = [0] * MAX_ROWS  # of each row that the device knows
-        self._uploaded: torch.cuda.Event | None = None
-        self._replays: dict[int, Callable[[], None]] = {}
+        self._seats = Seats(kernels, decoder.inputs)
+        self._replays: dict[Kind, Callable[[], None]] = {}
         # Two, because a launch may begin before the tokens of the last one are read.
-        self._returns = [self._host.tokens.clone() for _ in range(2)]
-        if self._is_on_gpu:
-            self._returns = [tokens.pin_memory() for tokens in self._returns]
+        self._returns = deque(self._return() for _ in range(2))
 
     def warm_up(self, max_rows: int) -> None:
         """Captures the graphs of steps of up to as many rows."""
         for bucket in BUCKETS:
-            self.prepare(bucket)
+            for draws in (False, True):
+                self._prepare(Kind(bucket, draws))
             if bucket >= max_rows:
                 break
 
     def launch(self, rows: list[Row]) -> Flight:
-        bucket = next(size for size in BUCKETS if size >= len(rows))
-        self.prepare(bucket)
-        self._wait_for_upload()
-        tokens, positions = self._host.tokens.numpy(), self._host.positions.numpy()
-        positions[:] = -1
-        for index, row in enumerate(rows):
-            tokens[index], positions[index] = row.token_id, row.position
-            self._num_pages[index] = 0
-        self._write_pages(rows)
-        self._decoder.inputs.upload(self._host)
-        self._uploaded = self._record()
-        return self.repeat(bucket)
+        kind = _kind_of(rows)
+        self._prepare(kind)
+        self._seats.place(rows, kind.bucket, self.stream())
+        return self.repeat(kind)
 
-    def repeat(self, bucket: int) -> Flight:
+    def launch_head(self, rows: list[Row], x: Tensor, sum_squares: Tensor) -> Flight:
+        """Only what chooses the rows' next tokens, by their last states out of `prefill`."""
+        kind, stream = Kind(len(rows), _kind_of(rows).draws), self.stream()
+        self._seats.place(rows, len(rows), stream)
+        self._decoder.queue_head(x, sum_squares, kind.draws, stream)
+        return self._fly(kind)
+
+    def repeat(self, kind: Kind) -> Flight:
         """Queues a step over the rows that the device holds, each one token further."""
-        self._replays[bucket]()
-        self._returns.reverse()
-        self._returns[0].copy_(self._decoder.inputs.tokens, non_blocking=True)
-        return Flight(bucket, self._returns[0], self._record())
+        self._replays[kind]()
+        return self._fly(kind)
 
     def add_pages(self, rows: list[Row]) -> None:
         """Tells the device the pages that the rows it holds got meanwhile."""
-        if any(
-            len(row.block_ids) > known for row, known in zip(rows, self._num_pages, strict=False)
-        ):
-            self._wait_for_upload()
-            self._write_pages(rows)
-            self._decoder.inputs.upload_pages(self._host)
-            self._uploaded = self._record()
-
-    def prepare(self, bucket: int) -> None:
-        if bucket not in self._replays:
-            queue = self._captured if self._uses_graphs else self._eager
-            self._replays[bucket] = queue(bucket)
-
-    def _write_pages(self, rows: list[Row]) -> None:
-        pages = self._host.pages.numpy()
-        for index, row in enumerate(rows):
-            known, total = self._num_pages[index], min(len(row.block_ids), pages.shape[1])
-            pages[index, known:total] = row.block_ids[known:total]
-            self._num_pages[index] = total
-
-    def _wait_for_upload(self) -> None:
-        if self._uploaded is not None:
-            self._uploaded.synchronize()
-
-    def _record(self) -> torch.cuda.Event | None:
-        if not self._is_on_gpu:
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        self._seats.extend(rows, self.stream())
 
     def stream(self) -> Any:
         """The current one, as the kernels take it."""
         handle = torch.cuda.current_stream().cuda_stream if self._is_on_gpu else 0
         return self._kernels.Stream(handle, self._overlaps)
 
-    def _eager(self, bucket: int) -> Callable[[], None]:
-        return lambda: self._decoder.queue(bucket, self.stream())
+    def _fly(self, kind: Kind) -> Flight:
+        self._returns.rotate()
+        tokens, arrival = self._returns[0]
+        tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
+        if arrival is not None:
+            arrival.record()
+        return Flight(kind, tokens, arrival)
 
-    def _captured(self, bucket: int) -> Callable[[], None]:
+    def _return(self) -> tuple[Tensor, torch.cuda.Event | None]:
+        tokens = torch.empty(MAX_ROWS, dtype=torch.int32, pin_memory=self._is_on_gpu)
+        return tokens, torch.cuda.Event() if self._is_on_gpu else None  # type: ignore[no-untyped-call]
+
+    def _prepare(self, kind: Kind) -> None:
+        if kind not in self._replays:
+            queue = self._captured if self._uses_graphs else self._eager
+            self._replays[kind] = queue(kind)
+
+    def _eager(self, kind: Kind) -> Callable[[], None]:
+        return lambda: self._decoder.queue(kind.bucket, kind.draws, self.stream())
+
+    def _captured(self, kind: Kind) -> Callable[[], None]:
         """A graph of the step. One inert run first: nothing may be loaded during a capture."""
         self._decoder.inputs.positions.fill_(-1)
-        self._eager(bucket)()
+        self._eager(kind)()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._eager(bucket)()
+            self._eager(kind)()
         return graph.replay
+
+
+def _kind_of(rows: list[Row]) -> Kind:
+    bucket = next(size for size in BUCKETS if size >= len(rows))
+    return Kind(bucket, any(row.draws_by_rule for row in rows))

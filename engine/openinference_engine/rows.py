@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS
-from openinference_engine.sampling import is_plain_greedy
+from openinference_engine.rules import is_drawn_on_device
+from openinference_engine.sampling import keeps_likeliest
 from openinference_engine.scheduler import Chunk, Draw
 
 
@@ -30,21 +31,27 @@ class Row:
 
     @property
     def needs_logits(self) -> bool:
+        """Whether the host draws its token, or rates it."""
         if self.target is not None:
             return True
-        return self.draw is not None and not _is_greedy(self.draw)
+        return self.draw is not None and not is_drawn_on_device(self.draw)
+
+    @property
+    def draws_by_rule(self) -> bool:
+        """Whether the device draws its token otherwise than as the likeliest one."""
+        is_drawn = self.draw is not None and not self.needs_logits
+        return is_drawn and not keeps_likeliest(self.draw.params)
 
     def may_be_followed(self, num_positions: int) -> bool:
         """Whether the next step is likely to compute this row's successor, whose page is known."""
         if self.draw is None or self.needs_logits:
             return False
-        num_outputs = len(self.draw.history) - self.draw.num_prompt
         has_page = (self.position + 1) // PAGE_TOKENS < len(self.block_ids)
         is_inside = self.position + 1 < num_positions
-        return has_page and is_inside and num_outputs + 1 < self.draw.params.max_tokens
+        return has_page and is_inside and self.draw.num_outputs + 1 < self.draw.params.max_tokens
 
     def follows(self, other: Row, token_id: int) -> bool:
-        """Whether this is what `other` becomes by drawing `token_id`, and draws greedily too."""
+        """Whether this is what `other` becomes by drawing `token_id`, and the device draws on."""
         return (
             self.block_ids is other.block_ids
             and self.position == other.position + 1
@@ -68,11 +75,3 @@ def rows_of(chunk: Chunk) -> list[Row]:
         )
         for index, token_id in enumerate(chunk.token_ids)
     ]
-
-
-def _is_greedy(draw: Draw) -> bool:
-    return (
-        is_plain_greedy(draw.params)
-        and draw.constraint is None
-        and draw.params.num_logprobs is None
-    )

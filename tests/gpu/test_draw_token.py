@@ -94,7 +94,9 @@ def test_kernel_draws_what_the_cpu_draws(place, name, scale):
 def test_ties_go_by_the_lower_id(place, name, vocabulary):
     random = torch.Generator().manual_seed(5)
     logits = torch.randint(0, 3, (4, vocabulary), generator=random).float()
-    draws = [Draw(SamplingParams(seed=row, max_tokens=9, **RULES[name]), 1, [0]) for row in range(4)]
+    draws = [
+        Draw(SamplingParams(seed=row, max_tokens=9, **RULES[name]), 1, [0]) for row in range(4)
+    ]
     assert drawn_by_kernel(place, logits, draws) == sample(logits, draws)
 
 
