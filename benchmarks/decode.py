@@ -14,6 +14,7 @@ import argparse
 import time
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
@@ -26,6 +27,7 @@ from openinference_engine.scheduler import Scheduler
 
 from benchmarks.limits import copy_bytes_per_second
 from benchmarks.shapes import SHAPES, random_llama, step_bytes
+from benchmarks.trace import device_time, waiting_for_tokens
 
 PEER_TOKENS_PER_SECOND = {
     ("llama-2-7b", "bfloat16"): {1: 164, 8: 1212, 32: 4097, 128: 9970},
@@ -42,36 +44,51 @@ class Speed:
     batch: int
     num_steps: int
     seconds: float
+    waited: float  # seconds of them in which the host had nothing to do but to wait for tokens
 
     @property
     def tokens_per_second(self) -> float:
         return self.batch * self.num_steps / self.seconds
 
+    @property
+    def host_milliseconds(self) -> float:
+        return (self.seconds - self.waited) / self.num_steps * 1e3
+
 
 def measure(
-    runner: CudaRunner, config: ModelConfig, num_blocks: int, batch: int, prompt: int, output: int
+    runner: CudaRunner,
+    config: ModelConfig,
+    num_blocks: int,
+    batch: int,
+    prompt: int,
+    output: int,
+    rules: dict[str, float] | None = None,
 ) -> Speed:
+    """`rules`: of SamplingParams, for tokens that are not the likeliest ones."""
     pool = BlockPool(num_blocks, 16)
     scheduler = Scheduler(pool, batch, caches_prefixes=False, looks_ahead=True)
     random = torch.Generator().manual_seed(0)
-    params = SamplingParams(seed=0, max_tokens=output, temperature=0)
+    params = SamplingParams(**({"seed": 0, "max_tokens": output, "temperature": 0} | (rules or {})))
     for index in range(batch):
         ids = torch.randint(0, config.vocab_size, (prompt,), generator=random).tolist()
         scheduler.add(Request(str(index), ids, params))
-    num_steps, seconds = 0, 0.0
-    while scheduler.num_running or scheduler.num_waiting:
-        started = time.perf_counter()
-        step = scheduler.schedule(batch * prompt)
-        scheduler.commit(step, runner.run(step))
-        if step.num_decodes == batch:
-            num_steps += 1
-            seconds += time.perf_counter() - started
-    return Speed(batch, num_steps, seconds)
+    num_steps, seconds, waited = 0, 0.0, 0.0
+    with waiting_for_tokens() as waiting:
+        while scheduler.num_running or scheduler.num_waiting:
+            started, waiting.seconds = time.perf_counter(), 0.0
+            step = scheduler.schedule(batch * prompt)
+            scheduler.commit(step, runner.run(step))
+            if step.num_decodes == batch:
+                num_steps += 1
+                seconds += time.perf_counter() - started
+                waited += waiting.seconds
+    return Speed(batch, num_steps, seconds, waited)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has: a shorter step")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
     parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--prompt", type=int, default=128)
@@ -79,16 +96,26 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--no-overlap", action="store_true", help="no programmatic launches")
     parser.add_argument("--no-run-ahead", action="store_true", help="read tokens before launching")
+    parser.add_argument(
+        "--sampled", action="store_true", help="temperature 0.8, top-p 0.9, top-k 40"
+    )
+    parser.add_argument("--deterministic", action="store_true", help="the same bits in every batch")
+    parser.add_argument(
+        "--trace", action="store_true", help="how long the device is idle, by CUPTI"
+    )
     options = parser.parse_args()
 
     kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
+    if options.layers:
+        config = msgspec.structs.replace(config, num_layers=options.layers)
     length = options.prompt + options.output
     pages = -(-length // 16)
     batches = [int(batch) for batch in options.batch.split(",")]
     num_blocks = max(batches) * pages
     cache = KVCache(config, num_blocks, device)
     weights = random_llama(config, length, device, options.weights)
-    decoder = Decoder(kernels, weights, config, cache, pages)
+    decoder = Decoder(kernels, weights, config, cache, pages, options.deterministic)
+    rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
     switches = {
         "uses_graphs": not options.eager,
         "overlaps": not options.no_overlap,
@@ -101,11 +128,16 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
     )
     print(
-        f"{options.shape} {options.weights}, {options.prompt} + {options.output} tokens, {switches}"
+        f"{options.shape} {options.weights}, {config.num_layers} layers, "
+        f"{options.prompt} + {options.output} tokens, {switches} {rules}"
     )
+
+    def run(batch: int, output: int) -> Speed:
+        return measure(runner, config, num_blocks, batch, options.prompt, output, rules)
+
     for batch in batches:
-        measure(runner, config, num_blocks, batch, options.prompt, 4)  # captures the graphs
-        speed = measure(runner, config, num_blocks, batch, options.prompt, options.output)
+        run(batch, 4)  # captures the graphs
+        speed = run(batch, options.output)
         peer = PEER_TOKENS_PER_SECOND.get((options.shape, options.weights), {}).get(batch)
         context = options.prompt + options.output // 2
         floor = step_bytes(config, batch, context, options.weights) / limit
@@ -114,7 +146,12 @@ def main() -> None:
             f"b{batch}: {speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "
             f"{floor / step:.0%} of the copy bandwidth"
             + (f", {speed.tokens_per_second / peer:.2f} of the peer" if peer else "")
+            + f", host {speed.host_milliseconds:.3f} ms a step"
         )
+        if options.trace:
+            traced = device_time(lambda batch=batch: run(batch, 96))
+            longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])
+            print(f"    device idle {traced.idle_share:.2%} of the time; longest gaps {longest} us")
 
 
 if __name__ == "__main__":

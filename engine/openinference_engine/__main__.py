@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
     add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")
     add("--no-run-ahead", dest="runs_ahead", action="store_false", help="GPU: wait for tokens")
+    add("--deterministic", action="store_true", help="GPU: the same bits in every batch, slower")
     add(
         "--kv-cache-dtype",
         choices=get_args(KVCacheDtype),
@@ -118,6 +119,7 @@ def engine_config(
         uses_graphs=options.uses_graphs,
         overlaps_kernels=options.overlaps_kernels,
         runs_ahead=options.runs_ahead,
+        is_deterministic=options.deterministic,
         kv_cache_dtype=options.kv_cache_dtype,
         kv_cache_bytes=options.kv_cache_bytes,
         max_step_tokens=options.max_step_tokens,

@@ -152,6 +152,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     uses_graphs: bool = True  # on a GPU, as the next two: they cost or save time, never a token
     overlaps_kernels: bool = True
     runs_ahead: bool = True
+    is_deterministic: bool = False  # on a GPU: the same bits in every batch; a CPU always has that
     kv_cache_dtype: KVCacheDtype = "auto"
     kv_cache_bytes: int | None = None  # None: every seat full, at most a tenth of the memory
     block_size: int = 16  # positions per cache block; kernels want a multiple of 16

@@ -49,19 +49,26 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
     capacity = plan_capacity(checkpoint.config, config, spare_bytes, spare_bytes, position_bytes)
     runner = _load_runner(checkpoint, config, capacity, kernels, device, timeline)
     timeline.end("buffers")
-    capability = "".join(map(str, torch.cuda.get_device_capability(device)))
     fields = {
         "gpu": torch.cuda.get_device_name(device),
         "weights": config.weight_format,
         "graphs": config.uses_graphs,
         "overlap": config.overlaps_kernels,
         "run_ahead": config.runs_ahead,
-        "prompts": "prefill" if has_prefill(kernels, device) else "rows",
+        "deterministic": config.is_deterministic,
+        "prompts": "prefill" if runs_prefill(kernels, device, config) else "rows",
         "cache_blocks": capacity.num_blocks,
     }
     log.info("model on GPU", extra={"fields": fields})
-    path = f"cuda-sm{capability}-{config.weight_format}"
+    path = kernel_path(torch.cuda.get_device_capability(device), config)
     return Backend(runner, capacity, path, runs_ahead=config.runs_ahead)
+
+
+def kernel_path(capability: tuple[int, int], config: EngineConfig) -> str:
+    """Names what the bits of a logit depend on beside its row."""
+    major, minor = capability
+    mode = "-deterministic" if config.is_deterministic else ""
+    return f"cuda-sm{major}{minor}-{config.weight_format}{mode}"
 
 
 def find_gpu() -> torch.device:
@@ -136,6 +143,11 @@ def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
     return major == 9 and hasattr(kernels, "attend_prefill")
 
 
+def runs_prefill(kernels: ModuleType, device: torch.device, config: EngineConfig) -> bool:
+    """Whether these take long prompts: they add up a row in another order than decoding does."""
+    return has_prefill(kernels, device) and not config.is_deterministic
+
+
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
 
@@ -154,9 +166,9 @@ def _load_runner(
     timeline.end("weights")
     cache = KVCache(model, capacity.num_cache_blocks, device)
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
-    decoder = Decoder(kernels, weights, model, cache, pages_per_sequence)
+    decoder = Decoder(kernels, weights, model, cache, pages_per_sequence, config.is_deterministic)
     prefill = None
-    if has_prefill(kernels, device):
+    if runs_prefill(kernels, device, config):
         max_rows = max(config.max_step_tokens, config.max_sequences + config.block_size)
         prefill = Prefill(kernels, weights, model, cache, max_rows)
     return CudaRunner(

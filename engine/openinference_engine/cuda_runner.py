@@ -88,10 +88,11 @@ class CudaRunner:
             outcomes = self._run_prompts(self._prefill, step, rows)
         else:
             outcomes = []
-            for first in range(0, len(rows), MAX_ROWS):
-                part = rows[first : first + MAX_ROWS]
+            most = self._decoder.most_rows
+            for first in range(0, len(rows), most):
+                part = rows[first : first + most]
                 flight = self._launches.launch(part)
-                outcomes += self._finish(part, flight, may_run_ahead=len(rows) <= MAX_ROWS)
+                outcomes += self._finish(part, flight, may_run_ahead=len(rows) <= most)
         return _result(step, rows, outcomes)
 
     def _is_as_expected(self, rows: list[Row]) -> bool:

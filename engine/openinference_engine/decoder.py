@@ -24,6 +24,7 @@ from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS, SQUARE_COLUMNS
 
 MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
+_FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
 
 
 class KVCache:
@@ -49,8 +50,15 @@ class Decoder:
         config: ModelConfig,
         cache: KVCache,
         pages_per_sequence: int,
+        is_deterministic: bool = False,
     ) -> None:
-        """Allocates the buffers of MAX_ROWS rows on the device of the weights."""
+        """Allocates the buffers of MAX_ROWS rows on the device of the weights.
+
+        `is_deterministic`: a row gets the same bits whichever rows are beside it.
+        """
+        # Up to so many rows a product is one kernel, which adds up a row in one order.
+        self.most_rows: int = _FEW_ROWS if is_deterministic else MAX_ROWS
+        self._is_deterministic = is_deterministic
         self.config = config
         device, num_positions = weights.embedding.device, pages_per_sequence * PAGE_TOKENS
         self.inputs = RowInputs(MAX_ROWS, pages_per_sequence, num_positions, device)
@@ -72,7 +80,7 @@ class Decoder:
         any more where a row has drawn by its rule."""
         return self._buffers.logits[:rows]
 
-    def queue(self, rows: int, draws: bool, stream: Any) -> None:
+    def queue(self, rows: int, stream: Any, draws: bool = False) -> None:
         """Queues one step over the first `rows` of the inputs. It replaces each row's token by the
         next one and moves its position on, so queueing again decodes one token further.
 
@@ -85,14 +93,14 @@ class Decoder:
             self.project_output(layer, rows, stream)
             self.project_gate_up(layer, rows, stream)
             self.project_down(layer, rows, stream)
-        self._queue_choice(rows, draws, stream)
+        self._queue_choice(rows, stream, draws)
 
-    def queue_head(self, x: Tensor, sum_squares: Tensor, draws: bool, stream: Any) -> None:
+    def queue_head(self, x: Tensor, sum_squares: Tensor, stream: Any, draws: bool) -> None:
         """What `queue` ends with, alone, over up to MAX_ROWS last states of `prefill`."""
         rows = len(x)
         self._buffers.x[:rows] = x
         self._buffers.sum_squares[:rows] = sum_squares
-        self._queue_choice(rows, draws, stream)
+        self._queue_choice(rows, stream, draws)
 
     def embed(self, rows: int, stream: Any) -> None:
         first_norm = self._weights.layers[0].attention_norm
@@ -163,7 +171,7 @@ class Decoder:
             stream,
         )
 
-    def _queue_choice(self, rows: int, draws: bool, stream: Any) -> None:
+    def _queue_choice(self, rows: int, stream: Any, draws: bool) -> None:
         self.choose_token(rows, stream)
         if draws:
             self.draw_token(rows, stream)
@@ -183,7 +191,11 @@ class Decoder:
         return self._cache.keys[layer], self._cache.values[layer]
 
     def _splits(self, rows: int) -> int:
-        """Blocks per sequence and key head: about one block for each multiprocessor."""
+        """Blocks per sequence and key head: about one block for each multiprocessor.
+
+        Where bits may not depend on the batch, always as many as for one row.
+        """
+        rows = 1 if self._is_deterministic else rows
         wanted = self._multiprocessors // (rows * self.config.num_kv_heads)
         return min(max(wanted, 1), _MAX_SPLITS)
 

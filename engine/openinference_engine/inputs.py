@@ -40,9 +40,8 @@ class RowInputs:
         )
         sizes = [int(np.prod(shape)) for shape in shapes]
         self.words = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
-        views = (
-            part.view(shape) for part, shape in zip(self.words.split(sizes), shapes, strict=True)
-        )
+        parts = torch.split(self.words, sizes)
+        views: list[Tensor] = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         self.tokens, self.positions, self.pages, self.rules, self.biases, self.history = views
 
 
@@ -64,7 +63,7 @@ class Changes:
         self, tensor: Tensor, row: int, first: int, values: Words | list[int], stream: Any
     ) -> None:
         """Of `tensor`, one of the inputs, the words of a row from `first` on."""
-        start = tensor.storage_offset() + row * tensor.stride(0) + first
+        start = int(tensor.storage_offset()) + row * tensor.stride(0) + first
         for done in range(0, len(values), _MOST_CHANGES):
             part = values[done : done + _MOST_CHANGES]
             if self._count + len(part) > _MOST_CHANGES:

@@ -67,7 +67,7 @@ class Launches:
         for bucket in BUCKETS:
             for draws in (False, True):
                 self._prepare(Kind(bucket, draws))
-            if bucket >= max_rows:
+            if bucket >= min(max_rows, self._decoder.most_rows):
                 break
 
     def launch(self, rows: list[Row]) -> Flight:
@@ -80,7 +80,7 @@ class Launches:
         """Only what chooses the rows' next tokens, by their last states out of `prefill`."""
         kind, stream = Kind(len(rows), _kind_of(rows).draws), self.stream()
         self._seats.place(rows, len(rows), stream)
-        self._decoder.queue_head(x, sum_squares, kind.draws, stream)
+        self._decoder.queue_head(x, sum_squares, stream, kind.draws)
         return self._fly(kind)
 
     def repeat(self, kind: Kind) -> Flight:
@@ -115,7 +115,7 @@ class Launches:
             self._replays[kind] = queue(kind)
 
     def _eager(self, kind: Kind) -> Callable[[], None]:
-        return lambda: self._decoder.queue(kind.bucket, kind.draws, self.stream())
+        return lambda: self._decoder.queue(kind.bucket, self.stream(), kind.draws)
 
     def _captured(self, kind: Kind) -> Callable[[], None]:
         """A graph of the step. One inert run first: nothing may be loaded during a capture."""

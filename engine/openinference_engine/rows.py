@@ -39,8 +39,9 @@ class Row:
     @property
     def draws_by_rule(self) -> bool:
         """Whether the device draws its token otherwise than as the likeliest one."""
-        is_drawn = self.draw is not None and not self.needs_logits
-        return is_drawn and not keeps_likeliest(self.draw.params)
+        if self.draw is None or self.needs_logits:
+            return False
+        return not keeps_likeliest(self.draw.params)
 
     def may_be_followed(self, num_positions: int) -> bool:
         """Whether the next step is likely to compute this row's successor, whose page is known."""

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import torch
 from openinference_engine.config import EngineConfig, ExpertsConfig
-from openinference_engine.cuda_backend import check_settings, find_gpu, plan_memory
+from openinference_engine.cuda_backend import check_settings, find_gpu, kernel_path, plan_memory
 from openinference_engine.errors import StartError
 from openinference_engine.llama_weights import weight_bytes
 
@@ -43,6 +43,12 @@ def test_weights_that_do_not_fit_say_the_arithmetic_and_what_would():
 def test_nothing_that_would_fit_asks_for_another_gpu():
     with pytest.raises(StartError, match="use a GPU with more memory"):
         plan_memory(LLAMA_7B, config(max_model_len=4096), 2 * GIB)
+
+
+def test_an_answer_is_resumed_by_the_same_mode_alone():
+    """The kernel path is part of the resume key."""
+    paths = {kernel_path((9, 0), config(is_deterministic=mode)) for mode in (False, True)}
+    assert paths == {"cuda-sm90-bfloat16", "cuda-sm90-bfloat16-deterministic"}
 
 
 @pytest.mark.parametrize(

@@ -81,16 +81,17 @@ def draws_of(rules, rows, random):
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_kernel_draws_what_the_cpu_draws(place, name, scale):
+def test_kernel_draws_what_the_cpu_draws(place, name):
+    """From flat logits and from steep ones."""
     random = torch.Generator().manual_seed(5)
-    logits = torch.randn(6, VOCABULARY, generator=random) * scale
+    scales = torch.tensor([[1.0], [1.0], [1.0], [4.0], [4.0], [4.0]])
+    logits = torch.randn(6, VOCABULARY, generator=random) * scales
     draws = draws_of(RULES[name], 6, random)
     assert drawn_by_kernel(place, logits, draws) == sample(logits, draws)
 
 
 @pytest.mark.parametrize("name", ["all tokens", "top-k", "top-p", "min-p"])
-@pytest.mark.parametrize("vocabulary", [1, 31, 32, 33, 1024])
+@pytest.mark.parametrize("vocabulary", [1, 33, 1024])
 def test_ties_go_by_the_lower_id(place, name, vocabulary):
     random = torch.Generator().manual_seed(5)
     logits = torch.randint(0, 3, (4, vocabulary), generator=random).float()
