@@ -30,7 +30,7 @@ from benchmarks.limits import pinned_bytes_per_second
 from benchmarks.shapes import SHAPES
 
 PEER_SECONDS = 50.0
-_POLL_SECONDS = 0.02
+_POLL_SECONDS, _PATIENCE_SECONDS = 0.02, 600
 _STAGE = re.compile(r'^openinference_start_stage_seconds\{.*stage="(\w+)".*\} (\S+)$', re.MULTILINE)
 
 
@@ -71,13 +71,16 @@ def _running(command: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
 
 def _await_status(process: subprocess.Popen[bytes], url: str) -> float:
     """When the address first answered 200."""
-    while process.poll() is None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(url, timeout=5):  # noqa: S310
                 return time.monotonic()
         except OSError:
             time.sleep(_POLL_SECONDS)
-    raise SystemExit(f"the server ended with {process.returncode}")
+    ended = process.returncode is not None
+    what = f"ended with {process.returncode}" if ended else "was not ready in time"
+    raise SystemExit(f"the server {what}")
 
 
 def _complete(port: int) -> str:
