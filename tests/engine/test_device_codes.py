@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from openinference_engine.errors import StartError
 from openinference_engine.packings import PACKINGS, packing_of
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
@@ -152,3 +153,13 @@ def test_eight_bits_with_zeros_are_rounded_anew_to_what_is_wanted(source, tmp_pa
     assert stored_format(open_checkpoint(folder)) == "bfloat16"
     wanted = PACKINGS["int8"].dequantise(*PACKINGS["int8"].quantise(stored(folder).bfloat16()))
     assert torch.equal(dense(load_down(folder, "int8")), wanted)
+
+
+def test_whole_codes_with_scales_of_blocks_are_refused(source, tmp_path):
+    parts = {
+        "weight": np.ones((OUTPUTS, INPUTS), np.int8),
+        "weight_scale": np.ones((OUTPUTS // 2, 2), np.float16),
+    }
+    folder = write(source, tmp_path / "blocks", parts, {"quant_method": "compressed-tensors"})
+    with pytest.raises(StartError, match=r"scales \(64, 2\) do not fit \(128, 256\)"):
+        stored(folder)

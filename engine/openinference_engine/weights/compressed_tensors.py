@@ -70,12 +70,16 @@ class CompressedCheckpoint(CodedCheckpoint):
             raise StartError(f"{name}: zero points of int8 codes are unknown; use symmetric ones")
         if codes.dtype not in (np.int8, np.uint8):
             raise StartError(f"{name}: has scales and is no int8 or e4m3; fetch it again")
-        if any(size % count for size, count in zip(codes.shape, scales.shape, strict=True)):
+        layout: Layout = "int8" if codes.dtype == np.int8 else "e4m3"
+        fits = len(scales) in (1, len(codes))
+        if layout == "e4m3":  # also of blocks
+            sizes = zip(codes.shape, scales.shape, strict=True)
+            fits = all(size % count == 0 for size, count in sizes)
+        if not fits:
             raise StartError(
                 f"{name}: scales {scales.shape} do not fit {codes.shape}; fetch it again"
             )
         groups = self._order(name, codes.shape[1], scales.shape[1])
-        layout: Layout = "int8" if codes.dtype == np.int8 else "e4m3"
         return StoredCodes(layout, 8, codes.shape, codes, scales, None, groups)
 
     def _order(self, name: str, inputs: int, count: int) -> npt.NDArray[Any]:
