@@ -13,7 +13,7 @@ from openinference_engine.sampling import keeps_likeliest
 from openinference_engine.scheduler import Draw
 
 RULE_WORDS = 16
-MOST_BIASES = 320  # of a row; a clause more than the 300 that OpenAI takes
+MOST_BIASES = 320  # of a row; OpenAI takes 300
 _RULE = struct.Struct("<ifiiIIIiQIfffii")
 _EVERY_TOKEN = 2**31 - 1  # top_k that admits all
 _WORD = 2**32 - 1
