@@ -11,11 +11,14 @@ reading weights and cache once explains.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from dataclasses import dataclass
 
 import msgspec
 import torch
+from openinference_engine.backend import StepRunner
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
@@ -25,6 +28,7 @@ from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
 
+from benchmarks.gpu_group import Meeting, group_runner
 from benchmarks.limits import copy_bytes_per_second
 from benchmarks.shapes import SHAPES, random_llama, step_bytes
 from benchmarks.trace import device_time, waiting_for_tokens
@@ -36,6 +40,10 @@ PEER_TOKENS_PER_SECOND = {
     ("llama-2-13b", "bfloat16"): {1: 96, 8: 708},
     ("llama-2-13b", "int4"): {1: 186, 8: 1306},
     ("llama-2-70b", "int4"): {1: 48, 8: 384, 32: 1439},
+}
+PEER_OF_TWO = {  # of two H200
+    ("llama-2-7b", "bfloat16"): {1: 312, 8: 2335, 32: 7630},
+    ("llama-2-70b", "int4"): {1: 79, 8: 613, 32: 2197},
 }
 
 
@@ -56,7 +64,7 @@ class Speed:
 
 
 def measure(
-    runner: CudaRunner,
+    runner: StepRunner,
     config: ModelConfig,
     num_blocks: int,
     batch: int,
@@ -103,6 +111,10 @@ def main() -> None:
     parser.add_argument(
         "--trace", action="store_true", help="how long the device is idle, by CUPTI"
     )
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, a GPU for each")
+    parser.add_argument("--nccl", action="store_true", help="ranks do not map each other's memory")
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--rendezvous", help=argparse.SUPPRESS)
     options = parser.parse_args()
 
     kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
@@ -112,16 +124,21 @@ def main() -> None:
     pages = -(-length // 16)
     batches = [int(batch) for batch in options.batch.split(",")]
     num_blocks = max(batches) * pages
-    cache = KVCache(config, num_blocks, device)
-    weights = random_llama(config, length, device, options.weights)
-    decoder = Decoder(kernels, weights, config, cache, pages, options.deterministic)
     rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
     switches = {
         "uses_graphs": not options.eager,
         "overlaps": not options.no_overlap,
         "runs_ahead": not options.no_run_ahead,
     }
-    runner = CudaRunner(kernels, decoder, **switches)
+    if options.tensor_parallel > 1:
+        meeting = Meeting(options.tensor_parallel, options.rank, options.rendezvous, options.nccl)
+        size = max(batches), length, num_blocks
+        runner = group_runner(config, options.weights, size, switches, meeting)
+    else:
+        cache = KVCache(config, num_blocks, device)
+        weights = random_llama(config, length, device, options.weights)
+        decoder = Decoder(kernels, weights, config, cache, pages, options.deterministic)
+        runner = CudaRunner(kernels, decoder, **switches)
     limit = copy_bytes_per_second(device, 1 << 33)
 
     print(
@@ -138,9 +155,11 @@ def main() -> None:
     for batch in batches:
         run(batch, 4)  # captures the graphs
         speed = run(batch, options.output)
-        peer = PEER_TOKENS_PER_SECOND.get((options.shape, options.weights), {}).get(batch)
+        peers = PEER_TOKENS_PER_SECOND if options.tensor_parallel == 1 else PEER_OF_TWO
+        peer = peers.get((options.shape, options.weights), {}).get(batch)
         context = options.prompt + options.output // 2
         floor = step_bytes(config, batch, context, options.weights) / limit
+        floor /= options.tensor_parallel
         step = speed.seconds / speed.num_steps
         print(
             f"b{batch}: {speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "
@@ -152,6 +171,9 @@ def main() -> None:
             traced = device_time(lambda batch=batch: run(batch, 96))
             longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])
             print(f"    device idle {traced.idle_share:.2%} of the time; longest gaps {longest} us")
+    if options.tensor_parallel > 1:
+        sys.stdout.flush()
+        os._exit(0)  # the end of NCCL's group would wait for ranks that end with this process
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 // The Python module: tensors come in as any object with torch's attributes, ops go out as functions.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "ops.h"
 #ifdef OPENINFERENCE_HAS_HOPPER_OPS
+#include "gpu/shared_memory.h"
 #include "hopper/hopper_ops.h"
 #endif
 
 namespace py = pybind11;
 using openinference::Stream;
+using openinference::Team;
 using openinference::Tensor;
 
 namespace pybind11::detail {
@@ -39,6 +42,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
         .def_readonly("handle", &Stream::handle)
         .def_readonly("overlaps", &Stream::overlaps);
 
+    py::class_<Team>(module, "Team", py::module_local())
+        .def(py::init<int, int, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t, uintptr_t, int64_t>(),
+             "rank"_a, "ranks"_a, "inboxes"_a, "logits"_a, "words"_a, "state"_a, "patience_nanoseconds"_a);
+
     module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
                "sum_squares"_a, "stream"_a);
     module.def("project_qkv", &openinference::project_qkv, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
@@ -59,7 +66,24 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("attend_prefill", &openinference::attend_prefill, "query"_a, "key_cache"_a, "value_cache"_a,
                "starts"_a, "lengths"_a, "block_table"_a, "max_rows"_a, "scale"_a, "window"_a, "out"_a,
                "stream"_a);
+    module.def(
+        "share_memory",
+        [](size_t bytes) {
+            const auto [address, handle] = openinference::share_memory(bytes);
+            return py::make_tuple(address, py::bytes(handle));
+        },
+        "bytes"_a);
+    module.def("map_memory", [](const py::bytes& handle) { return openinference::map_memory(handle); }, "handle"_a);
 #endif
+    module.def("push_partial", &openinference::push_partial, "input"_a, "weights"_a, "team"_a, "exchange"_a,
+               "stream"_a);
+    module.def("add_partials", &openinference::add_partials, "team"_a, "exchange"_a, "norm_weight"_a, "hidden"_a,
+               "x"_a, "sum_squares"_a, "stream"_a);
+    module.def("push_choice", &openinference::push_choice, "logits"_a, "first"_a, "vocabulary"_a, "tokens"_a,
+               "team"_a, "exchange"_a, "counters"_a, "stream"_a);
+    module.def("take_choice", &openinference::take_choice, "team"_a, "exchange"_a, "tokens"_a, "positions"_a,
+               "stream"_a);
+    module.def("end_exchanges", &openinference::end_exchanges, "team"_a, "count"_a, "stream"_a);
     module.def("multiprocessor_count", &openinference::multiprocessor_count,
                "Streaming multiprocessors of the current device.");
 }

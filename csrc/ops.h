@@ -63,6 +63,28 @@ void draw_token(const Tensor& logits, const Tensor& tokens, const Tensor& positi
 // words[places[i]] ← values[i], all int32; places and values (N) may lie in pinned memory of the host.
 void update(const Tensor& words, const Tensor& places, const Tensor& values, Stream stream);
 
+// The four ops of a team of ranks. Each has its part of every matrix; `exchange` numbers what they
+// send each other in a step, from 0 on, the same on all ranks.
+
+// To every rank's inbox ← input·Wᵀ in bf16, weights (H, K) this rank's columns, input (T, K) bf16.
+void push_partial(const Tensor& input, const Tensor& weights, const Team& team, int exchange, Stream stream);
+
+// hidden += what all ranks pushed, added in fp32 in their order; then x and sum_squares.
+void add_partials(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& hidden,
+                  const Tensor& x, const Tensor& sum_squares, Stream stream);
+
+// To every rank ← this rank's logits (T, V') float32, which are those from `first` on of (T, V), and
+// what choose_token made of them: tokens (T) int32, each row's likeliest of these V'. counters (≥ T)
+// int32, zero before the first call and again after each, are scratch.
+void push_choice(const Tensor& logits, int first, int vocabulary, const Tensor& tokens, const Team& team,
+                 int exchange, const Tensor& counters, Stream stream);
+
+// tokens and positions (T) as choose_token has them, of what all ranks pushed; −2 where a rank is lost.
+void take_choice(const Team& team, int exchange, const Tensor& tokens, const Tensor& positions, Stream stream);
+
+// Ends a step of so many exchanges.
+void end_exchanges(const Team& team, int count, Stream stream);
+
 // Streaming multiprocessors of the current device; scratch sizes depend on it.
 int multiprocessor_count();
 

@@ -1,6 +1,7 @@
 // gpu/device.cuh for a CPU: the same names, carried out by the fibers of simt.h.
 #pragma once
 
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +14,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 
 struct alignas(16) uint4 {
@@ -113,6 +115,15 @@ inline uint64_t part_of(uint64_t value, uint64_t fraction) {
 
 inline void release_successor() {}
 inline void wait_for_predecessor() {}
+
+inline void store_whole(uint2* address, uint2 v) { *address = v; }
+inline void store_whole(uint4* address, uint4 v) { *address = v; }
+inline uint2 load_whole(const uint2* address) { return *address; }
+inline void publish_to_peers() {}
+inline int64_t nanoseconds() {
+    return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+inline uint32_t bits_of(float value) { return bits_as<uint32_t>(value); }
 
 template <class T> T& shared_memory() { return *static_cast<T*>(simt::Block::current().shared()); }
 

@@ -114,6 +114,33 @@ __device__ __forceinline__ void wait_for_predecessor() {
 #endif
 }
 
+// Words that ranks leave in each other's memory: whole, 8 bytes at a time (the hardware's behaviour, on
+// which NCCL's low-latency protocol relies too), and never kept in a cache of this side.
+__device__ __forceinline__ void store_whole(uint2* address, uint2 v) {
+    asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(address), "r"(v.x), "r"(v.y) : "memory");
+}
+__device__ __forceinline__ void store_whole(uint4* address, uint4 v) {
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+__device__ __forceinline__ uint2 load_whole(const uint2* address) {
+    uint2 v;
+    asm volatile("ld.volatile.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address) : "memory");
+    return v;
+}
+
+// What this block wrote before is visible to other GPUs before what this thread writes after.
+__device__ __forceinline__ void publish_to_peers() { __threadfence_system(); }
+
+__device__ __forceinline__ int64_t nanoseconds() {
+    int64_t now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    return now;
+}
+
+__device__ __forceinline__ uint32_t bits_of(float value) { return __float_as_uint(value); }
+
 // The block's dynamic shared memory, sized at launch.
 template <class T> __device__ __forceinline__ T& shared_memory() {
     extern __shared__ uint4 arena[];

@@ -87,9 +87,11 @@ def load_backend(
     """
     if config.device == "cuda":
         if config.group.num_ranks > 1:
-            raise StartError(
-                "--pipeline, --tensor and --expert are for --device cpu so far; leave out"
-            )
+            from openinference_engine.ranks.cuda_group import load_cuda_group
+
+            backend = load_cuda_group(checkpoint, config, speed)
+            timeline.end("load")
+            return backend
         from openinference_engine.cuda_backend import load_cuda_backend
 
         return load_cuda_backend(checkpoint, config, timeline)

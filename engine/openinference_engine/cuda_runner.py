@@ -15,7 +15,7 @@ launch of the same stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import ModuleType
@@ -27,7 +27,7 @@ from openinference_engine.decoder import MAX_ROWS, Decoder
 from openinference_engine.errors import EngineError
 from openinference_engine.launches import Flight, Launches
 from openinference_engine.ops.cuda_reference import PAGE_TOKENS
-from openinference_engine.prefill import Prefill, chunks_of
+from openinference_engine.prefill import Prefill
 from openinference_engine.results import StepResult, TokenLogprobs
 from openinference_engine.rows import Row, rows_of
 from openinference_engine.sampling import rate, rate_drawn, sample
@@ -55,8 +55,9 @@ class CudaRunner:
         uses_graphs: bool = True,
         overlaps: bool = True,
         runs_ahead: bool = True,
+        make_launches: Callable[[ModuleType, Decoder, bool, bool], Launches] = Launches,
     ) -> None:
-        """`prefill`: for prompts, on GPUs that have its kernels.
+        """`prefill`: for prompts, on GPUs that have its kernels. `make_launches`: for a group's.
 
         None of the switches changes a token. `uses_graphs`: replay captured graphs, where there
         is a GPU. `overlaps`: a kernel may start before its predecessor has ended. `runs_ahead`:
@@ -65,7 +66,7 @@ class CudaRunner:
         self._decoder = decoder
         self._prefill = prefill
         self._runs_ahead = runs_ahead
-        self._launches = Launches(kernels, decoder, uses_graphs, overlaps)
+        self._launches = make_launches(kernels, decoder, uses_graphs, overlaps)
         self._last: tuple[list[Row], list[int]] = ([], [])  # rows, and the tokens they drew
         self._ahead: Flight | None = None  # the step behind `_last`
 
@@ -109,13 +110,13 @@ class CudaRunner:
             (chunk.token_ids, chunk.start, chunk.block_ids[: _num_pages(chunk)])
             for chunk in step.chunks
         ]
-        x, sum_squares = prefill.queue(chunks_of(parts, self._decoder.inputs.tokens.device), stream)
+        states = prefill.queue_parts(parts, stream)
         outcomes = [Outcome(-1)] * len(rows)
         wanted = [index for index, row in enumerate(rows) if row.is_awaited]
         for first in range(0, len(wanted), MAX_ROWS):
             part = wanted[first : first + MAX_ROWS]
             of_part = [rows[index] for index in part]
-            flight = self._launches.launch_head(of_part, x[part], sum_squares[part])
+            flight = self._launches.launch_head(of_part, states, part)
             for index, outcome in zip(part, self._outcomes(of_part, flight), strict=True):
                 outcomes[index] = outcome
         return outcomes

@@ -51,10 +51,13 @@ class Decoder:
         cache: KVCache,
         pages_per_sequence: int,
         is_deterministic: bool = False,
+        logits: Tensor | None = None,
     ) -> None:
         """Allocates the buffers of MAX_ROWS rows on the device of the weights.
 
+        `kernels`: their module, or what stands for it on a rank of a team (ranks/team_kernels.py).
         `is_deterministic`: a row gets the same bits whichever rows are beside it.
+        `logits`: (MAX_ROWS, vocab) float32, where others write them too.
         """
         # Up to so many rows a product is one kernel, which adds up a row in one order.
         self.most_rows: int = _FEW_ROWS if is_deterministic else MAX_ROWS
@@ -66,7 +69,7 @@ class Decoder:
         self._weights = weights
         self._cache = cache
         self._multiprocessors: int = kernels.multiprocessor_count()
-        self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device)
+        self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device, logits)
         self._norms_after = weights.norms_after
 
     @property
@@ -221,7 +224,9 @@ class _Buffers:
     token_counts: Tensor
 
 
-def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -> _Buffers:
+def _allocate(
+    config: ModelConfig, multiprocessors: int, device: torch.device, logits: Tensor | None
+) -> _Buffers:
     heads, head_dim = config.num_heads, config.head_dim
 
     def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -234,7 +239,7 @@ def _allocate(config: ModelConfig, multiprocessors: int, device: torch.device) -
         query=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
         attended=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
         activations=zeros(MAX_ROWS, config.intermediate_size, dtype=torch.bfloat16),
-        logits=zeros(MAX_ROWS, config.vocab_size),
+        logits=zeros(MAX_ROWS, config.vocab_size) if logits is None else logits,
         workspace=zeros(MAX_ROWS * heads * _MAX_SPLITS * (head_dim + 2)),
         counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
         best=zeros(4 * MAX_ROWS * multiprocessors),

@@ -76,11 +76,13 @@ class Launches:
         self._seats.place(rows, kind.bucket, self.stream())
         return self.repeat(kind)
 
-    def launch_head(self, rows: list[Row], x: Tensor, sum_squares: Tensor) -> Flight:
-        """Only what chooses the rows' next tokens, by their last states out of `prefill`."""
+    def launch_head(
+        self, rows: list[Row], states: tuple[Tensor, Tensor], indices: list[int]
+    ) -> Flight:
+        """Only what chooses the rows' next tokens: `indices` of the last states of `prefill`."""
         kind, stream = Kind(len(rows), _kind_of(rows).draws), self.stream()
         self._seats.place(rows, len(rows), stream)
-        self._decoder.queue_head(x, sum_squares, stream, kind.draws)
+        self._queue_head(states, indices, kind)
         return self._fly(kind)
 
     def repeat(self, kind: Kind) -> Flight:
@@ -96,6 +98,10 @@ class Launches:
         """The current one, as the kernels take it."""
         handle = torch.cuda.current_stream().cuda_stream if self._is_on_gpu else 0
         return self._kernels.Stream(handle, self._overlaps)
+
+    def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
+        x, sum_squares = states
+        self._decoder.queue_head(x[indices], sum_squares[indices], self.stream(), kind.draws)
 
     def _fly(self, kind: Kind) -> Flight:
         self._returns.rotate()

@@ -40,7 +40,10 @@ class Chunks:
     longest: int
 
 
-def chunks_of(parts: list[tuple[list[int], int, list[int]]], device: torch.device) -> Chunks:
+Parts = list[tuple[list[int], int, list[int]]]
+
+
+def chunks_of(parts: Parts, device: torch.device) -> Chunks:
     """Of (token ids, position of the first, pages of the sequence) for each sequence."""
     counts = torch.tensor([len(token_ids) for token_ids, _, _ in parts], dtype=torch.int32)
     firsts = torch.tensor([first for _, first, _ in parts], dtype=torch.int32)
@@ -87,6 +90,10 @@ class Prefill:
         self._query = empty(config.num_heads, config.head_dim)
         self._attended = empty(config.num_heads, config.head_dim)
         self._activations = empty(config.intermediate_size)
+
+    def queue_parts(self, parts: Parts, stream: Any) -> tuple[Tensor, Tensor]:
+        """`queue` of what `chunks_of` takes."""
+        return self.queue(chunks_of(parts, self._hidden.device), stream)
 
     def queue(self, chunks: Chunks, stream: Any) -> tuple[Tensor, Tensor]:
         """Appends the rows' keys and values to the cache; returns the last x and sum_squares.

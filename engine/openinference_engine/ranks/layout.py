@@ -9,6 +9,7 @@ from itertools import pairwise
 from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CacheFormat
+from openinference_engine.tiles import TILE_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ def kv_heads_of(model: ModelConfig, count: int, index: int) -> slice:
         return share(model.num_kv_heads, count, index)
     head = index * model.num_kv_heads // count
     return slice(head, head + 1)
+
+
+def vocabulary_of(size: int, count: int, index: int) -> slice:
+    """Part `index` of `count` of a GPU's head: whole tiles of rows, but for the last."""
+    part = share(-(-size // TILE_ROWS), count, index)
+    return slice(part.start * TILE_ROWS, min(part.stop * TILE_ROWS, size))
 
 
 def layers_of(model: ModelConfig, stages: int) -> list[range]:

@@ -6,9 +6,11 @@ Several steps may be under way, one per stage; all stages compute them in the or
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
 
 from openinference_engine import ops
-from openinference_engine.backend import Backend, choose_cache_format, plan_capacity
+from openinference_engine.backend import Backend, Capacity, choose_cache_format, plan_capacity
 from openinference_engine.batch import Batch, build_batch
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
@@ -32,6 +34,7 @@ from openinference_engine.scheduler import Step
 from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.checkpoint import Checkpoint
 
+Part = TypeVar("Part")
 _LEAST_SECONDS = 4.0  # that a step may take: a hung rank ends its group within 5 s
 _SLOWER_THAN_PREDICTED = 10.0
 _FIRST_STEPS_SECONDS = 600.0  # until something like it was measured
@@ -57,7 +60,7 @@ class GroupRunner:
 
     def begin(self, step: Step) -> None:
         batch = build_batch(step.chunks, self._block_size)
-        seconds = self._patience_seconds(step, *(earlier for earlier, *_ in self._under_way))
+        seconds = patience_seconds(self._speed, step, *(earlier for earlier, *_ in self._under_way))
         self._link.watch.expect(seconds)
         self._link.send(step_message(batch, _wants_states(step), seconds))
         self._under_way.append((step, batch, self._stage.compute(batch, _wants_states(step))))
@@ -81,13 +84,6 @@ class GroupRunner:
     def close(self) -> None:
         self._link.close()
 
-    def _patience_seconds(self, *steps: Step) -> float:
-        """For all of them: each waits for those before it."""
-        predicted = [self._speed.predict_seconds(one.num_tokens, one.num_decodes) for one in steps]
-        if not all(predicted):
-            return _FIRST_STEPS_SECONDS
-        return max(_LEAST_SECONDS, _SLOWER_THAN_PREDICTED * sum(predicted))
-
 
 def load_group_backend(
     checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter, end: End = end_process
@@ -102,6 +98,27 @@ def load_group_backend(
     position_bytes = kv_bytes_per_token(model, group, choose_cache_format(model, config))
     capacity = plan_capacity(model, config, limit, limit // 10, position_bytes)
     ops.use_threads(threads_per_rank(group))
+
+    def load(ranks: Ranks, post: Post, verdict: Verdict) -> Stage:
+        return load_stage(checkpoint, config, ranks, post, verdict)
+
+    link, stage = assemble(checkpoint, config, capacity, load, end)
+    runner = GroupRunner(stage, link, config, speed)
+    return Backend(runner, capacity, ops.KERNEL_PATH, group=runner)
+
+
+def assemble(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    capacity: Capacity,
+    load: Callable[[Ranks, Post, Verdict], Part],
+    end: End = end_process,
+) -> tuple[LeaderLink, Part]:
+    """Rank 0: meets the other ranks, loads its own part, and waits until all have.
+
+    Raises StartError if a rank is missing, differs or fails.
+    """
+    group = config.group
     meeting, rendezvous = host_meeting(group)
     local = LocalRanks(config, rendezvous)
 
@@ -112,7 +129,8 @@ def load_group_backend(
         end(reason)
 
     link = LeaderLink("*" if group.pods > 1 else LOOPBACK, end_pod)
-    meeting.decide(Verdict("", link.port, capacity.max_model_len, capacity.num_cache_blocks))
+    verdict = Verdict("", link.port, capacity.max_model_len, capacity.num_cache_blocks)
+    meeting.decide(verdict)
     num_others = group.num_ranks - 1
 
     def connect() -> tuple[Ranks, Post]:
@@ -120,19 +138,21 @@ def load_group_backend(
         return meeting.form_ranks()
 
     try:
-        stage = load_stage(
-            checkpoint,
-            config,
-            *link.watch.within(MEETING_SECONDS, "connecting the ranks", connect),
-            max_model_len=capacity.max_model_len,
-            num_cache_blocks=capacity.num_cache_blocks,
-        )
+        ranks, post = link.watch.within(MEETING_SECONDS, "connecting the ranks", connect)
+        part = load(ranks, post, verdict)
         link.await_ready(num_others)
     except StartError:
         link.close()
         raise
-    runner = GroupRunner(stage, link, config, speed)
-    return Backend(runner, capacity, ops.KERNEL_PATH, group=runner)
+    return link, part
+
+
+def patience_seconds(speed: SpeedMeter, *steps: Step) -> float:
+    """For all of them: each waits for those before it."""
+    predicted = [speed.predict_seconds(one.num_tokens, one.num_decodes) for one in steps]
+    if not all(predicted):
+        return _FIRST_STEPS_SECONDS
+    return max(_LEAST_SECONDS, _SLOWER_THAN_PREDICTED * sum(predicted))
 
 
 def _wants_states(step: Step) -> bool:

@@ -27,7 +27,7 @@ from openinference_engine.ranks.messages import (
     Joined,
     Leaving,
     Ready,
-    StepMessage,
+    ToRank,
 )
 
 _BEAT_MILLISECONDS = 500
@@ -56,7 +56,10 @@ class Watch:
     """
 
     def __init__(self, socket: zmq.Socket[bytes], end: End, last_word_seconds: float = 0) -> None:
-        """last_word_seconds: for the main thread to read why the other end has gone."""
+        """last_word_seconds: for the main thread to read why the other end has gone.
+
+        `before_end` may be set: it is called first.
+        """
         self.has_ended = False
         self.last_word_seconds = last_word_seconds
         self._end = end
@@ -66,6 +69,7 @@ class Watch:
         self._trusted: set[int] = set()
         self._to_trust: SimpleQueue[int] = SimpleQueue()
         self._is_closing = False
+        self.before_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -103,6 +107,7 @@ class Watch:
         time.sleep(self.last_word_seconds)
         if not self._is_closing:
             self.has_ended = True
+            self.before_end()
             self._end(reason)
 
     def _trouble(self) -> str | None:
@@ -155,7 +160,7 @@ class LeaderLink:
         self._await(self._ready, num_others)
         self.watch.last_word_seconds = 0
 
-    def send(self, message: StepMessage) -> None:
+    def send(self, message: ToRank) -> None:
         data = self._encoder.encode(message)
         for name in self._ready:
             self._socket.send_multipart([name, data])
@@ -201,13 +206,13 @@ class RankLink:
         self.watch = Watch(self._socket, end)
         self._socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[StepMessage] = msgspec.msgpack.Decoder(StepMessage)
+        self._decoder: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
         self.send(Joined())
 
     def send(self, message: FromRank) -> None:
         self._socket.send(self._encoder.encode(message))
 
-    def receive(self) -> StepMessage | None:
+    def receive(self) -> ToRank | None:
         """The next step; None when the group has ended."""
         while not self.watch.has_ended:
             if self._socket.poll(_LOOK_MILLISECONDS):

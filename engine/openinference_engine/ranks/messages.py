@@ -15,7 +15,7 @@ from openinference_engine.ops import AttentionPlan
 _INT64, _INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
-class StepMessage(msgspec.Struct, frozen=True, array_like=True):
+class StepMessage(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A step as its arrays, in the order of `batch.Batch` and `ops.AttentionPlan`.
 
     wants_states: rank 0 is to get the states too, beside the logits. seconds: it may take so long.
@@ -67,6 +67,43 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _tensor(data: bytes, dtype: np.dtype[Any]) -> Tensor:
     return torch.from_numpy(np.frombuffer(bytearray(data), dtype))
+
+
+class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """GPU ranks, as the four below: to capture a graph (`launches.Kind`)."""
+
+    bucket: int
+    draws: bool
+
+
+class Update(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """To write words of the inputs (`inputs.RowInputs`): their places and values, int32."""
+
+    places: bytes
+    values: bytes
+
+
+class Repeat(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """To queue a step over the rows that the device holds."""
+
+    bucket: int
+    draws: bool
+
+
+class Prompts(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """To queue the chunks of a step (`prefill.chunks_of`): token ids, first position, pages."""
+
+    parts: list[tuple[list[int], int, list[int]]]
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """To queue the head over these rows of the last prompts."""
+
+    indices: list[int]
+    draws: bool
+
+
+ToRank = StepMessage | Prepare | Update | Repeat | Prompts | Head
 
 
 class Joined(msgspec.Struct, frozen=True, tag=True):

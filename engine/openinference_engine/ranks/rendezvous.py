@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -127,7 +128,9 @@ class Meeting:
         )
         slices = self._team(f"{stage_name}-{place.expert}", place.tensor, config.tensor)
         world = self._process_group("world", self._rank, config.num_ranks)
-        return Ranks(config, self._rank, slices, whole_stage), Post(world)
+        nccl_name = f"nccl-{stage_name}-{place.expert}"
+        by_nccl = partial(self._nccl_group, nccl_name, place.tensor, config.tensor)
+        return Ranks(config, self._rank, slices, whole_stage, by_nccl), Post(world)
 
     def _team(self, name: str, index: int, size: int) -> Team:
         return Team(index, size, self._process_group(name, index, size)) if size > 1 else Team()
@@ -138,6 +141,15 @@ class Meeting:
         options._devices = [ProcessGroupGloo.create_device(hostname=self._address)]
         options._timeout = timedelta(seconds=_EXCHANGE_SECONDS)
         group: Any = ProcessGroupGloo(PrefixStore(name, self._store), index, size, options)
+        return cast(ProcessGroup, group)
+
+    def _nccl_group(self, name: str, index: int, size: int) -> ProcessGroup:
+        """For tensors of the current GPU."""
+        from torch._C._distributed_c10d import ProcessGroupNCCL
+
+        group: Any = ProcessGroupNCCL(
+            PrefixStore(name, self._store), index, size, ProcessGroupNCCL.Options()
+        )
         return cast(ProcessGroup, group)
 
     def _refuse(self, refusal: str, present: list[int]) -> None:

@@ -13,6 +13,8 @@ from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import Model, build_model
 from openinference_engine.ranks.layout import rank_at, share
+from openinference_engine.ranks.messages import StepMessage, ToRank
+from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.runner import TORCH_DTYPES
 from openinference_engine.weights.checkpoint import Checkpoint
@@ -29,6 +31,14 @@ class Stage:
     ) -> None:
         self._model, self._cache, self._config = model, cache, config
         self._ranks, self._post = ranks, post
+
+    def take(self, message: ToRank) -> None:
+        """Another rank than 0: computes a step that it is sent."""
+        if isinstance(message, StepMessage):
+            self.compute(message.batch(), message.wants_states)
+
+    def abort(self) -> None:
+        """Nothing: the end of the process ends what gloo waits for."""
 
     @torch.inference_mode()
     def compute(self, batch: Batch, wants_states: bool) -> Outcome | None:
@@ -83,13 +93,12 @@ def load_stage(
     config: EngineConfig,
     ranks: Ranks,
     post: Post,
-    max_model_len: int,
-    num_cache_blocks: int,
+    verdict: Verdict,
 ) -> Stage:
     """Reads this rank's part of the model. Raises StartError if a tensor is missing."""
     weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
     model_config = checkpoint.config
-    model = build_model(replace(weights, ranks=ranks), model_config, max_model_len)
+    model = build_model(replace(weights, ranks=ranks), model_config, verdict.max_model_len)
     cache_format = CPU_FORMATS[config.kv_cache_dtype]
-    cache = KVCache(model_config, num_cache_blocks, config.block_size, cache_format, ranks)
+    cache = KVCache(model_config, verdict.num_cache_blocks, config.block_size, cache_format, ranks)
     return Stage(model, cache, model_config, ranks, post)

@@ -7,6 +7,7 @@ and trees of reductions promise neither). Device and backend are the group's.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -99,13 +100,14 @@ class Ranks:
     """This rank among all of its group.
 
     tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order,
-    and share their experts.
+    and share their experts. nccl: makes the group of `tensor` once more, for tensors of GPUs.
     """
 
     config: GroupConfig = field(default_factory=GroupConfig)
     rank: int = 0
     tensor: Team = Team()
     stage: Team = Team()
+    nccl: Callable[[], ProcessGroup] | None = None
 
     @cached_property
     def place(self) -> Place:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Protocol
 
 from openinference_engine import ops
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.link import End, RankLink, end_process
 from openinference_engine.ranks.local import threads_per_rank
-from openinference_engine.ranks.messages import Failed, Ready
+from openinference_engine.ranks.messages import Failed, Ready, StepMessage, ToRank
 from openinference_engine.ranks.rendezvous import (
     MEETING_SECONDS,
     Meeting,
@@ -17,8 +19,20 @@ from openinference_engine.ranks.rendezvous import (
     facts_of,
     visit_meeting,
 )
-from openinference_engine.ranks.stage import Stage, load_stage
+from openinference_engine.ranks.stage import load_stage
+from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.weights.checkpoint import Checkpoint
+
+
+class RankPart(Protocol):
+    def take(self, message: ToRank) -> None:
+        """Does, or queues, what rank 0 says."""
+
+    def abort(self) -> None:
+        """From any thread, when the group ends: what waits for other ranks is to give up."""
+
+
+Load = Callable[[Ranks, Post, Verdict], RankPart]
 
 
 def serve_rank(
@@ -27,42 +41,44 @@ def serve_rank(
     rank: int,
     end: End = end_process,
     on_ready: Callable[[RankLink], None] = lambda link: None,
+    load: Load | None = None,
 ) -> None:
     """Until the group ends. Raises StartError if it cannot join or load.
 
-    on_ready: hears of the link to rank 0 when this rank has loaded.
+    on_ready: hears of the link to rank 0 when this rank has loaded. load: this rank's part, if not
+    that of the checkpoint for the device of the settings.
     """
-    ops.use_threads(threads_per_rank(config.group))
+    load = load or _loader(checkpoint, config, rank)
     meeting = visit_meeting(config.group, rank)
     verdict = meeting.join(facts_of(checkpoint, config))
     link = RankLink(meeting.leader, verdict.link_port, rank, end)
-    stage = _load(checkpoint, config, meeting, verdict, link)
+    part = _load(load, meeting, verdict, link)
     link.send(Ready())
     on_ready(link)
     while (message := link.receive()) is not None:
-        link.watch.expect(message.seconds)
-        stage.compute(message.batch(), message.wants_states)
+        link.watch.expect(message.seconds if isinstance(message, StepMessage) else math.inf)
+        part.take(message)
         link.watch.done()
     link.close()
 
 
-def _load(
-    checkpoint: Checkpoint,
-    config: EngineConfig,
-    meeting: Meeting,
-    verdict: Verdict,
-    link: RankLink,
-) -> Stage:
+def _loader(checkpoint: Checkpoint, config: EngineConfig, rank: int) -> Load:
+    if config.device == "cuda":
+        from openinference_engine.ranks.cuda_group import follower_loader
+
+        return follower_loader(checkpoint, config, rank)
+    ops.use_threads(threads_per_rank(config.group))
+    return lambda ranks, post, verdict: load_stage(checkpoint, config, ranks, post, verdict)
+
+
+def _load(load: Load, meeting: Meeting, verdict: Verdict, link: RankLink) -> RankPart:
     try:
-        return load_stage(
-            checkpoint,
-            config,
-            *link.watch.within(MEETING_SECONDS, "connecting the ranks", meeting.form_ranks),
-            max_model_len=verdict.max_model_len,
-            num_cache_blocks=verdict.num_cache_blocks,
-        )
+        ranks, post = link.watch.within(MEETING_SECONDS, "connecting the ranks", meeting.form_ranks)
+        part = load(ranks, post, verdict)
     except (StartError, MemoryError) as error:
         reason = str(error) or "out of memory"
         link.send(Failed(reason))
         link.close()
         raise StartError(reason) from error
+    link.watch.before_end = part.abort
+    return part

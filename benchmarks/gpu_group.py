@@ -1,0 +1,105 @@
+"""A group of ranks with a GPU each, over seeded random weights made on the device.
+
+Every rank is a process of the same benchmark. They meet, talk and run steps as in an engine; only
+what they load is of no file.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from openinference_engine.backend import Capacity
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig, WeightFormat
+from openinference_engine.cuda_backend import runs_prefill
+from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.ranks.cuda_group import CudaGroup, FollowingPart, lead
+from openinference_engine.ranks.cuda_part import CudaPart, build_part
+from openinference_engine.ranks.leader import assemble
+from openinference_engine.ranks.part import part_of, with_part_of_head
+from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.team import Post, Ranks
+from openinference_engine.ranks.worker import serve_rank
+from openinference_engine.speed import SpeedMeter
+from openinference_engine.weights.checkpoint import Checkpoint
+
+from benchmarks.shapes import random_llama
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """rendezvous: of rank 0, which it makes up itself."""
+
+    tensor: int
+    rank: int
+    rendezvous: str | None
+    avoids_mapping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A checkpoint of which only the shape is asked."""
+
+    config: ModelConfig
+    fingerprint: str = "random"
+
+
+def group_runner(
+    model: ModelConfig,
+    weights: WeightFormat,
+    size: tuple[int, int, int],
+    switches: dict[str, bool],
+    meeting: Meeting,
+) -> CudaGroup:
+    """Rank 0's, when all have loaded. Another rank serves it, and ends with it, instead.
+
+    size: sequences, positions of each, blocks of the cache.
+    """
+    sequences, length, blocks = size
+    device = torch.device("cuda", meeting.rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    kernels = load_kernels()
+    rendezvous = meeting.rendezvous or _free_address()
+    config = EngineConfig(
+        "", device="cuda", weights=weights, max_sequences=sequences,
+        uses_graphs=switches["uses_graphs"], overlaps_kernels=switches["overlaps"],
+        runs_ahead=switches["runs_ahead"],
+        group=GroupConfig(
+            tensor=meeting.tensor, pods=meeting.tensor, pod=meeting.rank, rendezvous=rendezvous
+        ),
+    )  # fmt: skip
+    checkpoint = cast(Checkpoint, Shape(model))
+
+    def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:
+        own = random_llama(part_of(model, ranks.tensor), length, device, weights)
+        own = with_part_of_head(own, model.vocab_size, ranks.tensor)
+        return build_part(
+            kernels, own, model, config, ranks, verdict, leads=meeting.rank == 0,
+            has_prefill=runs_prefill(kernels, device, config), maps=not meeting.avoids_mapping,
+        )  # fmt: skip
+
+    def load_follower(ranks: Ranks, post: Post, verdict: Verdict) -> FollowingPart:
+        return FollowingPart(load(ranks, post, verdict), config)
+
+    if meeting.rank > 0:
+        serve_rank(checkpoint, config, meeting.rank, load=load_follower)
+        sys.exit()
+    for rank in range(1, meeting.tensor):
+        _start(rank, rendezvous)
+    link, part = assemble(checkpoint, config, Capacity(length, blocks - 1), load)
+    return lead(part, link, config, SpeedMeter())
+
+
+def _start(rank: int, rendezvous: str) -> None:
+    flags: list[Any] = ["--rank", rank, "--rendezvous", rendezvous]
+    command = [*sys.orig_argv, *map(str, flags)]
+    subprocess.Popen(command)
+
+
+def _free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"

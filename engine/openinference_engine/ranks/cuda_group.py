@@ -1,0 +1,211 @@
+"""A group whose ranks have a GPU each, in one pod: tensor parallel so far.
+
+Rank 0 runs steps as an engine on one GPU does (`cuda_runner`), over its part of the model, and
+tells the others what to queue (`launching`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+
+import msgspec
+import torch
+
+from openinference_engine.backend import Backend, plan_capacity
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
+from openinference_engine.cuda_backend import (
+    check_settings,
+    find_gpu,
+    kernel_path,
+    plan_memory,
+    runs_prefill,
+)
+from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.errors import StartError
+from openinference_engine.kv_formats import BFLOAT16
+from openinference_engine.llama_weights import load_llama
+from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.ranks.cuda_part import CudaPart, build_part
+from openinference_engine.ranks.launching import (
+    Follower,
+    LeadingLaunches,
+    LeadingPrefill,
+)
+from openinference_engine.ranks.layout import check_fits
+from openinference_engine.ranks.leader import assemble, patience_seconds
+from openinference_engine.ranks.link import End, LeaderLink, end_process
+from openinference_engine.ranks.messages import ToRank
+from openinference_engine.ranks.part import CheckpointPart, part_of, with_part_of_head
+from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.team import Post, Ranks, Team
+from openinference_engine.ranks.worker import Load
+from openinference_engine.results import StepResult
+from openinference_engine.scheduler import Step
+from openinference_engine.speed import SpeedMeter
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.loader import Weights
+
+MOST_RANKS = 8  # kMaxRanks of csrc/tensor.h
+
+
+class CudaGroup:
+    """Runs steps on all GPUs of the group; the watch ends it if one takes too long."""
+
+    num_stages = 1
+
+    def __init__(self, runner: CudaRunner, link: LeaderLink, speed: SpeedMeter) -> None:
+        self._runner, self._link, self._speed = runner, link, speed
+        self._begun = Step([])
+
+    def warm_up(self, max_rows: int) -> None:
+        self._runner.warm_up(max_rows)
+
+    def run(self, step: Step) -> StepResult:
+        seconds = patience_seconds(self._speed, step)
+        return self._link.watch.within(seconds, "a step", lambda: self._runner.run(step))
+
+    def begin(self, step: Step) -> None:
+        self._begun = step
+
+    def finish(self) -> StepResult:
+        return self.run(self._begun)
+
+    def is_leaving(self) -> bool:
+        return self._link.is_leaving()
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class FollowingPart:
+    """Another rank's part, as the loop of `worker` knows it."""
+
+    def __init__(self, part: CudaPart, config: EngineConfig) -> None:
+        switches = config.uses_graphs, config.overlaps_kernels
+        self._follower = Follower(part.kernels, part.decoder, part.prefill, *switches)
+        self._memory = part.memory
+
+    def take(self, message: ToRank) -> None:
+        self._follower.take(message)
+
+    def abort(self) -> None:
+        self._memory.abort()
+
+
+def load_cuda_group(
+    checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter, end: End = end_process
+) -> Backend:
+    """Meets the other ranks and loads this one's part.
+
+    Raises StartError if the model does not fit or a rank is missing, differs or fails.
+    """
+    config = _settled(checkpoint, config)
+    kernels, device = prepare_gpu(checkpoint, config, 0)
+    own = part_of(checkpoint.config, Team(0, config.group.tensor))
+    spare_bytes = plan_memory(own, config, torch.cuda.mem_get_info(device)[0])
+    position_bytes = own.kv_bytes_per_token(BFLOAT16)
+    capacity = plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
+
+    def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:
+        return load_part(checkpoint, config, kernels, device, ranks, verdict, leads=True)
+
+    link, part = assemble(checkpoint, config, capacity, load, end)
+    group = lead(part, link, config, speed)
+    path = kernel_path(torch.cuda.get_device_capability(device), config)
+    path += f"-tensor{config.group.tensor}"
+    return Backend(group, capacity, path, runs_ahead=config.runs_ahead, group=group)
+
+
+def lead(part: CudaPart, link: LeaderLink, config: EngineConfig, speed: SpeedMeter) -> CudaGroup:
+    """Rank 0's runner over its loaded part."""
+    link.watch.before_end = part.memory.abort
+    if isinstance(part.prefill, LeadingPrefill):
+        part.prefill.send = link.send
+    runner = CudaRunner(
+        part.kernels,
+        part.decoder,
+        prefill=part.prefill,
+        uses_graphs=config.uses_graphs,
+        overlaps=config.overlaps_kernels,
+        runs_ahead=config.runs_ahead,
+        make_launches=partial(LeadingLaunches, link.send),
+    )
+    return CudaGroup(runner, link, speed)
+
+
+def follower_loader(checkpoint: Checkpoint, config: EngineConfig, rank: int) -> Load:
+    """For another rank. Raises StartError if its GPU cannot do it."""
+    config = _settled(checkpoint, config)
+    kernels, device = prepare_gpu(checkpoint, config, rank)
+
+    def load(ranks: Ranks, post: Post, verdict: Verdict) -> FollowingPart:
+        part = load_part(checkpoint, config, kernels, device, ranks, verdict, leads=False)
+        return FollowingPart(part, config)
+
+    return load
+
+
+def prepare_gpu(
+    checkpoint: Checkpoint, config: EngineConfig, rank: int
+) -> tuple[ModuleType, torch.device]:
+    """Kernels, and the GPU of this rank: the one of its number. Raises StartError."""
+    group, model = config.group, checkpoint.config
+    _check_group(group, model)
+    kernels = load_kernels()
+    if 0 < (count := torch.cuda.device_count()) < group.num_ranks:
+        raise StartError(
+            f"--tensor {group.tensor} needs as many GPUs, and this process sees {count}; give the "
+            f"pod nvidia.com/gpu: {group.tensor} or use --tensor {count}"
+        )
+    if count:
+        torch.cuda.set_device(rank)
+    try:
+        check_settings(part_of(model, Team(0, group.tensor)), config)
+    except StartError as error:
+        raise StartError(f"a part of {group.tensor} by --tensor: {error}") from None
+    return kernels, find_gpu()
+
+
+def load_part(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    kernels: ModuleType,
+    device: torch.device,
+    ranks: Ranks,
+    verdict: Verdict,
+    *,
+    leads: bool,
+) -> CudaPart:
+    model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.tensor)
+    plan_memory(own.config, config, torch.cuda.mem_get_info(device)[0])
+    source = Weights(own, torch.bfloat16)
+    weights = load_llama(source, own.config, verdict.max_model_len, device, config.weight_format)
+    weights = with_part_of_head(weights, model.vocab_size, ranks.tensor)
+    torch.cuda.empty_cache()
+    return build_part(
+        kernels, weights, model, config, ranks, verdict,
+        leads=leads, has_prefill=runs_prefill(kernels, device, config),
+    )  # fmt: skip
+
+
+def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:
+    """With the format of weights that `auto` means."""
+    if config.weights != "auto":
+        return config
+    return msgspec.structs.replace(config, weights=stored_format(checkpoint))
+
+
+def _check_group(group: GroupConfig, model: ModelConfig) -> None:
+    if group.pipeline > 1 or group.expert > 1 or group.pods > 1:
+        raise StartError(
+            "--pipeline, --expert and --pods are for --device cpu so far; GPUs of one pod share a "
+            "model by --tensor"
+        )
+    check_fits(model, group)
+    if group.tensor > MOST_RANKS or model.intermediate_size % group.tensor:
+        raise StartError(
+            f"--tensor {group.tensor}: GPUs share a model by at most {MOST_RANKS}, and by what "
+            f"divides its intermediate_size, which is {model.intermediate_size}"
+        )

@@ -1,0 +1,69 @@
+"""What a rank with a GPU loads: its part of the model and of the cache, its kernels' team."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import ModuleType
+
+from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.decoder import MAX_ROWS, Decoder, KVCache
+from openinference_engine.llama_weights import LlamaWeights
+from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.prefill import Prefill
+from openinference_engine.ranks.device_memory import DeviceMemory, NcclGatherer, layout_of
+from openinference_engine.ranks.launching import LeadingPrefill, TeamPrefill
+from openinference_engine.ranks.part import part_of
+from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.team import Ranks
+from openinference_engine.ranks.team_kernels import TeamKernels
+
+log = logging.getLogger("openinference.ranks")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaPart:
+    """prefill: None where a GPU has no kernels for prompts."""
+
+    kernels: ModuleType
+    decoder: Decoder
+    prefill: Prefill | None
+    memory: DeviceMemory
+
+
+def build_part(
+    kernels: ModuleType,
+    weights: LlamaWeights,
+    model: ModelConfig,
+    config: EngineConfig,
+    ranks: Ranks,
+    verdict: Verdict,
+    *,
+    leads: bool,
+    has_prefill: bool,
+    maps: bool = True,
+) -> CudaPart:
+    """weights: this rank's part; model: the whole. All ranks of the team call it at once."""
+    device, team = weights.embedding.device, ranks.tensor
+    max_rows = max(config.max_step_tokens, config.max_sequences + config.block_size, MAX_ROWS)
+    memory = DeviceMemory(
+        kernels, team, layout_of(model, team.size, max_rows, MAX_ROWS), device, maps
+    )
+    gatherer = None
+    if not memory.is_mapped and ranks.nccl is not None:
+        gatherer = NcclGatherer(team, memory, ranks.nccl())
+    way = "mapped memory" if memory.is_mapped else "NCCL"
+    log.info("ranks exchange", extra={"fields": {"by": way, "ranks": team.size}})
+    stand_in: ModuleType = TeamKernels(kernels, team, memory.view, gatherer)  # type: ignore[assignment]
+    part = part_of(model, team)
+    cache = KVCache(part, verdict.num_cache_blocks, device)
+    pages_per_sequence = -(-verdict.max_model_len // PAGE_TOKENS)
+    logits = memory.view.whole_logits
+    prefill_type = LeadingPrefill if leads else TeamPrefill
+    decoder = Decoder(
+        stand_in, weights, part, cache, pages_per_sequence, config.is_deterministic, logits
+    )
+    prefill = None
+    if has_prefill:
+        prefill = prefill_type(stand_in, weights, part, cache, max_rows)
+    return CudaPart(stand_in, decoder, prefill, memory)

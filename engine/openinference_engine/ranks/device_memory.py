@@ -1,0 +1,147 @@
+"""Memory of this rank's GPU that its peers map, and the way of words where they cannot.
+
+One allocation holds two inboxes, the whole logits and the state; ranks tell each other its handle.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.ranks.layout import vocabulary_of
+from openinference_engine.ranks.team import Team
+from openinference_engine.ranks.team_kernels import Gatherer, TeamMemory
+
+_WORD_BYTES, _COPIES, _STATE_BYTES = 8, 2, 16
+log = logging.getLogger("openinference.ranks")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Bytes from the start of the allocation on: inboxes, then logits, then state."""
+
+    words: int  # of an inbox
+    rows: int  # that have logits
+    vocabulary: int
+
+    @property
+    def logits(self) -> int:
+        return _COPIES * self.words * _WORD_BYTES
+
+    @property
+    def state(self) -> int:
+        return self.logits + -(-self.rows * self.vocabulary * 4 // 16) * 16
+
+    @property
+    def num_bytes(self) -> int:
+        return self.state + _STATE_BYTES
+
+
+def layout_of(config: ModelConfig, ranks: int, max_rows: int, logit_rows: int) -> Layout:
+    """max_rows: of a step; two columns of a row are a word."""
+    words = ranks * max(max_rows * config.hidden_size // 2, 2 * logit_rows)
+    return Layout(words, logit_rows, config.vocab_size)
+
+
+class DeviceMemory:
+    """This rank's allocation, mapped by all peers if all can reach each other."""
+
+    def __init__(
+        self,
+        kernels: ModuleType,
+        team: Team,
+        layout: Layout,
+        device: torch.device,
+        maps: bool = True,
+    ) -> None:
+        """Every rank of the team makes its own at the same time. maps: False to go by NCCL."""
+        address, handle = kernels.share_memory(layout.num_bytes)
+        own = torch.as_tensor(_Bytes(address, layout.num_bytes), device=device)
+        self.inbox = own[: layout.logits].view(torch.int64).view(_COPIES, layout.words)
+        logits = own[layout.logits : layout.state].view(torch.float32)
+        logits = logits[: layout.rows * layout.vocabulary].view(layout.rows, layout.vocabulary)
+        state = own[layout.state :].view(torch.int32)[:2]
+        others = _map_peers(kernels, team, handle, device) if maps else None
+        self.is_mapped = others is not None
+        bases = [address, *(others or [])]
+        self.view = TeamMemory(
+            bases, [base + layout.logits for base in bases], logits, layout.words, state
+        )
+        self._flag = torch.ones(1, dtype=torch.int32).pin_memory()
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def abort(self) -> None:
+        """From any thread: kernels that wait for a peer end, and all that follow do not wait."""
+        with torch.cuda.stream(self._side):
+            self.view.state[1:].copy_(self._flag, non_blocking=True)
+
+
+class NcclGatherer(Gatherer):
+    """Collectives on the current stream, which graphs capture."""
+
+    def __init__(self, team: Team, memory: DeviceMemory, group: ProcessGroup) -> None:
+        self._team, self._memory = team, memory
+        self._group = cast(Any, group)
+        rows, self._vocabulary = memory.view.whole_logits.shape
+        self._width = max(
+            part.stop - part.start
+            for part in (vocabulary_of(self._vocabulary, team.size, i) for i in range(team.size))
+        )
+        device = memory.view.whole_logits.device
+        self._own = torch.zeros(rows, self._width, device=device)
+        self._all = torch.zeros(team.size, rows, self._width, device=device)
+
+    def gather_words(self, num_words: int) -> None:
+        parts = self._memory.inbox[0, : self._team.size * num_words].view(self._team.size, -1)
+        self._group._allgather_base(parts, parts[self._team.index]).wait()
+
+    def gather_logits(self, part: Tensor) -> None:
+        rows, width = part.shape
+        self._own[:rows, :width] = part
+        self._group._allgather_base(self._all, self._own).wait()
+        for index in range(self._team.size):
+            columns = vocabulary_of(self._vocabulary, self._team.size, index)
+            of_rank = self._all[index, :rows, : columns.stop - columns.start]
+            self._memory.view.whole_logits[:rows, columns] = of_rank
+
+
+def _map_peers(
+    kernels: ModuleType, team: Team, handle: bytes, device: torch.device
+) -> list[int] | None:
+    """Addresses here of the other ranks' memory, in their order; None if one cannot be reached."""
+    row = torch.frombuffer(bytearray(handle), dtype=torch.uint8)[None]
+    handles = team.gather_rows(row, [1] * team.size)
+    devices = team.gather_rows(torch.tensor([[device.index]]), [1] * team.size)
+    others = [index for index in range(team.size) if index != team.index]
+    can_reach = all(
+        int(devices[index]) == device.index
+        or torch.cuda.can_device_access_peer(device, int(devices[index]))
+        for index in others
+    )
+    addresses: list[int] = []
+    try:
+        if can_reach:
+            addresses = [kernels.map_memory(bytes(handles[index].tolist())) for index in others]
+    except RuntimeError as error:
+        log.warning("a peer's memory cannot be mapped", extra={"fields": {"reason": str(error)}})
+    verdicts = team.gather_rows(torch.tensor([[len(addresses)]]), [1] * team.size)
+    return addresses if bool((verdicts == len(others)).all()) else None
+
+
+class _Bytes:
+    """Memory that torch did not allocate, as it takes it."""
+
+    def __init__(self, address: int, num_bytes: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (num_bytes,),
+            "typestr": "|u1",
+            "data": (address, False),
+            "version": 2,
+        }
