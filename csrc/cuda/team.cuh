@@ -10,7 +10,7 @@
 // because every kernel waits for its predecessor before it writes.
 //
 // Where ranks cannot map each other's memory, a rank writes its own part alone, and a collective of the
-// host's library brings the same words (engine/openinference_engine/ranks/device_team.py).
+// host's library brings the same words (engine/openinference_engine/ranks/device_memory.py).
 #pragma once
 
 #include "device.cuh"
