@@ -50,7 +50,8 @@ struct Bf16Weights {
                 const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group) {
-                    const uint4 part = x.at(group * 8 + g, unit * kUnitColumns + run * kRunColumns + t * 8);
+                    const int column = unit * kUnitColumns + run * kRunColumns + t * 8;
+                    const uint4 part = x.at_or_zero(group * 8 + g, column);
                     multiply_add(sums[group], first, {part.x, part.y});
                     multiply_add(sums[group], second, {part.z, part.w});
                 }

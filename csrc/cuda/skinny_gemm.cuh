@@ -104,10 +104,10 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
         }
         ahead.advance(share.count());
     };
+    epilogue.prepare(shared.scratch, tokens);  // first: a few words that would queue behind the weights
 #pragma unroll
     for (int slot = 0; slot < kDepth; ++slot) request(held[slot]);
     release_successor();
-    epilogue.prepare(shared.scratch, tokens);
     wait_for_predecessor();
     const Activations activations{x, tokens, weights.columns};
     epilogue.begin(shared.scratch, tokens);

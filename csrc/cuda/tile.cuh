@@ -54,11 +54,14 @@ struct Activations {
     const bf16* rows;
     int tokens, columns;
 
-    // Eight consecutive activations; past the last column they are zero. Tokens past the last repeat
-    // it: the tensor core's columns for them cost nothing and are never stored.
+    // Eight consecutive activations. Tokens past the last repeat it: the tensor core's columns for
+    // them cost nothing and are never stored.
     __device__ __forceinline__ uint4 at(int token, int column) const {
-        if (column >= columns) return make_uint4(0, 0, 0, 0);
         return *reinterpret_cast<const uint4*>(rows + min(token, tokens - 1) * columns + column);
+    }
+    // The same; past the last column they are zero.
+    __device__ __forceinline__ uint4 at_or_zero(int token, int column) const {
+        return column < columns ? at(token, column) : make_uint4(0, 0, 0, 0);
     }
 };
 
