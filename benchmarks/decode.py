@@ -23,6 +23,7 @@ from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.request import Request, SamplingParams
@@ -53,6 +54,7 @@ class Speed:
     num_steps: int
     seconds: float
     waited: float  # seconds of them in which the host had nothing to do but to wait for tokens
+    num_preemptions: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -90,7 +92,7 @@ def measure(
                 num_steps += 1
                 seconds += time.perf_counter() - started
                 waited += waiting.seconds
-    return Speed(batch, num_steps, seconds, waited)
+    return Speed(batch, num_steps, seconds, waited, scheduler.num_preemptions)
 
 
 def main() -> None:
@@ -98,6 +100,10 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: a shorter step")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
+    parser.add_argument(
+        "--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16; one GPU"
+    )
+    parser.add_argument("--cache-gib", type=float, help="of keys and values, at most")
     parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--output", type=int, default=256)
@@ -123,7 +129,10 @@ def main() -> None:
     length = options.prompt + options.output
     pages = -(-length // 16)
     batches = [int(batch) for batch in options.batch.split(",")]
-    num_blocks = max(batches) * pages
+    num_blocks, cache_format = max(batches) * pages, CUDA_FORMATS[options.kv]
+    if options.cache_gib:
+        block_bytes = 16 * config.kv_bytes_per_token(cache_format)
+        num_blocks = min(num_blocks, int(options.cache_gib * 2**30) // block_bytes)
     rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
     switches = {
         "uses_graphs": not options.eager,
@@ -135,7 +144,7 @@ def main() -> None:
         size = max(batches), length, num_blocks
         runner = group_runner(config, options.weights, size, switches, meeting)
     else:
-        cache = KVCache(config, num_blocks, device)
+        cache = KVCache(config, num_blocks, device, cache_format)
         weights = random_llama(config, length, device, options.weights)
         decoder = Decoder(kernels, weights, config, cache, pages, options.deterministic)
         runner = CudaRunner(kernels, decoder, **switches)
@@ -145,7 +154,8 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
     )
     print(
-        f"{options.shape} {options.weights}, {config.num_layers} layers, "
+        f"{options.shape} {options.weights}, keys and values {options.kv}, "
+        f"{num_blocks * 16} positions, {config.num_layers} layers, "
         f"{options.prompt} + {options.output} tokens, {switches} {rules}"
     )
 
@@ -158,8 +168,11 @@ def main() -> None:
         peers = PEER_TOKENS_PER_SECOND if options.tensor_parallel == 1 else PEER_OF_TWO
         peer = peers.get((options.shape, options.weights), {}).get(batch)
         context = options.prompt + options.output // 2
-        floor = step_bytes(config, batch, context, options.weights) / limit
+        floor = step_bytes(config, batch, context, options.weights, cache_format) / limit
         floor /= options.tensor_parallel
+        if speed.num_preemptions:
+            print(f"b{batch}: does not fit, {speed.num_preemptions} preemptions")
+            continue
         step = speed.seconds / speed.num_steps
         print(
             f"b{batch}: {speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from openinference_engine.config import ModelConfig, WeightFormat
-from openinference_engine.kv_formats import BFLOAT16
+from openinference_engine.kv_formats import BFLOAT16, CacheFormat
 from openinference_engine.llama_weights import (
     LayerWeights,
     LlamaWeights,
@@ -75,9 +75,13 @@ def random_llama(
 
 
 def step_bytes(
-    config: ModelConfig, rows: int, context: int, weight_format: WeightFormat = "bfloat16"
+    config: ModelConfig,
+    rows: int,
+    context: int,
+    weight_format: WeightFormat = "bfloat16",
+    cache_format: CacheFormat = BFLOAT16,
 ) -> int:
     """What one decode step must read: every weight but the embedding, and the keys and values."""
     weights = config.num_layers * matrix_bytes(layer_elements(config), weight_format)
-    cache = rows * context * config.kv_bytes_per_token(BFLOAT16)
+    cache = rows * context * config.kv_bytes_per_token(cache_format)
     return weights + head_bytes(config, weight_format) + cache

@@ -51,8 +51,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("project_qkv", &openinference::project_qkv, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "rotary"_a, "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a,
                "stream"_a);
+    module.def("append_codes", &openinference::append_codes, "keys"_a, "values"_a, "positions"_a, "block_table"_a,
+               "key_cache"_a, "value_cache"_a, "stream"_a);
     module.def("attend", &openinference::attend, "query"_a, "key_cache"_a, "value_cache"_a, "positions"_a,
-               "block_table"_a, "scale"_a, "splits"_a, "workspace"_a, "counters"_a, "out"_a, "stream"_a);
+               "block_table"_a, "scale"_a, "splits"_a, "warps"_a, "workspace"_a, "counters"_a, "out"_a, "stream"_a);
     module.def("project_residual", &openinference::project_residual, "input"_a, "weights"_a,
                "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("project_gate_up", &openinference::project_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a,

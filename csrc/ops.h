@@ -24,16 +24,23 @@ void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight,
 
 // query (T, Q, D) bf16 and the caches (S, KV, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
 // ((Q + 2·KV)·D, H) stacked q, k, v. rotary (positions, D/2, 2) float32: cos, sin. The new key and
-// value go to page block_table[token][position / 16] (T, P) int32 of positions (T) int32.
+// value go to page block_table[token][position / 16] (T, P) int32 of positions (T) int32. Where P is
+// zero they go to a row for each token instead, (T, KV, D), of which append_codes makes codes.
 void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                  const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
                  const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream);
 
-// out (T, Q, D) bf16 ← softmax(scale·query·keysᵀ)·values over positions 0..position. Each sequence is
-// read by `splits` blocks per group of heads; workspace (≥ T·Q·splits·(D + 2)) float32 and counters
-// (≥ T·Q) int32, zero before the first call and again after each, carry their partial results.
+// The caches ← codes of keys and values (T, KV, D) bf16: (S/16, KV, bytes) float8_e4m3fn, int8 or, of
+// four bits, uint8, pages as in cuda/cache_formats.cuh; values may have four bits beside int8 keys.
+void append_codes(const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& block_table,
+                  const Tensor& key_cache, const Tensor& value_cache, Stream stream);
+
+// out (T, Q, D) bf16 ← softmax(scale·query·keysᵀ)·values over positions 0..position, caches of any
+// format. Each sequence is read by up to `splits` blocks per group of heads, of `warps` (4, 8, 16) warps;
+// workspace (≥ T·Q·splits·(D + 2)) float32 and counters (≥ T·Q) int32, zero before the first call and
+// again after each, carry their partial results.
 void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-            const Tensor& positions, const Tensor& block_table, float scale, int splits,
+            const Tensor& positions, const Tensor& block_table, float scale, int splits, int warps,
             const Tensor& workspace, const Tensor& counters, const Tensor& out, Stream stream);
 
 // hidden += input·Wᵀ, weights (H, K), input (T, K) bf16; then x and sum_squares of the new hidden.

@@ -17,6 +17,9 @@ namespace openinference {
 struct bf16 {
     uint16_t bits;
 };
+struct e4m3 {
+    uint8_t bits;
+};
 
 // Becomes a Python ValueError.
 struct KernelError : std::invalid_argument {
@@ -27,8 +30,9 @@ template <class T> constexpr const char* kDtype = nullptr;
 template <> inline constexpr const char* kDtype<float> = "float32";
 template <> inline constexpr const char* kDtype<bf16> = "bfloat16";
 template <> inline constexpr const char* kDtype<int32_t> = "int32";
-template <> inline constexpr const char* kDtype<int8_t> = "int8";
 template <> inline constexpr const char* kDtype<uint8_t> = "uint8";
+template <> inline constexpr const char* kDtype<int8_t> = "int8";
+template <> inline constexpr const char* kDtype<e4m3> = "float8_e4m3fn";
 
 using Shape = std::vector<int64_t>;
 

@@ -22,26 +22,26 @@ struct QkvEpilogue {
 
     RmsScale norm;
     int query_heads;
-    PagedCache<bf16> cache;
+    NewVectors fresh;
     const float2* rotary;  // (positions, head_dim / 2): cos, sin
     bf16* query;
 
-    __host__ __device__ int tiles_per_head() const { return cache.head_dim / 16; }
-    __host__ __device__ int tiles() const { return (query_heads + 2 * cache.heads) * tiles_per_head(); }
+    __host__ __device__ int tiles_per_head() const { return fresh.head_dim / 16; }
+    __host__ __device__ int tiles() const { return (query_heads + 2 * fresh.heads) * tiles_per_head(); }
     __host__ __device__ TileRows rows(int tile) const {
-        const int lower = tile / tiles_per_head() * cache.head_dim + tile % tiles_per_head() * 8;
-        return {tile, lower, lower + cache.head_dim / 2};
+        const int lower = tile / tiles_per_head() * fresh.head_dim + tile % tiles_per_head() * 8;
+        return {tile, lower, lower + fresh.head_dim / 2};
     }
     // Places and turns: the same in all layers of a step, so known before the predecessor has ended.
     __device__ void prepare(Scratch& scratch, int tokens) const {
         const int lane = threadIdx.x % 32;
         for (int token = threadIdx.x / 32; token < tokens; token += kGemmWarps) {
-            const int position = cache.positions[token];
+            const int position = fresh.places.positions[token];
             if (lane == 0) scratch.position[token] = position;
             if (position < 0) continue;
-            if (lane == 0) scratch.slot[token] = cache.row(token, position, 0);
+            if (lane == 0) scratch.slot[token] = fresh.row(token, position);
             if (token < kTurnTokens)
-                for (int pair = lane; pair < cache.head_dim / 2; pair += 32)
+                for (int pair = lane; pair < fresh.head_dim / 2; pair += 32)
                     scratch.turns[token][pair] = *turn(position, pair);
         }
     }
@@ -56,35 +56,35 @@ struct QkvEpilogue {
         lower *= scratch.scale[token];
         upper *= scratch.scale[token];
         const int head = tile / tiles_per_head(), column = tile % tiles_per_head() * 8 + pair;
-        if (head < query_heads + cache.heads)
+        if (head < query_heads + fresh.heads)
             rotate(token < kTurnTokens ? scratch.turns[token][column] : *turn(position, column), lower, upper);
         bf16* row = row_of(head, token, scratch.slot[token]);
         row[column] = to_bf16(lower);
-        row[column + cache.head_dim / 2] = to_bf16(upper);
+        row[column + fresh.head_dim / 2] = to_bf16(upper);
     }
 
     // Cosine and sine by which a pair is turned at a position.
     __device__ __forceinline__ const float2* turn(int position, int pair) const {
-        return rotary + static_cast<size_t>(position) * (cache.head_dim / 2) + pair;
+        return rotary + static_cast<size_t>(position) * (fresh.head_dim / 2) + pair;
     }
     __device__ __forceinline__ static void rotate(float2 turn, float& lower, float& upper) {
         const float first = lower * turn.x - upper * turn.y;
         upper = upper * turn.x + lower * turn.y;
         lower = first;
     }
-    // Where a token's part of a head goes; slot: the first element of its slot in the cache.
+    // Where a token's part of a head goes; slot: the first element of its key and value heads.
     __device__ __forceinline__ bf16* row_of(int head, int token, size_t slot) const {
-        const int key_head = head - query_heads, value_head = key_head - cache.heads;
-        if (key_head < 0) return query + (static_cast<size_t>(token) * query_heads + head) * cache.head_dim;
-        return value_head < 0 ? cache.keys + slot + key_head * cache.head_dim
-                              : cache.values + slot + value_head * cache.head_dim;
+        const int key_head = head - query_heads, value_head = key_head - fresh.heads;
+        if (key_head < 0) return query + (static_cast<size_t>(token) * query_heads + head) * fresh.head_dim;
+        return value_head < 0 ? fresh.keys + slot + key_head * fresh.head_dim
+                              : fresh.values + slot + value_head * fresh.head_dim;
     }
 
     // For many tokens (wide_gemm.cuh).
     __host__ __device__ int run_tiles() const { return tiles_per_head(); }
     __host__ __device__ QkvEpilogue from(int token) const {
-        bf16* first = query + static_cast<size_t>(token) * query_heads * cache.head_dim;
-        return {norm.from(token), query_heads, cache.from(token), rotary, first};
+        bf16* first = query + static_cast<size_t>(token) * query_heads * fresh.head_dim;
+        return {norm.from(token), query_heads, fresh.from(token), rotary, first};
     }
     template <int kAhead>
     __device__ __forceinline__ void begin_many(TokenScales& scales, int tokens, int thread, int threads) const {
@@ -96,9 +96,9 @@ struct QkvEpilogue {
         float4 turns[4];
     };
     __device__ __forceinline__ Fetched fetch(int tile, int token) const {
-        Fetched fetched{cache.positions[token], 0, {}};
+        Fetched fetched{fresh.places.positions[token], 0, {}};
         if (fetched.position < 0) return fetched;
-        fetched.slot = cache.row(token, fetched.position, 0);
+        fetched.slot = fresh.row(token, fetched.position);
         const auto* four = reinterpret_cast<const float4*>(turn(fetched.position, tile % tiles_per_head() * 8));
 #pragma unroll
         for (int i = 0; i < 4; ++i) fetched.turns[i] = four[i];
@@ -114,12 +114,12 @@ struct QkvEpilogue {
             const float4 two = fetched.turns[i / 2];
             lower[i] *= scale;
             upper[i] *= scale;
-            if (head < query_heads + cache.heads)
+            if (head < query_heads + fresh.heads)
                 rotate(i % 2 ? make_float2(two.z, two.w) : make_float2(two.x, two.y), lower[i], upper[i]);
         }
         bf16* row = row_of(head, token, fetched.slot) + column;
         store_bf16(row, lower);
-        store_bf16(row + cache.head_dim / 2, upper);
+        store_bf16(row + fresh.head_dim / 2, upper);
     }
 };
 
@@ -129,14 +129,14 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
                  const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
                  const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream) {
     const int64_t T = x.length("x", 0), H = x.length("x", 1), Q = query.length("query", 1);
-    const auto cache = paged_cache(T, key_cache, value_cache, positions, block_table);
-    const int64_t D = cache.head_dim, KV = cache.heads;
+    const auto fresh = new_vectors(key_cache, value_cache, places_of(T, positions, block_table), T);
+    const int64_t D = fresh.head_dim, KV = fresh.heads;
     require(D % 16 == 0 && D <= 2 * QkvEpilogue::kMaxTurns,
             "query: head_dim " + std::to_string(D) + ", need a multiple of 16, at most 128");
     require(H % kSquareColumns == 0, "x: " + std::to_string(H) + " columns, need a multiple of 16");
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
-    const QkvEpilogue epilogue{norm, static_cast<int>(Q), cache,
+    const QkvEpilogue epilogue{norm, static_cast<int>(Q), fresh,
                                reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
                                query.as<bf16>("query", {T, Q, D})};
     multiply_tokens("project_qkv", weights, (Q + 2 * KV) * D, "x", x, epilogue, stream);

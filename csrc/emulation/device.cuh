@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cpu/half.h"
 #include "simt.h"
 #include "tensor.h"
 
@@ -74,7 +75,9 @@ inline uint32_t subtract_bf16(uint32_t a, uint32_t b) {
 inline bf16 to_bf16(float value) { return {static_cast<uint16_t>(round_to_bf16(value))}; }
 inline float to_float(bf16 value) { return lower_half(value.bits); }
 
-inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// lower, upper: what the halves of a pair mean.
+template <class Lower, class Upper>
+void multiply_pairs(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Lower lower, Upper upper) {
     const simt::Mail* warp = simt::Block::current().exchange({{a[0], a[1], a[2], a[3], b[0], b[1]}});
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int i = 0; i < 4; ++i) {
@@ -82,9 +85,40 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
         for (int k = 0; k < 16; k += 2) {
             const uint32_t left = warp[g * 4 + k % 8 / 2].words[upper_rows + k / 8 * 2];
             const uint32_t right = warp[column * 4 + k % 8 / 2].words[4 + k / 8];
-            d[i] += lower_half(left) * lower_half(right) + upper_half(left) * upper_half(right);
+            d[i] += lower(left) * lower(right) + upper(left) * upper(right);
         }
     }
+}
+inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    multiply_pairs(d, a, b, lower_half, upper_half);
+}
+
+using cpu::half_to_float;
+inline uint32_t pack_halves(float lower, float upper) {
+    return cpu::half_from_float(lower) | static_cast<uint32_t>(cpu::half_from_float(upper)) << 16;
+}
+inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
+    const auto lower = half_to_float(a & 0xffff) - half_to_float(b & 0xffff);
+    return pack_halves(lower, half_to_float(a >> 16) - half_to_float(b >> 16));
+}
+inline uint8_t to_e4m3(float value) { return cpu::e4m3_from_float(value); }
+inline void multiply_add_halves(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    const auto lower = [](uint32_t pair) { return half_to_float(pair & 0xffff); };
+    multiply_pairs(d, a, b, lower, [](uint32_t pair) { return half_to_float(pair >> 16); });
+}
+
+inline uint32_t transpose(uint32_t pair) {
+    const simt::Mail* warp = simt::Block::current().exchange({{pair}});
+    const int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+    const auto element = [&](int r, int c) { return warp[4 * r + c / 2].words[0] >> 16 * (c % 2) & 0xffff; };
+    return element(column, row) | element(column + 1, row) << 16;
+}
+
+inline uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    const uint64_t bytes = a | static_cast<uint64_t>(b) << 32;
+    uint32_t selected = 0;
+    for (int i = 0; i < 4; ++i) selected |= (bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return selected;
 }
 
 inline float divide_fast(float a, float b) { return a / b; }

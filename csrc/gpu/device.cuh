@@ -45,6 +45,50 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The same with halves (IEEE half precision) instead of bf16.
+__device__ __forceinline__ void multiply_add_halves(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// A warp holds an 8×8 matrix of 16-bit elements, lane 4r + c those of row r, columns 2c and 2c + 1;
+// returns the same of the transposed one.
+__device__ __forceinline__ uint32_t transpose(uint32_t pair) {
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+    return pair;
+}
+
+__device__ __forceinline__ uint32_t pack_halves(float lower, float upper) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    return pair;
+}
+__device__ __forceinline__ uint32_t subtract_halves(uint32_t a, uint32_t b) {
+    uint32_t difference;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+    return difference;
+}
+__device__ __forceinline__ float half_to_float(uint16_t half) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    return value;
+}
+
+// Of a number between −448 and 448, rounded to the nearest, ties to even. No instruction: sm_80 has none.
+__device__ __forceinline__ uint8_t to_e4m3(float value) {
+    const uint32_t bits = __float_as_uint(value), magnitude = bits & 0x7fffffff;
+    const uint32_t code = magnitude < 121u << 23 ? static_cast<uint32_t>(rintf(__uint_as_float(magnitude) * 512))
+                                                 : (magnitude + 0x7ffff + (magnitude >> 20 & 1) >> 20) - (120 << 3);
+    return static_cast<uint8_t>(bits >> 24 & 0x80 | code);
+}
+
+// Four of the eight bytes of a, then b: those that the selector's hexadecimal digits name.
+__device__ __forceinline__ uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    return __byte_perm(a, b, selector);
+}
+
 __device__ __forceinline__ uint32_t pack_bf16(float lower, float upper) {
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));

@@ -3,12 +3,14 @@
 // Grid: (query heads, tiles of 128 query tokens, sequences); the tiles with most keys come first. Three
 // warpgroups: one copies, two compute 64 query rows each. The copier's lanes fetch one page each of a
 // tile of 128 keys (values) into a ring of two; a page is 16 rows of a box, wherever it lies in the
-// cache. The others keep the online softmax of their rows in registers (arXiv:2205.14135): while the
-// tensor cores multiply the weights of one tile with its values and the next queries with their keys,
-// the exponentials of the tile in between are computed (arXiv:2407.08608).
+// cache. Of a cache of codes all its threads make bf16 rows instead: arithmetic that hides behind the
+// products of the others. Those keep the online softmax of their rows in registers (arXiv:2205.14135):
+// while the tensor cores multiply the weights of one tile with its values and the next queries with
+// their keys, the exponentials of the tile in between are computed (arXiv:2407.08608).
 #include "hopper.cuh"
 #include "hopper_ops.h"
 #include "launch.cuh"
+#include "paged_cache.cuh"
 #include "tensor_map.cuh"
 
 namespace openinference {
@@ -16,7 +18,7 @@ namespace {
 
 constexpr int kRows = 128;  // query tokens of a block
 constexpr int kKeys = 128;  // keys of a tile
-constexpr int kPageTokens = 16, kPages = kKeys / kPageTokens;
+constexpr int kPages = kKeys / kPageTokens;
 constexpr int kStages = 2;
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr float kLog2E = 1.4426950408889634f;
@@ -34,13 +36,15 @@ struct Prefill {
     bf16* out;  // (rows, query_heads, head_dim)
 };
 
+// 128 rows as the tensor cores take them; of eight elements, chunk c of row r lies at c ^ r % 8 of its half.
+template <int kDim> using KeyTile = bf16[kDim / kSwizzleColumns][kKeys][kSwizzleColumns];
+
 template <int kDim> struct PrefillShared {
     static constexpr int kHalves = kDim / kSwizzleColumns;
-    using KeyTile = bf16[kHalves][kKeys][kSwizzleColumns];
-    static constexpr uint32_t kTileBytes = sizeof(KeyTile);
+    using Tile = KeyTile<kDim>;
 
     bf16 query[kHalves][kRows][kSwizzleColumns];
-    KeyTile keys[kStages], values[kStages];
+    Tile keys[kStages], values[kStages];
     Barrier query_full, keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
 };
 
@@ -60,28 +64,100 @@ struct Tile {
     }
 };
 
+// Of a bf16 cache the copy engine moves pages, which one warp asks for.
+template <int kDim> struct CopiedPages {
+    static constexpr int kCopiers = 32, kArrivals = 1;
+    CUtensorMap keys, values;
+
+    __device__ __forceinline__ void fill(KeyTile<kDim>& tile, const CUtensorMap& cache, Barrier& full, const Prefill& job,
+                                         const Tile& work, int key_tile) const {
+        constexpr int kHalves = kDim / kSwizzleColumns;
+        const int lane = threadIdx.x % 32, page = lane / kHalves, half = lane % kHalves;
+        if (lane == 0) full.expect(sizeof(tile));
+        __syncwarp();
+        if (page >= kPages) return;
+        const int index = key_tile * kPages + page;
+        const int* blocks = job.block_table + static_cast<size_t>(blockIdx.z) * job.pages_per_sequence;
+        // Behind the last page: outside the tensor, where the engine writes zeros.
+        const int slot = index * kPageTokens < work.length ? blocks[index] * kPageTokens : job.slots;
+        copy_box(&tile[half][page * kPageTokens][0], cache, full, half * kSwizzleColumns, blockIdx.x / job.group, slot);
+    }
+    __device__ __forceinline__ void fill_keys(KeyTile<kDim>& tile, Barrier& full, const Prefill& job, const Tile& work,
+                                              int key_tile) const {
+        fill(tile, keys, full, job, work, key_tile);
+    }
+    __device__ __forceinline__ void fill_values(KeyTile<kDim>& tile, Barrier& full, const Prefill& job,
+                                                const Tile& work, int key_tile) const {
+        fill(tile, values, full, job, work, key_tile);
+    }
+};
+
+// Of a cache of codes all threads of the warpgroup make rows.
+template <class Keys, class Values> struct DecodedPages {
+    static constexpr int kDim = Keys::kElements, kCopiers = kWarpgroup, kArrivals = kWarpgroup;
+    const uint8_t *keys, *values;
+    int heads;
+
+    // Eight codes of a row, four in each word.
+    template <class Page>
+    __device__ __forceinline__ static uint4 decode(uint32_t first, uint32_t second, float scale, float minimum) {
+        const auto pairs_of = [&](uint32_t codes) {
+            const TwoPairs halves = Page::halves(codes);
+            const auto pair = [&](uint32_t two) {
+                return pack_bf16(half_to_float(two & 0xffff) * scale + minimum, half_to_float(two >> 16) * scale + minimum);
+            };
+            return make_uint2(pair(halves.first), pair(halves.second));
+        };
+        const uint2 lower = pairs_of(first), upper = pairs_of(second);
+        return make_uint4(lower.x, lower.y, upper.x, upper.y);
+    }
+    template <class Page>
+    __device__ __forceinline__ void fill(KeyTile<kDim>& tile, const uint8_t* pages, Barrier& full, const Prefill& job,
+                                         const Tile& work, int key_tile) const {
+        constexpr int kPieces = Page::kRowBytes / 8;
+        const int* blocks = job.block_table + static_cast<size_t>(blockIdx.z) * job.pages_per_sequence;
+#pragma unroll 4
+        for (int item = threadIdx.x; item < kKeys * kPieces; item += kWarpgroup) {
+            const int row = item / kPieces, piece = item % kPieces, position = key_tile * kKeys + row;
+            uint2 codes = make_uint2(0, 0);
+            float scale = 0, minimum = 0;  // what lies behind the sequence was never written
+            if (position < work.length) {
+                const size_t block = blocks[position / kPageTokens];
+                const uint8_t* page = pages + Page::offset(block, blockIdx.x / job.group, heads);
+                codes = *reinterpret_cast<const uint2*>(page + row % kPageTokens * Page::kRowBytes + piece * 8);
+                const uint16_t* numbers = Page::numbers(page) + row % kPageTokens;
+                scale = half_to_float(numbers[0]) * Page::kUnit;
+                if (Page::kNumbers == 2) minimum = half_to_float(numbers[kPageTokens]);
+            }
+            const auto put = [&](int chunk, uint32_t first, uint32_t second) {
+                *reinterpret_cast<uint4*>(&tile[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]) =
+                    decode<Page>(first, second, scale, minimum);
+            };
+            if constexpr (Page::kRowBytes == kDim) {
+                put(piece, codes.x, codes.y);
+            } else {
+                put(piece, codes.x & 0x0f0f0f0f, codes.y & 0x0f0f0f0f);
+                put(piece + kPieces, codes.x >> 4 & 0x0f0f0f0f, codes.y >> 4 & 0x0f0f0f0f);
+            }
+        }
+        publish_to_tensor_cores();
+        full.arrive();
+    }
+    __device__ __forceinline__ void fill_keys(KeyTile<kDim>& tile, Barrier& full, const Prefill& job, const Tile& work,
+                                              int key_tile) const {
+        fill<Keys>(tile, keys, full, job, work, key_tile);
+    }
+    __device__ __forceinline__ void fill_values(KeyTile<kDim>& tile, Barrier& full, const Prefill& job,
+                                                const Tile& work, int key_tile) const {
+        fill<Values>(tile, values, full, job, work, key_tile);
+    }
+};
+
 #ifdef OPENINFERENCE_HOPPER
 
-template <int kDim>
-__device__ __forceinline__ void copy_pages(bf16 (&tile)[kDim / kSwizzleColumns][kKeys][kSwizzleColumns],
-                                           const CUtensorMap& cache, Barrier& full, const Prefill& job,
-                                           const Tile& work, int key_tile) {
-    constexpr int kHalves = kDim / kSwizzleColumns;
-    const int lane = threadIdx.x % 32, page = lane / kHalves, half = lane % kHalves;
-    if (lane == 0) full.expect(PrefillShared<kDim>::kTileBytes);
-    __syncwarp();
-    if (page >= kPages) return;
-    const int index = key_tile * kPages + page;
-    const int* blocks = job.block_table + static_cast<size_t>(blockIdx.z) * job.pages_per_sequence;
-    // Behind the last page: outside the tensor, where the engine writes zeros.
-    const int slot = index * kPageTokens < work.length ? blocks[index] * kPageTokens : job.slots;
-    copy_box(&tile[half][page * kPageTokens][0], cache, full, half * kSwizzleColumns, blockIdx.x / job.group, slot);
-}
-
-template <int kDim>
-__device__ __forceinline__ void copy_tiles(PrefillShared<kDim>& shared, const CUtensorMap& query,
-                                           const CUtensorMap& keys, const CUtensorMap& values, const Prefill& job,
-                                           const Tile& work) {
+template <int kDim, class Pages>
+__device__ __forceinline__ void copy_tiles(PrefillShared<kDim>& shared, const CUtensorMap& query, const Pages& pages,
+                                           const Prefill& job, const Tile& work) {
     if (threadIdx.x == 0) {
         shared.query_full.expect(sizeof(shared.query));
         for (int half = 0; half < kDim / kSwizzleColumns; ++half)
@@ -91,9 +167,9 @@ __device__ __forceinline__ void copy_tiles(PrefillShared<kDim>& shared, const CU
     for (int turn = 0; turn < work.end_tile - work.first_tile; ++turn) {
         const int key_tile = work.end_tile - 1 - turn, stage = turn % kStages, parity = turn / kStages % 2 ^ 1;
         shared.keys_empty[stage].wait(parity);
-        copy_pages<kDim>(shared.keys[stage], keys, shared.keys_full[stage], job, work, key_tile);
+        pages.fill_keys(shared.keys[stage], shared.keys_full[stage], job, work, key_tile);
         shared.values_empty[stage].wait(parity);
-        copy_pages<kDim>(shared.values[stage], values, shared.values_full[stage], job, work, key_tile);
+        pages.fill_values(shared.values[stage], shared.values_full[stage], job, work, key_tile);
     }
 }
 
@@ -269,17 +345,17 @@ __device__ __forceinline__ void attend_tiles(PrefillShared<kDim>& shared, const 
 
 #endif
 
-template <int kDim>
+template <int kDim, class Pages>
 __global__ void __launch_bounds__(kThreads, 1)
-    attend_prefill_kernel(const __grid_constant__ CUtensorMap query, const __grid_constant__ CUtensorMap keys,
-                          const __grid_constant__ CUtensorMap values, const Prefill job) {
+    attend_prefill_kernel(const __grid_constant__ CUtensorMap query, const __grid_constant__ Pages pages,
+                          const Prefill job) {
 #ifdef OPENINFERENCE_HOPPER
     auto& shared = aligned_shared_memory<PrefillShared<kDim>>();
     if (threadIdx.x == 0) {
         shared.query_full.create(1);
         for (int stage = 0; stage < kStages; ++stage) {
-            shared.keys_full[stage].create(1);
-            shared.values_full[stage].create(1);
+            shared.keys_full[stage].create(Pages::kArrivals);
+            shared.values_full[stage].create(Pages::kArrivals);
             shared.keys_empty[stage].create(2);  // both computing warpgroups
             shared.values_empty[stage].create(2);
         }
@@ -291,28 +367,40 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Tile work(job);
     if (work.rows == 0) return;
     if (threadIdx.x < kWarpgroup) {
-        give_registers<24>();
-        if (threadIdx.x < 32) copy_tiles<kDim>(shared, query, keys, values, job, work);
+        give_registers<Pages::kArrivals == 1 ? 24 : 40>();
+        if (threadIdx.x < Pages::kCopiers) copy_tiles<kDim>(shared, query, pages, job, work);
     } else {
-        take_registers<240>();
+        take_registers<Pages::kArrivals == 1 ? 240 : 232>();
         attend_tiles<kDim>(shared, job, work, static_cast<int>(threadIdx.x) / kWarpgroup - 1);
     }
 #endif
 }
 
-template <int kDim>
-void launch_attend_prefill(const bf16* query, int64_t rows, const bf16* keys, const bf16* values, int64_t kv_heads,
-                           const Prefill& job, int64_t sequences, int64_t max_rows, Stream stream) {
-    const int64_t heads = job.query_heads, slots = job.slots;
+template <class Keys, class Values> auto pages_of(const PagedCache& cache, int64_t slots) {
+    constexpr int kDim = Keys::kElements;
+    if constexpr (Keys::kNumbers > 0) {
+        return DecodedPages<Keys, Values>{cache.keys, cache.values, cache.heads};
+    } else {
+        const auto map = [&](const uint8_t* pages) {
+            const int64_t heads = cache.heads;
+            return tensor_map<3>("attend_prefill", reinterpret_cast<const bf16*>(pages), {kDim, heads, slots},
+                                 {kDim, heads * kDim}, {kSwizzleColumns, 1, kPageTokens});
+        };
+        return CopiedPages<kDim>{map(cache.keys), map(cache.values)};
+    }
+}
+
+template <class Keys, class Values>
+void launch_attend_prefill(const bf16* query, int64_t rows, const PagedCache& cache, const Prefill& job,
+                           int64_t sequences, int64_t max_rows, Stream stream) {
+    constexpr int kDim = Keys::kElements;
+    const int64_t heads = job.query_heads;
     const auto query_map = tensor_map<3>("attend_prefill", query, {kDim, heads, rows}, {kDim, heads * kDim},
                                          {kSwizzleColumns, 1, kRows});
-    const auto cache_map = [&](const bf16* cache) {
-        return tensor_map<3>("attend_prefill", cache, {kDim, kv_heads, slots}, {kDim, kv_heads * kDim},
-                             {kSwizzleColumns, 1, kPageTokens});
-    };
-    launch("attend_prefill", attend_prefill_kernel<kDim>, dim3(heads, (max_rows + kRows - 1) / kRows, sequences),
-           kThreads, sizeof(PrefillShared<kDim>) + kSwizzleBytes, stream, query_map, cache_map(keys),
-           cache_map(values), job);
+    const auto pages = pages_of<Keys, Values>(cache, job.slots);
+    launch("attend_prefill", attend_prefill_kernel<kDim, std::decay_t<decltype(pages)>>,
+           dim3(heads, (max_rows + kRows - 1) / kRows, sequences), kThreads,
+           sizeof(PrefillShared<kDim>) + kSwizzleBytes, stream, query_map, pages, job);
 }
 
 }  // namespace
@@ -324,22 +412,19 @@ void attend_prefill(const Tensor& query, const Tensor& key_cache, const Tensor& 
     const int64_t T = query.length("query", 0), Q = query.length("query", 1), D = query.length("query", 2);
     const int64_t slots = key_cache.length("key_cache", 0), KV = key_cache.length("key_cache", 1);
     const int64_t S = lengths.length("lengths", 0), P = block_table.length("block_table", 1);
-    require(D == 64 || D == 128, "query: head_dim " + std::to_string(D) + ", supported are 64 and 128");
     require(Q % KV == 0, "query: " + std::to_string(Q) + " heads are no multiple of the cache's " + std::to_string(KV));
-    require(slots % kPageTokens == 0, "key_cache: " + std::to_string(slots) + " slots, need a multiple of 16");
     require(window >= 1, "window: " + std::to_string(window) + ", need at least 1");
     require(max_rows >= 0 && max_rows <= T,
             "max_rows: " + std::to_string(max_rows) + ", must be between 0 and the " + std::to_string(T) + " rows");
     const auto* queries = query.as<bf16>("query", {T, Q, D});
-    const auto* keys = key_cache.as<bf16>("key_cache", {slots, KV, D});
-    const auto* values = value_cache.as<bf16>("value_cache", {slots, KV, D});
     const Prefill job{starts.as<int32_t>("starts", {S + 1}), lengths.as<int32_t>("lengths", {S}),
                       block_table.as<int32_t>("block_table", {S, P}), static_cast<int>(P), static_cast<int>(Q),
                       static_cast<int>(Q / KV), static_cast<int>(slots), window, scale,
                       out.as<bf16>("out", {T, Q, D})};
-    if (T == 0 || S == 0 || max_rows == 0) return;
-    D == 64 ? launch_attend_prefill<64>(queries, T, keys, values, KV, job, S, max_rows, stream)
-            : launch_attend_prefill<128>(queries, T, keys, values, KV, job, S, max_rows, stream);
+    with_cache(key_cache, value_cache, D, Places{}, [&](const PagedCache& cache, auto keys, auto values) {
+        if (T == 0 || S == 0 || max_rows == 0) return;
+        launch_attend_prefill<decltype(keys), decltype(values)>(queries, T, cache, job, S, max_rows, stream);
+    });
 }
 
 }  // namespace openinference

@@ -16,7 +16,7 @@ from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.errors import StartError
-from openinference_engine.kv_formats import BFLOAT16
+from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import (
     WEIGHT_FORMATS,
     check_supported,
@@ -24,7 +24,7 @@ from openinference_engine.llama_weights import (
     weight_bytes,
 )
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
     free_bytes, _ = torch.cuda.mem_get_info(device)
     timeline.end("context")
     spare_bytes = plan_memory(checkpoint.config, config, free_bytes)
-    position_bytes = checkpoint.config.kv_bytes_per_token(BFLOAT16)
+    position_bytes = _position_bytes(checkpoint.config, config)
     capacity = plan_capacity(checkpoint.config, config, spare_bytes, spare_bytes, position_bytes)
     runner = _load_runner(checkpoint, config, capacity, kernels, device, timeline)
     timeline.end("buffers")
@@ -94,12 +94,6 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
         raise StartError(
             f"--dtype {config.dtype}: a GPU computes in bfloat16; leave it out, or use --device cpu"
         )
-    if config.kv_cache_dtype != "auto":
-        raise StartError(
-            f"--kv-cache-dtype {config.kv_cache_dtype}: the CUDA kernels keep keys and values in "
-            "bfloat16 so far; use auto, with a shorter --max-model-len or --weights int4 to save "
-            "memory, or use --device cpu"
-        )
     if config.block_size != PAGE_TOKENS:
         raise StartError(
             f"cache blocks of {config.block_size} positions: the CUDA kernels know {PAGE_TOKENS}"
@@ -110,7 +104,7 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
 def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
     """Bytes left for the cache. Raises StartError, with what would fit, if no sequence does."""
     length = model_length(model, config)
-    sequence_bytes = length * model.kv_bytes_per_token(BFLOAT16)
+    sequence_bytes = length * _position_bytes(model, config)
     model_bytes = weight_bytes(model, config.weight_format, length)
     spare_bytes = free_bytes - model_bytes - _RESERVE_BYTES
     if spare_bytes >= sequence_bytes:
@@ -124,17 +118,27 @@ def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> in
 
 
 def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int) -> str:
-    length, token_bytes = model_length(model, config), model.kv_bytes_per_token(BFLOAT16)
+    length, token_bytes = model_length(model, config), _position_bytes(model, config)
     room = free_bytes - _RESERVE_BYTES
     remedies = [
         f"--weights {name}"
         for name in WEIGHT_FORMATS
         if weight_bytes(model, name, length) + length * token_bytes <= room
     ]
-    shorter = (room - weight_bytes(model, config.weight_format, length)) // token_bytes
+    for_cache = room - weight_bytes(model, config.weight_format, length)
+    remedies += [
+        f"--kv-cache-dtype {name}"
+        for name, cache_format in CUDA_FORMATS.items()
+        if length * model.kv_bytes_per_token(cache_format) <= for_cache
+    ]
+    shorter = for_cache // token_bytes
     if shorter > 0:
         remedies.append(f"--max-model-len {shorter}")
     return " or ".join(remedies) or "a GPU with more memory"
+
+
+def _position_bytes(model: ModelConfig, config: EngineConfig) -> int:
+    return model.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
 
 
 def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
@@ -164,7 +168,8 @@ def _load_runner(
     weights = load_llama(source, model, capacity.max_model_len, device, config.weight_format)
     torch.cuda.empty_cache()  # what packing needed
     timeline.end("weights")
-    cache = KVCache(model, capacity.num_cache_blocks, device)
+    cache_format = CUDA_FORMATS[config.kv_cache_dtype]
+    cache = KVCache(model, capacity.num_cache_blocks, device, cache_format)
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence, config.is_deterministic)
     prefill = None

@@ -26,7 +26,7 @@ from torch import Tensor
 from openinference_engine.decoder import MAX_ROWS, Decoder
 from openinference_engine.errors import EngineError
 from openinference_engine.launches import Flight, Launches
-from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.results import StepResult, TokenLogprobs
 from openinference_engine.rows import Row, rows_of

@@ -5,7 +5,8 @@ each sequence one row; a prompt is several rows of one sequence, whose keys are 
 before any of them attends. All buffers are allocated once and sliced, so a captured graph and an
 eager call touch the same memory. Which row belongs to which request is not known here.
 
-Per layer five kernels (csrc/ops.h): qkv, attention, output, gate-up, down. Every norm is a scalar
+Per layer five kernels (csrc/ops.h): qkv, attention, output, gate-up, down; a sixth makes codes of
+keys and values where the cache holds codes. Every norm is a scalar
 in the reader's epilogue; its weight is applied where the hidden state is written.
 """
 
@@ -20,21 +21,62 @@ from torch import Tensor
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.inputs import RowInputs
+from openinference_engine.kv_formats import BFLOAT16, CacheFormat
 from openinference_engine.llama_weights import LlamaWeights
-from openinference_engine.ops.cuda_reference import PAGE_TOKENS, SQUARE_COLUMNS
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS, empty_layers
+from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 
 MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
 _FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
 
 
 class KVCache:
-    """Keys and values of all layers in bfloat16, (slots, KV, D) each; a block is 16 slots."""
+    """Keys and values of all layers, laid out as ops.cuda_cache says; a block is 16 positions."""
 
-    def __init__(self, config: ModelConfig, num_blocks: int, device: torch.device) -> None:
-        slots = num_blocks * PAGE_TOKENS
-        shape = (config.num_layers, slots, config.num_kv_heads, config.head_dim)
-        self.keys = torch.empty(shape, dtype=torch.bfloat16, device=device).unbind()
-        self.values = torch.empty(shape, dtype=torch.bfloat16, device=device).unbind()
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        device: torch.device,
+        cache_format: CacheFormat = BFLOAT16,
+    ) -> None:
+        sizes = config.num_layers, num_blocks, config.num_kv_heads, config.head_dim
+        self.keys = empty_layers(cache_format.keys, *sizes, device)
+        self.values = empty_layers(cache_format.values, *sizes, device)
+        self._new_vectors_shape = sizes[2:] if cache_format.is_coded else None
+
+    def new_vectors(self, rows: int) -> tuple[Tensor, Tensor] | None:
+        """Where the keys and values of a step's rows wait for their codes, if they need any."""
+        if self._new_vectors_shape is None:
+            return None
+        shape, device = (rows, *self._new_vectors_shape), self.keys[0].device
+        keys, values = torch.zeros(2, *shape, dtype=torch.bfloat16, device=device).unbind()
+        return keys, values
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.keys[index], self.values[index]
+
+
+def queue_qkv(
+    kernels: ModuleType,
+    projection: tuple[Tensor, Tensor, float, Tensor, Tensor],
+    positions: Tensor,
+    pages: Tensor,
+    query: Tensor,
+    new_vectors: tuple[Tensor, Tensor] | None,
+    cache: tuple[Tensor, Tensor],
+    stream: Any,
+) -> None:
+    """Projects R rows and appends their keys and values to a layer's cache, `new_vectors` between.
+
+    projection: x, sum_squares, epsilon, weights and rotary, as project_qkv takes them.
+    """
+    if new_vectors is None:
+        kernels.project_qkv(*projection, positions, pages, query, *cache, stream)
+        return
+    keys, values = (vectors[: len(positions)] for vectors in new_vectors)
+    kernels.project_qkv(*projection, positions, pages[:, :0], query, keys, values, stream)
+    kernels.append_codes(keys, values, positions, pages, *cache, stream)
 
 
 class Decoder:
@@ -68,6 +110,7 @@ class Decoder:
         self._kernels = kernels
         self._weights = weights
         self._cache = cache
+        self._new_vectors = cache.new_vectors(MAX_ROWS)
         self._multiprocessors: int = kernels.multiprocessor_count()
         self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device, logits)
         self._norms_after = weights.norms_after
@@ -111,23 +154,23 @@ class Decoder:
         self._kernels.embed(tokens, table, first_norm, *self._state(rows), stream)
 
     def project_qkv(self, layer: int, rows: int, stream: Any) -> None:
-        self._kernels.project_qkv(
-            *self._normed(rows),
-            self._weights.layers[layer].qkv,
-            self._weights.rotary,
+        queue_qkv(
+            self._kernels,
+            (*self._normed(rows), self._weights.layers[layer].qkv, self._weights.rotary),
             *self._places(rows),
             self._buffers.query[:rows],
-            *self._cache_of(layer),
+            self._new_vectors,
+            self._cache.layer(layer),
             stream,
         )
 
     def attend(self, layer: int, rows: int, stream: Any) -> None:
         self._kernels.attend(
             self._buffers.query[:rows],
-            *self._cache_of(layer),
+            *self._cache.layer(layer),
             *self._places(rows),
             self.config.head_dim**-0.5,
-            self._splits(rows),
+            *self._attention_grid(rows),
             self._buffers.workspace,
             self._buffers.counters,
             self._buffers.attended[:rows],
@@ -190,17 +233,18 @@ class Decoder:
     def _places(self, rows: int) -> tuple[Tensor, Tensor]:
         return self.inputs.positions[:rows], self.inputs.pages[:rows]
 
-    def _cache_of(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self._cache.keys[layer], self._cache.values[layer]
+    def _attention_grid(self, rows: int) -> tuple[int, int]:
+        """Blocks for each sequence and key head, and warps of each; 16 fill a multiprocessor.
 
-    def _splits(self, rows: int) -> int:
-        """Blocks per sequence and key head: about one block for each multiprocessor.
-
-        Where bits may not depend on the batch, always as many as for one row.
+        As many blocks as there are multiprocessors, then smaller blocks as long as all fit at once.
+        Where bits may not depend on the batch, always those of one row.
         """
         rows = 1 if self._is_deterministic else rows
-        wanted = self._multiprocessors // (rows * self.config.num_kv_heads)
-        return min(max(wanted, 1), _MAX_SPLITS)
+        blocks = rows * self.config.num_kv_heads
+        splits = min(max(self._multiprocessors // blocks, 1), _MAX_SPLITS)
+        if blocks <= self._multiprocessors:
+            return splits, 16
+        return splits, 8 if blocks <= 2 * self._multiprocessors else 4
 
 
 _MAX_SPLITS = 16

@@ -54,16 +54,17 @@ class CacheFormat:
 
 
 _FLOAT32, _BFLOAT16 = VectorFormat("float32", 32), VectorFormat("bfloat16", 16)
-_FP8, _INT8 = VectorFormat("fp8", 8, 1), VectorFormat("int8", 8, 1)
-_INT4 = VectorFormat("int4", 4, 2)
+FP8, INT8 = VectorFormat("fp8", 8, 1), VectorFormat("int8", 8, 1)
+INT4 = VectorFormat("int4", 4, 2)
 
 FLOAT32 = CacheFormat(_FLOAT32, _FLOAT32)  # what a CPU computes with
-BFLOAT16 = CacheFormat(_BFLOAT16, _BFLOAT16)  # what the CUDA kernels know
+BFLOAT16 = CacheFormat(_BFLOAT16, _BFLOAT16)  # what a GPU computes with
 
-CPU_FORMATS: dict[KVCacheDtype, CacheFormat] = {
-    "auto": FLOAT32,
-    "fp8": CacheFormat(_FP8, _FP8),
-    "int8": CacheFormat(_INT8, _INT8),
-    "int8-int4": CacheFormat(_INT8, _INT4),
-    "int4": CacheFormat(_INT4, _INT4),
+CODED_FORMATS: dict[KVCacheDtype, CacheFormat] = {
+    "fp8": CacheFormat(FP8, FP8),
+    "int8": CacheFormat(INT8, INT8),
+    "int8-int4": CacheFormat(INT8, INT4),
+    "int4": CacheFormat(INT4, INT4),
 }
+CPU_FORMATS: dict[KVCacheDtype, CacheFormat] = {"auto": FLOAT32, **CODED_FORMATS}
+CUDA_FORMATS: dict[KVCacheDtype, CacheFormat] = {"auto": BFLOAT16, **CODED_FORMATS}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.decoder import KVCache
+from openinference_engine.decoder import KVCache, queue_qkv
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 
@@ -90,6 +90,7 @@ class Prefill:
         self._query = empty(config.num_heads, config.head_dim)
         self._attended = empty(config.num_heads, config.head_dim)
         self._activations = empty(config.intermediate_size)
+        self._new_vectors = cache.new_vectors(max_rows)
 
     def queue_parts(self, parts: Parts, stream: Any) -> tuple[Tensor, Tensor]:
         """`queue` of what `chunks_of` takes."""
@@ -114,11 +115,12 @@ class Prefill:
     ) -> None:
         rows, kernels, layer = len(chunks.tokens), self._kernels, self._weights.layers[index]
         normed = *state[1:], self._config.rms_norm_epsilon
-        cache = self._cache.keys[index], self._cache.values[index]
+        cache = self._cache.layer(index)
         query, attended = self._query[:rows], self._attended[:rows]
         activations = self._activations[:rows]
-        places = self._weights.rotary, chunks.positions, chunks.row_pages
-        kernels.project_qkv(*normed, layer.qkv, *places, query, *cache, stream)
+        projection = *normed, layer.qkv, self._weights.rotary
+        places = chunks.positions, chunks.row_pages
+        queue_qkv(kernels, projection, *places, query, self._new_vectors, cache, stream)
         kernels.attend_prefill(
             query,
             *cache,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.rules import is_drawn_on_device
 from openinference_engine.sampling import keeps_likeliest
 from openinference_engine.scheduler import Chunk, Draw

@@ -36,8 +36,17 @@ def test_weights_that_do_not_fit_say_the_arithmetic_and_what_would():
         "--weights bfloat16: the model takes 12.6 GiB, one sequence of --max-model-len 4096 "
         "2.0 GiB and the steps 1.0 GiB, but 15.0 GiB of the GPU's memory are free; use "
         "--weights fp8 or --weights int8 or --weights int4 or --weights int4-zero or "
-        "--max-model-len 2964"
+        "--kv-cache-dtype fp8 or --kv-cache-dtype int8 or --kv-cache-dtype int8-int4 or "
+        "--kv-cache-dtype int4 or --max-model-len 2964"
     )
+
+
+def test_keys_and_values_of_fewer_bits_fit_where_bfloat16_does_not():
+    fields = {"max_model_len": 4096}
+    with pytest.raises(StartError, match=r"use .*--kv-cache-dtype int4 or"):
+        plan_memory(LLAMA_7B, config(**fields), 15 * GIB)
+    spare = plan_memory(LLAMA_7B, config(kv_cache_dtype="int8-int4", **fields), 15 * GIB)
+    assert spare == 15 * GIB - weight_bytes(LLAMA_7B, "bfloat16", 4096) - GIB
 
 
 def test_nothing_that_would_fit_asks_for_another_gpu():
@@ -55,7 +64,6 @@ def test_an_answer_is_resumed_by_the_same_mode_alone():
     ("change", "fields", "message"),
     [
         ({}, {"dtype": "float32"}, "--dtype float32: a GPU computes in bfloat16"),
-        ({}, {"kv_cache_dtype": "int8"}, "keep keys and values in bfloat16 so far; use auto"),
         ({}, {"block_size": 32}, "blocks of 32 positions: the CUDA kernels know 16"),
         ({"experts": ExpertsConfig(8, 2, 512, True)}, {}, "do not know experts yet"),
         ({"windows": (128,) * 32}, {}, "do not know attention windows yet"),

@@ -17,6 +17,7 @@ from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.errors import EngineError, StartError
+from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import head_format, load_llama
 from openinference_engine.ops import cuda_reference
 from openinference_engine.packings import PACKINGS
@@ -80,12 +81,19 @@ class RandomCheckpoint:
         return {f"{name}.weight": shape for name, shape in shapes.items()}
 
 
-def build_runner(place, checkpoint, weight_format="bfloat16", prompt_kernels=None, **switches):
+def build_runner(
+    place,
+    checkpoint,
+    weight_format="bfloat16",
+    prompt_kernels=None,
+    cache_format=BFLOAT16,
+    **switches,
+):
     config, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
     weights = load_llama(source, config, config.max_positions, place.device, weight_format)
-    cache = KVCache(config, NUM_BLOCKS, place.device)
+    cache = KVCache(config, NUM_BLOCKS, place.device, cache_format)
     for layer in (*cache.keys, *cache.values):
-        layer.fill_(torch.nan)  # what no token wrote may hold anything
+        layer.view(torch.uint8).fill_(0xFF)  # NaN: what no token wrote may hold anything
     decoder = Decoder(place.ops, weights, config, cache, MAX_LENGTH // 16)
     if prompt_kernels is not None:
         switches["prefill"] = Prefill(prompt_kernels, weights, config, cache, max_rows=64)
@@ -138,10 +146,10 @@ def generate(runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64
     return [request.token_ids[request.num_prompt :] for request in requests], scheduler
 
 
-def check_greedy(oracle, prompt, output):
+def check_greedy(oracle, prompt, output, bound=BOUND):
     logits = oracle(prompt + output[:-1])[len(prompt) - 1 :]
     chosen = logits.gather(1, torch.tensor(output)[:, None])[:, 0]
-    assert (logits.max(dim=1).values - chosen).max() < BOUND
+    assert (logits.max(dim=1).values - chosen).max() < bound
 
 
 def prompts_of(*lengths):
@@ -181,6 +189,24 @@ def test_prompts_of_many_rows_follow_the_oracle(place, prompt_kernels, oracle):
     for prompt, output in zip(prompts, outputs, strict=True):
         assert len(output) == 5
         check_greedy(oracle, prompt, output)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "prefills"),
+    [("int8", 2, True), ("fp8", 4, False), ("int8-int4", 8, False), ("int4", 16, True)],
+)
+def test_codes_of_keys_and_values_follow_the_oracle(
+    place, prompt_kernels, oracle, name, bound, prefills
+):
+    """As closely as their bits allow: bounds are multiples of what bf16 is held to."""
+    checkpoint, kernels = RandomCheckpoint(CONFIG), prompt_kernels if prefills else None
+    runner = build_runner(
+        place, checkpoint, prompt_kernels=kernels, cache_format=CODED_FORMATS[name]
+    )
+    prompts = prompts_of(37, 21)
+    outputs, _ = generate(runner, prompts, num_tokens=4)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        check_greedy(oracle, prompt, output, bound * BOUND)
 
 
 def test_prompt_tokens_of_many_rows_are_rated(place, prompt_kernels, oracle):

@@ -9,6 +9,8 @@ import math
 import pytest
 import torch
 from openinference_engine import tiles
+from openinference_engine.kv_formats import CODED_FORMATS
+from openinference_engine.ops import cuda_cache
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.packings import PACKINGS
 
@@ -49,6 +51,14 @@ class Inputs:
         )
         reference.write_norm_inputs(state, self.normal(hidden), x, squares)
         return x, squares
+
+    def caches(self, cache_format, blocks, kv_heads, head_dim):
+        """Keys and values of a layer as codes, all bytes and numbers of which are NaN or so."""
+        sizes = 1, blocks, kv_heads, head_dim
+        for vector_format in (cache_format.keys, cache_format.values):
+            (cache,) = cuda_cache.empty_layers(vector_format, *sizes, self.device)
+            cache.view(torch.uint8).fill_(0x7F)
+            yield cache
 
     def pages(self, tokens, per_sequence, spare=3):
         """A block table whose pages are scattered over the cache, and the number of its blocks."""
@@ -147,34 +157,111 @@ def test_project_qkv_rotates_and_appends(place, inputs, tokens, query_heads, kv_
     check(place, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
 
 
-@pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 7])
-def test_attend_equals_softmax_over_the_pages(place, inputs, splits, head_dim, group):
-    tokens, kv_heads = 6, 2
-    query_heads = group * kv_heads
-    table, blocks = inputs.pages(tokens, per_sequence=20)
+def test_project_qkv_without_pages_leaves_a_row_for_each_token(place, inputs, head_dim):
+    tokens, kv_heads = 5, 2
+    x, squares = inputs.normed(tokens, 192)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": inputs.normal(3 * kv_heads * head_dim, 192, scale=192**-0.5),
+        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": inputs.integers(0, 1, tokens, 3)[:, :0],
+        "query": inputs.unwritten(tokens, kv_heads, head_dim),
+        "key_cache": inputs.unwritten(tokens, kv_heads, head_dim),
+        "value_cache": inputs.unwritten(tokens, kv_heads, head_dim),
+    }
+    check(place, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
+
+
+coded = pytest.mark.parametrize("cache_format", CODED_FORMATS.values(), ids=CODED_FORMATS)
+head_sizes = pytest.mark.parametrize("head_dim", [64, 128])
+
+
+@coded
+@head_sizes
+def test_append_codes_writes_the_very_codes_of_the_reference(place, inputs, cache_format, head_dim):
+    tokens, kv_heads = 7, 3
+    table, blocks = inputs.pages(tokens, per_sequence=3)
+    keys, values = inputs.caches(cache_format, blocks, kv_heads, head_dim)
+    arguments = {
+        "keys": inputs.normal(tokens, kv_heads, head_dim),
+        "values": inputs.normal(tokens, kv_heads, head_dim, scale=1e-3),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": table,
+        "key_cache": keys,
+        "value_cache": values,
+    }
+    arguments["values"][0, 0] = 0  # a scale of 0 is none
+    arguments["values"][1, 0] = 1.5  # nor is there one between equal elements
+    mine, theirs = ({name: tensor.clone() for name, tensor in arguments.items()} for _ in range(2))
+    place.ops.append_codes(**mine, stream=place.stream)
+    reference.append_codes(**theirs)
+    for name in ("key_cache", "value_cache"):
+        assert torch.equal(mine[name].view(torch.uint8), theirs[name].view(torch.uint8)), name
+
+
+def test_append_codes_refuses_a_cache_without_codes(place, inputs):
+    table, blocks = inputs.pages(2, per_sequence=1)
+    vectors, cache = inputs.normal(2, 1, 64), inputs.normal(blocks * 16, 1, 64)
+    positions = inputs.integers(0, 16, 2)
+    with pytest.raises(ValueError, match="key_cache: dtype bfloat16, expected codes"):
+        place.ops.append_codes(vectors, vectors, positions, table, cache, cache, place.stream)
+
+
+grids = pytest.mark.parametrize(("splits", "warps"), [(1, 16), (3, 8), (6, 4)])
+
+
+@grids
+@head_sizes
+@pytest.mark.parametrize("group", [1, 3, 10])
+def test_attend_equals_softmax_over_the_pages(place, inputs, splits, warps, head_dim, group):
+    kv_heads = 2
+    table, blocks = inputs.pages(len(POSITIONS), per_sequence=40)
     keys, values = (inputs.normal(blocks * 16, kv_heads, head_dim) for _ in range(2))
-    positions = torch.tensor([-1, 0, 15, 16, 150, 319], dtype=torch.int32, device=place.device)
-    for token, position in enumerate(positions.tolist()):  # what no token wrote may hold anything
+    for token, position in enumerate(POSITIONS):  # what no token wrote may hold anything
         unwritten = reference.slots_of(table[token])[position + 1 :]
         keys[unwritten] = values[unwritten] = math.nan
-    arguments = {
+    arguments = _attention(inputs, head_dim, keys, values, table, group * kv_heads, (splits, warps))
+    after = check(place, "attend", arguments, ["out"])
+    assert not after["counters"].any()  # ready for the next layer
+
+
+@coded
+@head_sizes
+def test_attend_reads_codes(place, inputs, cache_format, head_dim):
+    kv_heads = 2
+    table, blocks = inputs.pages(len(POSITIONS), per_sequence=40)
+    keys, values = inputs.caches(cache_format, blocks, kv_heads, head_dim)
+    for token, position in enumerate(POSITIONS):
+        for slot in reference.slots_of(table[token])[: position + 1].tolist():
+            for cache in (keys, values):
+                cuda_cache.append(cache, slot, inputs.normal(kv_heads, head_dim))
+    arguments = _attention(inputs, head_dim, keys, values, table, 3 * kv_heads, grid=(3, 8))
+    check(place, "attend", arguments, ["out"])
+
+
+POSITIONS = [-1, 0, 15, 16, 150, 639]
+
+
+def _attention(inputs, head_dim, keys, values, table, query_heads, grid):
+    tokens, (splits, warps) = len(POSITIONS), grid
+    parts = tokens * query_heads * splits * (head_dim + 2)
+    return {
         "query": inputs.normal(tokens, query_heads, head_dim),
         "key_cache": keys,
         "value_cache": values,
-        "positions": positions,
+        "positions": torch.tensor(POSITIONS, dtype=torch.int32, device=inputs.device),
         "block_table": table,
         "scale": head_dim**-0.5,
         "splits": splits,
-        "workspace": inputs.unwritten(
-            tokens * query_heads * splits * (head_dim + 2), dtype=torch.float32
-        ),
+        "warps": warps,
+        "workspace": inputs.unwritten(parts, dtype=torch.float32),
         "counters": inputs.zeros(tokens * query_heads),
         "out": inputs.unwritten(tokens, query_heads, head_dim),
     }
-    after = check(place, "attend", arguments, ["out"])
-    assert not after["counters"].any()  # ready for the next layer
 
 
 @pytest.mark.parametrize("tokens", TOKEN_COUNTS)

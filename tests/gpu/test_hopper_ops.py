@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from openinference_engine import tiles
+from openinference_engine.kv_formats import CODED_FORMATS
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.packings import PACKINGS
 
@@ -33,28 +34,47 @@ def inputs(hopper):
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("group", [1, 3])
 def test_attend_prefill_equals_softmax_over_the_pages(hopper, inputs, head_dim, group, window):
-    new_rows, lengths, kv_heads = [1, 0, 5, 128, 130, 257], [1, 40, 300, 128, 130, 1000], 2
-    pages = max(lengths) // 16 + 1
-    table, blocks = inputs.pages(len(lengths), per_sequence=pages)
-    keys, values = (inputs.normal(blocks * 16, kv_heads, head_dim) for _ in range(2))
-    for sequence, length in enumerate(lengths):  # what no token wrote may hold anything
+    table, blocks = inputs.pages(len(LENGTHS), per_sequence=max(LENGTHS) // 16 + 1)
+    keys, values = (inputs.normal(blocks * 16, 2, head_dim) for _ in range(2))
+    for sequence, length in enumerate(LENGTHS):  # what no token wrote may hold anything
         unwritten = reference.slots_of(table[sequence])[length:]
         keys[unwritten] = values[unwritten] = math.nan
-    rows = sum(new_rows)
-    starts = torch.tensor([0, *new_rows]).cumsum(0).int().to(hopper.device)
-    arguments = {
-        "query": inputs.normal(rows, group * kv_heads, head_dim),
+    arguments = _chunks(inputs, keys, values, table, group, head_dim, window)
+    check(hopper, "attend_prefill", arguments, ["out"])
+
+
+@pytest.mark.parametrize("cache_format", CODED_FORMATS.values(), ids=CODED_FORMATS)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_attend_prefill_reads_codes(hopper, inputs, cache_format, head_dim):
+    """An element of keys and values is rounded to bf16 once more, as the tensor cores take it."""
+    table, blocks = inputs.pages(len(LENGTHS), per_sequence=max(LENGTHS) // 16 + 1)
+    keys, values = inputs.caches(cache_format, blocks, 2, head_dim)
+    for sequence, length in enumerate(LENGTHS):
+        vectors = (inputs.normal(length, 2, head_dim) for _ in range(2))
+        positions = torch.arange(length, dtype=torch.int32, device=hopper.device)
+        rows = table[sequence].repeat(length, 1)
+        hopper.ops.append_codes(*vectors, positions, rows, keys, values, hopper.stream)
+    arguments = _chunks(inputs, keys, values, table, 3, head_dim, window=100)
+    check(hopper, "attend_prefill", arguments, ["out"], {"out": LOOSE})
+
+
+NEW_ROWS, LENGTHS = [1, 0, 5, 128, 130, 257], [1, 40, 300, 128, 130, 1000]
+
+
+def _chunks(inputs, keys, values, table, group, head_dim, window):
+    rows, heads, device = sum(NEW_ROWS), group * keys.shape[1], inputs.device
+    return {
+        "query": inputs.normal(rows, heads, head_dim),
         "key_cache": keys,
         "value_cache": values,
-        "starts": starts,
-        "lengths": torch.tensor(lengths, dtype=torch.int32, device=hopper.device),
+        "starts": torch.tensor([0, *NEW_ROWS]).cumsum(0).int().to(device),
+        "lengths": torch.tensor(LENGTHS, dtype=torch.int32, device=device),
         "block_table": table,
-        "max_rows": max(new_rows),
+        "max_rows": max(NEW_ROWS),
         "scale": head_dim**-0.5,
         "window": window,
-        "out": inputs.unwritten(rows, group * kv_heads, head_dim),
+        "out": inputs.unwritten(rows, heads, head_dim),
     }
-    check(hopper, "attend_prefill", arguments, ["out"])
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from openinference_engine import tiles
+from openinference_engine.ops import cuda_cache
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.packings import packing_of
 
-PAGE_TOKENS = 16
 SQUARE_COLUMNS = 16
 
 
@@ -55,11 +56,26 @@ def project_qkv(
     for token, position in enumerate(positions.tolist()):
         if position < 0:
             continue
-        block = block_table[token, position // PAGE_TOKENS]
         query[token] = _rotate(q[token], rotary[position])
-        slot = block * PAGE_TOKENS + position % PAGE_TOKENS
-        key_cache[slot] = _rotate(k[token], rotary[position])
-        value_cache[slot] = v[token]
+        place = _slot(block_table[token], position) if block_table.shape[1] else token
+        key_cache[place] = _rotate(k[token], rotary[position])
+        value_cache[place] = v[token]
+
+
+def append_codes(
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    block_table: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    stream: Any = None,
+) -> None:
+    for token, position in enumerate(positions.tolist()):
+        if position >= 0:
+            slot = _slot(block_table[token], position)
+            cuda_cache.append(key_cache, slot, keys[token])
+            cuda_cache.append(value_cache, slot, values[token])
 
 
 def attend(
@@ -70,21 +86,22 @@ def attend(
     block_table: Tensor,
     scale: float,
     splits: int,
+    warps: int,
     workspace: Tensor,
     counters: Tensor,
     out: Tensor,
     stream: Any = None,
 ) -> None:
-    group = query.shape[1] // key_cache.shape[1]
+    group, head_dim = query.shape[1] // key_cache.shape[1], query.shape[2]
+    caches = [cuda_cache.vectors_of(cache, head_dim) for cache in (key_cache, value_cache)]
     for token, position in enumerate(positions.tolist()):
         if position < 0:
             out[token] = 0
             continue
         slots = slots_of(block_table[token])[: position + 1]
-        keys, values = (
-            cache[slots].transpose(0, 1).float() for cache in (key_cache, value_cache)
-        )  # (kv_heads, position + 1, head_dim)
-        queries = query[token].float().reshape(-1, group, query.shape[2])
+        # (kv_heads, position + 1, head_dim)
+        keys, values = (cache[slots].transpose(0, 1) for cache in caches)
+        queries = query[token].float().reshape(-1, group, head_dim)
         weights = torch.softmax(queries @ keys.transpose(1, 2) * scale, dim=-1)
         out[token] = (weights @ values).flatten(0, 1)
 
@@ -102,14 +119,14 @@ def attend_prefill(
     out: Tensor,
     stream: Any = None,
 ) -> None:
-    group = query.shape[1] // key_cache.shape[1]
+    group, head_dim = query.shape[1] // key_cache.shape[1], query.shape[2]
+    caches = [cuda_cache.vectors_of(cache, head_dim) for cache in (key_cache, value_cache)]
     bounds = starts.tolist()
     for index, length in enumerate(lengths.tolist()):
         rows = slice(bounds[index], bounds[index + 1])
         slots = slots_of(block_table[index])[:length]
         keys, values = (
-            cache[slots].transpose(0, 1).float().repeat_interleave(group, dim=0)
-            for cache in (key_cache, value_cache)
+            cache[slots].transpose(0, 1).repeat_interleave(group, dim=0) for cache in caches
         )  # (query heads, length, head_dim)
         scores = query[rows].transpose(0, 1).float() @ keys.transpose(1, 2) * scale
         key_positions = torch.arange(length, device=query.device)
@@ -175,6 +192,10 @@ def slots_of(pages: Tensor) -> Tensor:
     """pages: (P,) of one sequence → (P × 16,) int64, the cache slots of its positions."""
     places = torch.arange(PAGE_TOKENS, device=pages.device)
     return (pages.long()[:, None] * PAGE_TOKENS + places).flatten()
+
+
+def _slot(pages: Tensor, position: int) -> int:
+    return int(pages[position // PAGE_TOKENS]) * PAGE_TOKENS + position % PAGE_TOKENS
 
 
 def dense(weights: Tensor, row_order: Tensor) -> Tensor:

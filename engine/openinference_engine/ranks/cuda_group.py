@@ -23,7 +23,7 @@ from openinference_engine.cuda_backend import (
 )
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.errors import StartError
-from openinference_engine.kv_formats import BFLOAT16
+from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_part import CudaPart, build_part
@@ -105,7 +105,7 @@ def load_cuda_group(
     kernels, device = prepare_gpu(checkpoint, config, 0)
     own = part_of(checkpoint.config, Team(0, config.group.tensor))
     spare_bytes = plan_memory(own, config, torch.cuda.mem_get_info(device)[0])
-    position_bytes = own.kv_bytes_per_token(BFLOAT16)
+    position_bytes = own.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
     capacity = plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:

@@ -8,8 +8,9 @@ from types import ModuleType
 
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.decoder import MAX_ROWS, Decoder, KVCache
+from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights
-from openinference_engine.ops.cuda_reference import PAGE_TOKENS
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.ranks.device_memory import DeviceMemory, NcclGatherer, layout_of
 from openinference_engine.ranks.launching import LeadingPrefill, TeamPrefill
@@ -56,7 +57,8 @@ def build_part(
     log.info("ranks exchange", extra={"fields": {"by": way, "ranks": team.size}})
     stand_in: ModuleType = TeamKernels(kernels, team, memory.view, gatherer)  # type: ignore[assignment]
     part = part_of(model, team)
-    cache = KVCache(part, verdict.num_cache_blocks, device)
+    cache_format = CUDA_FORMATS[config.kv_cache_dtype]
+    cache = KVCache(part, verdict.num_cache_blocks, device, cache_format)
     pages_per_sequence = -(-verdict.max_model_len // PAGE_TOKENS)
     logits = memory.view.whole_logits
     prefill_type = LeadingPrefill if leads else TeamPrefill
