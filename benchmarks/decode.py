@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
-from openinference_engine.backend import StepRunner
+from openinference_engine.backend import Capacity, StepRunner
 from openinference_engine.blocks import BlockPool
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder, KVCache
 from openinference_engine.kv_formats import CUDA_FORMATS
@@ -100,9 +100,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: a shorter step")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
-    parser.add_argument(
-        "--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16; one GPU"
-    )
+    parser.add_argument("--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16")
     parser.add_argument("--cache-gib", type=float, help="of keys and values, at most")
     parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--prompt", type=int, default=128)
@@ -141,8 +139,13 @@ def main() -> None:
     }
     if options.tensor_parallel > 1:
         meeting = Meeting(options.tensor_parallel, options.rank, options.rendezvous, options.nccl)
-        size = max(batches), length, num_blocks
-        runner = group_runner(config, options.weights, size, switches, meeting)
+        engine = EngineConfig(
+            "", device="cuda", weights=options.weights, kv_cache_dtype=options.kv,
+            max_sequences=max(batches), is_deterministic=options.deterministic,
+            uses_graphs=not options.eager, overlaps_kernels=not options.no_overlap,
+            runs_ahead=not options.no_run_ahead,
+        )  # fmt: skip
+        runner = group_runner(config, engine, Capacity(length, num_blocks - 1), meeting)
     else:
         cache = KVCache(config, num_blocks, device, cache_format)
         weights = random_llama(config, length, device, options.weights)

@@ -12,9 +12,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import torch
 from openinference_engine.backend import Capacity
-from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig, WeightFormat
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_backend import runs_prefill
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_group import CudaGroup, FollowingPart, lead
@@ -49,33 +50,22 @@ class Shape:
 
 
 def group_runner(
-    model: ModelConfig,
-    weights: WeightFormat,
-    size: tuple[int, int, int],
-    switches: dict[str, bool],
-    meeting: Meeting,
+    model: ModelConfig, config: EngineConfig, capacity: Capacity, meeting: Meeting
 ) -> CudaGroup:
-    """Rank 0's, when all have loaded. Another rank serves it, and ends with it, instead.
-
-    size: sequences, positions of each, blocks of the cache.
-    """
-    sequences, length, blocks = size
+    """Rank 0's, when all have loaded. Another rank serves it, and ends with it, instead."""
+    length = capacity.max_model_len
     device = torch.device("cuda", meeting.rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     kernels = load_kernels()
     rendezvous = meeting.rendezvous or _free_address()
-    config = EngineConfig(
-        "", device="cuda", weights=weights, max_sequences=sequences,
-        uses_graphs=switches["uses_graphs"], overlaps_kernels=switches["overlaps"],
-        runs_ahead=switches["runs_ahead"],
-        group=GroupConfig(
-            tensor=meeting.tensor, pods=meeting.tensor, pod=meeting.rank, rendezvous=rendezvous
-        ),
-    )  # fmt: skip
+    group = GroupConfig(
+        tensor=meeting.tensor, pods=meeting.tensor, pod=meeting.rank, rendezvous=rendezvous
+    )
+    config = msgspec.structs.replace(config, group=group)
     checkpoint = cast(Checkpoint, Shape(model))
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:
-        own = random_llama(part_of(model, ranks.tensor), length, device, weights)
+        own = random_llama(part_of(model, ranks.tensor), length, device, config.weight_format)
         own = with_part_of_head(own, model.vocab_size, ranks.tensor)
         return build_part(
             kernels, own, model, config, ranks, verdict, leads=meeting.rank == 0,
@@ -90,7 +80,7 @@ def group_runner(
         sys.exit()
     for rank in range(1, meeting.tensor):
         _start(rank, rendezvous)
-    link, part = assemble(checkpoint, config, Capacity(length, blocks - 1), load)
+    link, part = assemble(checkpoint, config, capacity, load)
     return lead(part, link, config, SpeedMeter())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from openinference_engine.errors import StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.ranks.cuda_group import prepare_gpu
+from openinference_engine.ranks.device_memory import NcclGatherer
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
+from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.part import CheckpointPart, with_part_of_head
 from openinference_engine.ranks.team import Team
 from openinference_engine.ranks.team_kernels import TeamKernels, TeamMemory
 from openinference_engine.weights.loader import Weights
+from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
 from tests.gpu.test_cuda_runner import (
     MAX_LENGTH,
@@ -238,6 +242,37 @@ def test_team_draws_what_the_model_does(place, ranks, weight_format):
         check_greedy(oracle, prompt, output)
     for logits in memory.logits[1:]:
         assert torch.equal(logits, memory.logits[0])
+
+
+def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
+    """By gloo here, which has the same collectives; the parts of the vocabulary are unequal."""
+    ranks, rows, vocabulary, store = 3, 2, 40, HashStore()
+    logits = torch.randn(rows, vocabulary)
+    words = torch.arange(ranks * 4)
+    gathered = {}
+
+    def gather(rank):
+        inbox, whole = torch.zeros(2, 50, dtype=torch.int64), torch.zeros(5, vocabulary)
+        own = vocabulary_of(vocabulary, ranks, rank)
+        inbox[0, 4 * rank : 4 * rank + 4] = words[4 * rank : 4 * rank + 4]
+        view = SimpleNamespace(whole_logits=whole)
+        memory = SimpleNamespace(inbox=inbox, view=view)
+        options = ProcessGroupGloo._Options()
+        options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        group = ProcessGroupGloo(store, rank, ranks, options)
+        gatherer = NcclGatherer(Team(rank, ranks), memory, group)
+        gatherer.gather_words(4)
+        gatherer.gather_logits(logits[:, own].contiguous())
+        gathered[rank] = inbox[0, : ranks * 4], whole[:rows]
+
+    threads = [threading.Thread(target=gather, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rank in range(ranks):
+        assert torch.equal(gathered[rank][0], words)
+        assert torch.equal(gathered[rank][1], logits)
 
 
 @pytest.mark.parametrize("layout", [{"pipeline": 2}, {"tensor": 2, "expert": 2}])

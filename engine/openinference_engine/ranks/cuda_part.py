@@ -8,6 +8,7 @@ from types import ModuleType
 
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.decoder import MAX_ROWS, Decoder, KVCache
+from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
@@ -50,9 +51,7 @@ def build_part(
     memory = DeviceMemory(
         kernels, team, layout_of(model, team.size, max_rows, MAX_ROWS), device, maps
     )
-    gatherer = None
-    if not memory.is_mapped and ranks.nccl is not None:
-        gatherer = NcclGatherer(team, memory, ranks.nccl())
+    gatherer = None if memory.is_mapped else _nccl_gatherer(ranks, memory)
     way = "mapped memory" if memory.is_mapped else "NCCL"
     log.info("ranks exchange", extra={"fields": {"by": way, "ranks": team.size}})
     stand_in: ModuleType = TeamKernels(kernels, team, memory.view, gatherer)  # type: ignore[assignment]
@@ -69,3 +68,15 @@ def build_part(
     if has_prefill:
         prefill = prefill_type(stand_in, weights, part, cache, max_rows)
     return CudaPart(stand_in, decoder, prefill, memory)
+
+
+def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:
+    if ranks.nccl is None:
+        return None
+    try:
+        return NcclGatherer(ranks.tensor, memory, ranks.nccl())
+    except (ImportError, RuntimeError) as error:
+        raise StartError(
+            f"--tensor {ranks.tensor.size}: these GPUs cannot map each other's memory, and NCCL "
+            f"does not work ({error}); use --tensor 1, or GPUs that are linked"
+        ) from error

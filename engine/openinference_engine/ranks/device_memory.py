@@ -95,20 +95,24 @@ class NcclGatherer(Gatherer):
             for part in (vocabulary_of(self._vocabulary, team.size, i) for i in range(team.size))
         )
         device = memory.view.whole_logits.device
-        self._own = torch.zeros(rows, self._width, device=device)
-        self._all = torch.zeros(team.size, rows, self._width, device=device)
+        self._own = torch.zeros(rows * self._width, device=device)
+        self._all = torch.zeros(team.size * rows * self._width, device=device)
 
     def gather_words(self, num_words: int) -> None:
-        parts = self._memory.inbox[0, : self._team.size * num_words].view(self._team.size, -1)
-        self._group._allgather_base(parts, parts[self._team.index]).wait()
+        parts = self._memory.inbox[0, : self._team.size * num_words]
+        own = parts.view(self._team.size, -1)[self._team.index]
+        self._group._allgather_base(parts, own).wait()
 
     def gather_logits(self, part: Tensor) -> None:
         rows, width = part.shape
-        self._own[:rows, :width] = part
-        self._group._allgather_base(self._all, self._own).wait()
+        size = rows * self._width
+        own, everybodys = self._own[:size], self._all[: self._team.size * size]
+        own.view(rows, -1)[:, :width] = part
+        self._group._allgather_base(everybodys, own).wait()
         for index in range(self._team.size):
             columns = vocabulary_of(self._vocabulary, self._team.size, index)
-            of_rank = self._all[index, :rows, : columns.stop - columns.start]
+            of_rank = everybodys.view(-1, rows, self._width)[index]
+            of_rank = of_rank[:, : columns.stop - columns.start]
             self._memory.view.whole_logits[:rows, columns] = of_rank
 
 
