@@ -86,7 +86,7 @@ class Follower(Launches):
                 self._prepare(Kind(bucket, draws))
             case Update(places, values):
                 words = self._decoder.inputs.words
-                changes = _words(places).to(words.device), _words(values).to(words.device)
+                changes = (_words(data, words.device) for data in (places, values))
                 self._kernels.update(words, *changes, self.stream())
             case Repeat(bucket, draws):
                 self._replays[Kind(bucket, draws)]()
@@ -110,5 +110,6 @@ class _TellingKernels:
         self._kernels.update(words, places, values, stream)
 
 
-def _words(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.int32)
+def _words(data: bytes, device: torch.device) -> Tensor:
+    """Queued without waiting for the step under way: CUDA stages what is not pinned at once."""
+    return torch.frombuffer(bytearray(data), dtype=torch.int32).to(device, non_blocking=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class TeamMemory:
     state: Tensor
 
 
-class Gatherer:
+class Gatherer(Protocol):
     """Brings what ranks wrote into their own memory to the others, where they cannot do so."""
 
     def gather_words(self, num_words: int) -> None:
