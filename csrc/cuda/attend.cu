@@ -1,22 +1,19 @@
 // Decode attention over the paged cache: one query token per sequence.
 //
-// Grid: (splits, kv heads × chunks of their query heads, tokens). A block's warps take pages in turn. A
-// warp multiplies the 16 keys of a page with up to eight query heads on the tensor cores, then, as
-// their weights, with the page's values: keys and values come from memory as the operands they are
-// (cache_formats.cuh), and the next page's are requested as soon as this one's are used up. Warps keep
-// an online softmax each (arXiv:1805.02867); states are merged over warps and, by the last block to
-// finish, over splits (arXiv:2311.01282), each time in a fixed order.
+// Grid: (splits, kv heads × chunks of their query heads, tokens). A block's warps take pages in turn
+// (page_attention.cuh); keys of the next page are requested once this one's are used up, then its
+// values. States are merged over warps and, by the last block to finish, over splits
+// (arXiv:2311.01282), each time in a fixed order.
 #include "device.cuh"
 #include "launch.cuh"
 #include "ops.h"
+#include "page_attention.cuh"
 #include "paged_cache.cuh"
 
 namespace openinference {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLowest = -1e30f;  // finite, so that a difference of two is never NaN
-constexpr int kHeads = 8;          // query heads of a warp: the columns of a product
 
 struct Attention {
     const bf16* query;  // (tokens, query_heads, head_dim)
@@ -45,164 +42,6 @@ struct Part {
         splits = max(1, min(static_cast<int>(gridDim.x), (pages + warps - 1) / warps));
     }
 };
-
-template <class Page> constexpr bool kIsCoded = Page::kNumbers > 0;
-
-// Products in the type of a page's operands, halves or bf16.
-template <class Page>
-__device__ __forceinline__ void multiply_page(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    kIsCoded<Page> ? multiply_add_halves(d, a, b) : multiply_add(d, a, b);
-}
-template <class Page> __device__ __forceinline__ uint32_t pack(float lower, float upper) {
-    return kIsCoded<Page> ? pack_halves(lower, upper) : pack_bf16(lower, upper);
-}
-
-// A lane's share of one page; g = lane / 4, t = lane % 4.
-template <class Keys, class Values> struct PageShare {
-    RowShare<Keys::kRowBytes, 4> keys[2];       // of tokens g and g + 8
-    RowShare<Values::kRowBytes, 8> values[4];   // of tokens 2t, 2t + 1, 2t + 8, 2t + 9
-    float key_numbers[Keys::kNumbers + 1][2];   // of tokens g and g + 8
-    float value_numbers[Values::kNumbers + 1][2];
-
-    // What lies behind the `seen` tokens was never written: it may hold NaN.
-    template <class Page, int kTokens>
-    __device__ __forceinline__ static void load_numbers(float (&numbers)[kTokens][2], const uint8_t* page, int seen) {
-        if constexpr (kIsCoded<Page>) {
-            const uint16_t* halves = Page::numbers(page);
-            const int g = threadIdx.x % 32 / 4;
-#pragma unroll
-            for (int n = 0; n < Page::kNumbers; ++n)
-#pragma unroll
-                for (int i = 0; i < 2; ++i)
-                    numbers[n][i] = g + 8 * i < seen ? half_to_float(halves[n * kPageTokens + g + 8 * i]) : 0;
-        }
-    }
-    __device__ __forceinline__ void load_keys(const PagedCache& cache, const Part& part, size_t block, int seen) {
-        const uint8_t* page = cache.keys + Keys::offset(block, part.kv_head, cache.heads);
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            keys[i].clear();
-            if (g + 8 * i < seen) keys[i].load(page + (g + 8 * i) * Keys::row_stride(cache.heads), t);
-        }
-        load_numbers<Keys>(key_numbers, page, seen);
-    }
-    __device__ __forceinline__ void load_values(const PagedCache& cache, const Part& part, size_t block, int seen) {
-        const uint8_t* page = cache.values + Values::offset(block, part.kv_head, cache.heads);
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int token = 2 * t + i % 2 + i / 2 * 8;
-            values[i].clear();
-            if (token < seen) values[i].load(page + token * Values::row_stride(cache.heads), g);
-        }
-        load_numbers<Values>(value_numbers, page, seen);
-    }
-};
-
-// The queries of a chunk as right operands, zero behind its heads: lane (g, t) holds those of head g.
-template <class Keys> struct Queries {
-    static constexpr int kSteps = Keys::kElements / 16;
-    uint32_t operands[kSteps][2];
-    float sums[2] = {};  // of heads 2t and 2t + 1, which minima multiply
-
-    __device__ __forceinline__ Queries(const Attention& job, const Part& part) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        const size_t row = static_cast<size_t>(part.token) * job.query_heads + part.first_head + g;
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-            uint2 four = make_uint2(0, 0);
-            if (g < part.heads)
-                four = *reinterpret_cast<const uint2*>(job.query + row * Keys::kElements + Keys::key_element(step, t));
-            operands[step][0] = in_page_type(four.x);
-            operands[step][1] = in_page_type(four.y);
-        }
-        if constexpr (Keys::kNumbers == 2) {
-            const uint32_t ones = pack<Keys>(1, 1);
-            float each[4] = {};
-#pragma unroll
-            for (int step = 0; step < kSteps; ++step) multiply_page<Keys>(each, {ones, ones, ones, ones}, operands[step]);
-            sums[0] = each[0], sums[1] = each[1];
-        }
-    }
-    __device__ __forceinline__ static uint32_t in_page_type(uint32_t pair) {
-        return kIsCoded<Keys> ? pack_halves(lower_half(pair), upper_half(pair)) : pair;
-    }
-};
-
-// Softmax over a warp's pages so far, in base 2: weights Σ 2^(score - maximum) and their values. A lane
-// has heads 2t and 2t + 1, of the sums those of the elements that it holds of values.
-template <class Keys, class Values> struct Softmax {
-    static constexpr int kSteps = Values::kElements / 16;
-    float maximum[2] = {kLowest, kLowest};
-    float weight[2] = {}, minima[2] = {};  // of tokens g and g + 8 alone
-    float sums[kSteps][4] = {};
-
-    // scores[i]: of token g + i / 2 · 8 and head 2t + i % 2. They become weights.
-    __device__ __forceinline__ void weigh(float (&scores)[4], const PageShare<Keys, Values>& page) {
-#pragma unroll
-        for (int head = 0; head < 2; ++head) {
-            float highest = max(maximum[head], max(scores[head], scores[head + 2]));
-#pragma unroll
-            for (int mask = 4; mask < 32; mask *= 2) highest = max(highest, shuffle_xor(highest, mask));
-            rescale(head, exp2_fast(maximum[head] - highest));
-            maximum[head] = highest;
-#pragma unroll
-            for (int i = head; i < 4; i += 2) {
-                scores[i] = exp2_fast(scores[i] - highest);
-                weight[head] += scores[i];
-                if constexpr (Values::kNumbers == 2) minima[head] += scores[i] * page.value_numbers[1][i / 2];
-                if constexpr (kIsCoded<Values>) scores[i] *= page.value_numbers[0][i / 2];
-            }
-        }
-    }
-    __device__ __forceinline__ void rescale(int head, float factor) {
-        weight[head] *= factor;
-        minima[head] *= factor;
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) sums[step][head] *= factor, sums[step][head + 2] *= factor;
-    }
-    __device__ __forceinline__ void add_values(const float (&weights)[4], const PageShare<Keys, Values>& page) {
-        const uint32_t operand[2] = {transpose(pack<Values>(weights[0], weights[1])),
-                                     transpose(pack<Values>(weights[2], weights[3]))};
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-            const TwoPairs low = Values::value_pairs(page.values[0], page.values[1], step);
-            const TwoPairs high = Values::value_pairs(page.values[2], page.values[3], step);
-            multiply_page<Values>(sums[step], {low.first, low.second, high.first, high.second}, operand);
-        }
-    }
-    // Afterwards weight and minima are those of all tokens.
-    __device__ __forceinline__ void finish() {
-#pragma unroll
-        for (int head = 0; head < 2; ++head)
-#pragma unroll
-            for (int mask = 4; mask < 32; mask *= 2) {
-                weight[head] += shuffle_xor(weight[head], mask);
-                minima[head] += shuffle_xor(minima[head], mask);
-            }
-    }
-    __device__ __forceinline__ float sum(int head, int index) const {
-        return sums[index / 2][head + index % 2 * 2] * Values::kUnit + minima[head];
-    }
-};
-
-template <class Keys, class Values>
-__device__ __forceinline__ void score(float (&scores)[4], const PageShare<Keys, Values>& page,
-                                      const Queries<Keys>& queries, float scale, int seen) {
-#pragma unroll
-    for (int step = 0; step < Queries<Keys>::kSteps; ++step) {
-        const TwoPairs one = Keys::key_pairs(page.keys[0], step), other = Keys::key_pairs(page.keys[1], step);
-        multiply_page<Keys>(scores, {one.first, other.first, one.second, other.second}, queries.operands[step]);
-    }
-    const int g = threadIdx.x % 32 / 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if constexpr (kIsCoded<Keys>) scores[i] *= page.key_numbers[0][i / 2] * Keys::kUnit;
-        if constexpr (Keys::kNumbers == 2) scores[i] += page.key_numbers[1][i / 2] * queries.sums[i % 2];
-        scores[i] = g + i / 2 * 8 < seen ? scores[i] * scale : kLowest;
-    }
-}
 
 // One element of a head's output from parts that each hold maximum, weight and values.
 struct Merge {
@@ -306,14 +145,15 @@ __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) att
 
     PageShare<Keys, Values> page;
     const auto load = [&] {
-        page.load_keys(job.cache, part, block, seen());
-        page.load_values(job.cache, part, block, seen());
+        page.load_keys(job.cache, part.kv_head, block, seen());
+        page.load_values(job.cache, part.kv_head, block, seen());
     };
     // The step's tokens are the newest ones of their sequences: pages before them were there when it began.
     const bool is_old = index < part.pages && seen() >= kPageTokens + static_cast<int>(gridDim.z);
     if (is_old) load();
     wait_for_predecessor();
-    const Queries<Keys> queries(job, part);
+    const size_t first = static_cast<size_t>(part.token) * job.query_heads + part.first_head;
+    const Queries<Keys> queries(job.query + first * Keys::kElements, part.heads);
     if (!is_old && index < part.pages) load();
 
     Softmax<Keys, Values> softmax;
@@ -324,11 +164,11 @@ __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) att
         const bool is_more = index < part.pages;
         if (is_more) {
             block = job.cache.places.block(part.token, index);
-            page.load_keys(job.cache, part, block, seen());
+            page.load_keys(job.cache, part.kv_head, block, seen());
         }
         softmax.weigh(scores, page);
         softmax.add_values(scores, page);
-        if (is_more) page.load_values(job.cache, part, block, seen());
+        if (is_more) page.load_values(job.cache, part.kv_head, block, seen());
     }
     auto& shared = shared_memory<AttendShared<Values::kElements, kWarps>>();
     store(shared, softmax, part.heads);

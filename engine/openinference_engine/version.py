@@ -5,4 +5,4 @@ from importlib.metadata import version
 VERSION = version("openinferencev2")
 
 # Grows whenever the same weights and kernels may draw another token than before.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
