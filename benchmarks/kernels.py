@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from openinference_engine.config import WeightFormat
 from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS, CacheFormat
 from openinference_engine.llama_weights import WEIGHT_FORMATS, head_bytes, matrix_bytes
 from openinference_engine.ops.cuda import load_kernels
 
@@ -38,13 +39,18 @@ class Case:
 
 
 def cases(
-    decoder: Decoder, rows: int, context: int, weight_format: WeightFormat = "bfloat16"
+    decoder: Decoder,
+    rows: int,
+    context: int,
+    weight_format: WeightFormat = "bfloat16",
+    cache_format: CacheFormat = BFLOAT16,
 ) -> list[Case]:
     """The kernels of one step, for `rows` sequences of `context` positions each."""
     config = decoder.config
     hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
     query, key = config.num_heads * head_dim, config.num_kv_heads * head_dim
     read_by_head = head_bytes(config, weight_format)
+    read_per_position = config.num_kv_heads * cache_format.head_bytes(head_dim)
     head_calls = math.ceil(_MIN_READ_BYTES / read_by_head)
 
     def per_layer(op: Callable[[int, int, Any], None], num_bytes: int) -> Case:
@@ -63,7 +69,7 @@ def cases(
 
     return [
         matrix(decoder.project_qkv, (query + 2 * key) * hidden),
-        per_layer(decoder.attend, 4 * rows * context * key),
+        per_layer(decoder.attend, rows * context * read_per_position),
         matrix(decoder.project_output, hidden * query),
         matrix(decoder.project_gate_up, 2 * inner * hidden),
         matrix(decoder.project_down, hidden * inner),
@@ -72,7 +78,7 @@ def cases(
             "whole step",
             lambda stream: decoder.queue(rows, stream),
             1,
-            step_bytes(config, rows, context, weight_format),
+            step_bytes(config, rows, context, weight_format, cache_format),
         ),
     ]
 
@@ -101,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
+    parser.add_argument("--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16")
     parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--context", type=int, default=256)
     options = parser.parse_args()
@@ -108,9 +115,10 @@ def main() -> None:
     kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
     counts = [int(rows) for rows in options.rows.split(",")]
     pages = math.ceil(options.context / 16) + 16  # each replay of a step moves one position on
-    cache = KVCache(config, max(counts) * pages, device)
+    cache_format = CUDA_FORMATS[options.kv]
+    cache = KVCache(config, max(counts) * pages, device, cache_format)
     for layer in (*cache.keys, *cache.values):
-        layer.normal_()
+        layer.view(torch.bfloat16).normal_()  # finite scales, too
     weights = random_llama(config, pages * 16, device, options.weights)
     decoder = Decoder(kernels, weights, config, cache, pages)
     limit = copy_bytes_per_second(device, 1 << 33)
@@ -118,10 +126,13 @@ def main() -> None:
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
     )
-    print(f"{options.shape} {options.weights}, context {options.context}")
+    print(
+        f"{options.shape} {options.weights}, keys and values {options.kv}, "
+        f"context {options.context}"
+    )
     print("us per call, plain and overlapping; speed of the faster")
     for rows in counts:
-        for case in cases(decoder, rows, options.context, options.weights):
+        for case in cases(decoder, rows, options.context, options.weights, cache_format):
             times = []
             for overlaps in (False, True):
                 place_sequences(decoder, rows, options.context)
