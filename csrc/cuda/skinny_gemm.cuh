@@ -23,14 +23,17 @@
 //   from(token)                              itself, for the tokens from this one on
 // and a type Scratch in shared memory. What prepare and begin write there is visible to store.
 //
-// For many tokens (wide_gemm.cuh) it also has
+// For many tokens (batch_gemm.cuh, wide_gemm.cuh) it also has
 //   run_tiles()                              how many tiles lie evenly spaced before a longer step
 //   begin_many<ahead>(scales, tokens, thread, threads)     begin, with few warps for many tokens
 //   fetch(tile, token)                       what store_tile will need, requested early
 //   store_tile(scales, tile, token, fetched, lower[8], upper[8])    all pairs of one token
 #pragma once
 
+#include <type_traits>
+
 #include "device.cuh"
+#include "batch_gemm.cuh"
 #include "bf16_weights.cuh"
 #include "fp8_weights.cuh"
 #include "int4_weights.cuh"
@@ -208,6 +211,9 @@ void multiply_tokens(const char* op, const Tensor& weights, int64_t rows, const 
         return multiply_few_tokens(op, weights, rows, x_name, x, epilogue, stream);
     const bf16* input = x.as<bf16>(x_name, {tokens, columns});
     with_weights(op, weights, rows, columns, [&](const auto& format) {
+        using Format = std::decay_t<decltype(format)>;
+        if constexpr (!std::is_same_v<Format, Bf16Weights>)
+            if (tokens <= kBatchTokens) return multiply_batch(op, format, input, tokens, epilogue, stream);
         multiply_many_tokens(op, format, input, tokens, epilogue, stream);
     });
 }

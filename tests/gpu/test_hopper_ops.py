@@ -17,7 +17,7 @@ from tests.gpu.test_decode_ops import EPSILON, Inputs, check
 
 pytestmark = pytest.mark.gpu
 
-MANY_TOKENS = [17, 33, 100, 129, 300]
+MANY_TOKENS = [17, 32, 33, 100, 129, 300]
 FORMATS = {"bf16": lambda matrix, order: matrix} | {
     name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
     for name, packing in PACKINGS.items()

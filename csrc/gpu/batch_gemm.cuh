@@ -1,0 +1,333 @@
+// y[m][n] = Σk W[n][k]·x[m][k] for the 17 to 32 tokens m of a decoding batch and packed W, on Hopper.
+//
+// Reading W bounds it, as it does for fewer tokens, but x is no longer small beside W: a block that read
+// all of x for 16 rows would read more of it than of W. So a block takes several tiles of 16 rows. Where
+// there are few tiles and many columns, two blocks, a cluster, take twice as many and share k.
+//
+// One warp feeds a ring in shared memory with the copy engine, weights before the predecessor has ended;
+// eight multiply: `kRowWarps` parts of the tiles times `kDepthWarps` parts of each slab's columns. A
+// weight is unpacked once, to registers (fragments.cuh). Tensor cores are driven by single warps:
+// warpgroups take as long for 32 tokens (docs/log.md), and need x in another order.
+//
+// Epilogues are those of skinny_gemm.cuh, in their form for many tokens.
+#pragma once
+
+#include "fragments.cuh"
+#include "rms_scale.cuh"
+#include "tensor_map.cuh"
+
+namespace openinference {
+namespace batch {
+
+constexpr int kTokens = 32, kGroups = kTokens / 8;
+constexpr int kWarps = 8, kComputing = kWarps * 32, kThreads = kComputing + 32;
+constexpr int kSharedBytes = 113 * 1024, kSpareBytes = 3072;  // of a block; for all but the ring
+constexpr int kMaxStages = 12;
+constexpr int kStepColumns = 32;
+
+// kTiles: of a warp; kColumns: of a slab.
+template <int kRowWarps_, int kTiles_, int kColumns_> struct Plan {
+    static constexpr int kRowWarps = kRowWarps_, kDepthWarps = kWarps / kRowWarps;
+    static constexpr int kTiles = kTiles_, kBlockTiles = kTiles * kRowWarps, kColumns = kColumns_;
+    static constexpr int kSteps = kColumns / kStepColumns / kDepthWarps;  // of a warp in a slab
+};
+
+// Units of a packed format, those of a tile side by side.
+template <class Weights> struct PackedSource {
+    using Format = Packed<Weights>;
+    static constexpr int kUnitColumns = Weights::kUnitColumns, kUnitBytes = Weights::kUnitBytes;
+    template <class Plan> using Slab = uint8_t[Plan::kBlockTiles][Plan::kColumns / kUnitColumns][kUnitBytes];
+
+    const uint8_t* units;
+    int units_per_tile;
+
+    // left: columns from here to the end.
+    template <class Plan> __device__ __forceinline__ static uint32_t bytes(int tiles, int left) {
+        return tiles * (min(Plan::kColumns, left) / kUnitColumns * kUnitBytes);
+    }
+    template <class Plan>
+    __device__ __forceinline__ void request(Slab<Plan>& slab, Barrier& full, int first_tile, int tiles, int column,
+                                            int left) const {
+        const int tile = threadIdx.x % 32;
+        if (tile >= tiles) return;
+        const size_t unit = static_cast<size_t>(first_tile + tile) * units_per_tile + column / kUnitColumns;
+        copy_bytes(slab[tile], units + unit * kUnitBytes, bytes<Plan>(1, left), full);
+    }
+
+    // Where a warp's lane finds its part of the slab, whose first step is `first_step`.
+    template <class Plan> struct Place {
+        int codes, numbers;  // bytes in a tile's part
+
+        __device__ __forceinline__ explicit Place(int first_step)
+            : codes(first_step / 4 * kUnitBytes + Format::run(first_step) * 512 + threadIdx.x % 32 * 16),
+              numbers(first_step / 4 * kUnitBytes + Weights::kRuns * 512 +
+                      threadIdx.x % 32 / 4 * Format::kNumberBytes) {}
+        __device__ __forceinline__ void load(const Slab<Plan>& slab, int tile, int i, Step& a) const {
+            const uint8_t* unit = &slab[tile][0][0] + i / 4 * kUnitBytes;
+            const uint8_t* code = unit + codes + Format::run(i) * 512;
+            Format::load(*reinterpret_cast<const uint4*>(code), i, unit + numbers, a);
+        }
+    };
+};
+
+template <class Source, class Plan> struct Stage {
+    alignas(kSwizzleBytes) bf16 x[Plan::kColumns / kSwizzleColumns][kTokens][kSwizzleColumns];
+    alignas(kSwizzleBytes) typename Source::template Slab<Plan> weights;
+};
+
+template <class Source, class Plan> struct Shared {
+    using Ring = Stage<Source, Plan>;
+    static constexpr int kFitting = (kSharedBytes - kSpareBytes) / static_cast<int>(sizeof(Ring));
+    static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
+    // Sums once the ring is drained, [token][pair] padded so that neighbouring tokens and tiles start in
+    // different banks.
+    static constexpr int kTokenQuads = 5;
+    using Partial = float4[Plan::kDepthWarps][Plan::kBlockTiles][kTokens * kTokenQuads + 1];
+
+    alignas(kSwizzleBytes) Ring ring[kStages];
+    Barrier copied[kStages], empty[kStages];
+    TokenScales scales;
+
+    __device__ __forceinline__ Partial& partial() { return *reinterpret_cast<Partial*>(ring); }
+    static_assert(kStages >= 2 && sizeof(Partial) <= sizeof(Ring) * kStages);
+};
+
+#ifdef OPENINFERENCE_HOPPER
+
+// A place in the ring, and how often the ring has been walked.
+template <int kStages> struct Turn {
+    int stage = 0, parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == kStages) stage = 0, parity ^= 1;
+    }
+};
+
+// What a block multiplies: `tiles` tiles, `slabs` slabs of columns. Grid: (blocks that share k, groups of tiles).
+template <class Plan> struct Work {
+    int first_tile, tiles, first_column, slabs, columns;
+
+    __device__ __forceinline__ Work(int all_tiles, int columns) : columns(columns) {
+        const int all_slabs = (columns + Plan::kColumns - 1) / Plan::kColumns;
+        const int first_slab = all_slabs * blockIdx.x / gridDim.x;
+        slabs = all_slabs * (blockIdx.x + 1) / gridDim.x - first_slab;
+        first_column = first_slab * Plan::kColumns;
+        first_tile = start(all_tiles, blockIdx.y);
+        tiles = start(all_tiles, blockIdx.y + 1) - first_tile;
+    }
+    __device__ __forceinline__ static int start(int all_tiles, unsigned group) {
+        return static_cast<int64_t>(all_tiles) * group / gridDim.y;
+    }
+    __device__ __forceinline__ int column(int slab) const { return first_column + slab * Plan::kColumns; }
+};
+
+template <class Source, class Plan, class S>
+__device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Source& source, const Work<Plan>& work) {
+    const int lane = threadIdx.x % 32;
+    const auto request_weights = [&](int stage, int slab) {
+        const int left = work.columns - work.column(slab);
+        if (lane == 0)
+            shared.copied[stage].expect(sizeof(shared.ring[0].x) + Source::template bytes<Plan>(work.tiles, left));
+        __syncwarp();
+        source.template request<Plan>(shared.ring[stage].weights, shared.copied[stage], work.first_tile, work.tiles,
+                                      work.column(slab), left);
+    };
+    const auto request_x = [&](int stage, int slab) {
+        if (lane < Plan::kColumns / kSwizzleColumns)
+            copy_box(&shared.ring[stage].x[lane][0][0], x, shared.copied[stage],
+                     work.column(slab) + lane * kSwizzleColumns, 0);
+    };
+    const int ahead = min(S::kStages, work.slabs);
+    for (int slab = 0; slab < ahead; ++slab) request_weights(slab, slab);
+    wait_for_predecessor();
+    for (int slab = 0; slab < ahead; ++slab) request_x(slab, slab);
+    Turn<S::kStages> turn;
+    for (int slab = ahead; slab < work.slabs; ++slab, turn.advance()) {
+        shared.empty[turn.stage].wait(turn.parity);
+        request_weights(turn.stage, slab);
+        request_x(turn.stage, slab);
+    }
+}
+
+// Which of the block's tiles and columns a computing warp has. Where a block has fewer tiles than its
+// plan, different warps of a scheduler are idle.
+template <class Plan> struct Share {
+    int row_warp, depth_warp;
+
+    __device__ __forceinline__ Share() {
+        const int warp = threadIdx.x / 32;
+        depth_warp = warp / Plan::kRowWarps;
+        row_warp = (warp + warp / 4 * (Plan::kRowWarps / 2)) % Plan::kRowWarps;
+    }
+    __device__ __forceinline__ int tile(int index) const { return index * Plan::kRowWarps + row_warp; }
+};
+
+template <class Plan> using Sums = float[Plan::kTiles][kGroups][4];
+
+template <class Source, class Plan, class S>
+__device__ __forceinline__ void multiply(S& shared, const Work<Plan>& work, const Share<Plan>& share,
+                                         Sums<Plan>& sums) {
+    static_assert(Plan::kSteps == 1 || Plan::kSteps % 2 == 0);
+    const int first_step = share.depth_warp * Plan::kSteps, token = Source::Format::token_of(threadIdx.x % 32 / 4);
+    const typename Source::template Place<Plan> place(first_step);
+    const int columns[2] = {(Source::Format::chunk(first_step) ^ token) * 8, (Source::Format::chunk(first_step + 1) ^ token) * 8};
+    Turn<S::kStages> turn;
+    for (int slab = 0; slab < work.slabs; ++slab, turn.advance()) {
+        auto& stage = shared.ring[turn.stage];
+        shared.copied[turn.stage].wait(turn.parity);
+#pragma unroll
+        for (int i = 0; i < Plan::kSteps; ++i) {
+            if (work.column(slab) + (first_step + i) * kStepColumns >= work.columns) break;  // nothing was copied
+            uint4 x[kGroups];
+#pragma unroll
+            for (int group = 0; group < kGroups; ++group)
+                x[group] = *reinterpret_cast<const uint4*>(
+                    &stage.x[(first_step + i) / 2][group * 8 + token][columns[i % 2]]);
+#pragma unroll
+            for (int index = 0; index < Plan::kTiles; ++index) {
+                if (index > 0 && share.tile(index) >= work.tiles) break;
+                Step a;
+                place.load(stage.weights, share.tile(index), i, a);
+#pragma unroll
+                for (int group = 0; group < kGroups; ++group)
+                    multiply_add(sums[index][group], a[0], {x[group].x, x[group].y});
+#pragma unroll
+                for (int group = 0; group < kGroups; ++group)
+                    multiply_add(sums[index][group], a[1], {x[group].z, x[group].w});
+            }
+        }
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) shared.empty[turn.stage].arrive();
+    }
+}
+
+template <class Source, class Plan, class S>
+__device__ __forceinline__ void leave_sums(S& shared, const Share<Plan>& share, const Sums<Plan>& sums) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int first = Source::Format::token_of(2 * t), second = Source::Format::token_of(2 * t + 1);
+#pragma unroll
+    for (int index = 0; index < Plan::kTiles; ++index) {
+        auto* pairs = reinterpret_cast<float2*>(shared.partial()[share.depth_warp][share.tile(index)]);
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+            const float (&d)[4] = sums[index][group];
+            float2* row = pairs + group * 8 * 2 * S::kTokenQuads + g;
+            row[first * 2 * S::kTokenQuads] = make_float2(d[0], d[2]);
+            row[second * 2 * S::kTokenQuads] = make_float2(d[1], d[3]);
+        }
+    }
+}
+
+// A token's eight pairs of a tile, added up over blocks and warps in their order.
+template <class Plan, class S>
+__device__ __forceinline__ void add_parts(S& shared, int tile, int token, float (&lower)[8], float (&upper)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) lower[i] = upper[i] = 0;
+    for (unsigned block = 0; block < gridDim.x; ++block) {
+#pragma unroll
+        for (int part = 0; part < Plan::kDepthWarps; ++part) {
+            const float4* mine = shared.partial()[part][tile] + token * S::kTokenQuads;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float4 two = gridDim.x > 1 ? load_from_block(mine + i, block) : mine[i];
+                lower[2 * i] += two.x;
+                upper[2 * i] += two.y;
+                lower[2 * i + 1] += two.z;
+                upper[2 * i + 1] += two.w;
+            }
+        }
+    }
+}
+
+// The blocks that share k divide the tokens of their tiles; neighbouring threads have neighbouring tiles.
+template <class Plan, class S, class Epilogue, class LeaveSums>
+__device__ __forceinline__ void finish(S& shared, const Work<Plan>& work, const Epilogue& epilogue, int tokens,
+                                       const LeaveSums& leave) {
+    const int items = work.tiles * tokens;
+    int item = blockIdx.x * kComputing + threadIdx.x;
+    const auto fetch = [&] {
+        return item < items ? epilogue.fetch(work.first_tile + item % work.tiles, item / work.tiles)
+                            : typename Epilogue::Fetched{};
+    };
+    auto fetched = fetch();
+    team_barrier(1, kComputing);  // nobody reads the ring any more
+    leave();
+    gridDim.x > 1 ? cluster_barrier() : team_barrier(1, kComputing);
+    while (item < items) {
+        const int tile = item % work.tiles, token = item / work.tiles;
+        float lower[8], upper[8];
+        add_parts<Plan>(shared, tile, token, lower, upper);
+        const auto now = fetched;
+        item += gridDim.x * kComputing;
+        fetched = fetch();
+        epilogue.store_tile(shared.scales, work.first_tile + tile, token, now, lower, upper);
+    }
+    if (gridDim.x > 1) cluster_barrier();  // the others may still read from here
+}
+
+#endif
+
+template <class Source, class Plan, class Epilogue>
+__global__ void __launch_bounds__(kThreads, 2)
+    batch_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ Source source, int columns, int tokens,
+               const Epilogue epilogue) {
+#ifdef OPENINFERENCE_HOPPER
+    using S = Shared<Source, Plan>;
+    auto& shared = aligned_shared_memory<S>();
+    const Work<Plan> work(epilogue.tiles(), columns);
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < S::kStages; ++stage) {
+            shared.copied[stage].create(1);
+            shared.empty[stage].create(kWarps);
+        }
+        publish_barriers();
+    }
+    block_barrier();
+    if (threadIdx.x >= kComputing) {
+        feed(shared, x, source, work);
+    } else {
+        wait_for_predecessor();
+        epilogue.template begin_many<4>(shared.scales, tokens, static_cast<int>(threadIdx.x), kComputing);
+        const Share<Plan> share;
+        Sums<Plan> sums = {};
+        multiply<Source>(shared, work, share, sums);
+        release_successor();  // not earlier: its blocks are in the way (docs/log.md)
+        finish(shared, work, epilogue, tokens, [&] { leave_sums<Source>(shared, share, sums); });
+    }
+#endif
+}
+
+// sharing: blocks of a cluster, which share k.
+template <class Plan, class Source, class Epilogue>
+void launch_plan(const char* op, const Source& source, const bf16* x, int64_t columns, int64_t tokens, int sharing,
+                 const Epilogue& epilogue, Stream stream) {
+    using S = Shared<Source, Plan>;
+    static_assert(sizeof(S) + kSwizzleBytes <= kSharedBytes);
+    const int tiles = epilogue.tiles();
+    const int groups = std::max((tiles + Plan::kBlockTiles - 1) / Plan::kBlockTiles,
+                                std::min(tiles, multiprocessors() / sharing));
+    const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens});
+    launch_in_clusters(op, batch_gemm<Source, Plan, Epilogue>, dim3(sharing, groups), dim3(sharing), kThreads,
+                       sizeof(S) + kSwizzleBytes, stream, x_map, source, static_cast<int>(columns),
+                       static_cast<int>(tokens), epilogue);
+}
+
+}  // namespace batch
+
+constexpr int kBatchTokens = batch::kTokens;  // at most
+
+// W in a packed format.
+template <class Weights, class Epilogue>
+void multiply_batch(const char* op, const Weights& weights, const bf16* x, int64_t tokens, const Epilogue& epilogue,
+                    Stream stream) {
+    using namespace batch;
+    const PackedSource<Weights> source{weights.units, weights.columns / Weights::kUnitColumns};
+    constexpr bool kIsFourBits = Weights::kRuns == 2;
+    using Many = Plan<2, 3, kIsFourBits ? 256 : 128>;
+    using Few = Plan<2, 2, 256>;
+    if (epilogue.tiles() > Few::kBlockTiles * multiprocessors())
+        return launch_plan<Many>(op, source, x, weights.columns, tokens, 1, epilogue, stream);
+    const int sharing = weights.columns >= 32 * Few::kColumns ? 2 : 1;  // as long as enough slabs are left
+    launch_plan<Few>(op, source, x, weights.columns, tokens, sharing, epilogue, stream);
+}
+
+}  // namespace openinference
