@@ -166,7 +166,7 @@ template <class Plan> using Sums = float[Plan::kTiles][kGroups][4];
 template <class Source, class Plan, class S>
 __device__ __forceinline__ void multiply(S& shared, const Work<Plan>& work, const Share<Plan>& share,
                                          Sums<Plan>& sums) {
-    static_assert(Plan::kSteps == 1 || Plan::kSteps % 2 == 0);
+    static_assert(Plan::kSteps == Source::Format::kLoadSteps || Plan::kSteps % 2 == 0);
     const int first_step = share.depth_warp * Plan::kSteps, token = Source::Format::token_of(threadIdx.x % 32 / 4);
     const typename Source::template Place<Plan> place(first_step);
     const int columns[2] = {(Source::Format::chunk(first_step) ^ token) * 8, (Source::Format::chunk(first_step + 1) ^ token) * 8};

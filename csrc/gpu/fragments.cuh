@@ -41,7 +41,7 @@ __device__ __forceinline__ void set_columns(uint32_t (&a)[4], int half, const Ro
 
 // Four bits: 16 bytes are two steps, of columns 16t..16t+7 and 16t+8..16t+15.
 struct FourBits {
-    static constexpr int kNumberBytes = 4;
+    static constexpr int kLoadSteps = 2, kNumberBytes = 4;
     __host__ __device__ static constexpr int run(int step) { return step / 2 % 2; }
     __device__ __forceinline__ static int chunk(int step) { return threadIdx.x % 4 * 2 + step % 2; }
     __device__ __forceinline__ static int token_of(int g) { return g; }
@@ -59,7 +59,7 @@ struct FourBits {
 
 // Eight bits: 16 bytes are a step, of columns 8t..8t+7.
 struct EightBits {
-    static constexpr int kNumberBytes = 4;
+    static constexpr int kLoadSteps = 1, kNumberBytes = 4;
     __host__ __device__ static constexpr int run(int step) { return step % 4; }
     __device__ __forceinline__ static int chunk(int step) { return step % 2 * 4 + threadIdx.x % 4; }
     __device__ __forceinline__ static int token_of(int g) { return g / 2 + g % 2 * 4; }
@@ -75,7 +75,7 @@ struct EightBits {
 };
 
 // load: a step from its codes and the numbers behind the unit's codes, from those of this lane's rows on.
-// kNumberBytes: of those of a pair of rows.
+// kLoadSteps: in 16 bytes; kNumberBytes: of the numbers of a pair of rows.
 template <class Weights> struct Packed;
 
 template <> struct Packed<Int4Weights> : FourBits {
