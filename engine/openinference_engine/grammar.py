@@ -63,8 +63,10 @@ class Grammars:
             return "this model has no token that ends an answer, so none can be held to a grammar"
         try:
             self._compiler.compile_structural_tag(grammar)
-        except RuntimeError as error:
-            return _PLACE_IN_SOURCE.sub("", str(error).strip().splitlines()[0])
+        except UnicodeDecodeError as error:  # what xgrammar quotes ends within a character
+            return _complaint(error.object.decode(errors="replace"))
+        except Exception as error:  # whatever it is, it concerns this request alone
+            return _complaint(str(error))
         return None
 
     @cached_property
@@ -97,6 +99,12 @@ class GrammarConstraint:
         if self._matcher.is_terminated() or not self._matcher.fill_next_token_bitmask(self._mask):
             return logits
         return logits.masked_fill(~_unpack(self._mask[0], len(logits)), -torch.inf)
+
+
+def _complaint(message: str) -> str:
+    """Its first line, for a client."""
+    first, *_ = message.strip().splitlines() or ["it cannot be compiled"]
+    return _PLACE_IN_SOURCE.sub("", first)
 
 
 def _unpack(mask: Tensor, size: int) -> Tensor:

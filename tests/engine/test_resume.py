@@ -56,7 +56,11 @@ def test_resumed_stream_goes_on_with_the_same_tokens(http: httpx2.Client, cut: i
     assert all("role" not in c["delta"] for chunk in rest for c in chunk["choices"])
 
 
-SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "light": {"type": "number"}}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "light": {"type": "number"}},
+    "required": ["name", "light"],  # so that an answer is long enough to be cut anywhere
+}
 LIGHT_TOOL = {"type": "function", "function": {"name": "light", "parameters": SCHEMA}}
 MATRIX: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": True, "top_logprobs": 2},
