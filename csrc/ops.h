@@ -86,7 +86,8 @@ void add_partials(const Team& team, int exchange, const Tensor& norm_weight, con
 void push_choice(const Tensor& logits, int first, int vocabulary, const Tensor& tokens, const Team& team,
                  int exchange, const Tensor& counters, Stream stream);
 
-// tokens and positions (T) as choose_token has them, of what all ranks pushed; −2 where a rank is lost.
+// tokens and positions (T) as choose_token has them, of what all ranks pushed; −2, and a row
+// that is none, where a rank is lost.
 void take_choice(const Team& team, int exchange, const Tensor& tokens, const Tensor& positions, Stream stream);
 
 // Ends a step of so many exchanges.

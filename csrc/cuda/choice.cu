@@ -57,8 +57,9 @@ __global__ void take_choice_kernel(Exchange exchange, int rows, int* tokens, int
         best = better(best, {logits[rank], static_cast<int>(word)});
     });
     const int position = positions[token];
-    const bool is_running = position >= 0 && best.id != kNoToken;
-    tokens[token] = exchange.is_aborted() ? kLostToken : is_running ? best.id : kNoToken;
+    const bool is_lost = exchange.is_aborted();  // then no rule may draw either: draw_token passes over the row
+    const bool is_running = position >= 0 && best.id != kNoToken && !is_lost;
+    tokens[token] = is_lost ? kLostToken : is_running ? best.id : kNoToken;
     positions[token] = is_running ? position + 1 : -1;
 }
 

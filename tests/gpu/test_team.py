@@ -166,6 +166,7 @@ def test_rank_that_waits_in_vain_ends_the_team(place):
     tokens, positions = torch.zeros(2, 4, dtype=torch.int32, device=place.device)[:, :1]
     place.ops.take_choice(team, 0, tokens, positions, place.stream)
     assert tokens.tolist() == [-2]
+    assert positions.tolist() == [-1]  # so no rule draws from logits that are not whole
     assert memory.states[0][1] == 1
 
 
