@@ -60,14 +60,19 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
         "cache_blocks": capacity.num_blocks,
     }
     log.info("model on GPU", extra={"fields": fields})
-    path = kernel_path(torch.cuda.get_device_capability(device), config)
+    path = kernel_path(device, config)
     return Backend(runner, capacity, path, runs_ahead=config.runs_ahead)
 
 
-def kernel_path(capability: tuple[int, int], config: EngineConfig) -> str:
-    """Names what the bits of a logit depend on beside its row."""
-    major, minor = capability
-    mode = "-deterministic" if config.is_deterministic else ""
+def kernel_path(device: torch.device, config: EngineConfig) -> str:
+    """Names what the bits of a logit depend on beside its row.
+
+    Attention is split by the number of multiprocessors: another card of the same capability adds up
+    in another order.
+    """
+    gpu = torch.cuda.get_device_properties(device)
+    major, minor = gpu.major, gpu.minor
+    mode = f"-deterministic-{gpu.multi_processor_count}" if config.is_deterministic else ""
     return f"cuda-sm{major}{minor}-{config.weight_format}{mode}"
 
 

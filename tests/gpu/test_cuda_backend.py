@@ -1,5 +1,7 @@
 """What a GPU cannot do is said before weights are read, with the arithmetic and a remedy."""
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 import torch
@@ -54,10 +56,20 @@ def test_nothing_that_would_fit_asks_for_another_gpu():
         plan_memory(LLAMA_7B, config(max_model_len=4096), 2 * GIB)
 
 
-def test_an_answer_is_resumed_by_the_same_mode_alone():
-    """The kernel path is part of the resume key."""
-    paths = {kernel_path((9, 0), config(is_deterministic=mode)) for mode in (False, True)}
-    assert paths == {"cuda-sm90-bfloat16", "cuda-sm90-bfloat16-deterministic"}
+def test_an_answer_is_resumed_by_the_same_mode_alone(monkeypatch):
+    """The kernel path is part of the resume key. Cards of one capability split attention alike
+    only where they have as many multiprocessors."""
+    paths = set()
+    for multiprocessors in (114, 132):
+        gpu = SimpleNamespace(major=9, minor=0, multi_processor_count=multiprocessors)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
+        for mode in (False, True):
+            paths.add(kernel_path(torch.device("cuda", 0), config(is_deterministic=mode)))
+    assert paths == {
+        "cuda-sm90-bfloat16",
+        "cuda-sm90-bfloat16-deterministic-114",
+        "cuda-sm90-bfloat16-deterministic-132",
+    }
 
 
 @pytest.mark.parametrize(

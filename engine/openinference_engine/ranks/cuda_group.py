@@ -113,7 +113,7 @@ def load_cuda_group(
 
     link, part = assemble(checkpoint, config, capacity, load, end)
     group = lead(part, link, config, speed)
-    path = kernel_path(torch.cuda.get_device_capability(device), config)
+    path = kernel_path(device, config)
     path += f"-tensor{config.group.tensor}"
     return Backend(group, capacity, path, runs_ahead=config.runs_ahead, group=group)
 
