@@ -23,7 +23,7 @@ constexpr uint32_t kFullWeight = 1u << 31;
 constexpr uint64_t kLastKey = static_cast<uint64_t>(kFullWeight) << 32 | 0xffffffffu;
 constexpr int kInPrompt = 1 << 30;  // in a count of how often a token was drawn
 
-// How a row draws, as `rows.py` packs it.
+// How a row draws, as `rules.py` packs it.
 struct Rule {
     int32_t draws;  // 0: it keeps its likeliest token
     float temperature;

@@ -1,6 +1,6 @@
 """What a step is told: int32 words on the device, of which the host sends only those that change.
 
-A row of the inputs is a place in the batch; `launches` knows which request sits there. Tokens and
+A row of the inputs is a place in the batch; `seats` knows which request sits there. Tokens and
 positions move on by themselves, and so does the history of a row with penalties.
 """
 
