@@ -10,7 +10,8 @@ listed anew now and then, and soon after the first time: the watches begin a lit
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, repeat
 from typing import Any
 
 import kopf
@@ -103,21 +104,24 @@ async def keep_listing(
     namespace: str,
     on_whole: Callable[[], None],
 ) -> None:
-    """Compare the store with complete lists, for ever; `on_whole` is called after each."""
-    missing: Sequence[str] = WATCHED_KINDS
-    pauses = iter([SOON_SECONDS])
-    while True:
-        missing = [
+    """Compare the store with complete lists, for ever; `on_whole` is called after the first."""
+
+    async def list_kinds(kinds: Iterable[str]) -> list[str]:
+        """Return those that the API server did not give."""
+        return [
             kind
-            for kind in missing
+            for kind in kinds
             if not await _list_kind(cluster, store, triggers, kind, namespace)
         ]
-        if missing:
-            await asyncio.sleep(RETRY_SECONDS)
-            continue
-        on_whole()
-        await asyncio.sleep(next(pauses, RELIST_SECONDS))
-        missing = WATCHED_KINDS
+
+    missing = await list_kinds(WATCHED_KINDS)
+    while missing:
+        await asyncio.sleep(RETRY_SECONDS)
+        missing = await list_kinds(missing)
+    on_whole()
+    for pause_seconds in chain([SOON_SECONDS], repeat(RELIST_SECONDS)):
+        await asyncio.sleep(pause_seconds)
+        await list_kinds(WATCHED_KINDS)  # one that is not given keeps nothing of the others
 
 
 async def _list_kind(
