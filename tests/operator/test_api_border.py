@@ -13,7 +13,14 @@ from openinference_operator.lease import Lease
 from openinference_operator.manifests import services
 from openinference_operator.manifests.common import signed
 from openinference_operator.manifests.engine import build_pod_template, build_statefulset
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Reference
+from openinference_operator.operations import (
+    ABREAST,
+    Annotate,
+    Apply,
+    Create,
+    Delete,
+    Reference,
+)
 from openinference_operator.spec import parse
 from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
@@ -132,6 +139,17 @@ async def test_one_of_several_objects_that_fails_keeps_no_other_from_being_made(
     with pytest.raises(ApiError, match="500"):
         await writer.perform([Apply(build(service), exists=False) for build in builds])
     assert len([path for path in server.objects if "/services/" in path]) == 1
+
+
+async def test_of_many_objects_no_more_are_asked_for_when_one_is_refused(writer, server, service):
+    """A quota, say, that a thousand groups exceed; and the lease is renewed on the same line."""
+    server.refused = "/statefulsets"
+    with pytest.raises(ApiError, match="422"):
+        await writer.perform(
+            [Create(statefulset(service, f"demo-1a2b3c4d-{index}")) for index in range(100)]
+        )
+    asked = [path for _, path in server.calls if path.endswith(server.refused)]
+    assert 1 < len(asked) <= ABREAST
 
 
 async def test_a_new_object_is_made_by_one_call(writer, server, service):
