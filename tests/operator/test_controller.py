@@ -141,6 +141,17 @@ async def test_a_new_service_gets_all_its_objects(running, raw_service):
     assert running.ready()["reason"] == "RouterNotReady"
 
 
+async def test_a_status_is_written_when_the_objects_are_made_and_not_before(running, raw_service):
+    running.submit(raw_service(replicas=2))
+    await until(lambda: running.status().get("replicas") == 2)
+    await running.at_rest()
+    calls = [path.rsplit("/", 1)[1] for _, path in running.server.calls]
+    assert calls.count("status") == 1
+    assert calls.index("status") > max(
+        at for at, word in enumerate(calls) if word == "statefulsets"
+    )
+
+
 async def test_an_impossible_spec_is_refused_in_words_and_stops_nobody_else(running, raw_service):
     running.submit(raw_service(name="bad", model={"uri": "ftp://x"}))
     running.submit(raw_service(name="good"))
