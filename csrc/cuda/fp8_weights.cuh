@@ -58,14 +58,7 @@ struct Fp8Weights {
                 }
             }
             constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
-            const float lower = lower_half(scales) * kExponentGap, upper = upper_half(scales) * kExponentGap;
-#pragma unroll
-            for (int group = 0; group < kGroups; ++group) {
-                sums[group][0] += lower * part[group][0];
-                sums[group][1] += lower * part[group][1];
-                sums[group][2] += upper * part[group][2];
-                sums[group][3] += upper * part[group][3];
-            }
+            add_scaled(sums, part, lower_half(scales) * kExponentGap, upper_half(scales) * kExponentGap);
         }
 
         // Bytes 1 and 3 of a word as bf16, times 2^-120.

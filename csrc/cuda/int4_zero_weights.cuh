@@ -69,14 +69,7 @@ struct Int4ZeroWeights {
                     }
                 }
             }
-            const float lower = lower_half(scales), upper = upper_half(scales);
-#pragma unroll
-            for (int group = 0; group < kGroups; ++group) {
-                sums[group][0] += lower * part[group][0];
-                sums[group][1] += lower * part[group][1];
-                sums[group][2] += upper * part[group][2];
-                sums[group][3] += upper * part[group][3];
-            }
+            add_scaled(sums, part, lower_half(scales), upper_half(scales));
         }
 
         // Codes 2·kIndex and 2·kIndex + 1 of a word less their zero, as bf16.

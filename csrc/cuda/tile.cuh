@@ -1,5 +1,5 @@
 // What weight formats share: which rows a tile of 16 holds, how its columns are divided among warps,
-// and where activations are read.
+// where activations are read, and what scales do to sums.
 #pragma once
 
 #include "device.cuh"
@@ -64,5 +64,18 @@ struct Activations {
         return column < columns ? at(token, column) : make_uint4(0, 0, 0, 0);
     }
 };
+
+// sums += what a unit of packed weights added up to, in fp32, times the scales of rows g and g+8.
+template <int kGroups>
+__device__ __forceinline__ void add_scaled(float (&sums)[kGroups][4], const float (&part)[kGroups][4], float lower,
+                                           float upper) {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+        sums[group][0] += lower * part[group][0];
+        sums[group][1] += lower * part[group][1];
+        sums[group][2] += upper * part[group][2];
+        sums[group][3] += upper * part[group][3];
+    }
+}
 
 }  // namespace openinference
