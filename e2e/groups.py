@@ -1,7 +1,10 @@
 """The pods of a service by group, and what becomes of a group one of whose ranks goes."""
 
+import signal
 import time
 from collections.abc import Sequence
+
+import pytest
 
 from e2e.asks import Json
 from e2e.inference_service import InferenceService
@@ -10,6 +13,10 @@ from e2e.traffic import Traffic
 
 GROUP_LABEL = "openinference.dev/group"
 RANK_PROGRAM = "openinference_engine.ranks"
+HOW_A_RANK_GOES = (
+    pytest.param(signal.SIGKILL, id="dies"),
+    pytest.param(signal.SIGSTOP, id="hangs"),
+)
 UNREADY_SECONDS = 60.0
 MEET_SECONDS = 120.0  # to be found, end, start and load, on two busy cores
 

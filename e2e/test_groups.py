@@ -16,6 +16,7 @@ from e2e.fake_gpus import GPU, give_gpus
 from e2e.faults import kill_programs_of, signal_programs_of
 from e2e.groups import (
     GROUP_LABEL,
+    HOW_A_RANK_GOES,
     RANK_PROGRAM,
     busiest_group,
     pods_by_group,
@@ -81,13 +82,7 @@ async def test_an_upgrade_from_one_rank_to_two_pods_answers_the_same(
         assert len({pod["spec"]["nodeName"] for pod in pods}) == len(pods) == 2
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGKILL, id="dies"),
-        pytest.param(signal.SIGSTOP, id="hangs"),
-    ],
-)
+@pytest.mark.parametrize("number", HOW_A_RANK_GOES)
 async def test_a_group_whose_worker_goes_costs_nothing_and_meets_again(
     groups: InferenceService,
     url: str,

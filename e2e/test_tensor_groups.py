@@ -12,6 +12,7 @@ import pytest
 from e2e.asks import LONG_STREAMS, NO_RESUME, Ask
 from e2e.faults import signal_programs_of
 from e2e.groups import (
+    HOW_A_RANK_GOES,
     RANK_PROGRAM,
     busiest_group,
     pods_by_group,
@@ -52,13 +53,7 @@ async def test_three_ranks_in_one_pod_answer(service: InferenceService, traffic:
     assert [len(pods) for pods in (await pods_by_group(service)).values()] == [1, 1]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGKILL, id="dies"),
-        pytest.param(signal.SIGSTOP, id="hangs"),
-    ],
-)
+@pytest.mark.parametrize("number", HOW_A_RANK_GOES)
 async def test_a_pod_of_three_ranks_one_of_which_goes_costs_nothing_and_starts_again(
     service: InferenceService,
     url: str,
