@@ -21,8 +21,9 @@ import torch
 from openinference_engine.backend import Capacity, StepRunner
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels

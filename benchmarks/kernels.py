@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from openinference_engine.config import WeightFormat
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS, CacheFormat
 from openinference_engine.llama_weights import WEIGHT_FORMATS, head_bytes, matrix_bytes
 from openinference_engine.ops.cuda import load_kernels

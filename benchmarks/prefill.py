@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from openinference_engine.config import ModelConfig
-from openinference_engine.decoder import KVCache
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.prefill import Prefill, chunks_of

@@ -13,8 +13,9 @@ import torch
 
 from openinference_engine.backend import Backend, Capacity, model_length, plan_capacity
 from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import (

@@ -23,7 +23,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from openinference_engine.decoder import MAX_ROWS, Decoder
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError
 from openinference_engine.launches import Flight, Launches
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS

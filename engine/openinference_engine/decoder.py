@@ -12,71 +12,19 @@ in the reader's epilogue; its weight is applied where the hidden state is writte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
+from openinference_engine.cuda_kv_cache import KVCache, queue_qkv
+from openinference_engine.decode_buffers import MAX_ROWS, MAX_SPLITS, allocate
 from openinference_engine.inputs import RowInputs
-from openinference_engine.kv_formats import BFLOAT16, CacheFormat
 from openinference_engine.llama_weights import LlamaWeights
-from openinference_engine.ops.cuda_cache import PAGE_TOKENS, empty_layers
-from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 
-MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
 _FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
-
-
-class KVCache:
-    """Keys and values of all layers, laid out as ops.cuda_cache says; a block is 16 positions."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        num_blocks: int,
-        device: torch.device,
-        cache_format: CacheFormat = BFLOAT16,
-    ) -> None:
-        sizes = config.num_layers, num_blocks, config.num_kv_heads, config.head_dim
-        self.keys = empty_layers(cache_format.keys, *sizes, device)
-        self.values = empty_layers(cache_format.values, *sizes, device)
-        self._new_vectors_shape = sizes[2:] if cache_format.is_coded else None
-
-    def new_vectors(self, rows: int) -> tuple[Tensor, Tensor] | None:
-        """Where the keys and values of a step's rows wait for their codes, if they need any."""
-        if self._new_vectors_shape is None:
-            return None
-        shape, device = (rows, *self._new_vectors_shape), self.keys[0].device
-        keys, values = torch.zeros(2, *shape, dtype=torch.bfloat16, device=device).unbind()
-        return keys, values
-
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.keys[index], self.values[index]
-
-
-def queue_qkv(
-    kernels: ModuleType,
-    projection: tuple[Tensor, Tensor, float, Tensor, Tensor],
-    positions: Tensor,
-    pages: Tensor,
-    query: Tensor,
-    new_vectors: tuple[Tensor, Tensor] | None,
-    cache: tuple[Tensor, Tensor],
-    stream: Any,
-) -> None:
-    """Projects R rows and appends their keys and values to a layer's cache, `new_vectors` between.
-
-    projection: x, sum_squares, epsilon, weights and rotary, as project_qkv takes them.
-    """
-    if new_vectors is None:
-        kernels.project_qkv(*projection, positions, pages, query, *cache, stream)
-        return
-    keys, values = (vectors[: len(positions)] for vectors in new_vectors)
-    kernels.project_qkv(*projection, positions, pages[:, :0], query, keys, values, stream)
-    kernels.append_codes(keys, values, positions, pages, *cache, stream)
 
 
 class Decoder:
@@ -112,7 +60,7 @@ class Decoder:
         self._cache = cache
         self._new_vectors = cache.new_vectors(MAX_ROWS)
         self._multiprocessors: int = kernels.multiprocessor_count()
-        self._buffers = _allocate(config, self._multiprocessors, weights.embedding.device, logits)
+        self._buffers = allocate(config, self._multiprocessors, weights.embedding.device, logits)
         self._norms_after = weights.norms_after
 
     @property
@@ -241,52 +189,7 @@ class Decoder:
         """
         rows = 1 if self._is_deterministic else rows
         blocks = rows * self.config.num_kv_heads
-        splits = min(max(self._multiprocessors // blocks, 1), _MAX_SPLITS)
+        splits = min(max(self._multiprocessors // blocks, 1), MAX_SPLITS)
         if blocks <= self._multiprocessors:
             return splits, 16
         return splits, 8 if blocks <= 2 * self._multiprocessors else 4
-
-
-_MAX_SPLITS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    """What kernels leave for one another; shapes in csrc/ops.h, with MAX_ROWS rows."""
-
-    hidden: Tensor
-    x: Tensor
-    sum_squares: Tensor
-    query: Tensor
-    attended: Tensor
-    activations: Tensor
-    logits: Tensor
-    workspace: Tensor
-    counters: Tensor
-    best: Tensor
-    counter: Tensor
-    token_counts: Tensor
-
-
-def _allocate(
-    config: ModelConfig, multiprocessors: int, device: torch.device, logits: Tensor | None
-) -> _Buffers:
-    heads, head_dim = config.num_heads, config.head_dim
-
-    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
-
-    return _Buffers(
-        hidden=zeros(MAX_ROWS, config.hidden_size),
-        x=zeros(MAX_ROWS, config.hidden_size, dtype=torch.bfloat16),
-        sum_squares=zeros(MAX_ROWS, config.hidden_size // SQUARE_COLUMNS),
-        query=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
-        attended=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
-        activations=zeros(MAX_ROWS, config.intermediate_size, dtype=torch.bfloat16),
-        logits=zeros(MAX_ROWS, config.vocab_size) if logits is None else logits,
-        workspace=zeros(MAX_ROWS * heads * _MAX_SPLITS * (head_dim + 2)),
-        counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
-        best=zeros(4 * MAX_ROWS * multiprocessors),
-        counter=zeros(1, dtype=torch.int32),
-        token_counts=zeros(MAX_ROWS, config.vocab_size, dtype=torch.int32),
-    )

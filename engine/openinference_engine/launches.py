@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openinference_engine.decoder import MAX_ROWS, Decoder
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.decoder import Decoder
 from openinference_engine.rows import Row
 from openinference_engine.seats import Seats
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.decoder import KVCache, queue_qkv
+from openinference_engine.cuda_kv_cache import KVCache, queue_qkv
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 

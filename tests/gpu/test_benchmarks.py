@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.decoder import Decoder
 
 from benchmarks import decode, kernels
 from benchmarks.shapes import SHAPES, random_llama

@@ -14,8 +14,9 @@ import torch
 import transformers
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import ModelConfig
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import head_format, load_llama

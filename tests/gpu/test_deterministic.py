@@ -3,8 +3,9 @@
 import pytest
 import torch
 from openinference_engine.blocks import BlockPool
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.decoder import Decoder
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
 

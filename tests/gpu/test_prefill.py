@@ -6,7 +6,7 @@ same runs with the kernels where there is a GPU that has them.
 
 import pytest
 import torch
-from openinference_engine.decoder import KVCache
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference
 from openinference_engine.prefill import Prefill, chunks_of

@@ -5,8 +5,9 @@ from itertools import count
 import pytest
 import torch
 from openinference_engine.blocks import BlockPool
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import Decoder, KVCache
+from openinference_engine.decoder import Decoder
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler
 

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decoder import MAX_ROWS, Decoder, KVCache
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference as reference

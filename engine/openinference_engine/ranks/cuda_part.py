@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from openinference_engine.config import EngineConfig, ModelConfig
-from openinference_engine.decoder import MAX_ROWS, Decoder, KVCache
+from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights

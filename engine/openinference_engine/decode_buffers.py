@@ -1,0 +1,57 @@
+"""What the kernels of a decode step leave for one another, allocated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+
+MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
+MAX_SPLITS = 16  # blocks of attention for a sequence and a key head
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBuffers:
+    """What kernels leave for one another; shapes in csrc/ops.h, with MAX_ROWS rows."""
+
+    hidden: Tensor
+    x: Tensor
+    sum_squares: Tensor
+    query: Tensor
+    attended: Tensor
+    activations: Tensor
+    logits: Tensor
+    workspace: Tensor
+    counters: Tensor
+    best: Tensor
+    counter: Tensor
+    token_counts: Tensor
+
+
+def allocate(
+    config: ModelConfig, multiprocessors: int, device: torch.device, logits: Tensor | None
+) -> DecodeBuffers:
+    """`logits`: (MAX_ROWS, vocab) float32, where others write them too."""
+    heads, head_dim = config.num_heads, config.head_dim
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return DecodeBuffers(
+        hidden=zeros(MAX_ROWS, config.hidden_size),
+        x=zeros(MAX_ROWS, config.hidden_size, dtype=torch.bfloat16),
+        sum_squares=zeros(MAX_ROWS, config.hidden_size // SQUARE_COLUMNS),
+        query=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
+        attended=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
+        activations=zeros(MAX_ROWS, config.intermediate_size, dtype=torch.bfloat16),
+        logits=zeros(MAX_ROWS, config.vocab_size) if logits is None else logits,
+        workspace=zeros(MAX_ROWS * heads * MAX_SPLITS * (head_dim + 2)),
+        counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
+        best=zeros(4 * MAX_ROWS * multiprocessors),
+        counter=zeros(1, dtype=torch.int32),
+        token_counts=zeros(MAX_ROWS, config.vocab_size, dtype=torch.int32),
+    )
