@@ -11,33 +11,15 @@
 #include "device.cuh"
 #include "launch.cuh"
 #include "ops.h"
+#include "row_of_logits.cuh"
+#include "rule.cuh"
 
 namespace openinference {
 namespace {
 
-constexpr int kWarps = 32;
-constexpr int kThreads = kWarps * 32;
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLargest = 3.4028234663852886e38f;
 constexpr uint32_t kFullWeight = 1u << 31;
 constexpr uint64_t kLastKey = static_cast<uint64_t>(kFullWeight) << 32 | 0xffffffffu;
 constexpr int kInPrompt = 1 << 30;  // in a count of how often a token was drawn
-
-// How a row draws, as `rules.py` packs it.
-struct Rule {
-    int32_t draws;  // 0: it keeps its likeliest token
-    float temperature;
-    int32_t top_k;  // at least 1
-    int32_t prompt_tokens;
-    uint32_t seed[2], choice;
-    int32_t biases;
-    uint64_t top_p;         // multiple of 2^-64; 0 admits every token
-    uint32_t least_weight;  // of min-p
-    float repetition, presence, frequency;
-    int32_t counts_history;
-    int32_t unused;
-};
-constexpr int kRuleWords = sizeof(Rule) / 4;
 
 struct Rows {
     float* logits;  // (rows, vocabulary)
@@ -65,38 +47,8 @@ struct DrawShared {
     int found;
 };
 
-// What a block shares of one row's vocabulary: each warp has a run of ids.
-struct Ids {
-    int vocabulary, run;
-
-    __device__ explicit Ids(int vocabulary)
-        : vocabulary(vocabulary), run((vocabulary + kThreads - 1) / kThreads * 32) {}
-    __device__ int first(int warp) const { return warp * run; }
-
-    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
-        const int begin = first(threadIdx.x / 32), end = min(begin + run, vocabulary);
-#pragma unroll 4
-        for (int id = begin + threadIdx.x % 32; id < end; id += 32) visit(id);
-    }
-};
-
 __device__ __forceinline__ uint64_t key_of(uint32_t weight, int id) {
     return static_cast<uint64_t>(weight) << 32 | ~static_cast<uint32_t>(id);
-}
-
-// The first two of Philox4x32-10's words (doi.org/10.1145/2063384.2063405).
-__device__ inline uint64_t random_bits(const Rule& rule, uint32_t position) {
-    uint32_t words[4] = {position, rule.choice, 0, 0}, keys[2] = {rule.seed[0], rule.seed[1]};
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t first = 0xd2511f53ull * words[0], second = 0xcd9e8d57ull * words[2];
-        words[0] = static_cast<uint32_t>(second >> 32) ^ words[1] ^ keys[0];
-        words[1] = static_cast<uint32_t>(second);
-        words[2] = static_cast<uint32_t>(first >> 32) ^ words[3] ^ keys[1];
-        words[3] = static_cast<uint32_t>(first);
-        keys[0] += 0x9e3779b9u;
-        keys[1] += 0xbb67ae85u;
-    }
-    return static_cast<uint64_t>(words[1]) << 32 | words[0];
 }
 
 // What the row has said, counted once per token; `counts` is zero again afterwards.
@@ -121,22 +73,14 @@ __device__ inline void penalise(const Rule& rule, const int* history, int length
     block_barrier();
 }
 
-template <class T> __device__ __forceinline__ T sum_of_lanes(T mine) {
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) mine += shuffle_xor(mine, mask);
-    return mine;
-}
-__device__ __forceinline__ Head sum_of_lanes(Head mine) {
-    return {sum_of_lanes(mine.tokens), sum_of_lanes(mine.weight)};
-}
-
 // The sum over the block; `turn` alternates, so that one barrier is enough.
 __device__ __forceinline__ Head sum_of_block(DrawShared& shared, Head mine, int turn) {
+    const auto sum = [](Head part) { return Head{sum_of_lanes(part.tokens), sum_of_lanes(part.weight)}; };
     Head* parts = shared.heads[turn % 2];
-    mine = sum_of_lanes(mine);
+    mine = sum(mine);
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = mine;
     block_barrier();
-    return sum_of_lanes(parts[threadIdx.x % 32]);
+    return sum(parts[threadIdx.x % 32]);
 }
 
 __device__ __forceinline__ Candidate best_of_row(DrawShared& shared, const Ids& ids, const float* logits) {

@@ -18,6 +18,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.gpu.op_checks import Inputs
+
 SOURCES = Path(__file__).parents[2] / "csrc"
 PARTS = ("CMakeLists.txt", "*.h", "bindings.cpp", "cuda/*", "emulation/*")
 
@@ -37,6 +39,11 @@ def place(request: pytest.FixtureRequest) -> Place:
         ops = _load_emulated()
         return Place(ops, torch.device("cpu"), ops.Stream(0, overlaps=False))
     return _cuda_place("the same kernels run emulated beside this test")
+
+
+@pytest.fixture
+def inputs(place: Place) -> Inputs:
+    return Inputs(place)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from openinference_engine.kv_formats import CODED_FORMATS
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.packings import PACKINGS
 
-from tests.gpu.test_decode_ops import EPSILON, Inputs, check
+from tests.gpu.op_checks import EPSILON, Inputs, check
 
 pytestmark = pytest.mark.gpu
 

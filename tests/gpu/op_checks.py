@@ -1,0 +1,84 @@
+"""Inputs of ops, and their comparison with their plain-torch references.
+
+Inputs are seeded random; outputs start as NaN, so an element nobody wrote fails. Bounds: sums in
+another order cost about 1e-6, a bf16 output one rounding more (2^-8 of the value at most).
+"""
+
+import math
+
+import torch
+from openinference_engine.ops import cuda_cache
+from openinference_engine.ops import cuda_reference as reference
+
+BF16 = {"rtol": 2**-7, "atol": 2**-7}
+FP32 = {"rtol": 1e-4, "atol": 1e-4}
+EPSILON = 1e-5
+TOKEN_COUNTS = [1, 3, 8, 9, 17, 32, 67]
+
+
+class Inputs:
+    """Seeded tensors on one device, and NaN for what an op must write."""
+
+    def __init__(self, place):
+        self.device = place.device
+        self.random = torch.Generator().manual_seed(7)
+
+    def normal(self, *shape, scale=1.0, dtype=torch.bfloat16):
+        values = torch.randn(*shape, generator=self.random) * scale
+        return values.to(dtype).to(self.device)
+
+    def integers(self, low, high, *shape):
+        return torch.randint(low, high, shape, generator=self.random, dtype=torch.int32).to(
+            self.device
+        )
+
+    def unwritten(self, *shape, dtype=torch.bfloat16):
+        return torch.full(shape, math.nan, dtype=dtype, device=self.device)
+
+    def zeros(self, *shape, dtype=torch.int32):
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def normed(self, tokens, hidden):
+        """x and sum_squares as a producer would leave them."""
+        state = self.normal(tokens, hidden, dtype=torch.float32)
+        x, squares = (
+            self.unwritten(tokens, hidden),
+            self.unwritten(tokens, hidden // 16, dtype=torch.float32),
+        )
+        reference.write_norm_inputs(state, self.normal(hidden), x, squares)
+        return x, squares
+
+    def caches(self, cache_format, blocks, kv_heads, head_dim):
+        """Keys and values of a layer as codes, all bytes and numbers of which are NaN or so."""
+        sizes = 1, blocks, kv_heads, head_dim
+        for vector_format in (cache_format.keys, cache_format.values):
+            (cache,) = cuda_cache.empty_layers(vector_format, *sizes, self.device)
+            cache.view(torch.uint8).fill_(0x7F)
+            yield cache
+
+    def pages(self, tokens, per_sequence, spare=3):
+        """A block table whose pages are scattered over the cache, and the number of its blocks."""
+        blocks = tokens * per_sequence + spare
+        order = torch.randperm(blocks, generator=self.random, dtype=torch.int32)
+        return order[: tokens * per_sequence].view(tokens, per_sequence).to(self.device), blocks
+
+
+def check(place, op, arguments, outputs, bounds=None):
+    """Run kernel and reference on equal copies; compare the named outputs, within their bounds."""
+    mine = {
+        name: value.clone() if torch.is_tensor(value) else value
+        for name, value in arguments.items()
+    }
+    theirs = {
+        name: value.clone() if torch.is_tensor(value) else value
+        for name, value in arguments.items()
+    }
+    getattr(place.ops, op)(**mine, stream=place.stream)
+    getattr(reference, op)(**theirs)
+    for name in outputs:
+        bound = BF16 if mine[name].dtype == torch.bfloat16 else FP32
+        bound = (bounds or {}).get(name, bound)
+        torch.testing.assert_close(
+            mine[name], theirs[name], equal_nan=True, **bound, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    return mine

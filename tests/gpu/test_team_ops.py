@@ -1,0 +1,112 @@
+"""The ops with which ranks of a team exchange what they have, one rank after another."""
+
+import pytest
+import torch
+from openinference_engine.ops import cuda_reference as reference
+
+from tests.gpu.team_memory import Memory
+
+PATIENCE_NANOSECONDS = 10**6
+
+
+def teams(ops, memory, ranks):
+    """Of each rank, as the ops take it."""
+    return [
+        ops.Team(
+            rank, ranks, view.inboxes, view.logits, view.words, view.state.data_ptr(),
+            PATIENCE_NANOSECONDS,
+        )
+        for rank in range(ranks)
+        for view in [memory.seen_by(rank)]
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def random():
+    return torch.Generator().manual_seed(11)
+
+
+@pytest.mark.parametrize(("ranks", "tokens"), [(2, 1), (3, 17), (8, 5)])
+def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(place, random, ranks, tokens):
+    hidden_size, columns = 80, 64
+    memory = Memory(ranks, ranks * tokens * hidden_size // 2, 1, 1, place.device)
+    members = teams(place.ops, memory, ranks)
+    gamma = torch.randn(hidden_size, generator=random).bfloat16().to(place.device)
+    before = torch.randn(tokens, hidden_size, generator=random).to(place.device)
+    for exchange in range(3):  # both inboxes, and the first anew
+        expected = before.clone()
+        for team in members:
+            weights = torch.randn(hidden_size, columns, generator=random).bfloat16()
+            part = torch.randn(tokens, columns, generator=random).bfloat16()
+            weights, part = weights.to(place.device), part.to(place.device)
+            place.ops.push_partial(part, weights, team, exchange, place.stream)
+            expected += (part.float() @ weights.float().T).bfloat16()
+        states = [add_partials(place, team, exchange, gamma, before.clone()) for team in members]
+        x, squares = torch.empty_like(states[0][1]), torch.empty_like(states[0][2])
+        reference.write_norm_inputs(expected, gamma, x, squares)
+        torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
+        torch.testing.assert_close(states[0][1], x, rtol=2**-6, atol=2**-4)
+        torch.testing.assert_close(states[0][2], squares, rtol=2**-6, atol=2**-4)
+        for state in states[1:]:
+            assert all(map(torch.equal, state, states[0]))
+        before = states[0][0]
+
+
+def add_partials(place, team, exchange, gamma, hidden):
+    tokens, columns = hidden.shape
+    x = torch.full((tokens, columns), torch.nan, dtype=torch.bfloat16, device=place.device)
+    squares = torch.full((tokens, columns // 16), torch.nan, device=place.device)
+    place.ops.add_partials(team, exchange, gamma, hidden, x, squares, place.stream)
+    return hidden, x, squares
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_choice_is_the_likeliest_of_all_parts(place, random, ranks):
+    rows, vocabulary = 5, 16 * ranks
+    logits = torch.randn(rows, vocabulary, generator=random)
+    logits[1, [3, 20]] = 9.0  # of equal ones the first
+    logits[2, :16] = torch.nan  # a part without a number
+    logits[3] = torch.nan
+    memory = Memory(ranks, ranks * 2 * rows, rows, vocabulary, place.device)
+    parts = [part.contiguous().to(place.device) for part in logits.split(16, dim=1)]
+    members = teams(place.ops, memory, ranks)
+    for rank, (team, part) in enumerate(zip(members, parts, strict=True)):
+        chosen = part.nan_to_num(nan=-torch.inf).argmax(1)
+        chosen = torch.where(part.isnan().all(1), -1, chosen).int()
+        counters = torch.zeros(rows, dtype=torch.int32, device=place.device)
+        place.ops.push_choice(part, 16 * rank, vocabulary, chosen, team, 0, counters, place.stream)
+        assert not counters.any()
+    best = logits.nan_to_num(nan=-torch.inf).argmax(1).tolist()
+    for rank, team in enumerate(members):
+        tokens = torch.zeros(rows, dtype=torch.int32, device=place.device)
+        positions = torch.tensor([7, 8, 9, 10, -1], dtype=torch.int32, device=place.device)
+        place.ops.take_choice(team, 0, tokens, positions, place.stream)
+        assert tokens.tolist() == [best[0], 3, best[2], -1, -1]
+        assert positions.tolist() == [8, 9, 10, -1, -1]
+        assert torch.equal(memory.logits[rank].cpu().nan_to_num(), logits.nan_to_num())
+
+
+def test_rank_that_waits_in_vain_ends_the_team(place):
+    memory = Memory(2, 8, 1, 16, place.device)
+    team = teams(place.ops, memory, 2)[0]
+    tokens, positions = torch.zeros(2, 4, dtype=torch.int32, device=place.device)[:, :1]
+    place.ops.take_choice(team, 0, tokens, positions, place.stream)
+    assert tokens.tolist() == [-2]
+    assert positions.tolist() == [-1]  # so no rule draws from logits that are not whole
+    assert memory.states[0][1] == 1
+
+
+def test_ended_exchanges_number_those_of_the_next_step(place):
+    memory = Memory(1, 8, 1, 16, place.device)
+    (team,) = teams(place.ops, memory, 1)
+    place.ops.end_exchanges(team, 7, place.stream)
+    place.ops.end_exchanges(team, 2, place.stream)
+    assert memory.states[0].tolist() == [9, 0, 0, 0]
+
+
+def test_more_words_than_the_inboxes_hold_are_refused(place):
+    memory = Memory(2, 8, 1, 16, place.device)
+    team = teams(place.ops, memory, 2)[0]
+    tokens = torch.zeros(9, dtype=torch.int32, device=place.device)
+    with pytest.raises(ValueError, match="36 words, the inboxes of the team have 8"):
+        place.ops.take_choice(team, 0, tokens, tokens, place.stream)
