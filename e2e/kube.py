@@ -109,9 +109,10 @@ class Kube:
                         return objects
         except TimeoutError:
             pass
+        last_seen = "\n".join(map(_summary, objects)) or "none"
         raise KubeError(
             f"{collection} in {self.namespace} did not get there in {timeout_seconds:g} s; last "
-            f"seen: {json.dumps([each.get('status', each) for each in objects], indent=1)}"
+            f"seen:\n{last_seen}"
         )
 
     async def diagnostics(self) -> str:
@@ -192,6 +193,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.kill()
     await process.wait()
+
+
+def _summary(found: Json) -> str:
+    """One line: what it is called, since when it goes if it does, its status."""
+    metadata = found["metadata"]
+    going = f" (deleted {metadata['deletionTimestamp']})" if "deletionTimestamp" in metadata else ""
+    return f"{metadata['name']}{going}: {json.dumps(found.get('status', found))}"
 
 
 def _fold(objects: dict[str, Json], event: Json) -> None:

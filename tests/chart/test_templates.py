@@ -85,13 +85,14 @@ def test_every_container_meets_the_restricted_profile(rendered):
             assert "privileged" not in context
 
 
-def test_probes_and_scrapes_ask_a_port_that_exists(rendered):
+def test_probes_and_scrapes_ask_a_port_that_exists_and_an_early_end_is_heard(rendered):
     (template,) = [item["spec"]["template"] for item in rendered if item["kind"] == "Deployment"]
     (container,) = template["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
 
     assert container["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    assert container["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "1"]}}}
     assert template["metadata"]["annotations"] == {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(ports["http"]),

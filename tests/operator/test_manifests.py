@@ -77,6 +77,13 @@ def test_pods_end_only_after_the_drain(service, template):
         assert spec["terminationGracePeriodSeconds"] == 150
 
 
+def test_a_pod_deleted_as_it_starts_has_a_handler_when_the_signal_comes(service, template):
+    for spec in pod_specs(service, template):
+        assert spec["containers"][0]["lifecycle"] == {
+            "preStop": {"exec": {"command": ["sleep", "1"]}}
+        }
+
+
 def test_images_are_not_pulled_again(service, template):
     for spec in pod_specs(service, template):
         assert spec["containers"][0]["imagePullPolicy"] == "IfNotPresent"

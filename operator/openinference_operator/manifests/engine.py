@@ -12,6 +12,7 @@ from openinference_operator.layout import ONE_RANK, Layout
 from openinference_operator.manifests import model, ranks
 from openinference_operator.manifests.common import (
     CONTAINER_SECURITY,
+    LIFECYCLE,
     SCRATCH_ENVIRONMENT,
     SCRATCH_MOUNT,
     SCRATCH_VOLUME,
@@ -104,6 +105,7 @@ def build_pod_template(
         "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}, *ranks.ports(layout)],
         "resources": _resources(service),
         "securityContext": dict(CONTAINER_SECURITY),
+        "lifecycle": dict(LIFECYCLE),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             dict(SCRATCH_MOUNT),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from openinference_operator import names
 from openinference_operator.manifests.common import (
     CONTAINER_SECURITY,
+    LIFECYCLE,
     POD_SECURITY,
     SCRATCH_ENVIRONMENT,
     SCRATCH_MOUNT,
@@ -155,6 +156,7 @@ def _container(settings: RouterSettings, drain_seconds: int) -> Manifest:
         ],
         "resources": dict(settings.resources),
         "securityContext": dict(CONTAINER_SECURITY),
+        "lifecycle": dict(LIFECYCLE),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             dict(SCRATCH_MOUNT),
