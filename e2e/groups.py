@@ -35,8 +35,7 @@ async def pods_by_group(service: InferenceService) -> dict[str, list[Json]]:
 
 async def busiest_group(service: InferenceService, control: Traffic) -> tuple[str, list[Json]]:
     """The group that serves most of the control's streams, and its pods."""
-    await control.until_streaming(1)
-    [(group, _)] = control.groups_streaming.most_common(1)
+    group = await control.busiest_group()
     return group, (await pods_by_group(service))[group]
 
 

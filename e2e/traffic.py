@@ -123,8 +123,8 @@ class Traffic:
 
     @property
     def groups_streaming(self) -> Counter[str]:
-        """Which groups those streams began in."""
-        return Counter(seen.group for seen in self._open if seen.is_streaming)
+        """Which groups those streams began in, as far as a router said so."""
+        return Counter(seen.group for seen in self._open if seen.is_streaming and seen.group)
 
     @property
     def report(self) -> Report:
@@ -137,6 +137,14 @@ class Traffic:
     async def until_streaming_from(self, group: str, timeout_seconds: float = 60.0) -> None:
         """Return at a moment when a stream that began in `group` is in the middle of its tokens."""
         await self._until(lambda: self.groups_streaming[group] > 0, timeout_seconds)
+
+    async def busiest_group(self, timeout_seconds: float = 60.0) -> str:
+        """The group in which most streams began that are in the middle of their tokens.
+
+        Waits for one; raises TrafficError if there is none until then.
+        """
+        await self._until(lambda: bool(self.groups_streaming), timeout_seconds)
+        return self.groups_streaming.most_common(1)[0][0]
 
     async def until_results(self, count: int, timeout_seconds: float = 60.0) -> None:
         """Return once `count` requests in all have ended, well or not."""

@@ -21,6 +21,7 @@ class ScriptedService:
     def __init__(self) -> None:
         self.behaviour = "well"
         self.good_answers_first = 0
+        self.headers = {"x-openinference-group": "demo-1a2b3c4d-0"}  # of streams
         self.release = asyncio.Event()  # what `hold` waits for between first and last word
         self.bodies: list[dict] = []
 
@@ -37,7 +38,7 @@ class ScriptedService:
         return web.json_response(_whole(behaviour, request.path))
 
     async def _stream(self, request: web.Request, behaviour: str) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"x-openinference-group": "demo-1a2b3c4d-0"})
+        response = web.StreamResponse(headers=self.headers)
         await response.prepare(request)
         for number, event in enumerate(_events(behaviour, request.path)):
             if behaviour == "hold" and number == 1:

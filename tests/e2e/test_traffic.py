@@ -110,6 +110,23 @@ async def test_it_says_how_far_it_came_when_streams_do_not_open(service, traffic
         await traffic.until_streaming(2, timeout_seconds=0.2)
 
 
+async def test_it_knows_the_group_that_serves_most_streams(service, traffic):
+    service.behaviour = "hold"
+    traffic.keep(2, long_streams(3))
+    assert await traffic.busiest_group() == "demo-1a2b3c4d-0"
+    service.release.set()
+
+
+async def test_it_says_so_when_no_group_serves_a_stream(service, traffic):
+    """An engine that is asked directly names none."""
+    service.behaviour, service.headers = "hold", {}
+    traffic.keep(2, long_streams(3))
+    await traffic.until_streaming(2)
+    with pytest.raises(TrafficError, match="2 streams are open"):
+        await traffic.busiest_group(timeout_seconds=0.1)
+    service.release.set()
+
+
 async def test_leaving_the_block_waits_for_open_requests(service):
     async with Traffic(service.url, "scripted") as traffic:
         await traffic.learn([STREAM])
