@@ -26,7 +26,7 @@ from torch import Tensor
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError
-from openinference_engine.launches import Flight, Launches
+from openinference_engine.launches import LOST_TOKEN, Flight, Launches
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.results import StepResult, TokenLogprobs
@@ -79,7 +79,8 @@ class CudaRunner:
     def run(self, step: Step) -> StepResult:
         """Computes all chunks, draws a token where one is due and rates what is to be rated.
 
-        Raises EngineError if a row has no logit to choose from (NaN in weights or states).
+        Raises EngineError if a row that is drawn behind or rated has no logit to choose from (NaN
+        in weights or states), or if another rank did not send its part.
         """
         rows = [row for chunk in step.chunks for row in rows_of(chunk)]
         flight, self._ahead = self._ahead, None
@@ -155,8 +156,11 @@ def _num_pages(chunk: Chunk) -> int:
 
 def _require_numbers(rows: list[Row], tokens: list[int]) -> None:
     for row, token in zip(rows, tokens, strict=True):
-        if token < 0 and row.draw is not None:
-            raise EngineError(f"request {row.request_id}: its logits are not numbers")
+        if not row.is_awaited or token >= 0:
+            continue
+        if token == LOST_TOKEN:
+            raise EngineError("another rank of this group did not answer in time")
+        raise EngineError(f"request {row.request_id}: its logits are not numbers")
 
 
 def _outcome(row: Row, logits: Tensor, likeliest: int) -> Outcome:

@@ -21,6 +21,7 @@ from openinference_engine.rows import Row
 from openinference_engine.seats import Seats
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, MAX_ROWS)
+LOST_TOKEN = -2  # kLostToken of csrc/cuda/choice.cu
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Flight:
     arrival: torch.cuda.Event | None
 
     def land(self) -> list[int]:
-        """The token of each row of the bucket, -1 where no logit is a number."""
+        """The token of each row of the bucket, -1 where no logit is a number or no row is."""
         if self.arrival is not None:
             self.arrival.synchronize()
         tokens: list[int] = self.tokens.tolist()

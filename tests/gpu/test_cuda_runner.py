@@ -24,7 +24,7 @@ from openinference_engine.ops import cuda_reference
 from openinference_engine.packings import PACKINGS
 from openinference_engine.prefill import Prefill
 from openinference_engine.request import Request, SamplingParams
-from openinference_engine.scheduler import Scheduler
+from openinference_engine.scheduler import Chunk, Scheduler, Step
 from openinference_engine.weights.loader import Weights
 
 BOUND = 0.04  # logits have a standard deviation of 1; seen: 0.017
@@ -256,6 +256,14 @@ def test_nan_in_the_weights_is_an_error_that_names_the_request(place):
     checkpoint = RandomCheckpoint(CONFIG, spoilt="model.layers.1.mlp.down_proj.weight")
     with pytest.raises(EngineError, match="request 0: its logits are not numbers"):
         generate(build_runner(place, checkpoint), prompts_of(3), num_tokens=2)
+
+
+def test_nan_behind_a_token_that_is_only_rated_is_an_error_too(place):
+    """A part of a prompt whose log-probabilities are asked for: nothing is drawn behind it."""
+    checkpoint = RandomCheckpoint(CONFIG, spoilt="model.layers.1.mlp.down_proj.weight")
+    step = Step([Chunk("0", [5, 6, 7], 0, [0], draw=None, targets=[6, 7, 8])])
+    with pytest.raises(EngineError, match="request 0: its logits are not numbers"):
+        build_runner(place, checkpoint).run(step)
 
 
 @pytest.mark.parametrize(

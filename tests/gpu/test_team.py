@@ -19,7 +19,7 @@ from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
-from openinference_engine.errors import StartError
+from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ranks.cuda_group import prepare_gpu
 from openinference_engine.ranks.device_memory import NcclGatherer
@@ -28,6 +28,8 @@ from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.part import CheckpointPart, with_part_of_head
 from openinference_engine.ranks.team import Team
 from openinference_engine.ranks.team_kernels import TeamKernels
+from openinference_engine.request import SamplingParams
+from openinference_engine.scheduler import Chunk, Draw, Step
 from openinference_engine.weights.loader import Weights
 from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
@@ -88,7 +90,9 @@ def build_team(place, checkpoint, ranks, weight_format):
         for box in mail:
             box.put(message)
 
-    threads = [threading.Thread(target=follow, args=(rank,)) for rank in range(1, ranks)]
+    threads = [
+        threading.Thread(target=follow, args=(rank,), daemon=True) for rank in range(1, ranks)
+    ]
     for thread in threads:
         thread.start()
     runner = CudaRunner(*decoder_of(0), make_launches=partial(LeadingLaunches, send))
@@ -115,6 +119,22 @@ def test_team_draws_what_the_model_does(place, ranks, weight_format):
         check_greedy(oracle, prompt, output)
     for logits in memory.logits[1:]:
         assert torch.equal(logits, memory.logits[0])
+
+
+@pytest.mark.parametrize("draws", [True, False], ids=["drawn", "only rated"])
+def test_step_of_a_lost_team_is_an_error(place, draws):
+    """Whatever is waited for: log-probabilities of a lost rank's logits are none."""
+    if place.device.type == "cuda":
+        pytest.skip("ranks of one process would wait for one another on one stream")
+    runner, send, threads, memory = build_team(place, RandomCheckpoint(CONFIG), 2, "bfloat16")
+    memory.states[0][1] = 1
+    draw = Draw(SamplingParams(seed=1, max_tokens=1, temperature=0), 1, [5]) if draws else None
+    step = Step([Chunk("0", [5, 6], 0, [0], draw, targets=[] if draws else [6, 7])])
+    with pytest.raises(EngineError, match="another rank of this group did not answer in time"):
+        runner.run(step)
+    send(None)
+    for thread in threads:
+        thread.join()
 
 
 def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
