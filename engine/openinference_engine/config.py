@@ -98,6 +98,14 @@ class ModelConfig(msgspec.Struct, frozen=True):
         widest = [window for window in self.windows if window is not None]
         return max(widest) if widest and len(widest) == self.num_layers else None
 
+    @property
+    def layer_weights_per_token(self) -> int:
+        """Weights of a layer that a token is multiplied by."""
+        heads, inner = self.num_heads + self.num_kv_heads, self.intermediate_size
+        if self.experts is not None:
+            inner = self.experts.per_token * self.experts.intermediate_size
+        return self.hidden_size * (2 * self.head_dim * heads + 3 * inner)
+
     def kv_bytes_per_token(self, cache_format: CacheFormat) -> int:
         return self.num_layers * self.num_kv_heads * cache_format.head_bytes(self.head_dim)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.errors import StartError
@@ -56,13 +55,20 @@ def vocabulary_of(size: int, count: int, index: int) -> slice:
 def layers_of(model: ModelConfig, stages: int) -> list[range]:
     """The layers of each stage: the split whose dearest stage is cheapest, at least one each.
 
-    What a stage costs is what a token reads of its weights, the head included.
+    What a stage costs is what a token is multiplied by, the head of the last included. The operator
+    plans memory by the same rule (openinference_operator.layout.stages_of).
     """
-    costs = _layer_costs(model)
-    costs[-1] += model.vocab_size * model.hidden_size
-    costs[0] += model.hidden_size  # one row of the embedding
-    bounds = _balance(costs, stages)
-    return [range(start, end) for start, end in pairwise(bounds)]
+    layers, others = model.num_layers, stages - 1
+    if not others:
+        return [range(layers)]
+    layer, head = model.layer_weights_per_token, model.vocab_size * model.hidden_size
+
+    def dearest(last: int) -> int:
+        return max(-(-(layers - last) // others) * layer, last * layer + head)
+
+    last = min(range(1, layers - others + 1), key=dearest)
+    parts = [share(layers - last, others, index) for index in range(others)]
+    return [*(range(part.start, part.stop) for part in parts), range(layers - last, layers)]
 
 
 def check_fits(model: ModelConfig, group: GroupConfig) -> None:
@@ -103,32 +109,6 @@ def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, cache_format: Cac
         return num_heads * cache_format.head_bytes(model.head_dim)
 
     return max(sum(map(rank_bytes, group.ranks_of(pod))) for pod in range(group.pods))
-
-
-def _layer_costs(model: ModelConfig) -> list[int]:
-    """Weights that a token multiplies in each layer."""
-    attention = 2 * model.hidden_size * model.head_dim * (model.num_heads + model.num_kv_heads)
-    inner = model.intermediate_size
-    if model.experts is not None:
-        inner = model.experts.per_token * model.experts.intermediate_size
-    return [attention + 3 * model.hidden_size * inner] * model.num_layers
-
-
-def _balance(costs: list[int], parts: int) -> list[int]:
-    """Bounds of contiguous parts, none empty, of which the dearest is as cheap as can be."""
-    sums = [0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
-    best = {end: (sums[end], [0, end]) for end in range(1, len(costs) + 1)}
-    for part in range(2, parts + 1):
-        best = {
-            end: min(
-                (max(best[cut][0], sums[end] - sums[cut]), [*best[cut][1], end])
-                for cut in range(part - 1, end)
-            )
-            for end in range(part, len(costs) + 1)
-        }
-    return best[len(costs)][1]
 
 
 def _divisors(number: int) -> list[int]:

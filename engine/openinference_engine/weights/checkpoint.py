@@ -36,8 +36,12 @@ class StoredMatrix:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """How much of a file one tensor takes, and in which format."""
+    """How much of a file one tensor takes, and in which format.
 
+    A stack of matrices in a GGUF file goes by the name of its first.
+    """
+
+    name: str
     format: str
     num_values: int
     num_bytes: int

@@ -90,8 +90,10 @@ class GGUFCheckpoint:
         return frozenset(self._places)
 
     def tensors(self) -> Iterator[StoredTensor]:
-        for info in self.file.tensors.values():
-            yield StoredTensor(FORMATS[info.type_id].name, math.prod(info.shape), info.num_bytes)
+        for stored_name, info in self.file.tensors.items():
+            name, *_ = _standard_names(stored_name, info.shape)
+            size = math.prod(info.shape)
+            yield StoredTensor(name, FORMATS[info.type_id].name, size, info.num_bytes)
 
     def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
         matrix = self.stored(name, rows)

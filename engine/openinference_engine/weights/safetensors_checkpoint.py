@@ -58,8 +58,9 @@ class SafetensorsCheckpoint:
 
     def tensors(self) -> Iterator[StoredTensor]:
         for file in self._files:
-            for entry in file.entries.values():
-                yield StoredTensor(entry.dtype, math.prod(entry.shape), entry.num_bytes)
+            for stored_name, entry in file.entries.items():
+                name, size = _standard_name(stored_name), math.prod(entry.shape)
+                yield StoredTensor(name, entry.dtype, size, entry.num_bytes)
 
     def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
         file, stored_name = self._places[name]

@@ -7,18 +7,21 @@ it is small, JSON, and knows nothing of how the engine lays anything out.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.weights.checkpoint import open_checkpoint
+from openinference_engine.weights.checkpoint import StoredTensor, open_checkpoint
 
 
 class Summary(msgspec.Struct, frozen=True, rename="camel"):
     """The shape of a model. `weight_bytes` as stored; `stored_as` is what most bytes are in.
 
     `expert_parameters`: those that belong to single experts; without any, both are 0.
+    `head_bytes`: 0 where the embedding is the head, too. `layer_weights_per_token`: how many of a
+    layer's weights a token is multiplied by, which a layer costs.
     """
 
     architecture: str
@@ -34,6 +37,9 @@ class Summary(msgspec.Struct, frozen=True, rename="camel"):
     max_positions: int
     num_experts: int
     expert_parameters: int
+    embedding_bytes: int
+    head_bytes: int
+    layer_weights_per_token: int
 
 
 def summarise(path: Path) -> Summary:
@@ -57,7 +63,15 @@ def summarise(path: Path) -> Summary:
         max_positions=config.max_positions,
         num_experts=config.experts.count if config.experts else 0,
         expert_parameters=_expert_parameters(config),
+        embedding_bytes=_bytes_of(tensors, "model.embed_tokens"),
+        head_bytes=_bytes_of(tensors, "lm_head"),
+        layer_weights_per_token=config.layer_weights_per_token,
     )
+
+
+def _bytes_of(tensors: Iterable[StoredTensor], owner: str) -> int:
+    """A quantised matrix has its codes and scales in several tensors."""
+    return sum(each.num_bytes for each in tensors if each.name.startswith(f"{owner}."))
 
 
 def _expert_parameters(config: ModelConfig) -> int:
