@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openinference_operator.demand import Demand, measure
 from openinference_operator.layout import (
     Layout,
     given_layout,
     query_heads,
     tensor_sizes,
+    with_more_stages,
 )
-from openinference_operator.sizing import Demand, human, measure
+from openinference_operator.sizing import fewest_stages, human, needed_bytes
 from openinference_operator.spec import InferenceService
 
 
@@ -70,23 +72,28 @@ def _over_pods(
     demand, memory = measure(service, summary), _memory(service, gpu_memories)
     if memory is None:
         return Choice(within, f"{reason}; one pod, for the memory is not known")
-    layers = int(summary["numLayers"])
-    for pods in range(1, layers // within.pipeline + 1):
-        layout = Layout(within.pipeline * pods, within.tensor, pods=pods)
-        needed = _needed(service, demand, layout)
-        if needed <= memory:
-            where = "a GPU" if service.gpus_per_pod else "a pod"
-            words = f"{where} then needs {human(needed)} of its {human(memory)}"
-            return Choice(layout, f"{reason}; {pods} pods, the fewest that hold it: {words}")
-    return Choice(within, f"{reason}; no number of pods holds the model")
+    layout = fewest_stages(demand, within, memory)
+    where = "GPU" if service.gpus_per_pod else "pod"
+    if layout is None:
+        return Choice(within, f"{reason}; {_nothing_fits(demand, within, where, memory)}")
+    needed, has = human(needed_bytes(demand, layout)), human(memory)
+    words = f"the fullest {where} then needs {needed} of its {has}"
+    number = (
+        "one pod holds it" if layout.pods == 1 else f"{layout.pods} pods, the fewest that hold it"
+    )
+    return Choice(layout, f"{reason}; {number}: {words}")
+
+
+def _nothing_fits(demand: Demand, within: Layout, where: str, memory: int) -> str:
+    """With the least that a stage for every layer, or nearly, would need."""
+    layouts = with_more_stages(within, demand.num_layers)
+    least = min((needed_bytes(demand, each) for each in layouts), default=None)
+    if least is None:
+        return f"more than the {demand.num_layers} layers of the model"
+    needs = f"a {where} needs {human(least)} at least of {human(memory)}"
+    return f"no number of pods holds the model: {needs}"
 
 
 def _memory(service: InferenceService, gpu_memories: Sequence[int]) -> int | None:
     """Bytes of the smallest GPU that a rank may get, or of a pod without GPUs."""
     return min(gpu_memories, default=None) if service.gpus_per_pod else service.memory_limit
-
-
-def _needed(service: InferenceService, demand: Demand, layout: Layout) -> int:
-    if service.gpus_per_pod:
-        return demand.needed_per_gpu(layout)
-    return demand.needed_per_pod(layout)

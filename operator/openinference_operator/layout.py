@@ -4,8 +4,9 @@ A rank has a GPU of its own, so a pod of G GPUs runs G ranks. Without GPUs each 
 is a pod: more stages in one pod would share its cores and gain nothing.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from openinference_operator.parallelism_spec import Parallelism
@@ -89,6 +90,32 @@ def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f" use {_listed(_divisors(max(1, experts)))}"
         )
     return ""
+
+
+def split_layers(num_layers: int, stages: int, layer_cost: int, head_cost: int) -> list[int]:
+    """How many layers each stage has: as the engine splits them (its ranks.layout.layers_of).
+
+    The dearest stage is as cheap as can be; the last has the head.
+    """
+    others = stages - 1
+    if not others:
+        return [num_layers]
+
+    def dearest(last: int) -> int:
+        most = -(-(num_layers - last) // others)
+        return max(most * layer_cost, last * layer_cost + head_cost)
+
+    last = min(range(1, num_layers - others + 1), key=dearest)
+    ends = [(num_layers - last) * stage // others for stage in range(stages)]
+    return [*(end - start for start, end in pairwise(ends)), last]
+
+
+def with_more_stages(layout: Layout, num_layers: int) -> Iterator[Layout]:
+    """The layout, then those of more and more stages in more pods, each pod as full as before."""
+    of_stage, of_pod = layout.tensor * layout.expert, layout.ranks_per_pod
+    for stages in range(layout.pipeline, num_layers + 1):
+        if stages * of_stage % of_pod == 0:
+            yield replace(layout, pipeline=stages, pods=stages * of_stage // of_pod)
 
 
 def query_heads(summary: Mapping[str, Any]) -> int:

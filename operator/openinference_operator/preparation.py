@@ -13,10 +13,10 @@ from enum import Enum, auto
 from typing import Any
 
 from openinference_operator import names
+from openinference_operator.demand import MORE_SIZES, SIZES
 from openinference_operator.manifests import model
 from openinference_operator.operations import Annotate, Create, Delete, Operation, Reference
 from openinference_operator.pods import condition
-from openinference_operator.sizing import SIZES
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 
@@ -127,11 +127,11 @@ def _summary(said: Any) -> Mapping[str, Any] | None:
     """A summary whose sizes can be reckoned with, else None."""
     if not isinstance(said, dict) or not all(_is_count(said.get(name)) for name in SIZES):
         return None
-    return said
+    return said if all(_is_count(said.get(name, 0), least=0) for name in MORE_SIZES) else None
 
 
-def _is_count(number: Any) -> bool:
-    return type(number) is int and number > 0
+def _is_count(number: Any, least: int = 1) -> bool:
+    return type(number) is int and number >= least
 
 
 def _read_job(job: Object | None, pods: Iterable[Object]) -> Preparation:

@@ -136,6 +136,8 @@ def _after(group: GroupState, step: Step) -> GroupState:
 
 def _sizes(sizing: Sizing) -> dict[str, Any]:
     return {
+        "pods": sizing.pods,
+        "gpusPerPod": sizing.gpus_per_pod,
         "gpus": sizing.gpus,
         "weightBytesPerGpu": sizing.weights_per_gpu,
         "kvBytesPerGpu": sizing.kv_per_gpu,
@@ -148,12 +150,10 @@ def _memory(sizing: Sizing | None) -> Iterator[str]:
     if sizing is None:
         yield "Memory: unknown, the model was not looked at."
         return
-    where = f"each of {sizing.gpus} GPUs" if sizing.gpus else "the memory of the pod"
-    where = where.replace("each of 1 GPUs", "the GPU")
     if sizing.is_misfit:
         yield f"It does not fit: {sizing.problem}."
         return
-    yield f"Memory: {human(sizing.weights_per_gpu)} of weights in {where}."
+    yield f"Memory: {human(sizing.weights_per_gpu)} of weights in {_fullest(sizing)}."
     if sizing.problem:
         yield f"It does not fit: {sizing.problem}."
     elif sizing.kv_per_gpu is not None:
@@ -164,6 +164,15 @@ def _memory(sizing: Sizing | None) -> Iterator[str]:
     else:
         missing = "--gpu-memory" if sizing.gpus else "resources.limits.memory"
         yield f"What is left for keys and values is unknown without {missing}."
+
+
+def _fullest(sizing: Sizing) -> str:
+    if sizing.gpus > 1:
+        return f"the fullest of {sizing.gpus} GPUs, {sizing.gpus_per_pod} in a pod"
+    if sizing.gpus:
+        return "the GPU"
+    pods = sizing.pods
+    return f"the memory of the fullest of {pods} pods" if pods > 1 else "the memory of the pod"
 
 
 def _steps(service: InferenceService) -> Iterator[str]:

@@ -143,6 +143,8 @@ def _model(facts: Facts) -> dict[str, Any]:
 def _plan(sizing: Sizing, choice: Choice) -> dict[str, Any]:
     plan = {
         "parallelism": str(choice),
+        "podsPerReplica": sizing.pods,
+        "gpusPerPod": sizing.gpus_per_pod,
         "gpusPerReplica": sizing.gpus,
         "weightsPerGPU": sizing.weights_per_gpu,
         "kvPerGPU": sizing.kv_per_gpu,

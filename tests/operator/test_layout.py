@@ -89,12 +89,17 @@ def test_experts_divide_too():
 @pytest.mark.parametrize(
     ("gpus", "memory", "layout", "words"),
     [
-        (8, 80 * GIB, Layout(tensor=8), "1 pods, the fewest that hold it"),
+        (
+            8,
+            80 * GIB,
+            Layout(tensor=8),
+            "one pod holds it: the fullest GPU then needs 21.3 GB of its 85.9 GB",
+        ),
         (2, 80 * GIB, Layout(tensor=2), "tensor 2, the most of 2 GPUs by which"),
         (2, 40 * GIB, Layout(pipeline=2, tensor=2, pods=2), "2 pods, the fewest that hold it"),
         (1, 80 * GIB, Layout(pipeline=2, pods=2), "a pod has one rank"),
         (2, None, Layout(tensor=2), "one pod, for the memory is not known"),
-        (1, GIB, Layout(), "no number of pods holds the model"),
+        (1, GIB, Layout(), "holds the model: a GPU needs 3.7 GB at least of 1.1 GB"),
     ],
 )
 def test_automatic_sizes_are_tensor_within_a_pod_and_stages_between(gpus, memory, layout, words):
@@ -106,6 +111,12 @@ def test_automatic_sizes_are_tensor_within_a_pod_and_stages_between(gpus, memory
 def test_heads_that_gpus_do_not_divide_become_stages():
     choice = choose(service_with(gpus=6, auto=True), SMOLLM2, [80 * GIB])
     assert choice.layout == Layout(pipeline=2, tensor=3)
+
+
+def test_a_model_of_fewer_layers_than_stages_is_a_misfit_and_no_error():
+    summary = SMOLLM2 | {"numLayers": 1, "numHeads": 1, "numKvHeads": 1}
+    choice = choose(service_with(gpus=2, auto=True), summary, [80 * GIB])
+    assert "pipeline 2 is more than the 1 layers" in find_misfit(choice.layout, summary)
 
 
 def test_a_model_that_nobody_has_looked_at_is_divided_by_layers():

@@ -270,6 +270,8 @@ def test_the_status_tells_revision_and_bytes(make_world):
     }
     assert status["plan"] == {
         "parallelism": "1 pod: pipeline 1, tensor 1, expert 1 (spec.parallelism is not set)",
+        "podsPerReplica": 1,
+        "gpusPerPod": 0,
         "gpusPerReplica": 0,
         "weightsPerGPU": 16_000_000_000,
     }

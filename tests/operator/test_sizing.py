@@ -5,12 +5,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_operator.auto_layout import choose
+from openinference_operator.demand import Demand, measure
+from openinference_operator.layout import Layout, find_misfit, tensor_sizes, with_more_stages
 from openinference_operator.sizing import (
     USABLE_PERCENT,
     WORKSPACE_BYTES,
     gpu_memories,
     human,
-    measure,
+    needed_bytes,
 )
 from openinference_operator.sizing import (
     size as size_layout,
@@ -41,14 +43,14 @@ def size(service, summary, memories):
     return size_layout(service, choose(service, summary, memories).layout, summary, memories)
 
 
-def service_with(gpus=0, memory=None, pool=None, **engine):
+def service_with(gpus=0, memory=None, pool=None, sizes=None, **engine):
     limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     limits |= {"memory": memory} if memory else {}
     spec = {
         "model": {"uri": "hf://team/model"},
         "resources": {"limits": limits},
         "engine": engine,
-        "parallelism": {"auto": gpus > 1},
+        "parallelism": sizes or {"auto": gpus > 1},
         "podTemplate": {"nodeSelector": {"pool": pool} if pool else {}},
     }
     return parse({"metadata": {"name": "demo"}, "spec": spec})
@@ -144,30 +146,147 @@ def test_bytes_are_told_as_people_write_them(count, text):
     assert human(count) == text
 
 
+def test_the_fullest_of_several_pods_is_sized_embedding_and_head_included():
+    """Two stages of Llama 70B: the second has fewer layers, and the head."""
+    tables = 128_256 * 8192 * 2
+    model = LLAMA_70B | {
+        **{"hiddenSize": 8192, "vocabSize": 128_256, "embeddingBytes": tables},
+        **{"headBytes": tables, "layerWeightsPerToken": 855_638_016, "numHeads": 64},
+    }
+    service = service_with(gpus=1, sizes={"pipeline": 2})
+    sizing = size(service, model, [H100])
+    first = 41 * (141_107_412_992 - 2 * tables) // 80 + tables
+    assert (sizing.pods, sizing.gpus_per_pod, sizing.gpus) == (2, 1, 2)
+    assert sizing.weights_per_gpu == pytest.approx(first, abs=2)
+    room = H100 * 92 // 100 - WORKSPACE_BYTES
+    assert sizing.kv_per_gpu == room - sizing.weights_per_gpu
+    assert sizing.max_concurrency == sizing.kv_per_gpu // (8192 * 41 * 4096)
+    problem = size(service, model, [64 << 30]).problem
+    assert problem.startswith(
+        "the fullest of the 2 GPUs of a replica needs 81.8 GB: 72.3 GB of 141.1 GB of weights, 1.4"
+        " GB of keys and values for one sequence of 8192 tokens"
+    )
+
+
+def test_pods_without_gpus_are_advised_as_many_stages_as_fit():
+    """A limit that one pod breaks and three keep."""
+    problem = size(service_with(memory="60Gi"), LLAMA_70B, []).problem
+    stages = int(problem.rpartition("or parallelism.pipeline: ")[2])
+    assert stages == 3
+    for pipeline, fits in ((stages, True), (stages - 1, False)):
+        service = service_with(memory="60Gi", sizes={"pipeline": pipeline})
+        assert (size(service, LLAMA_70B, []).problem == "") == fits
+
+
+@st.composite
+def models(draw):
+    """Summaries whose parts are a whole, of dense models and of experts."""
+    heads, head_dim = draw(st.sampled_from([1, 2, 3, 4, 8])), draw(st.sampled_from([64, 128]))
+    num_heads = heads * draw(st.sampled_from([1, 2, 4, 8]))
+    layers, hidden = draw(st.integers(1, 100)), draw(st.integers(1, 64)) * 128
+    vocabulary, experts = draw(st.integers(256, 200_000)), draw(st.sampled_from([0, 6, 8, 128]))
+    inner, per_token = hidden * draw(st.integers(1, 4)), min(experts, 4)
+    attention = 2 * hidden * head_dim * (num_heads + heads)
+    expert_parameters = 3 * hidden * inner * experts * layers
+    is_tied = draw(st.booleans())
+    tables = vocabulary * hidden * (1 if is_tied else 2)
+    dense = 0 if experts else 3 * hidden * inner
+    parameters = layers * (attention + dense) + expert_parameters + tables
+    return {
+        "parameters": parameters,
+        "weightBytes": 2 * parameters,
+        "numLayers": layers,
+        "numHeads": num_heads,
+        "numKvHeads": heads,
+        "headDim": head_dim,
+        "hiddenSize": hidden,
+        "vocabSize": vocabulary,
+        "maxPositions": draw(st.integers(16, 131_072)),
+        "numExperts": experts,
+        "expertParameters": expert_parameters,
+        "embeddingBytes": 2 * vocabulary * hidden,
+        "headBytes": 0 if is_tied else 2 * vocabulary * hidden,
+        "layerWeightsPerToken": attention + (3 * hidden * inner * per_token if experts else dense),
+    }
+
+
+@st.composite
+def layouts(draw, model):
+    """One that divides a model, on GPUs."""
+    tensor = draw(st.sampled_from(tensor_sizes(model["numHeads"], model["numKvHeads"])))
+    pipeline = draw(st.integers(1, min(model["numLayers"], 16)))
+    experts = [size for size in (1, 2, 3, 4, 8) if max(1, model["numExperts"]) % size == 0]
+    return Layout(pipeline, tensor, draw(st.sampled_from(experts)))
+
+
+def demand_of(model, gpus=0) -> Demand:
+    return measure(service_with(gpus=gpus), model)
+
+
+@given(st.data(), models())
+def test_what_ranks_hold_adds_up_to_the_model(data, model):
+    """Once each, but for what a layout repeats: in every expert rank all that is not of experts, a
+    head of keys where there are more ranks than heads, and an embedding that is the head, too."""
+    layout, demand = data.draw(layouts(model)), demand_of(model)
+    of_stage, heads = layout.tensor * layout.expert, min(layout.tensor, demand.num_kv_heads)
+    own_experts = -(-demand.num_experts // of_stage)
+    held = sum(load.weights for load in demand.loads(layout)) * of_stage
+    is_twice = not demand.head and layout.pipeline > 1
+    expected = layout.expert * (
+        demand.matrices
+        + demand.keys_and_values * layout.tensor / heads
+        + demand.embedding * (2 if is_twice else 1)
+        + demand.head
+    ) + demand.experts * of_stage * own_experts / (demand.num_experts or 1)
+    rounding = 5 * layout.num_ranks + expected / 2**50  # floats
+    assert expected - rounding <= held <= expected + rounding
+    sequences = sum(load.sequence for load in demand.loads(layout)) * heads
+    assert demand.sequence <= sequences < demand.sequence + layout.num_ranks
+
+
+@given(st.data(), models(), st.sampled_from([0, 1]))
+def test_more_ranks_never_hold_more_each(data, model, gpus):
+    """But for one matrix that is embedding and head: several GPUs have a part of it once more."""
+    assume(model["headBytes"] or not gpus)
+    layout, demand = data.draw(layouts(model)), demand_of(model, gpus)
+    wider = [
+        Layout(layout.pipeline, layout.tensor * 2, layout.expert),
+        Layout(layout.pipeline, layout.tensor, layout.expert * 2),
+    ]
+    for each in wider:
+        if not find_misfit(each, model):
+            for load, before in zip(demand.loads(each), demand.loads(layout), strict=True):
+                assert load.weights <= before.weights
+                assert load.sequence <= before.sequence
+
+
+@given(st.data(), models(), st.sampled_from([0, 1]))
+def test_a_stage_for_every_layer_needs_least(data, model, gpus):
+    layout, demand = data.draw(layouts(model)), demand_of(model, gpus)
+    *_, most = with_more_stages(layout, demand.num_layers)
+    assert needed_bytes(demand, most) <= needed_bytes(demand, layout)
+
+
 @given(
-    gpus=st.sampled_from([1, 2, 3, 4, 8]),
-    memory=st.integers(4 << 30, 200 << 30),
-    layers=st.integers(1, 120),
-    heads=st.sampled_from([1, 2, 8, 32]),
-    weights=st.integers(1 << 20, 400 << 30),
-    tokens=st.integers(16, 131_072),
+    st.data(),
+    models(),
+    st.sampled_from([1, 2, 3, 4, 8]),
+    st.integers(4 << 30, 200 << 30),
+    st.booleans(),
 )
 def test_what_is_planned_fits_and_only_what_fits_is_planned(
-    gpus, memory, layers, heads, weights, tokens
+    data, model, gpus, memory, is_automatic
 ):
-    summary = {
-        "parameters": weights // 2,
-        "weightBytes": weights,
-        "numLayers": layers,
-        "numKvHeads": heads,
-        "headDim": 128,
-        "maxPositions": tokens,
-    }
-    service = service_with(gpus=gpus)
-    sizing, demand = size(service, summary, [memory]), measure(service, summary)
-    layout = choose(service, summary, [memory]).layout
-    assume(layers >= layout.pipeline)
-    used = sizing.weights_per_gpu + sizing.max_concurrency * demand.sequence_per_rank(layout)
+    service, demand = service_with(gpus=gpus), demand_of(model, gpus)
+    chosen = choose(service, model, [memory])
+    layout = chosen.layout if is_automatic else data.draw(layouts(model))
+    sizing = size_layout(service, layout, model, [memory])
+    assume(not sizing.is_misfit)
+
+    def used(sequences):
+        return max(load.weights + sequences * load.sequence for load in demand.loads(layout))
+
     room = memory * USABLE_PERCENT // 100 - WORKSPACE_BYTES
     assert (sizing.max_concurrency >= 1) == (sizing.problem == "")
-    assert sizing.problem or used <= room
+    assert sizing.problem or used(sizing.max_concurrency) <= room
+    assert used(sizing.max_concurrency + 1) > room

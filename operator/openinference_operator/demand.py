@@ -1,0 +1,146 @@
+"""What a model asks of the memory of each rank: pure arithmetic on the summary of its headers.
+
+A layer's matrices are cut by the tensor ranks, but for keys and values, of which a head is not cut;
+its experts lie on all ranks of their stage; each expert rank has all else. The first stage embeds
+and the last has the head, so a rank of one of these is the fullest of a group.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openinference_operator.layout import Layout, split_layers
+from openinference_operator.spec import InferenceService
+
+# What a summary of a model must say, each a whole number above zero, and what those of older
+# engines do not.
+SIZES = ("parameters", "weightBytes", "numLayers", "numKvHeads", "headDim", "maxPositions")
+MORE_SIZES = (
+    *("numHeads", "numExperts", "expertParameters", "hiddenSize", "vocabSize"),
+    *("embeddingBytes", "headBytes", "layerWeightsPerToken"),
+)
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
+# beside both (openinference_engine.kv_formats). A CPU computes in float32.
+CACHE_BITS = {"fp8": (8, 8, 4), "int8": (8, 8, 4), "int8-int4": (8, 4, 6), "int4": (4, 4, 8)}
+FLOAT32_BITS, BFLOAT16_BITS = (32, 32, 0), (16, 16, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Bytes that one rank holds: weights, and keys and values of one longest sequence."""
+
+    weights: int
+    sequence: int
+
+    @property
+    def total(self) -> int:
+        """With one sequence, without which a rank is of no use."""
+        return self.weights + self.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A model under the options of a spec; bytes, of all layers together unless said otherwise.
+
+    `matrices`: all but keys and values, experts, embedding and head. `head`: 0 where the embedding
+    is the head. `sequence`: keys and values of the longest sequence of so many tokens.
+    `layer_cost`, `head_cost`: by which stages are balanced.
+    """
+
+    matrices: int
+    keys_and_values: int
+    experts: int
+    embedding: int
+    head: int
+    sequence: int
+    sequence_tokens: int
+    num_layers: int
+    num_kv_heads: int
+    num_experts: int
+    layer_cost: int
+    head_cost: int
+    is_on_gpus: bool
+
+    @property
+    def weights(self) -> int:
+        """Of the whole model."""
+        return self.matrices + self.keys_and_values + self.experts + self.embedding + self.head
+
+    def loads(self, layout: Layout) -> tuple[Load, ...]:
+        """What the fullest rank of each stage holds."""
+        parts = split_layers(self.num_layers, layout.pipeline, self.layer_cost, self.head_cost)
+        heads = min(layout.tensor, self.num_kv_heads)
+        owners = min(layout.tensor * layout.expert, self.num_experts)
+        own_experts = -(-self.num_experts // owners) if owners else 0
+
+        def load(stage: int, layers: int) -> Load:
+            weights = self._ends(layout, stage)
+            weights += self._share(self.matrices, layers, layout.tensor)
+            weights += self._share(self.keys_and_values, layers, heads)
+            if owners:
+                weights += self._share(self.experts * own_experts, layers, self.num_experts)
+            return Load(weights, self._share(self.sequence, layers, heads))
+
+        return tuple(load(stage, layers) for stage, layers in enumerate(parts))
+
+    def _share(self, of_all_layers: int, layers: int, parts: int) -> int:
+        return -(-of_all_layers * layers // (self.num_layers * parts))
+
+    def _ends(self, layout: Layout, stage: int) -> int:
+        """Embedding and head in a rank of a stage, once if it has the same part of both.
+
+        A GPU that embeds has all of the embedding.
+        """
+        parts = 1 if self.is_on_gpus else layout.tensor
+        embedding = -(-self.embedding // parts) if stage == 0 else 0
+        if stage != layout.pipeline - 1:
+            return embedding
+        head = -(-(self.head or self.embedding) // layout.tensor)
+        is_one = not self.head and stage == 0 and parts == layout.tensor
+        return head if is_one else embedding + head
+
+
+def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
+    """What a model asks of memory under the spec's options.
+
+    Summaries of older engines do not tell embedding and head apart from the layers.
+    """
+    element = ELEMENT_BYTES.get(service.engine.dtype or "")
+    heads, layers = int(summary["numKvHeads"]), int(summary["numLayers"])
+    head_dim, hidden = int(summary["headDim"]), int(summary.get("hiddenSize", 0))
+    parameters, vocabulary = int(summary["parameters"]), int(summary.get("vocabSize", 0))
+    tokens = service.engine.max_model_len or int(summary["maxPositions"])
+    weights = parameters * element if element else int(summary["weightBytes"])
+    tables = [int(summary.get(name, 0)) for name in ("embeddingBytes", "headBytes")]
+    if element:
+        tables = [vocabulary * hidden * element if size else 0 for size in tables]
+    of_layers = max(0, weights - sum(tables))
+    layer_parameters = max(1, parameters - vocabulary * hidden * sum(map(bool, tables)))
+    experts = int(summary.get("expertParameters", 0))
+    keys_and_values = 2 * layers * hidden * heads * head_dim
+    expert_bytes, kv_bytes = (
+        of_layers * size // layer_parameters for size in (experts, keys_and_values)
+    )
+    return Demand(
+        matrices=of_layers - expert_bytes - kv_bytes,
+        keys_and_values=kv_bytes,
+        experts=expert_bytes,
+        embedding=tables[0],
+        head=tables[1],
+        sequence=layers * heads * _head_bytes(service, head_dim) * tokens,
+        sequence_tokens=tokens,
+        num_layers=layers,
+        num_kv_heads=heads,
+        num_experts=int(summary.get("numExperts", 0)),
+        layer_cost=int(summary.get("layerWeightsPerToken", 1)),
+        head_cost=vocabulary * hidden if "layerWeightsPerToken" in summary else 0,
+        is_on_gpus=service.gpus_per_pod > 0,
+    )
+
+
+def _head_bytes(service: InferenceService, head_dim: int) -> int:
+    """Of the key and the value of one head and token."""
+    plain = BFLOAT16_BITS if service.gpus_per_pod else FLOAT32_BITS
+    key, value, beside = CACHE_BITS.get(service.engine.kv_cache_dtype or "", plain)
+    return head_dim * (key + value) // 8 + beside
