@@ -59,6 +59,18 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("project_gate_up", &openinference::project_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a,
                "weights"_a, "out"_a, "stream"_a);
+    module.def("project", &openinference::project, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a, "out"_a,
+               "stream"_a);
+    module.def("append_normed", &openinference::append_normed, "heads"_a, "norms"_a, "epsilon"_a, "rotary"_a,
+               "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a, "stream"_a);
+    module.def("route", &openinference::route, "logits"_a, "positions"_a, "normalises"_a, "shares"_a, "places"_a,
+               "sources"_a, "visits"_a, "stream"_a);
+    module.def("expert_gate_up", &openinference::expert_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
+               "sources"_a, "visits"_a, "out"_a, "stream"_a);
+    module.def("expert_down", &openinference::expert_down, "input"_a, "weights"_a, "visits"_a, "tokens"_a, "out"_a,
+               "stream"_a);
+    module.def("add_experts", &openinference::add_experts, "results"_a, "shares"_a, "places"_a, "norm_weight"_a,
+               "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("choose_token", &openinference::choose_token, "x"_a, "sum_squares"_a, "epsilon"_a,
                "weights"_a, "logits"_a, "tokens"_a, "positions"_a, "best"_a, "counter"_a, "stream"_a);
     module.def("draw_token", &openinference::draw_token, "logits"_a, "tokens"_a, "positions"_a, "rules"_a,

@@ -7,7 +7,7 @@
 // Weights named as matrices are bf16 (outputs, inputs), or packed in the order in which the op walks
 // over rows: (outputs / 16, inputs / 128, bytes) uint8 in the units of cuda/int4_weights.cuh (1056
 // bytes), cuda/int4_zero_weights.cuh (1088) or cuda/fp8_weights.cuh (2080), int8 in those of
-// cuda/int8_weights.cuh (2080).
+// cuda/int8_weights.cuh (2080). Those of experts have one axis more, the expert's, in front.
 //
 // Between ops a hidden state travels as three tensors: `hidden` (T, H) float32, the residual;
 // `x` (T, H) bf16 = γ∘hidden, γ being the next norm's weight; `sum_squares` (T, H/16) float32, the
@@ -50,6 +50,39 @@ void project_residual(const Tensor& input, const Tensor& weights, const Tensor& 
 // out (T, I) bf16 ← silu(norm(x)·Wgᵀ) ∘ norm(x)·Wuᵀ, weights (2·I, H) stacked gate, up.
 void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                      const Tensor& out, Stream stream);
+
+// out (T, N) float32 ← norm(x)·Wᵀ, weights (≥ N, H) padded to a multiple of 16 rows.
+void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights, const Tensor& out,
+             Stream stream);
+
+// What project_qkv leaves in query and caches, of its sums (T, (Q + 2·KV)·D) float32 as `project` leaves
+// them, weights in plain order: query and key heads are normed by norms (2, D) bf16 before they are rotated.
+void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, const Tensor& rotary,
+                   const Tensor& positions, const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
+                   const Tensor& value_cache, Stream stream);
+
+// The ops of a mixture of experts: E experts, K of them for each token, T ≤ 128. Each token's choices are
+// ordered by expert, then by token, and have a place in this order, of N = T·K. A row of a negative
+// position goes to no expert; what is written at places that nobody has means nothing.
+
+// From logits (T, E) float32: places (T, K) int32 of each token's best experts, the best first and the
+// lowest number of equals, −1 for none; shares (T, K) float32 of their sum, softmax over all experts or, if it
+// normalises, over the chosen; sources (N) int32, the token of each place; visits (N, 4) int32 (cuda/visits.cuh),
+// zeros behind the last: expert, first place, how many places, how many visits.
+void route(const Tensor& logits, const Tensor& positions, bool normalises, const Tensor& shares,
+           const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream);
+
+// out (N, I) bf16 ← project_gate_up of each place's token with its expert's weights (E, 2·I, H).
+void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                    const Tensor& sources, const Tensor& visits, const Tensor& out, Stream stream);
+
+// out (N, H) float32 ← input·Wᵀ, input (N, I) bf16, with the place's expert's weights (E, H, I); tokens: T.
+void expert_down(const Tensor& input, const Tensor& weights, const Tensor& visits, int tokens, const Tensor& out,
+                 Stream stream);
+
+// hidden += Σ share · results (N, H) float32 over a token's places; then x and sum_squares of the new hidden.
+void add_experts(const Tensor& results, const Tensor& shares, const Tensor& places, const Tensor& norm_weight,
+                 const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
 
 // tokens (T) int32 ← argmax of logits (T, V) float32 ← norm(x)·Wᵀ, weights (≥ V, H) padded to a
 // multiple of 16 rows; the lowest id wins a tie; a row without a comparable logit (NaN) gets -1. Then positions += 1 (a -1 token stops its

@@ -39,8 +39,8 @@ struct Fp8Weights {
             scales = load_weight_word(bytes + kRuns * 512 + lane / 4 * 4);
         }
 
-        template <int kGroups>
-        __device__ __forceinline__ void multiply(const Activations& x, int unit, float (&sums)[kGroups][4]) const {
+        template <int kGroups, class Rows>
+        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4]) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
             float part[kGroups][4] = {};
 #pragma unroll

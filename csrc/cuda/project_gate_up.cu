@@ -2,11 +2,10 @@
 #include "ops.h"
 #include "rms_scale.cuh"
 #include "skinny_gemm.cuh"
+#include "swiglu.cuh"
 
 namespace openinference {
 namespace {
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 struct GateUpEpilogue {
     struct Scratch {
@@ -27,12 +26,7 @@ struct GateUpEpilogue {
                                           float lower, float upper) const {
         if (!is_live) return;
         out[static_cast<size_t>(token) * columns + tile * 8 + pair] =
-            to_bf16(activation(lower, upper, scratch.scale[token]));
-    }
-
-    __device__ __forceinline__ static float activation(float gate, float up, float scale) {
-        gate *= scale;
-        return divide_fast(gate, 1 + exp2_fast(-kLog2E * gate)) * (up * scale);
+            to_bf16(swiglu(lower, upper, scratch.scale[token]));
     }
 
     // For many tokens (wide_gemm.cuh).
@@ -49,7 +43,7 @@ struct GateUpEpilogue {
     __device__ __forceinline__ void store_tile(const TokenScales& scales, int tile, int token, const Fetched&,
                                                float (&gate)[8], const float (&up)[8]) const {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) gate[i] = activation(gate[i], up[i], scales.of[token]);
+        for (int i = 0; i < 8; ++i) gate[i] = swiglu(gate[i], up[i], scales.of[token]);
         store_bf16(out + static_cast<size_t>(token) * columns + tile * 8, gate);
     }
 };

@@ -133,6 +133,16 @@ template <class T> T shuffle_xor(T value, int lane_mask) {
     return value;
 }
 
+inline uint32_t ballot(bool holds) {
+    const simt::Mail* warp = simt::Block::current().exchange({{holds}});
+    uint32_t bits = 0;
+    for (int lane = 0; lane < simt::kWarpLanes; ++lane) bits |= warp[lane].words[0] << lane;
+    return bits;
+}
+inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
+
+constexpr float kInfinity = __builtin_huge_valf();
+
 inline void block_barrier() { simt::Block::current().wait(simt::State::at_block_barrier); }
 
 inline int count_arrival(int* counter) { return (*counter)++; }

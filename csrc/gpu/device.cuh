@@ -123,6 +123,12 @@ template <class T> __device__ __forceinline__ T shuffle_xor(T value, int lane_ma
     return __shfl_xor_sync(0xffffffffu, value, lane_mask);
 }
 
+// Bit i: whether it holds in lane i of the warp.
+__device__ __forceinline__ uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
+__device__ __forceinline__ int count_bits(uint32_t word) { return __popc(word); }
+
+constexpr float kInfinity = __builtin_huge_valf();
+
 __device__ __forceinline__ void block_barrier() { __syncthreads(); }
 
 // Device-wide, release then acquire: what this block wrote before is visible to the block that

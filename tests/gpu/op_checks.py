@@ -63,7 +63,7 @@ class Inputs:
         return order[: tokens * per_sequence].view(tokens, per_sequence).to(self.device), blocks
 
 
-def check(place, op, arguments, outputs, bounds=None):
+def check(place, op, arguments, outputs, bounds=None, oracle=reference):
     """Run kernel and reference on equal copies; compare the named outputs, within their bounds."""
     mine = {
         name: value.clone() if torch.is_tensor(value) else value
@@ -74,7 +74,7 @@ def check(place, op, arguments, outputs, bounds=None):
         for name, value in arguments.items()
     }
     getattr(place.ops, op)(**mine, stream=place.stream)
-    getattr(reference, op)(**theirs)
+    getattr(oracle, op)(**theirs)
     for name in outputs:
         bound = BF16 if mine[name].dtype == torch.bfloat16 else FP32
         bound = (bounds or {}).get(name, bound)

@@ -1,5 +1,7 @@
 """The ops of a layer but attention against their references, at odd sizes."""
 
+import math
+
 import pytest
 import torch
 
@@ -87,6 +89,42 @@ def test_project_qkv_without_pages_leaves_a_row_for_each_token(place, inputs, he
         "value_cache": inputs.unwritten(tokens, kv_heads, head_dim),
     }
     check(place, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
+
+
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize("rows", [8, 50, 1040])
+def test_project_leaves_sums_as_they_are(place, inputs, tokens, rows):
+    """Rows that pad the weights would show: they are infinite."""
+    x, squares = inputs.normed(tokens, 96)
+    weights = torch.full((-(-rows // 16) * 16, 96), math.inf, dtype=torch.bfloat16)
+    weights[:rows] = inputs.normal(rows, 96, scale=96**-0.5)
+    arguments = {"x": x, "sum_squares": squares, "epsilon": EPSILON}
+    arguments |= {"weights": weights.to(inputs.device)}
+    arguments |= {"out": inputs.unwritten(tokens, rows, dtype=torch.float32)}
+    check(place, "project", arguments, ["out"])
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 40])
+@pytest.mark.parametrize("has_pages", [True, False])
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
+def test_append_normed_norms_heads_before_they_rotate(
+    place, inputs, tokens, has_pages, query_heads, kv_heads, head_dim
+):
+    table, blocks = inputs.pages(tokens, per_sequence=3)
+    cache = (blocks * 16 if has_pages else tokens, kv_heads, head_dim)
+    heads = (query_heads + 2 * kv_heads) * head_dim
+    arguments = {
+        "heads": inputs.normal(tokens, heads, scale=5.0, dtype=torch.float32),
+        "norms": inputs.normal(2, head_dim),
+        "epsilon": EPSILON,
+        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": table if has_pages else table[:, :0],
+        "query": inputs.unwritten(tokens, query_heads, head_dim),
+        "key_cache": inputs.unwritten(*cache),
+        "value_cache": inputs.unwritten(*cache),
+    }
+    check(place, "append_normed", arguments, ["query", "key_cache", "value_cache"])
 
 
 def test_empty_batch_is_a_step_that_does_nothing(place, inputs):

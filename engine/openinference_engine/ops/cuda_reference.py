@@ -51,15 +51,32 @@ def project_qkv(
     kv_heads = key_cache.shape[1]
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = dense(weights, tiles.qkv_order(rows, head_dim))
-    heads = _project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
+    heads = project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
-    for token, position in enumerate(positions.tolist()):
-        if position < 0:
-            continue
-        query[token] = _rotate(q[token], rotary[position])
-        place = _slot(block_table[token], position) if block_table.shape[1] else token
-        key_cache[place] = _rotate(k[token], rotary[position])
-        value_cache[place] = v[token]
+    _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
+
+
+def append_normed(
+    heads: Tensor,
+    norms: Tensor,
+    epsilon: float,
+    rotary: Tensor,
+    positions: Tensor,
+    block_table: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    stream: Any = None,
+) -> None:
+    tokens, query_heads, head_dim = query.shape
+    kv_heads = key_cache.shape[1]
+    of_heads = heads.view(tokens, -1, head_dim)
+    q, k, v = torch.split(of_heads, [query_heads, kv_heads, kv_heads], dim=1)
+    q, k = (
+        functional.rms_norm(part, (head_dim,), norm.float(), epsilon)
+        for part, norm in zip((q, k), norms, strict=True)
+    )
+    _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
 
 
 def append_codes(
@@ -158,8 +175,21 @@ def project_gate_up(
     stream: Any = None,
 ) -> None:
     matrix = dense(weights, tiles.gate_up_order(2 * out.shape[1]))
-    gate, up = _project_normed(x, sum_squares, epsilon, matrix).chunk(2, dim=-1)
+    gate, up = project_normed(x, sum_squares, epsilon, matrix).chunk(2, dim=-1)
     out.copy_(functional.silu(gate) * up)
+
+
+def project(
+    x: Tensor,
+    sum_squares: Tensor,
+    epsilon: float,
+    weights: Tensor,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    rows = -(-out.shape[1] // tiles.TILE_ROWS) * tiles.TILE_ROWS
+    matrix = dense(weights, tiles.plain_order(rows))
+    out.copy_(project_normed(x, sum_squares, epsilon, matrix)[:, : out.shape[1]])
 
 
 def choose_token(
@@ -176,7 +206,7 @@ def choose_token(
 ) -> None:
     rows = -(-logits.shape[1] // tiles.TILE_ROWS) * tiles.TILE_ROWS
     matrix = dense(weights, tiles.plain_order(rows))
-    logits.copy_(_project_normed(x, sum_squares, epsilon, matrix)[:, : logits.shape[1]])
+    logits.copy_(project_normed(x, sum_squares, epsilon, matrix)[:, : logits.shape[1]])
     is_running = (positions >= 0) & ~logits.isnan().all(dim=-1)
     chosen = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
     tokens.copy_(torch.where(is_running, chosen, -1))
@@ -194,6 +224,27 @@ def slots_of(pages: Tensor) -> Tensor:
     return (pages.long()[:, None] * PAGE_TOKENS + places).flatten()
 
 
+def _append(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rotary: Tensor,
+    positions: Tensor,
+    block_table: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+) -> None:
+    """(T, heads, D) of each: rotated where they are to be, into the query and the caches."""
+    for token, position in enumerate(positions.tolist()):
+        if position < 0:
+            continue
+        query[token] = _rotate(queries[token], rotary[position])
+        place = _slot(block_table[token], position) if block_table.shape[1] else token
+        key_cache[place] = _rotate(keys[token], rotary[position])
+        value_cache[place] = values[token]
+
+
 def _slot(pages: Tensor, position: int) -> int:
     return int(pages[position // PAGE_TOKENS]) * PAGE_TOKENS + position % PAGE_TOKENS
 
@@ -206,7 +257,7 @@ def dense(weights: Tensor, row_order: Tensor) -> Tensor:
     return packing.dequantise(*packing.unpack(weights, row_order.to(weights.device)))
 
 
-def _project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
+def project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
     mean_square = sum_squares.sum(-1, keepdim=True) / x.shape[-1]
     return torch.rsqrt(mean_square + epsilon) * (x.float() @ matrix.T)
 

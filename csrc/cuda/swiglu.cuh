@@ -1,0 +1,16 @@
+// The activation between the projections of a feed-forward block.
+#pragma once
+
+#include "device.cuh"
+
+namespace openinference {
+
+constexpr float kLog2E = 1.4426950408889634f;
+
+// silu(gate) · up of two sums that a norm's scalar has still to scale.
+__device__ __forceinline__ float swiglu(float gate, float up, float scale) {
+    gate *= scale;
+    return divide_fast(gate, 1 + exp2_fast(-kLog2E * gate)) * (up * scale);
+}
+
+}  // namespace openinference

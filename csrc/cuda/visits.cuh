@@ -1,0 +1,32 @@
+// Which experts a step visits. Each token goes to some experts; ordered by expert, these pairs have
+// a place each, and the places of one expert are served together, so that its weights are read once.
+#pragma once
+
+#include "device.cuh"
+#include "tensor.h"
+
+namespace openinference {
+
+constexpr int kMostRouted = 128;   // tokens
+constexpr int kMostExperts = 256;  // of a layer
+constexpr int kMostChosen = 16;    // of a token
+
+// As many places of an expert as one pass over its weights serves.
+struct alignas(16) Visit {
+    int expert, first, count;
+    int visits;  // how many the step has; 0 where this is none
+};
+
+// Up to 32 tokens no expert needs a second visit.
+__host__ __device__ constexpr int places_of_visit(int tokens) { return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32; }
+
+// With 32 tokens at most each of 8 or 16 tokens' pairs could be a visit of its own.
+constexpr int kMostVisits = kMostExperts + kMostRouted * kMostChosen / places_of_visit(kMostRouted);
+static_assert(kMostVisits >= 16 * kMostChosen);
+
+inline void require_at_most(const char* name, int64_t count, const char* what, int64_t most) {
+    require(count <= most, std::string(name) + ": " + std::to_string(count) + " " + what + ", at most " +
+                               std::to_string(most));
+}
+
+}  // namespace openinference

@@ -1,0 +1,119 @@
+"""What each kernel of a mixture of experts computes, in plain torch; as cuda_reference.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from openinference_engine import tiles
+from openinference_engine.ops.cuda_reference import dense, project_normed, write_norm_inputs
+
+
+def route(
+    logits: Tensor,
+    positions: Tensor,
+    normalises: bool,
+    shares: Tensor,
+    places: Tensor,
+    sources: Tensor,
+    visits: Tensor,
+    stream: Any = None,
+) -> None:
+    chosen = shares.shape[1]
+    ranked = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    best, ids = (part[:, :chosen] for part in ranked.sort(descending=True, stable=True))
+    of_all = logits.softmax(-1)
+    is_routed = positions >= 0
+    found = best.softmax(-1) if normalises else of_all.gather(1, ids)
+    found = torch.where(of_all.isnan().any(-1, keepdim=True), torch.nan, found)
+    shares.copy_(torch.where(is_routed[:, None], found, 0.0))
+    places.fill_(-1)
+    sources.zero_()
+    visits.zero_()
+    groups = _groups(ids.masked_fill(~is_routed[:, None], -1).flatten().tolist())
+    first, of_visits = 0, []
+    for expert, items in groups.items():
+        for turn, item in enumerate(items):
+            places.view(-1)[item] = first + turn
+            sources[first + turn] = item // chosen
+        of_visits += _visits(expert, first, len(items), places_of_visit(len(logits)))
+        first += len(items)
+    for index, visit in enumerate(of_visits):
+        visits[index] = torch.tensor([*visit, len(of_visits)], dtype=torch.int32)
+
+
+def expert_gate_up(
+    x: Tensor,
+    sum_squares: Tensor,
+    epsilon: float,
+    weights: Tensor,
+    sources: Tensor,
+    visits: Tensor,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    order = tiles.gate_up_order(2 * out.shape[1])
+    for expert, places in _visited(visits):
+        tokens = sources[places].long()
+        matrix = dense(weights[expert], order)
+        normed = project_normed(x[tokens], sum_squares[tokens], epsilon, matrix)
+        gate, up = normed.chunk(2, dim=-1)
+        out[places] = (functional.silu(gate) * up).to(out.dtype)
+
+
+def expert_down(
+    input: Tensor,
+    weights: Tensor,
+    visits: Tensor,
+    tokens: int,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    order = tiles.plain_order(out.shape[1])
+    for expert, places in _visited(visits):
+        out[places] = input[places].float() @ dense(weights[expert], order).T
+
+
+def add_experts(
+    results: Tensor,
+    shares: Tensor,
+    places: Tensor,
+    norm_weight: Tensor,
+    hidden: Tensor,
+    x: Tensor,
+    sum_squares: Tensor,
+    stream: Any = None,
+) -> None:
+    for token, row in enumerate(places.tolist()):
+        for choice, place in enumerate(row):
+            if place >= 0:
+                hidden[token] += shares[token, choice] * results[place]
+    write_norm_inputs(hidden, norm_weight, x, sum_squares)
+
+
+def places_of_visit(tokens: int) -> int:
+    """As csrc/cuda/visits.cuh."""
+    return next((size for size in (8, 16) if tokens <= size), 32)
+
+
+def _groups(experts: list[int]) -> dict[int, list[int]]:
+    """The items that go to each expert, in the experts' order; −1 is none."""
+    return {
+        expert: [item for item, of_item in enumerate(experts) if of_item == expert]
+        for expert in sorted(set(experts) - {-1})
+    }
+
+
+def _visits(expert: int, first: int, count: int, size: int) -> list[tuple[int, int, int]]:
+    return [(expert, first + done, min(size, count - done)) for done in range(0, count, size)]
+
+
+def _visited(visits: Tensor) -> list[tuple[int, slice]]:
+    return [
+        (expert, slice(first, first + count))
+        for expert, first, count, total in visits.tolist()
+        if total
+    ]
