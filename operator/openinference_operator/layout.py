@@ -105,7 +105,7 @@ def split_layers(num_layers: int, stages: int, layer_cost: int, head_cost: int) 
         most = -(-(num_layers - last) // others)
         return max(most * layer_cost, last * layer_cost + head_cost)
 
-    last = min(range(1, num_layers - others + 1), key=dearest)
+    last = min(range(num_layers - others, 0, -1), key=dearest)
     ends = [(num_layers - last) * stage // others for stage in range(stages)]
     return [*(end - start for start, end in pairwise(ends)), last]
 

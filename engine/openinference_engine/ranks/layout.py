@@ -66,7 +66,7 @@ def layers_of(model: ModelConfig, stages: int) -> list[range]:
     def dearest(last: int) -> int:
         return max(-(-(layers - last) // others) * layer, last * layer + head)
 
-    last = min(range(1, layers - others + 1), key=dearest)
+    last = min(range(layers - others, 0, -1), key=dearest)
     parts = [share(layers - last, others, index) for index in range(others)]
     return [*(range(part.start, part.stop) for part in parts), range(layers - last, layers)]
 
