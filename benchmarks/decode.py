@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument(
         "--sampled", action="store_true", help="temperature 0.8, top-p 0.9, top-k 40"
     )
+    parser.add_argument("--logprobs", type=int, help="of so many of the likeliest tokens, too")
     parser.add_argument("--deterministic", action="store_true", help="the same bits in every batch")
     parser.add_argument(
         "--trace", action="store_true", help="how long the device is idle, by CUPTI"
@@ -133,6 +134,7 @@ def main() -> None:
         block_bytes = 16 * config.kv_bytes_per_token(cache_format)
         num_blocks = min(num_blocks, int(options.cache_gib * 2**30) // block_bytes)
     rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
+    rules |= {"num_logprobs": options.logprobs}
     switches = {
         "uses_graphs": not options.eager,
         "overlaps": not options.no_overlap,

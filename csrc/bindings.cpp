@@ -75,6 +75,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "weights"_a, "logits"_a, "tokens"_a, "positions"_a, "best"_a, "counter"_a, "stream"_a);
     module.def("draw_token", &openinference::draw_token, "logits"_a, "tokens"_a, "positions"_a, "rules"_a,
                "biases"_a, "history"_a, "counts"_a, "stream"_a);
+    module.def("rate_token", &openinference::rate_token, "logits"_a, "tokens"_a, "positions"_a, "rules"_a, "ratings"_a,
+               "stream"_a);
     module.def("update", &openinference::update, "words"_a, "places"_a, "values"_a, "stream"_a);
 #ifdef OPENINFERENCE_HAS_HOPPER_OPS
     module.def("attend_prefill", &openinference::attend_prefill, "query"_a, "key_cache"_a, "value_cache"_a,

@@ -100,6 +100,13 @@ void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, con
 void draw_token(const Tensor& logits, const Tensor& tokens, const Tensor& positions, const Tensor& rules,
                 const Tensor& biases, const Tensor& history, const Tensor& counts, Stream stream);
 
+// ratings (T, 42) int32 ← how likely each row's token of tokens (T) int32 was by its logits (T, V) float32, before any
+// rule: log-probability as float32, rank (1: no token is likelier), ids of the 20 likeliest tokens, log-probabilities
+// of these; equal ones by the lower id, id −1 where there are no more. rules (T, 16) as draw_token has them say how many
+// of the 20 are wanted; rows that want no rating, or are none by positions (T) int32, keep what is there.
+void rate_token(const Tensor& logits, const Tensor& tokens, const Tensor& positions, const Tensor& rules,
+                const Tensor& ratings, Stream stream);
+
 // words[places[i]] ← values[i], all int32; places and values (N) may lie in pinned memory of the host.
 void update(const Tensor& words, const Tensor& places, const Tensor& values, Stream stream);
 

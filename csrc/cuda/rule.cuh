@@ -17,7 +17,7 @@ struct Rule {
     uint32_t least_weight;  // of min-p
     float repetition, presence, frequency;
     int32_t counts_history;
-    int32_t unused;
+    int32_t rates;  // 1 + the number of likeliest tokens to rate beside the chosen one; 0: no rating
 };
 constexpr int kRuleWords = sizeof(Rule) / 4;
 

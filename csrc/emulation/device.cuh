@@ -124,14 +124,15 @@ inline uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
 inline float divide_fast(float a, float b) { return a / b; }
 inline float exp2_fast(float x) { return std::exp2(x); }
 
-template <class T> T shuffle_xor(T value, int lane_mask) {
+template <class T> T shuffle(T value, int lane) {
     simt::Mail mail{};
     static_assert(sizeof(T) <= sizeof(mail.words));
     std::memcpy(mail.words, &value, sizeof(T));
     const simt::Mail* warp = simt::Block::current().exchange(mail);
-    std::memcpy(&value, warp[(threadIdx.x % 32) ^ lane_mask].words, sizeof(T));
+    std::memcpy(&value, warp[lane].words, sizeof(T));
     return value;
 }
+template <class T> T shuffle_xor(T value, int lane_mask) { return shuffle(value, threadIdx.x % 32 ^ lane_mask); }
 
 inline uint32_t ballot(bool holds) {
     const simt::Mail* warp = simt::Block::current().exchange({{holds}});
@@ -140,6 +141,7 @@ inline uint32_t ballot(bool holds) {
     return bits;
 }
 inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
+inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
 
 constexpr float kInfinity = __builtin_huge_valf();
 
@@ -152,7 +154,9 @@ inline int fetch_or(int* address, int bits) { return std::exchange(*address, *ad
 inline int exchange(int* address, int value) { return std::exchange(*address, value); }
 
 inline float float_of(int bits) { return bits_as<float>(bits); }
-inline uint32_t round_to_unsigned(float value) { return static_cast<uint32_t>(std::nearbyint(value)); }
+inline uint32_t round_to_unsigned(float value) {
+    return value == value ? static_cast<uint32_t>(std::nearbyint(value)) : 0;
+}
 inline uint64_t part_of(uint64_t value, uint64_t fraction) {
     return static_cast<uint64_t>(static_cast<unsigned __int128>(value) * fraction >> 64);
 }

@@ -123,9 +123,15 @@ template <class T> __device__ __forceinline__ T shuffle_xor(T value, int lane_ma
     return __shfl_xor_sync(0xffffffffu, value, lane_mask);
 }
 
+// What the lane of that number has.
+template <class T> __device__ __forceinline__ T shuffle(T value, int lane) {
+    return __shfl_sync(0xffffffffu, value, lane);
+}
+
 // Bit i: whether it holds in lane i of the warp.
 __device__ __forceinline__ uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
 __device__ __forceinline__ int count_bits(uint32_t word) { return __popc(word); }
+__device__ __forceinline__ int lowest_bit(uint32_t bits) { return __ffs(bits) - 1; }
 
 constexpr float kInfinity = __builtin_huge_valf();
 

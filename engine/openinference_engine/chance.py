@@ -42,6 +42,12 @@ def part_of(total: int, share: int) -> int:
     return total * share >> 64
 
 
+def likeliest(logits: Tensor) -> int:
+    """logits: (vocab,) → the lowest id of the largest logit; a number, if there is one."""
+    least = torch.finfo(logits.dtype).min
+    return int(logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=least).argmax())
+
+
 def weights_of(logits: Tensor, temperature: float) -> Tensor:
     """logits: (vocab,) float32 → int64, 0 to FULL_WEIGHT; what is no number weighs nothing."""
     numbers = logits.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
@@ -66,8 +72,11 @@ def keep_head(weights: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor
     return torch.zeros_like(weights).index_copy_(0, head, weights[head])
 
 
-def pick(weights: Tensor, bits: int) -> int:
-    """The token at which the running sum of weights, by id, passes `bits` · 2⁻⁶⁴ of their total."""
+def pick(weights: Tensor, bits: int) -> int | None:
+    """The token at which the running sum of weights, by id, passes `bits` · 2⁻⁶⁴ of their total.
+
+    None where nothing weighs anything.
+    """
     sums = weights.cumsum(0)
-    token_id = int(torch.searchsorted(sums, part_of(int(sums[-1]), bits), right=True))
-    return min(token_id, len(weights) - 1)  # where nothing weighs anything
+    total = int(sums[-1])
+    return int(torch.searchsorted(sums, part_of(total, bits), right=True)) if total else None

@@ -136,7 +136,7 @@ class CudaRunner:
     def _outcomes(self, rows: list[Row], flight: Flight) -> list[Outcome]:
         tokens = flight.land()[: len(rows)]
         _require_numbers(rows, tokens)
-        outcomes = [Outcome(token) for token in tokens]
+        outcomes = list(map(Outcome, tokens, flight.logprobs(rows)))
         asking = [index for index, row in enumerate(rows) if row.needs_logits]
         if asking:
             logits = self._decoder.logits(flight.kind.bucket)[asking].cpu()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+from openinference_engine.ratings import RATING_WORDS
 
 MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
 MAX_SPLITS = 16  # blocks of attention for a sequence and a key head
@@ -30,6 +31,8 @@ class DecodeBuffers:
     best: Tensor
     counter: Tensor
     token_counts: Tensor
+    used_up: Tensor  # the logits that draws use up where they are rated afterwards
+    ratings: Tensor
 
 
 def allocate(
@@ -54,4 +57,6 @@ def allocate(
         best=zeros(4 * MAX_ROWS * multiprocessors),
         counter=zeros(1, dtype=torch.int32),
         token_counts=zeros(MAX_ROWS, config.vocab_size, dtype=torch.int32),
+        used_up=zeros(MAX_ROWS, config.vocab_size),
+        ratings=zeros(MAX_ROWS, RATING_WORDS, dtype=torch.int32),
     )

@@ -71,14 +71,20 @@ class Decoder:
 
     def logits(self, rows: int) -> Tensor:
         """(rows, vocab) float32: a view of what the last `queue` of as many rows wrote; no logits
-        any more where a row has drawn by its rule."""
+        any more where a row has drawn by its rule, unless tokens were rated."""
         return self._buffers.logits[:rows]
 
-    def queue(self, rows: int, stream: Any, draws: bool = False) -> None:
+    @property
+    def ratings(self) -> Tensor:
+        """(MAX_ROWS, RATING_WORDS) int32, which `ratings.unpack` reads: of the rated tokens."""
+        return self._buffers.ratings
+
+    def queue(self, rows: int, stream: Any, draws: bool = False, rates: bool = False) -> None:
         """Queues one step over the first `rows` of the inputs. It replaces each row's token by the
         next one and moves its position on, so queueing again decodes one token further.
 
         `draws`: the next token is the one that the row's rule draws, else the likeliest one.
+        `rates`: `ratings` say how likely it was, where the row's rule asks for that.
         """
         self.embed(rows, stream)
         for layer in range(self.config.num_layers):
@@ -87,14 +93,16 @@ class Decoder:
             self.project_output(layer, rows, stream)
             self.project_gate_up(layer, rows, stream)
             self.project_down(layer, rows, stream)
-        self._queue_choice(rows, stream, draws)
+        self._queue_choice(rows, stream, draws, rates)
 
-    def queue_head(self, x: Tensor, sum_squares: Tensor, stream: Any, draws: bool) -> None:
+    def queue_head(
+        self, x: Tensor, sum_squares: Tensor, stream: Any, draws: bool, rates: bool
+    ) -> None:
         """What `queue` ends with, alone, over up to MAX_ROWS last states of `prefill`."""
         rows = len(x)
         self._buffers.x[:rows] = x
         self._buffers.sum_squares[:rows] = sum_squares
-        self._queue_choice(rows, stream, draws)
+        self._queue_choice(rows, stream, draws, rates)
 
     def embed(self, rows: int, stream: Any) -> None:
         first_norm = self._weights.layers[0].attention_norm
@@ -152,10 +160,11 @@ class Decoder:
             stream,
         )
 
-    def draw_token(self, rows: int, stream: Any) -> None:
-        inputs = self.inputs
+    def draw_token(self, logits: Tensor, stream: Any) -> None:
+        """logits: (rows, vocab), which are used up."""
+        inputs, rows = self.inputs, len(logits)
         self._kernels.draw_token(
-            self.logits(rows),
+            logits,
             inputs.tokens[:rows],
             inputs.positions[:rows],
             inputs.rules[:rows],
@@ -165,10 +174,24 @@ class Decoder:
             stream,
         )
 
-    def _queue_choice(self, rows: int, stream: Any, draws: bool) -> None:
+    def rate_token(self, rows: int, stream: Any) -> None:
+        inputs = self.inputs
+        self._kernels.rate_token(
+            self.logits(rows),
+            inputs.tokens[:rows],
+            inputs.positions[:rows],
+            inputs.rules[:rows],
+            self.ratings[:rows],
+            stream,
+        )
+
+    def _queue_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
         self.choose_token(rows, stream)
         if draws:
-            self.draw_token(rows, stream)
+            logits = self.logits(rows)
+            self.draw_token(self._buffers.used_up[:rows].copy_(logits) if rates else logits, stream)
+        if rates:
+            self.rate_token(rows, stream)
 
     def _state(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         buffers = self._buffers

@@ -1,5 +1,8 @@
 """Launches of steps: rows to the device, one graph replay for a bucket of them, tokens back.
 
+Log-probabilities that rows ask for come back with the tokens. Steps that need more than the
+likeliest tokens have graphs of their own, so others pay nothing for it.
+
 Rows are padded to a bucket; a bucket is captured as a CUDA graph, and a replay is one call of the
 host. What a step leaves on the device is what the next one needs, so a launch can be repeated.
 """
@@ -12,11 +15,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
+from openinference_engine.ratings import RATING_WORDS, logprobs_of, unpack
+from openinference_engine.results import TokenLogprobs
 from openinference_engine.rows import Row
 from openinference_engine.seats import Seats
 
@@ -24,28 +30,47 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, MAX_ROWS)
 LOST_TOKEN = -2  # kLostToken of csrc/cuda/choice.cu
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What one graph computes: a bucket of rows, and whether any of them draws by a rule."""
+class Kind(msgspec.Struct, frozen=True, array_like=True):
+    """What one graph computes: a bucket of rows, whether any of them draws by a rule, and whether
+    the token of any is rated."""
 
     bucket: int
     draws: bool
+    rates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Where a launch leaves tokens and ratings on the host; `arrival` is None on a CPU."""
+
+    tokens: Tensor
+    ratings: Tensor
+    arrival: torch.cuda.Event | None
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A launch whose tokens are on their way to the host; `arrival` is None on a CPU."""
+    """A launch whose tokens are on their way to the host."""
 
     kind: Kind
-    tokens: Tensor
-    arrival: torch.cuda.Event | None
+    back: Return
 
     def land(self) -> list[int]:
         """The token of each row of the bucket, -1 where no logit is a number or no row is."""
-        if self.arrival is not None:
-            self.arrival.synchronize()
-        tokens: list[int] = self.tokens.tolist()
+        if self.back.arrival is not None:
+            self.back.arrival.synchronize()
+        tokens: list[int] = self.back.tokens.tolist()
         return tokens
+
+    def logprobs(self, rows: list[Row]) -> list[TokenLogprobs | None]:
+        """Of the tokens that have landed, where the device rated them."""
+        if not self.kind.rates:
+            return [None] * len(rows)
+        ratings = unpack(self.back.ratings[: len(rows)])
+        return [
+            None if row.num_rated is None else logprobs_of(rating, row.num_rated)
+            for row, rating in zip(rows, ratings, strict=True)
+        ]
 
 
 class Launches:
@@ -62,13 +87,13 @@ class Launches:
         self._seats = Seats(kernels, decoder.inputs)
         self._replays: dict[Kind, Callable[[], None]] = {}
         # Two, because a launch may begin before the tokens of the last one are read.
-        self._returns = deque(self._return() for _ in range(2))
+        self._returns = deque(_new_return(self._is_on_gpu) for _ in range(2))
 
     def warm_up(self, max_rows: int) -> None:
         """Captures the graphs of steps of up to as many rows."""
         for bucket in BUCKETS:
             for draws in (False, True):
-                self._prepare(Kind(bucket, draws))
+                self._prepare(Kind(bucket, draws, rates=False))
             if bucket >= min(max_rows, self._decoder.most_rows):
                 break
 
@@ -82,7 +107,7 @@ class Launches:
         self, rows: list[Row], states: tuple[Tensor, Tensor], indices: list[int]
     ) -> Flight:
         """Only what chooses the rows' next tokens: `indices` of the last states of `prefill`."""
-        kind, stream = Kind(len(rows), _kind_of(rows).draws), self.stream()
+        kind, stream = msgspec.structs.replace(_kind_of(rows), bucket=len(rows)), self.stream()
         self._seats.place(rows, len(rows), stream)
         self._queue_head(states, indices, kind)
         return self._fly(kind)
@@ -103,19 +128,18 @@ class Launches:
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
         x, sum_squares = states
-        self._decoder.queue_head(x[indices], sum_squares[indices], self.stream(), kind.draws)
+        last_states = x[indices], sum_squares[indices]
+        self._decoder.queue_head(*last_states, self.stream(), kind.draws, kind.rates)
 
     def _fly(self, kind: Kind) -> Flight:
         self._returns.rotate()
-        tokens, arrival = self._returns[0]
-        tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
-        if arrival is not None:
-            arrival.record()
-        return Flight(kind, tokens, arrival)
-
-    def _return(self) -> tuple[Tensor, torch.cuda.Event | None]:
-        tokens = torch.empty(MAX_ROWS, dtype=torch.int32, pin_memory=self._is_on_gpu)
-        return tokens, torch.cuda.Event() if self._is_on_gpu else None  # type: ignore[no-untyped-call]
+        back = self._returns[0]
+        back.tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
+        if kind.rates:
+            back.ratings.copy_(self._decoder.ratings, non_blocking=True)
+        if back.arrival is not None:
+            back.arrival.record()
+        return Flight(kind, back)
 
     def _prepare(self, kind: Kind) -> None:
         if kind not in self._replays:
@@ -123,7 +147,7 @@ class Launches:
             self._replays[kind] = queue(kind)
 
     def _eager(self, kind: Kind) -> Callable[[], None]:
-        return lambda: self._decoder.queue(kind.bucket, self.stream(), kind.draws)
+        return lambda: self._decoder.queue(kind.bucket, self.stream(), kind.draws, kind.rates)
 
     def _captured(self, kind: Kind) -> Callable[[], None]:
         """A graph of the step. One inert run first: nothing may be loaded during a capture."""
@@ -137,4 +161,16 @@ class Launches:
 
 def _kind_of(rows: list[Row]) -> Kind:
     bucket = next(size for size in BUCKETS if size >= len(rows))
-    return Kind(bucket, any(row.draws_by_rule for row in rows))
+    return Kind(
+        bucket,
+        draws=any(row.draws_by_rule for row in rows),
+        rates=any(row.num_rated is not None for row in rows),
+    )
+
+
+def _new_return(is_on_gpu: bool) -> Return:
+    def words(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, pin_memory=is_on_gpu)
+
+    arrival = torch.cuda.Event() if is_on_gpu else None  # type: ignore[no-untyped-call]
+    return Return(words(MAX_ROWS), words(MAX_ROWS, RATING_WORDS), arrival)

@@ -31,7 +31,7 @@ class Row:
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the host draws its token, or rates it."""
+        """Whether the host draws its token, or rates its target."""
         if self.target is not None:
             return True
         return self.draw is not None and not is_drawn_on_device(self.draw)
@@ -42,6 +42,13 @@ class Row:
         if self.draw is None or self.needs_logits:
             return False
         return not keeps_likeliest(self.draw.params)
+
+    @property
+    def num_rated(self) -> int | None:
+        """Beside how many of the likeliest tokens the device rates its own; None: it does not."""
+        if self.draw is None or self.needs_logits:
+            return None
+        return self.draw.params.num_logprobs
 
     def may_be_followed(self, num_positions: int) -> bool:
         """Whether the next step is likely to compute this row's successor, whose page is known."""

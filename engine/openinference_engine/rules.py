@@ -1,4 +1,4 @@
-"""How a row draws its next token on the device, packed as csrc/cuda/draw_token.cu reads it."""
+"""How a row draws its next token on the device and rates it, packed as csrc/cuda/rule.cuh says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openinference_engine.chance import FULL_WEIGHT, fraction, part_of
+from openinference_engine.ratings import MOST_TOP
 from openinference_engine.request import SamplingParams
 from openinference_engine.sampling import keeps_likeliest
 from openinference_engine.scheduler import Draw
@@ -26,7 +27,7 @@ def is_drawn_on_device(draw: Draw) -> bool:
     return not (
         ends_early
         or draw.constraint is not None
-        or params.num_logprobs is not None
+        or (params.num_logprobs or 0) > MOST_TOP
         or params.allowed_token_ids
         or params.bad_words
         or len(params.logit_bias) > MOST_BIASES
@@ -40,9 +41,10 @@ def counts_history(params: SamplingParams) -> bool:
 
 
 def pack_rule(params: SamplingParams, num_prompt: int) -> npt.NDArray[np.int32]:
-    """(RULE_WORDS,): zeros where the likeliest token is right as it is."""
+    """(RULE_WORDS,): but for the last, zeros where the likeliest token is right as it is."""
+    rates = 0 if params.num_logprobs is None else 1 + params.num_logprobs
     if keeps_likeliest(params):
-        return np.zeros(RULE_WORDS, np.int32)
+        return np.array([0] * (RULE_WORDS - 1) + [rates], np.int32)
     top_p = max(fraction(params.top_p), 1) if params.top_p < 1 else 0
     least_weight = part_of(FULL_WEIGHT, fraction(params.min_p)) if params.min_p else 0
     packed = _RULE.pack(
@@ -60,7 +62,7 @@ def pack_rule(params: SamplingParams, num_prompt: int) -> npt.NDArray[np.int32]:
         params.presence_penalty,
         params.frequency_penalty,
         counts_history(params),
-        0,
+        rates,
     )
     return np.frombuffer(packed, np.int32)
 

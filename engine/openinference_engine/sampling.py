@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from openinference_engine.chance import keep_head, pick, random_bits, weights_of
+from openinference_engine.chance import keep_head, likeliest, pick, random_bits, weights_of
 from openinference_engine.request import SamplingParams
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.scheduler import Draw
@@ -40,7 +40,8 @@ def rate_drawn(
 def rate(logits: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprobs]:
     """logits: (R, vocab) → the log-probability of one token in each row, and the likeliest ones.
 
-    Row by row in float64, so that the numbers do not depend on how many rows there are.
+    Row by row in float64, so that the numbers do not depend on how many rows there are. What is no
+    number is as unlikely as can be, and what is infinite as the largest one.
     """
     pairs = zip(logits, token_ids, strict=True)
     return [_rate_one(row, token_id, num_top) for row, token_id in pairs]
@@ -48,11 +49,22 @@ def rate(logits: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogpro
 
 def _rate_one(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
     """logits: (vocab,)."""
-    scores = logits.double()
+    least, largest = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
+    scores = logits.float().nan_to_num(nan=least, posinf=largest, neginf=least).double()
+    scores -= scores.max()
     logprobs = (scores - scores.logsumexp(0)).clamp(min=_LOWEST_LOGPROB)
-    top_logprobs, top_ids = logprobs.topk(num_top)
     rank = int((scores > scores[token_id]).sum()) + 1
-    return TokenLogprobs(float(logprobs[token_id]), rank, top_ids.tolist(), top_logprobs.tolist())
+    top = _top(scores, num_top)
+    return TokenLogprobs(float(logprobs[token_id]), rank, top.tolist(), logprobs[top].tolist())
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """scores: (vocab,) → ids of the largest, in order; of equal ones the lower id comes first."""
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    least = scores.topk(min(count, len(scores))).values[-1]
+    token_ids = (scores >= least).nonzero()[:, 0]
+    return token_ids[scores[token_ids].sort(descending=True, stable=True).indices[:count]]
 
 
 def embed(states: Tensor, draws: list[Draw]) -> list[bytes | None]:
@@ -83,11 +95,12 @@ def _sample_one(logits: Tensor, draw: Draw) -> int:
     params = draw.params
     logits = _restrict(_penalise(logits.clone(), draw), draw)
     if params.temperature == 0:
-        return int(logits.argmax())
+        return likeliest(logits)
     weights = weights_of(logits, params.temperature)
     if params.top_k or params.top_p < 1 or params.min_p:
         weights = keep_head(weights, params.top_k, params.top_p, params.min_p)
-    return pick(weights, random_bits(params.seed, params.choice, draw.num_outputs))
+    picked = pick(weights, random_bits(params.seed, params.choice, draw.num_outputs))
+    return likeliest(logits) if picked is None else picked
 
 
 def _penalise(logits: Tensor, draw: Draw) -> Tensor:

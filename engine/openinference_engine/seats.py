@@ -51,7 +51,8 @@ class Seats:
         self._changes.send(stream)
 
     def _place(self, index: int, row: Row, stream: Any) -> None:
-        seat, draw = self._seats[index], row.draw if row.draws_by_rule else None
+        has_rule = row.draws_by_rule or row.num_rated is not None
+        seat, draw = self._seats[index], row.draw if has_rule else None
         is_new = seat.block_ids is not row.block_ids
         if is_new:
             seat = self._seats[index] = Seat(row.block_ids, seat.params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,34 @@ def test_preempted_prompt_is_rated_once(make_tiny_engine: Callable[..., Engine])
     list(steps(engine))
     assert engine.scheduler.num_preemptions == 1
     assert late.prompt_logprobs == alone.prompt_logprobs
+
+
+def test_equal_tokens_are_rated_by_the_lower_id() -> None:
+    logits = torch.zeros(1, 4096)
+    logits[0, 1::2] = 1.0
+    (one,) = rate(logits, [7], 20)
+    assert one.top_ids == list(range(1, 40, 2))
+    assert one.rank == 1
+    assert len(set(one.top_logprobs)) == 1
+    assert rate(logits[:, :3], [0], 20)[0].top_ids == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([-torch.inf] * 4, [-math.log(4)] * 4),
+        ([torch.nan] * 4, [-math.log(4)] * 4),
+        ([0.0, -torch.inf, 0.0, torch.nan], [-math.log(2), -9999.0, -math.log(2), -9999.0]),
+        ([torch.inf, 0.0, torch.inf, 1.0], [-math.log(2), -9999.0, -math.log(2), -9999.0]),
+    ],
+)
+def test_rated_are_finite_numbers_whatever_the_logits(
+    logits: list[float], expected: list[float]
+) -> None:
+    """JSON knows no others."""
+    rated = [rate(torch.tensor([logits]), [token_id], 2)[0] for token_id in range(4)]
+    assert [one.logprob for one in rated] == pytest.approx(expected)
+    assert rated[0].top_logprobs == pytest.approx(sorted(expected)[:1:-1])
 
 
 def test_rating_does_not_depend_on_the_other_rows() -> None:

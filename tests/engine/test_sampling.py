@@ -136,5 +136,14 @@ def test_what_is_no_number_is_never_drawn() -> None:
     assert set(draw_many(200, logits)) == set(draw_many(200, logits, top_p=0.9)) == {1, 3}
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"min_p": 0.5}, {"temperature": 0.0}])
+def test_without_a_likely_token_the_first_number_is_drawn(settings: dict[str, Any]) -> None:
+    none = torch.full((5,), -torch.inf)
+    assert set(draw_many(20, none, **settings)) == {0}
+    none[:2] = torch.nan
+    rules = {"frequency_penalty": 1.0} | settings  # plain greed takes what is no number
+    assert set(draw_many(20, none, **rules)) == {2}
+
+
 def test_of_equal_tokens_the_first_are_kept() -> None:
     assert set(draw_many(200, torch.zeros(9), top_k=3)) == {0, 1, 2}

@@ -224,6 +224,27 @@ def test_prompt_tokens_of_many_rows_are_rated(place, prompt_kernels, oracle):
     torch.testing.assert_close(rated, expected, rtol=0, atol=2 * BOUND)
 
 
+@pytest.mark.parametrize("prefills", [False, True])
+def test_drawn_tokens_are_rated_as_the_oracle_does(place, prompt_kernels, oracle, prefills):
+    """From the first one on, which the head over a prompt's last row draws."""
+    kernels = prompt_kernels if prefills else None
+    runner = build_runner(place, RandomCheckpoint(CONFIG), prompt_kernels=kernels)
+    prompt = prompts_of(37)[0]
+    scheduler = Scheduler(BlockPool(NUM_BLOCKS, 16), max_sequences=1, looks_ahead=True)
+    params = SamplingParams(seed=1, max_tokens=4, top_p=0.9, num_logprobs=1)
+    scheduler.add(request := Request("0", prompt, params))
+    drawn = []
+    while scheduler.num_running or scheduler.num_waiting:
+        step = scheduler.schedule(64)
+        drawn += scheduler.commit(step, runner.run(step))
+    expected = oracle(request.token_ids[:-1])[len(prompt) - 1 :].log_softmax(-1)
+    for one, row in zip(drawn, expected, strict=True):
+        best = row[one.logprobs.top_ids[0]]
+        assert row.max() - best < BOUND
+        assert one.logprobs.top_logprobs == pytest.approx([float(best)], abs=2 * BOUND)
+        assert one.logprobs.logprob == pytest.approx(float(row[one.token_id]), abs=2 * BOUND)
+
+
 def test_logits_equal_the_oracle_within_bf16(place, oracle):
     runner = build_runner(place, RandomCheckpoint(CONFIG))
     prompt = prompts_of(29)[0]

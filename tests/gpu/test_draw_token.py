@@ -109,6 +109,17 @@ def test_what_is_no_number_is_never_drawn(place):
     assert drawn_by_kernel(place, logits, draws) == [1] * 8
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in RULES if name != "greedy"]
+)  # which no rule draws
+def test_without_a_likely_token_the_first_number_is_drawn(place, name):
+    """Where all logits are infinitely small."""
+    logits = torch.full((2, VOCABULARY), -math.inf)
+    logits[1, :5] = math.nan
+    draws = draws_of(RULES[name], 2, torch.Generator().manual_seed(5))
+    assert drawn_by_kernel(place, logits, draws) == sample(logits, draws) == [0, 5]
+
+
 def test_row_that_is_none_keeps_its_token(place):
     tables = {
         "rules": torch.from_numpy(pack_rule(SamplingParams(seed=1, max_tokens=9), 1).copy())[None],

@@ -4,6 +4,7 @@ from itertools import count
 
 import pytest
 import torch
+from msgspec.structs import replace
 from openinference_engine.blocks import BlockPool
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
@@ -52,8 +53,14 @@ def params(max_tokens=20, **fields):
 
 def run(runner, arrivals, num_blocks=NUM_BLOCKS, aborts=None):
     """Outputs by request; `arrivals`, `aborts`: step → requests that come, ids that go."""
-    scheduler = Scheduler(BlockPool(num_blocks, 16), SEATS, looks_ahead=True)
+    list(drawn_by(runner, arrivals, num_blocks, aborts))
     requests = [request for step in arrivals.values() for request in step]
+    return {request.id: request.token_ids[request.num_prompt :] for request in requests}
+
+
+def drawn_by(runner, arrivals, num_blocks=NUM_BLOCKS, aborts=None):
+    """Every token, as the scheduler hands it on."""
+    scheduler = Scheduler(BlockPool(num_blocks, 16), SEATS, looks_ahead=True)
     for step in count():
         for request in arrivals.get(step, []):
             scheduler.add(request)
@@ -63,9 +70,8 @@ def run(runner, arrivals, num_blocks=NUM_BLOCKS, aborts=None):
             break
         planned = scheduler.schedule(64)
         if planned.chunks:
-            scheduler.commit(planned, runner.run(planned))
+            yield from scheduler.commit(planned, runner.run(planned))
         scheduler.check_integrity()
-    return {request.id: request.token_ids[request.num_prompt :] for request in requests}
 
 
 def four_requests():
@@ -110,13 +116,6 @@ def test_steady_decoding_is_launched_from_the_device_alone(new_runner):
 PENALISED = {"temperature": 0.8, "top_p": 0.9, "presence_penalty": 0.4, "frequency_penalty": 0.2}
 
 
-def test_drawing_by_chance_and_penalties_runs_ahead_too(new_runner):
-    runner = new_runner()
-    launches = CountingLaunches(runner)
-    run(runner, {0: [Request("0", [1, 2, 3], params(20, **PENALISED))]})
-    assert launches.count == 2
-
-
 def mixed_requests():
     """Four that draw by different rules; the last one as often as not by a rule of the host."""
     rules = [
@@ -131,15 +130,44 @@ def mixed_requests():
     ]
 
 
-def test_the_device_draws_what_the_host_would(new_runner, monkeypatch):
+def test_drawing_by_rules_and_rating_run_ahead_too(new_runner):
+    runner = new_runner()
+    launches = CountingLaunches(runner)
+    rules = [{"num_logprobs": 0}, {"num_logprobs": 20, **PENALISED}, PENALISED]
+    requests = [Request(str(row), [1, 2, 3], params(20, **one)) for row, one in enumerate(rules)]
+    drawn = list(drawn_by(runner, {0: requests}))
+    assert [one.logprobs is None for one in drawn] == 20 * [False, False, True]
+    assert launches.count == 2
+
+
+def test_the_device_draws_and_rates_as_the_host_would(new_runner, monkeypatch):
     """Also where requests come one by one, move to other rows and are preempted."""
 
-    def arrivals():
-        return {3 * index: [request] for index, request in enumerate(mixed_requests())}
+    def drawn():
+        asked = [5, None, 20, 3, None, 0]
+        requests = [*mixed_requests(), *mixed_requests()[:2]]
+        arrivals = {}
+        for index, (request, num_logprobs) in enumerate(zip(requests, asked, strict=True)):
+            rules = replace(request.params, num_logprobs=num_logprobs)
+            arrivals[3 * index] = [Request(str(index), request.token_ids, rules)]
+        return list(drawn_by(new_runner(), arrivals, num_blocks=6))
 
-    outputs = run(new_runner(), arrivals(), num_blocks=6)
+    mine = drawn()
     monkeypatch.setattr("openinference_engine.rows.is_drawn_on_device", lambda draw: False)
-    assert outputs == run(new_runner(), arrivals(), num_blocks=6)
+    theirs = drawn()
+    for one, other in zip(mine, theirs, strict=True):
+        assert (one.request.id, one.token_id) == (other.request.id, other.token_id)
+        check_same_rating(one.logprobs, other.logprobs)
+    assert {one.request.id for one in mine if one.logprobs is not None} == {"0", "2", "3", "5"}
+
+
+def check_same_rating(mine, theirs):
+    """To float32: the host computes in float64."""
+    assert (mine is None) == (theirs is None)
+    if mine is not None:
+        assert (mine.rank, mine.top_ids) == (theirs.rank, theirs.top_ids)
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-5)
+        assert mine.top_logprobs == pytest.approx(theirs.top_logprobs, abs=1e-5)
 
 
 def test_a_stop_token_ends_a_request_that_ran_ahead(new_runner):

@@ -11,6 +11,7 @@ import threading
 from functools import partial
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from openinference_engine.ranks.cuda_group import prepare_gpu
 from openinference_engine.ranks.device_memory import NcclGatherer
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
 from openinference_engine.ranks.layout import vocabulary_of
+from openinference_engine.ranks.messages import ToRank
 from openinference_engine.ranks.part import CheckpointPart, with_part_of_head
 from openinference_engine.ranks.team import Team
 from openinference_engine.ranks.team_kernels import TeamKernels
@@ -87,8 +89,10 @@ def build_team(place, checkpoint, ranks, weight_format):
             follower.take(message)
 
     def send(message):
+        """As the link between ranks does: encoded; None ends a follower."""
+        sent = message and msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=ToRank)
         for box in mail:
-            box.put(message)
+            box.put(sent)
 
     threads = [
         threading.Thread(target=follow, args=(rank,), daemon=True) for rank in range(1, ranks)
@@ -111,7 +115,8 @@ def test_team_draws_what_the_model_does(place, ranks, weight_format):
     prompts = prompts_of(3, 9)
     runner, send, threads, memory = build_team(place, checkpoint, ranks, weight_format)
     outputs, _ = generate(runner, prompts, num_tokens=4)
-    generate(runner, prompts, num_tokens=3, temperature=1.0)  # by rules, on every rank
+    chance = {"temperature": 1.0, "num_logprobs": 2}  # drawn and rated on every rank
+    generate(runner, prompts, num_tokens=3, **chance)
     send(None)
     for thread in threads:
         thread.join()

@@ -32,16 +32,16 @@ class LeadingLaunches(Launches):
         self._send = send
 
     def repeat(self, kind: Kind) -> Flight:
-        self._send(Repeat(kind.bucket, kind.draws))
+        self._send(Repeat(kind))
         return super().repeat(kind)
 
     def _prepare(self, kind: Kind) -> None:
         if kind not in self._replays:
-            self._send(Prepare(kind.bucket, kind.draws))
+            self._send(Prepare(kind))
         super()._prepare(kind)
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
-        self._send(Head(indices, kind.draws))
+        self._send(Head(indices, kind))
         super()._queue_head(states, indices, kind)
 
 
@@ -82,18 +82,18 @@ class Follower(Launches):
     @torch.inference_mode()
     def take(self, message: ToRank) -> None:
         match message:
-            case Prepare(bucket, draws):
-                self._prepare(Kind(bucket, draws))
+            case Prepare(kind):
+                self._prepare(kind)
             case Update(places, values):
                 words = self._decoder.inputs.words
                 changes = (_words(data, words.device) for data in (places, values))
                 self._kernels.update(words, *changes, self.stream())
-            case Repeat(bucket, draws):
-                self._replays[Kind(bucket, draws)]()
+            case Repeat(kind):
+                self._replays[kind]()
             case Prompts(parts) if self._prefill is not None:
                 self._states = self._prefill.queue_parts(parts, self.stream())
-            case Head(indices, draws) if self._states is not None:
-                self._queue_head(self._states, indices, Kind(len(indices), draws))
+            case Head(indices, kind) if self._states is not None:
+                self._queue_head(self._states, indices, kind)
 
 
 class _TellingKernels:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.batch import Batch
+from openinference_engine.launches import Kind
 from openinference_engine.ops import AttentionPlan
 
 _INT64, _INT32 = np.dtype(np.int64), np.dtype(np.int32)
@@ -70,10 +71,9 @@ def _tensor(data: bytes, dtype: np.dtype[Any]) -> Tensor:
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """GPU ranks, as the four below: to capture a graph (`launches.Kind`)."""
+    """GPU ranks, as the four below: to capture a graph."""
 
-    bucket: int
-    draws: bool
+    kind: Kind
 
 
 class Update(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -86,8 +86,7 @@ class Update(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Repeat(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """To queue a step over the rows that the device holds."""
 
-    bucket: int
-    draws: bool
+    kind: Kind
 
 
 class Prompts(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -100,7 +99,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """To queue the head over these rows of the last prompts."""
 
     indices: list[int]
-    draws: bool
+    kind: Kind
 
 
 ToRank = StepMessage | Prepare | Update | Repeat | Prompts | Head
