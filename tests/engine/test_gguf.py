@@ -10,6 +10,7 @@ import pytest
 from openinference_engine.errors import StartError
 from openinference_engine.weights.gguf import GGUFFile
 from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
+from openinference_engine.weights.quantisation import FORMATS, Format
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +100,12 @@ def write(writer: gguf.GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@pytest.mark.parametrize("known", FORMATS.values(), ids=lambda known: known.name)
+@pytest.mark.parametrize("columns", [slice(0, 256), slice(300, 500), slice(700, 768)], ids=str)
+def test_columns_are_those_of_whole_rows(known: Format, columns: slice) -> None:
+    """Blocks may be cut: what lies in none of the columns' blocks is not expanded."""
+    stored = np.random.default_rng(1).integers(0, 60, (3, known.num_bytes(768)), dtype=np.uint8)
+    whole = known.unpack(stored.reshape(-1)).reshape(3, 768)
+    assert np.array_equal(known.unpack_rows(stored, columns), whole[:, columns])

@@ -19,6 +19,8 @@ import torch
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
+from openinference_engine.quantise.folder import quantise_folder
+from openinference_engine.quantise.scheme import SCHEMES
 from openinference_engine.ranks.layout import layers_of
 from openinference_engine.ranks.worker import serve_rank
 from openinference_engine.request import Request, SamplingParams
@@ -49,6 +51,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Qwen3Moe": QWEN3_EXPERTS,
 }
 SPARSE = ("Mixtral", "Qwen3Moe")
+WIDE = {"hidden_size": 384, "intermediate_size": 640, "num_attention_heads": 6}  # groups of 128
 
 
 def layout(pipeline: int = 1, tensor: int = 1, expert: int = 1) -> tuple[int, int, int]:
@@ -131,13 +134,17 @@ def models(
     save_as_gguf: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str, str | None], Path]:
-    """A family's tiny model, as float32 or packed; each is made once."""
+    """A family's tiny model, as float32, packed or as codes; each is made once."""
     made: dict[tuple[str, str | None], Path] = {}
 
     def model(family: str, packing: str | None) -> Path:
         if (family, packing) not in made:
-            path = make_tiny_model(family.split()[0], **(SHAPE | FAMILIES[family]))
-            if packing is not None:
+            changes = WIDE if packing in SCHEMES else FAMILIES[family]
+            path = make_tiny_model(family.split()[0], **(SHAPE | changes))
+            if packing in SCHEMES:
+                source, path = path, tmp_path_factory.mktemp("codes") / "out"
+                quantise_folder(source, path, SCHEMES[packing])
+            elif packing is not None:
                 path = save_as_gguf(path, tmp_path_factory.mktemp("gguf") / "m.gguf", packing)
             made[family, packing] = path
         return made[family, packing]
@@ -171,6 +178,7 @@ def expected(
         *((layout(1, 2, 2), family, None) for family in SPARSE),
         (layout(2, 3, 1), "Llama", "Q4_0"),
         (layout(1, 2), "Llama", "Q8_0"),
+        (layout(1, 3), "Llama", "int4-zero"),
         (layout(2, 2), "Qwen3", "Q4_1"),
         (layout(1, 2, 2), "Mixtral", "Q8_0"),
         (layout(1, 3), "Mixtral", "Q4_0"),

@@ -62,10 +62,11 @@ class Checkpoint(Protocol):
     def tensors(self) -> Iterable[StoredTensor]:
         """Every tensor's size, read from the headers alone."""
 
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+    def array(self, name: str, rows: slice = ALL, columns: slice = ALL) -> npt.NDArray[Any]:
         """The tensor `name`: float32, float16, or the bits of bfloat16 as uint16.
 
         rows: of the outputs of a matrix, only these; heads of attention are asked for whole.
+        columns: of its inputs. Nothing else is read, but what shares a block of a packed format.
         """
 
     def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,16 @@ from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
 from openinference_engine.weights.codes import Codes, as_half_precision, expand_e4m3
 from openinference_engine.weights.stored_codes import StoredCodes
+
+
+@runtime_checkable
+class Coded(Protocol):
+    """Of a checkpoint that may hand out codes as they are stored, to be unpacked elsewhere."""
+
+    def is_coded(self, name: str) -> bool: ...
+
+    def stored_codes(self, name: str) -> StoredCodes:
+        """A matrix of codes as the file holds it. Raises StartError if its parts do not fit."""
 
 
 class CodedCheckpoint(ABC):
@@ -43,28 +52,36 @@ class CodedCheckpoint(ABC):
     def tensors(self) -> Iterable[StoredTensor]:
         return self._checkpoint.tensors()
 
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+    def array(self, name: str, rows: slice = ALL, columns: slice = ALL) -> npt.NDArray[Any]:
         if not self.is_coded(name):
-            return self._checkpoint.array(name, rows)
-        matrix = self._read(name)
-        return (matrix.expand() if isinstance(matrix, Codes) else matrix)[rows]
+            return self._checkpoint.array(name, rows, columns)
+        matrix, own = self._read(name, rows)
+        return (matrix.expand() if isinstance(matrix, Codes) else matrix)[own, columns]
 
     def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
-        """A matrix of codes is read and repacked whole: they may run across the outputs."""
+        """The same format for every part, since kernels of others round otherwise."""
         if not self.is_coded(name):
             return self._checkpoint.stored(name, rows)
-        matrix = self._read(name)
+        matrix, own = self._read(name, rows)
         stored = matrix.stored() if isinstance(matrix, Codes) else as_half_precision(matrix)
-        return replace(stored, rows=stored.rows[rows])
+        return StoredMatrix(stored.format, self.stored_codes(name).shape, stored.rows[own])
 
     @abstractmethod
     def stored_codes(self, name: str) -> StoredCodes:
         """A matrix of codes as the file holds it. Raises StartError if its parts do not fit."""
 
-    def _read(self, name: str) -> Codes | npt.NDArray[np.float32]:
-        """A matrix, or what it stands for where its codes are no integers."""
-        stored = self.stored_codes(name)
-        return expand_e4m3(stored) if stored.layout == "e4m3" else Codes.of(stored)
+    def _read(self, name: str, rows: slice) -> tuple[Codes | npt.NDArray[np.float32], slice]:
+        """The outputs whose words hold the rows, and which of these are the rows.
+
+        Floats are what codes stand for that are no integers.
+        """
+        stored = self.stored_codes(name).without_plain_zeros()  # it looks at all zeros
+        first, last, _ = rows.indices(stored.shape[0])
+        begun = first // stored.outputs_per_word * stored.outputs_per_word
+        ended = -(-last // stored.outputs_per_word) * stored.outputs_per_word
+        part = stored.part(slice(begun, ended))
+        matrix = expand_e4m3(part) if part.layout == "e4m3" else Codes.of(part)
+        return matrix, slice(first - begun, last - begun)
 
     def _groups(
         self, matrix: str, order: str, inputs: int, count: int, size: int

@@ -32,10 +32,11 @@ class Codes:
     scales: npt.NDArray[Any]  # (groups, outputs) float16
     zeros: npt.NDArray[np.int32]  # (groups, outputs)
     groups: npt.NDArray[Any]  # (inputs,)
+    is_symmetric: bool  # every zero of the whole matrix is the middle of the codes
 
     @staticmethod
     def of(stored: StoredCodes) -> Codes:
-        """Whole codes, unpacked."""
+        """Unpacked. No zeros are there if those of the whole matrix are all the middle."""
         codes, zeros, middle = stored.codes(), stored.zeros_by_output(), 1 << stored.bits - 1
         if codes.dtype == np.int8:
             codes = codes.view(np.uint8) ^ np.uint8(middle)
@@ -49,6 +50,7 @@ class Codes:
             scales.T.astype(np.float16),
             zeros.T.astype(np.int32),
             stored.groups,
+            stored.zeros is None,
         )
 
     def expand(self) -> npt.NDArray[np.float32]:
@@ -62,7 +64,7 @@ class Codes:
         if self._follows_order():
             if self.bits == 4:
                 return self._as_nibbles()
-            if (self.zeros == 128).all():
+            if self.is_symmetric:
                 return self._as_bytes()
         return as_half_precision(self.expand())
 
@@ -75,13 +77,12 @@ class Codes:
 
     def _as_nibbles(self) -> StoredMatrix:
         groups = self.groups[::_BLOCK]
-        zeros = self.zeros[groups].T  # (outputs, blocks)
-        name = "Q4_0" if (zeros == 8).all() else "Q4_1"
+        name = "Q4_0" if self.is_symmetric else "Q4_1"
         blocks = self._blocks(name)
         halves = self.codes.reshape(*blocks.shape, 2, _BLOCK // 2)
         blocks["values"] = halves[:, :, 0] | halves[:, :, 1] << 4
         if name == "Q4_1":
-            blocks["minimum"] = -(blocks["scale"].astype(np.float32) * zeros)
+            blocks["minimum"] = -(blocks["scale"].astype(np.float32) * self.zeros[groups].T)
         return self._matrix(name, blocks)
 
     def _as_bytes(self) -> StoredMatrix:
@@ -103,10 +104,9 @@ class Codes:
 
 def expand_e4m3(stored: StoredCodes) -> npt.NDArray[np.float32]:
     """What codes of e4m3 stand for; their scales are of tensors, rows, groups or blocks."""
-    rows, columns = (
-        size // count for size, count in zip(stored.shape, stored.scales.shape, strict=True)
-    )
-    scales = stored.scales.repeat(rows, axis=0).repeat(columns, axis=1)
+    scales = stored.scales_by_output().astype(np.float32)
+    rows, columns = (size // count for size, count in zip(stored.shape, scales.shape, strict=True))
+    scales = scales.repeat(rows, axis=0).repeat(columns, axis=1)
     values: npt.NDArray[np.float32] = scales * _E4M3[stored.words]
     return values
 

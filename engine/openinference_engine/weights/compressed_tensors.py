@@ -85,12 +85,10 @@ class CompressedCheckpoint(CodedCheckpoint):
     def _order(self, name: str, inputs: int, count: int) -> npt.NDArray[Any]:
         return self._groups(name, name + ORDER, inputs, count, -(-inputs // count))
 
-    def _scales(self, name: str) -> npt.NDArray[np.float32]:
-        """(outputs, groups) float32, whatever they are stored in."""
+    def _scales(self, name: str) -> npt.NDArray[Any]:
+        """(outputs, groups) in their own type: they are a part of the file worth not reading."""
         scales = self._part(name, SCALE)
-        if scales.dtype == np.uint16:  # the bits of bfloat16
-            scales = (scales.astype(np.uint32) << 16).view(np.float32)
-        return scales.astype(np.float32).reshape(len(scales) if scales.ndim else 1, -1)
+        return scales.reshape(len(scales) if scales.ndim else 1, -1)
 
     def _has(self, name: str, part: str) -> bool:
         return name + part in self._checkpoint.names()

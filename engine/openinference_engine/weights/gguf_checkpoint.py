@@ -95,10 +95,10 @@ class GGUFCheckpoint:
             size = math.prod(info.shape)
             yield StoredTensor(name, FORMATS[info.type_id].name, size, info.num_bytes)
 
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+    def array(self, name: str, rows: slice = ALL, columns: slice = ALL) -> npt.NDArray[Any]:
         matrix = self.stored(name, rows)
-        known = FORMATS_BY_NAME[matrix.format]
-        return known.unpack(matrix.rows.reshape(-1)).reshape(len(matrix.rows), *matrix.shape[1:])
+        values = FORMATS_BY_NAME[matrix.format].unpack_rows(matrix.rows, columns)
+        return values if len(matrix.shape) > 1 else values[:, 0]
 
     def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         stored_name, index = self._places[name]

@@ -18,7 +18,7 @@ from openinference_engine import ops
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.team import ALONE, Ranks
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix
-from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
+from openinference_engine.weights.coded_checkpoint import Coded
 from openinference_engine.weights.stored_codes import StoredCodes
 
 Observer = Callable[[Sequence[str], torch.Tensor], None]  # whole names of matrices, their inputs
@@ -57,7 +57,7 @@ class Weights:
     def codes(self, name: str, shape: tuple[int, ...]) -> StoredCodes | None:
         """The codes of a matrix that is stored as such. Raises StartError as `tensor` does."""
         full_name, checkpoint = self._full_name(name), self.checkpoint
-        if not isinstance(checkpoint, CodedCheckpoint) or not checkpoint.is_coded(full_name):
+        if not isinstance(checkpoint, Coded) or not checkpoint.is_coded(full_name):
             return None
         codes = checkpoint.stored_codes(full_name)
         self._check_shape(name, codes.shape, shape)

@@ -34,6 +34,16 @@ class Format:
         """The stored bytes of whole blocks → a flat array of their values."""
         return self.expand(stored.view(self.block)).reshape(-1)
 
+    def unpack_rows(self, stored: npt.NDArray[np.uint8], columns: slice) -> npt.NDArray[Any]:
+        """(rows, bytes) of whole blocks → (rows, columns). Blocks without such a column are not
+        read."""
+        per_block, num_bytes = self.weights_per_block, self.block.itemsize
+        first, last, _ = columns.indices(stored.shape[1] // num_bytes * per_block)
+        begun, ended = first // per_block, -(-last // per_block)
+        blocks = np.ascontiguousarray(stored[:, begun * num_bytes : ended * num_bytes])
+        values = self.unpack(blocks.reshape(-1)).reshape(len(stored), -1)
+        return values[:, first - begun * per_block : last - begun * per_block]
+
 
 def _same(blocks: Blocks) -> npt.NDArray[Any]:
     return blocks

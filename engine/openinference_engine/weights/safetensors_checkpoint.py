@@ -62,9 +62,9 @@ class SafetensorsCheckpoint:
                 name, size = _standard_name(stored_name), math.prod(entry.shape)
                 yield StoredTensor(name, entry.dtype, size, entry.num_bytes)
 
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
+    def array(self, name: str, rows: slice = ALL, columns: slice = ALL) -> npt.NDArray[Any]:
         file, stored_name = self._places[name]
-        return file.array(stored_name)[rows]
+        return file.array(stored_name)[rows][..., columns]
 
     def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         file, stored_name = self._places[name]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from openinference_engine.weights.checkpoint import ALL
 
 _WORD_BITS = 32
 _AWQ_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # which nibble of its word output 0, 1, 2, … of eight has
@@ -20,7 +22,6 @@ _AWQ_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # which nibble of its word output 0, 1, 
 # the same of a transposed matrix (GPTQ); eight outputs of one input (AWQ). Else codes are bytes.
 Layout = Literal["rows", "columns", "awq", "int8", "e4m3"]
 Array = Any  # of numpy, or a tensor
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,64 @@ class StoredCodes:
         is_plain = bool((self.zeros.view(np.uint32) == word).all())
         return replace(self, zeros=None) if is_plain else self
 
+    @property
+    def outputs_per_word(self) -> int:
+        """How many outputs share a word, of codes or of zeros: a part begins where one does."""
+        shares = self.layout == "awq" or self.zeros is not None
+        return _WORD_BITS // self.bits if shares else 1
+
+    def part(self, outputs: slice, inputs: slice = ALL) -> StoredCodes:
+        """The same, of numpy, of some outputs and inputs: views, so nothing else is read of a file.
+
+        Parts begin and end at borders of words, else ValueError; groups may be cut anywhere.
+        """
+        outputs, inputs = (
+            slice(*part.indices(size)[:2])
+            for part, size in zip((outputs, inputs), self.shape, strict=True)
+        )
+        groups = self.groups[inputs]
+        kept = slice(int(groups.min()), int(groups.max()) + 1)
+        words, zeros = self._part_of_words(outputs, inputs), self.zeros
+        if zeros is not None:
+            zero_words = self._in_words(outputs, self.shape[0])
+            zeros = zeros[zero_words, kept] if self.layout == "rows" else zeros[kept, zero_words]
+        return replace(
+            self,
+            shape=(outputs.stop - outputs.start, inputs.stop - inputs.start),
+            words=words,
+            scales=self._part_of_scales(outputs, kept),
+            zeros=zeros,
+            groups=groups - kept.start,
+        )
+
+    def _part_of_words(self, outputs: slice, inputs: slice) -> Array:
+        match self.layout:
+            case "rows":
+                return self.words[outputs, self._in_words(inputs, self.shape[1])]
+            case "columns":
+                return self.words[self._in_words(inputs, self.shape[1]), outputs]
+            case "awq":
+                return self.words[inputs, self._in_words(outputs, self.shape[0])]
+            case "int8" | "e4m3":
+                return self.words[outputs, inputs]
+
+    def _part_of_scales(self, outputs: slice, groups: slice) -> Array:
+        if self.layout in ("columns", "awq"):
+            return self.scales[groups, outputs]
+        scales, shared_by = self.scales[:, groups], self.shape[0] // len(self.scales)
+        if shared_by == 1:
+            return scales[outputs]
+        if len(scales) == 1:
+            return scales
+        return scales.repeat(shared_by, axis=0)[outputs]  # a block may be cut
+
+    def _in_words(self, part: slice, size: int) -> slice:
+        """Which words hold a part of `size` codes that lie side by side."""
+        per_word = _WORD_BITS // self.bits
+        if part.start % per_word or (part.stop % per_word and part.stop != size):
+            raise ValueError(f"{part} cuts a word of {per_word} codes")
+        return slice(part.start // per_word, -(-part.stop // per_word))
+
     def moved(self, move: Callable[[Array], Array]) -> StoredCodes:
         """The same with each array somewhere else."""
         zeros = None if self.zeros is None else move(self.zeros)
@@ -75,8 +134,11 @@ class StoredCodes:
                 return self.words
 
     def scales_by_output(self) -> Array:
-        """(outputs, groups)."""
-        return self.scales.T if self.layout in ("columns", "awq") else self.scales
+        """(outputs, groups), floats."""
+        scales = self.scales.T if self.layout in ("columns", "awq") else self.scales
+        if scales.dtype == np.uint16:  # of numpy: the bits of bfloat16
+            return (scales.astype(np.uint32) << 16).view(np.float32)
+        return scales
 
     def zeros_by_output(self) -> Array | None:
         """(outputs, groups) int32; None: the middle of the codes."""
