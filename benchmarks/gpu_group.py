@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import msgspec
@@ -17,15 +17,18 @@ import torch
 from openinference_engine.backend import Capacity
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_backend import runs_prefill
+from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_group import CudaGroup, FollowingPart, lead
 from openinference_engine.ranks.cuda_part import CudaPart, build_part
+from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.leader import assemble
-from openinference_engine.ranks.part import part_of, with_part_of_head
+from openinference_engine.ranks.part import part_of
 from openinference_engine.ranks.rendezvous import Verdict
-from openinference_engine.ranks.team import Post, Ranks
+from openinference_engine.ranks.team import Post, Ranks, Team
 from openinference_engine.ranks.worker import serve_rank
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.tiles import TILE_ROWS
 from openinference_engine.weights.checkpoint import Checkpoint
 
 from benchmarks.shapes import random_llama
@@ -66,7 +69,7 @@ def group_runner(
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:
         own = random_llama(part_of(model, ranks.tensor), length, device, config.weight_format)
-        own = with_part_of_head(own, model.vocab_size, ranks.tensor)
+        own = _with_part_of_head(own, model.vocab_size, ranks.tensor)
         return build_part(
             kernels, own, model, config, ranks, verdict, leads=meeting.rank == 0,
             has_prefill=runs_prefill(kernels, device, config), maps=not meeting.avoids_mapping,
@@ -82,6 +85,14 @@ def group_runner(
         _start(rank, rendezvous)
     link, part = assemble(checkpoint, config, capacity, load)
     return lead(part, link, config, SpeedMeter())
+
+
+def _with_part_of_head(weights: LlamaWeights, vocabulary: int, team: Team) -> LlamaWeights:
+    """The random weights with this rank's rows of the head alone."""
+    rows = vocabulary_of(vocabulary, team.size, team.index)
+    size = 1 if weights.head.dim() == 3 else TILE_ROWS  # packed rows lie in tiles
+    tiles = slice(rows.start // TILE_ROWS * size, -(-rows.stop // TILE_ROWS) * size)
+    return replace(weights, head=weights.head[tiles].clone())
 
 
 def _start(rank: int, rendezvous: str) -> None:

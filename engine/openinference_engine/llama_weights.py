@@ -18,6 +18,7 @@ from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.errors import StartError
 from openinference_engine.layers.rotary import Rotary
 from openinference_engine.packings import PACKINGS, UNIT_ELEMENTS, pack_matrix
+from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stack import Stack
 from openinference_engine.weights.upload import Upload, opened_upload
@@ -158,12 +159,15 @@ def _begin_layer(
 def _begin_tables(
     weights: Weights, config: ModelConfig, upload: Upload
 ) -> Iterator[Callable[[], Tensor]]:
-    """Embedding and head, which may be one."""
-    rows, columns = config.vocab_size, config.hidden_size
+    """The embedding, and this rank's rows of the head, which may be rows of the embedding."""
+    rows, columns, team = config.vocab_size, config.hidden_size, weights.ranks.tensor
+    own = vocabulary_of(rows, team.size, team.index)
     embedding = Stack(weights.at("model"), {"embed_tokens": rows}, columns, upload)
     yield embedding.dense
-    is_own = not config.ties_embeddings
-    yield Stack(weights, {"lm_head": rows}, columns, upload).dense if is_own else embedding.dense
+    if config.ties_embeddings:
+        yield lambda: embedding.dense()[own]
+    else:
+        yield Stack(weights, {"lm_head": own.stop - own.start}, columns, upload).dense
 
 
 def _vector(weights: Weights, name: str, config: ModelConfig, device: torch.device) -> Tensor:

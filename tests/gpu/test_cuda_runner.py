@@ -52,14 +52,15 @@ class RandomCheckpoint:
     def names(self):
         return frozenset(self._shapes())
 
-    def array(self, name, rows=slice(None)):
+    def array(self, name, rows=slice(None), columns=slice(None)):
         shape = self._shapes()[name]
         seed = sum(map(ord, name))
         values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
         values = values * shape[-1] ** -0.5 if len(shape) == 2 else 1 + 0.1 * values
         if name == self.spoilt:
             values.fill_(np.nan)
-        return values[rows].bfloat16().view(torch.int16).numpy().view(np.uint16)
+        values = values[rows][..., columns]
+        return values.bfloat16().view(torch.int16).numpy().view(np.uint16)
 
     def _shapes(self):
         c = self.config

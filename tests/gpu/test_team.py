@@ -27,8 +27,8 @@ from openinference_engine.ranks.device_memory import NcclGatherer
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart, with_part_of_head
-from openinference_engine.ranks.team import Team
+from openinference_engine.ranks.part import CheckpointPart
+from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.ranks.team_kernels import TeamKernels
 from openinference_engine.request import SamplingParams
 from openinference_engine.scheduler import Chunk, Draw, Step
@@ -72,9 +72,8 @@ def build_team(place, checkpoint, ranks, weight_format):
     def decoder_of(rank):
         team = Team(rank, ranks)
         part = CheckpointPart(checkpoint, team)
-        source = Weights(part, torch.bfloat16)
+        source = Weights(part, torch.bfloat16, ranks=Ranks(rank=rank, tensor=team))
         weights = load_llama(source, part.config, 128, place.device, weight_format)
-        weights = with_part_of_head(weights, model.vocab_size, team)
         cache = KVCache(part.config, NUM_BLOCKS, place.device)
         for layer in (*cache.keys, *cache.values):
             layer.fill_(torch.nan)
@@ -187,6 +186,21 @@ def test_inner_columns_that_ranks_cannot_share_are_refused():
         prepare_gpu(odd, config, 0)
 
 
+@pytest.mark.parametrize("weight_format", ["bfloat16", "int4"])
+@pytest.mark.parametrize("ties_embeddings", [False, True])
+def test_heads_of_ranks_are_the_whole_head(weight_format, ties_embeddings):
+    """To the bit, though no rank has another's rows."""
+    model = msgspec.structs.replace(CONFIG, ties_embeddings=ties_embeddings)
+    whole, cpu = RandomCheckpoint(model), torch.device("cpu")
+
+    def head(checkpoint, team):
+        weights = Weights(checkpoint, torch.bfloat16, ranks=Ranks(tensor=team))
+        return load_llama(weights, checkpoint.config, 16, cpu, weight_format).head
+
+    parts = [head(CheckpointPart(whole, team), team) for team in (Team(0, 2), Team(1, 2))]
+    assert torch.equal(torch.cat(parts), head(whole, Team()))
+
+
 def test_parts_of_a_checkpoint_are_the_whole():
     """Heads of queries, of keys too where there are enough, and columns of what sums them up."""
     whole = RandomCheckpoint(CONFIG)
@@ -195,6 +209,8 @@ def test_parts_of_a_checkpoint_are_the_whole():
     for name in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj"):
         parts = [part.array(f"{prefix}.{name}.weight") for part in (first, second)]
         assert np.array_equal(np.concatenate(parts), whole.array(f"{prefix}.{name}.weight"))
+    heads = [part.array("lm_head.weight") for part in (first, second)]
+    assert np.array_equal(np.concatenate(heads), whole.array("lm_head.weight"))
     for name in ("self_attn.o_proj", "mlp.down_proj"):
         parts = [part.array(f"{prefix}.{name}.weight") for part in (first, second)]
         assert np.array_equal(np.concatenate(parts, axis=1), whole.array(f"{prefix}.{name}.weight"))

@@ -56,8 +56,8 @@ def test_what_fails_in_a_thread_fails_the_load(device):
 class HalfPrecision(RandomCheckpoint):
     """The same weights as float16, which becomes bfloat16 on the device."""
 
-    def array(self, name, rows=slice(None)):
-        bits = super().array(name, rows).view(np.int16)
+    def array(self, name, rows=slice(None), columns=slice(None)):
+        bits = super().array(name, rows, columns).view(np.int16)
         return torch.from_numpy(bits).view(torch.bfloat16).half().numpy()
 
 

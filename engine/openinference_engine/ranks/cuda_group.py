@@ -36,7 +36,7 @@ from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart, part_of, with_part_of_head
+from openinference_engine.ranks.part import CheckpointPart, part_of
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Post, Ranks, Team
 from openinference_engine.ranks.worker import Load
@@ -180,9 +180,8 @@ def load_part(
 ) -> CudaPart:
     model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.tensor)
     plan_memory(own.config, config, torch.cuda.mem_get_info(device)[0])
-    source = Weights(own, torch.bfloat16)
+    source = Weights(own, torch.bfloat16, ranks=ranks)
     weights = load_llama(source, own.config, verdict.max_model_len, device, config.weight_format)
-    weights = with_part_of_head(weights, model.vocab_size, ranks.tensor)
     torch.cuda.empty_cache()
     return build_part(
         kernels, weights, model, config, ranks, verdict,

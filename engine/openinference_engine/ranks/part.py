@@ -7,19 +7,17 @@ else by rows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-import numpy as np
 import numpy.typing as npt
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ranks.layout import kv_heads_of, share, vocabulary_of
 from openinference_engine.ranks.team import Team
-from openinference_engine.tiles import TILE_ROWS
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
+from openinference_engine.weights.coded_checkpoint import Coded
+from openinference_engine.weights.stored_codes import StoredCodes
 
 
 def part_of(model: ModelConfig, team: Team) -> ModelConfig:
@@ -34,8 +32,9 @@ def part_of(model: ModelConfig, team: Team) -> ModelConfig:
 
 
 class CheckpointPart:
-    """A checkpoint of which a rank sees its part of each layer's matrices; nothing else is read,
-    but of those cut by columns."""
+    """A checkpoint of which a rank sees its part of each layer's matrices and of the head; nothing
+    else is read of them.
+    """
 
     def __init__(self, whole: Checkpoint, team: Team) -> None:
         model = whole.config
@@ -48,6 +47,7 @@ class CheckpointPart:
         queries, keys = (_scaled(part, model.head_dim) for part in (heads, kv_heads))
         self._rows = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
         self._rows |= {"gate_proj": inner, "up_proj": inner}
+        self._rows["lm_head"] = vocabulary_of(model.vocab_size, team.size, team.index)
         self._columns = {"o_proj": queries, "down_proj": inner}
 
     def names(self) -> frozenset[str]:
@@ -56,25 +56,27 @@ class CheckpointPart:
     def tensors(self) -> Iterable[StoredTensor]:
         return self._whole.tensors()
 
-    def array(self, name: str, rows: slice = ALL) -> npt.NDArray[Any]:
-        """rows: of the part; only all of them, of what is cut."""
+    def array(self, name: str, rows: slice = ALL, columns: slice = ALL) -> npt.NDArray[Any]:
+        """rows, columns: of the part; only all of them, of what is cut."""
+        own_rows, own_columns = self._own(name)
+        rows = rows if own_rows == ALL else own_rows
+        return self._whole.array(name, rows, columns if own_columns == ALL else own_columns)
+
+    def is_coded(self, name: str) -> bool:
+        return isinstance(self._whole, Coded) and self._whole.is_coded(name)
+
+    def stored_codes(self, name: str) -> StoredCodes:
+        """This rank's part of a matrix of codes."""
+        return cast(Coded, self._whole).stored_codes(name).part(*self._own(name))
+
+    def _own(self, name: str) -> tuple[slice, slice]:
+        """The rows and columns of a matrix that this rank has."""
         owner = name.split(".")[-2]
-        if owner in self._columns:
-            return np.ascontiguousarray(self._whole.array(name, rows)[:, self._columns[owner]])
-        return self._whole.array(name, self._rows.get(owner, rows))
+        return self._rows.get(owner, ALL), self._columns.get(owner, ALL)
 
     def stored(self, name: str, rows: slice = ALL) -> StoredMatrix:
         """Whole: the kernels have formats of their own."""
         return self._whole.stored(name, rows)
-
-
-def with_part_of_head(weights: LlamaWeights, vocabulary: int, team: Team) -> LlamaWeights:
-    """The weights with this rank's rows of the head alone."""
-    rows = vocabulary_of(vocabulary, team.size, team.index)
-    tiles = slice(rows.start // TILE_ROWS, -(-rows.stop // TILE_ROWS))
-    is_packed = weights.head.dim() == 3
-    own = tiles if is_packed else _scaled(tiles, TILE_ROWS)
-    return replace(weights, head=weights.head[own].clone())
 
 
 def _scaled(part: slice, size: int) -> slice:
