@@ -75,7 +75,8 @@ __device__ __forceinline__ uint64_t top_of_run(const Ids& ids, const float* logi
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
             const int id = first + 32 * i + threadIdx.x % 32;
-            keys[i] = id < end ? key_of(score_of(logits[id]), id) : 0;
+            const uint64_t key = key_of(score_of(logits[min(id, end - 1)]), id);  // loads that wait for no branch
+            keys[i] = id < end ? key : 0;
         }
 #pragma unroll
         for (const uint64_t key : keys) top.take(key);
