@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openinference_operator.layout import Layout, split_layers
+from openinference_operator.manifests.engine import seats
 from openinference_operator.spec import InferenceService
 
 # What a summary of a model must say, each a whole number above zero, and what those of older
@@ -24,6 +25,9 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.
 CACHE_BITS = {"fp8": (8, 8, 4), "int8": (8, 8, 4), "int8-int4": (8, 4, 6), "int4": (4, 4, 8)}
 FLOAT32_BITS, BFLOAT16_BITS = (32, 32, 0), (16, 16, 0)
+# What tensor ranks on GPUs write to each other (openinference_engine.ranks.device_memory): words of
+# eight bytes with two columns of a step's rows, in two inboxes, and float32 logits of some rows.
+STEP_TOKENS, BLOCK_TOKENS, LOGIT_ROWS = 512, 16, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class Demand:
 
     `matrices`: all but keys and values, experts, embedding and head. `head`: 0 where the embedding
     is the head. `sequence`: keys and values of the longest sequence of so many tokens.
-    `layer_cost`, `head_cost`: by which stages are balanced.
+    `layer_cost`, `head_cost`: by which stages are balanced. `inbox`, `logits`: of a tensor rank on
+    a GPU, for each peer and for all.
     """
 
     matrices: int
@@ -61,6 +66,13 @@ class Demand:
     layer_cost: int
     head_cost: int
     is_on_gpus: bool
+    inbox: int
+    logits: int
+
+    def exchange(self, layout: Layout) -> int:
+        """What each tensor rank on a GPU has for the others to write to."""
+        is_alone = layout.tensor == 1 or not self.is_on_gpus
+        return 0 if is_alone else layout.tensor * self.inbox + self.logits
 
     @property
     def weights(self) -> int:
@@ -118,6 +130,7 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
     of_layers = max(0, weights - sum(tables))
     layer_parameters = max(1, parameters - vocabulary * hidden * sum(map(bool, tables)))
     experts = int(summary.get("expertParameters", 0))
+    rows = max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)
     keys_and_values = 2 * layers * hidden * heads * head_dim
     expert_bytes, kv_bytes = (
         of_layers * size // layer_parameters for size in (experts, keys_and_values)
@@ -136,6 +149,8 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
         layer_cost=int(summary.get("layerWeightsPerToken", 1)),
         head_cost=vocabulary * hidden if "layerWeightsPerToken" in summary else 0,
         is_on_gpus=service.gpus_per_pod > 0,
+        inbox=2 * 8 * max(rows * hidden // 2, 2 * LOGIT_ROWS),
+        logits=4 * LOGIT_ROWS * vocabulary,
     )
 
 

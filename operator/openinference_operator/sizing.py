@@ -3,12 +3,12 @@
 With GPUs of M bytes, and a rank on each, which holds W bytes of weights and S bytes of keys and
 values of a sequence of full length (`demand` tells both for the fullest rank of every stage):
 
-    keys and values = M x 0.92 - 1.5 GiB - W
+    keys and values = M x 0.92 - 1.5 GiB - X - W
     sequences       = keys and values / S, of the rank with room for the fewest
 
 0.92 leaves what the driver and fragmentation take, 1.5 GiB what activations and graphs take; both
-are on the safe side. Without GPUs the memory limit of a pod takes the place of M for all ranks in
-it, and the engine gives a tenth of it to keys and values
+are on the safe side. X is what tensor ranks write to each other. Without GPUs the memory limit of a
+pod takes the place of M for all ranks in it, and the engine gives a tenth of it to keys and values
 (`openinference_engine.backend.plan_capacity`).
 """
 
@@ -72,7 +72,12 @@ def needed_bytes(demand: Demand, layout: Layout) -> int:
     used = max(load.total for load in demand.loads(layout))
     if not demand.is_on_gpus:
         return layout.ranks_per_pod * used
-    return -(-(used + WORKSPACE_BYTES) * 100 // USABLE_PERCENT)
+    return -(-(used + workspace_bytes(demand, layout)) * 100 // USABLE_PERCENT)
+
+
+def workspace_bytes(demand: Demand, layout: Layout) -> int:
+    """Of a GPU, beside weights, keys and values."""
+    return WORKSPACE_BYTES + demand.exchange(layout)
 
 
 def fewest_stages(demand: Demand, layout: Layout, memory: int) -> Layout | None:
@@ -110,7 +115,7 @@ def _size_gpus(demand: Demand, layout: Layout, gpu_memories: Sequence[int]) -> S
     if not gpu_memories:
         return Sizing(*places, max(loads, key=lambda load: load.total).weights)
     smallest, largest = min(gpu_memories), max(gpu_memories)
-    room = _room(smallest)
+    room = _room(smallest, workspace_bytes(demand, layout))
     fullest = min(loads, key=lambda load: ((room - load.weights) // load.sequence, -load.weights))
     kv = max(0, room - fullest.weights)
     fits = needed_bytes(demand, layout) <= largest
@@ -118,9 +123,9 @@ def _size_gpus(demand: Demand, layout: Layout, gpu_memories: Sequence[int]) -> S
     return Sizing(*places, fullest.weights, kv, kv // fullest.sequence, problem)
 
 
-def _room(memory: int) -> int:
+def _room(memory: int, workspace: int) -> int:
     """Bytes of a GPU for weights, keys and values."""
-    return memory * USABLE_PERCENT // 100 - WORKSPACE_BYTES
+    return memory * USABLE_PERCENT // 100 - workspace
 
 
 def _gpu_problem(demand: Demand, layout: Layout, memory: int) -> str:
@@ -128,7 +133,7 @@ def _gpu_problem(demand: Demand, layout: Layout, memory: int) -> str:
     who = "the GPU of a replica" if gpus == 1 else f"the fullest of the {gpus} GPUs of a replica"
     return (
         f"{who} needs {human(needed_bytes(demand, layout))}: {_shares(demand, layout, 1)},"
-        f" {human(WORKSPACE_BYTES)} to work in, and"
+        f" {human(workspace_bytes(demand, layout))} to work in, and"
         f" {100 - USABLE_PERCENT} % that cannot be used. The largest GPU of a node that fits has"
         f" {human(memory)}. {_what_fits(demand, layout, memory)}"
     )
@@ -148,8 +153,9 @@ def _shares(demand: Demand, layout: Layout, ranks: int) -> str:
 def _what_fits(demand: Demand, layout: Layout, memory: int) -> str:
     """More GPUs are not advised: the engine computes with those of one pod as yet."""
     fits = [f"GPUs of {human(needed_bytes(demand, layout))}"]
+    room = _room(memory, workspace_bytes(demand, layout))
     tokens = min(
-        (_room(memory) - load.weights) * demand.sequence_tokens // load.sequence
+        (room - load.weights) * demand.sequence_tokens // load.sequence
         for load in demand.loads(layout)
     )
     if tokens >= 16:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from openinference_engine.config import GroupConfig, ModelConfig
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.kv_formats import FLOAT32
 from openinference_engine.models.registry import build_model
+from openinference_engine.ranks.cuda_part import shared_layout
 from openinference_engine.ranks.layout import layers_of, place_of
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.weights.checkpoint import (
@@ -118,6 +119,18 @@ def test_fullest_rank_of_each_stage_holds_what_is_planned(
         assert planned.sequence == model.max_positions * token
 
 
+@given(tensor=st.sampled_from([1, 2, 4, 8]), seats=st.integers(1, 2000))
+def test_operator_counts_what_ranks_on_gpus_write_to_each_other(tensor: int, seats: int) -> None:
+    """As the engine plans it, which allocates so much before the cache."""
+    model, limits = model_of(2, 100, 32_001), {"limits": {"nvidia.com/gpu": str(tensor)}}
+    spec = {"model": {"uri": "hf://a/b"}, "resources": limits, "engine": {"maxSequences": seats}}
+    service = parse({"metadata": {"name": "demo"}, "spec": spec})
+    config = EngineConfig("", max_sequences=seats, group=GroupConfig(tensor=tensor))
+    counted = measure(service, summary_of(model)).exchange(Layout(tensor=tensor))
+    allocated = shared_layout(model, config).num_bytes if tensor > 1 else 0
+    assert counted == pytest.approx(allocated, abs=64)  # beside the state and alignment
+
+
 @given(
     num_layers=st.integers(1, 100),
     stages=st.integers(1, 100),
@@ -139,6 +152,16 @@ def test_operator_splits_layers_as_the_engine_does(
     assert min(split) >= 1
     dearest = max(*(size * layer for size in split), split[-1] * layer + head)
     assert dearest == least_cost(num_layers, stages, layer, head)
+
+
+def summary_of(model: ModelConfig) -> dict[str, int]:
+    """What the operator reads of a model for this."""
+    return {
+        **{"parameters": 10**9, "weightBytes": 10**9, "maxPositions": model.max_positions},
+        **{"numLayers": model.num_layers, "numKvHeads": model.num_kv_heads},
+        **{"headDim": model.head_dim, "hiddenSize": model.hidden_size},
+        "vocabSize": model.vocab_size,
+    }
 
 
 def least_cost(num_layers: int, stages: int, layer: int, head: int) -> int:

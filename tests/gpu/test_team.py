@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.cuda_backend import plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decode_buffers import MAX_ROWS
@@ -23,11 +24,12 @@ from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ranks.cuda_group import prepare_gpu
+from openinference_engine.ranks.cuda_part import plan_part
 from openinference_engine.ranks.device_memory import NcclGatherer
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart
+from openinference_engine.ranks.part import CheckpointPart, part_of
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.ranks.team_kernels import TeamKernels
 from openinference_engine.request import SamplingParams
@@ -35,6 +37,7 @@ from openinference_engine.scheduler import Chunk, Draw, Step
 from openinference_engine.weights.loader import Weights
 from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
+from benchmarks.shapes import SHAPES
 from tests.gpu.team_memory import Memory
 from tests.gpu.test_cuda_runner import (
     MAX_LENGTH,
@@ -139,6 +142,20 @@ def test_step_of_a_lost_team_is_an_error(place, draws):
     send(None)
     for thread in threads:
         thread.join()
+
+
+def test_what_ranks_write_to_each_other_is_no_room_for_the_cache():
+    """7B on two GPUs: two inboxes with 4,096 rows of each rank, and 128 rows of logits."""
+    model = SHAPES["llama-2-7b"]
+    config = EngineConfig("", max_step_tokens=4096, group=GroupConfig(tensor=2))
+    own, gib = part_of(model, Team(0, 2)), 1 << 30
+    taken = plan_memory(own, config, 79 * gib) - plan_part(model, config, 79 * gib)
+    assert taken == pytest.approx(2 * 2 * 4096 * 2048 * 8 + 128 * 32_000 * 4, abs=64)
+    message = (
+        r"a part of 2 by --tensor, beside 272 MiB for what ranks write to each other: --weights"
+    )
+    with pytest.raises(StartError, match=message):
+        plan_part(model, config, 8 * gib)
 
 
 def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():

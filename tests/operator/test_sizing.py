@@ -13,6 +13,7 @@ from openinference_operator.sizing import (
     gpu_memories,
     human,
     needed_bytes,
+    workspace_bytes,
 )
 from openinference_operator.sizing import (
     size as size_layout,
@@ -286,7 +287,7 @@ def test_what_is_planned_fits_and_only_what_fits_is_planned(
     def used(sequences):
         return max(load.weights + sequences * load.sequence for load in demand.loads(layout))
 
-    room = memory * USABLE_PERCENT // 100 - WORKSPACE_BYTES
+    room = memory * USABLE_PERCENT // 100 - workspace_bytes(demand, layout)
     assert (sizing.max_concurrency >= 1) == (sizing.problem == "")
     assert sizing.problem or used(sizing.max_concurrency) <= room
     assert used(sizing.max_concurrency + 1) > room

@@ -18,7 +18,6 @@ from openinference_engine.cuda_backend import (
     check_settings,
     find_gpu,
     kernel_path,
-    plan_memory,
     runs_prefill,
 )
 from openinference_engine.cuda_runner import CudaRunner
@@ -26,7 +25,7 @@ from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.ranks.cuda_part import CudaPart, build_part
+from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
 from openinference_engine.ranks.launching import (
     Follower,
     LeadingLaunches,
@@ -104,7 +103,7 @@ def load_cuda_group(
     config = _settled(checkpoint, config)
     kernels, device = prepare_gpu(checkpoint, config, 0)
     own = part_of(checkpoint.config, Team(0, config.group.tensor))
-    spare_bytes = plan_memory(own, config, torch.cuda.mem_get_info(device)[0])
+    spare_bytes = plan_part(checkpoint.config, config, torch.cuda.mem_get_info(device)[0])
     position_bytes = own.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
     capacity = plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
 
@@ -179,7 +178,7 @@ def load_part(
     leads: bool,
 ) -> CudaPart:
     model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.tensor)
-    plan_memory(own.config, config, torch.cuda.mem_get_info(device)[0])
+    plan_part(model, config, torch.cuda.mem_get_info(device)[0])
     source = Weights(own, torch.bfloat16, ranks=ranks)
     weights = load_llama(source, own.config, verdict.max_model_len, device, config.weight_format)
     torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.cuda_backend import plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
@@ -15,11 +16,16 @@ from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
-from openinference_engine.ranks.device_memory import DeviceMemory, NcclGatherer, layout_of
+from openinference_engine.ranks.device_memory import (
+    DeviceMemory,
+    Layout,
+    NcclGatherer,
+    layout_of,
+)
 from openinference_engine.ranks.launching import LeadingPrefill, TeamPrefill
 from openinference_engine.ranks.part import part_of
 from openinference_engine.ranks.rendezvous import Verdict
-from openinference_engine.ranks.team import Ranks
+from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.ranks.team_kernels import TeamKernels
 
 log = logging.getLogger("openinference.ranks")
@@ -33,6 +39,20 @@ class CudaPart:
     decoder: Decoder
     prefill: Prefill | None
     memory: DeviceMemory
+
+
+def plan_part(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
+    """Bytes of a GPU that a rank's part of the whole model, and what ranks write to each other,
+    leave for the cache. Raises StartError if they do not suffice for one sequence.
+    """
+    size, shared_bytes = config.group.tensor, shared_layout(model, config).num_bytes
+    try:
+        return plan_memory(part_of(model, Team(0, size)), config, free_bytes - shared_bytes)
+    except StartError as error:
+        raise StartError(
+            f"a part of {size} by --tensor, beside {shared_bytes / 2**20:.0f} MiB for what ranks "
+            f"write to each other: {error}"
+        ) from None
 
 
 def build_part(
@@ -49,10 +69,7 @@ def build_part(
 ) -> CudaPart:
     """weights: this rank's part; model: the whole. All ranks of the team call it at once."""
     device, team = weights.embedding.device, ranks.tensor
-    max_rows = max(config.max_step_tokens, config.max_sequences + config.block_size, MAX_ROWS)
-    memory = DeviceMemory(
-        kernels, team, layout_of(model, team.size, max_rows, MAX_ROWS), device, maps
-    )
+    memory = DeviceMemory(kernels, team, shared_layout(model, config), device, maps)
     gatherer = None if memory.is_mapped else _nccl_gatherer(ranks, memory)
     way = "mapped memory" if memory.is_mapped else "NCCL"
     log.info("ranks exchange", extra={"fields": {"by": way, "ranks": team.size}})
@@ -68,8 +85,17 @@ def build_part(
     )
     prefill = None
     if has_prefill:
-        prefill = prefill_type(stand_in, weights, part, cache, max_rows)
+        prefill = prefill_type(stand_in, weights, part, cache, _most_rows(config))
     return CudaPart(stand_in, decoder, prefill, memory)
+
+
+def _most_rows(config: EngineConfig) -> int:
+    """Of a step."""
+    return max(config.max_step_tokens, config.max_sequences + config.block_size, MAX_ROWS)
+
+
+def shared_layout(model: ModelConfig, config: EngineConfig) -> Layout:
+    return layout_of(model, config.group.tensor, _most_rows(config), MAX_ROWS)
 
 
 def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:
