@@ -11,21 +11,22 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from e2e.asks import LONG_STREAMS, NO_RESUME, Json
+from e2e.asks import Json
 from e2e.fake_gpus import GPU, give_gpus
 from e2e.faults import kill_programs_of, signal_programs_of
 from e2e.groups import (
     GROUP_LABEL,
     HOW_A_RANK_GOES,
     RANK_PROGRAM,
-    busiest_group,
+    drain_node,
+    end,
+    lose_a_rank,
     pods_by_group,
-    seconds_until_unready,
-    until_restarted,
+    scale_down_and_up,
 )
-from e2e.inference_service import MODEL, InferenceService
+from e2e.inference_service import InferenceService
 from e2e.kube import Kube, condition
-from e2e.load import begin, enough
+from e2e.load import begin
 from e2e.reliability import RESULTS, Counted
 from e2e.traffic import Traffic
 
@@ -74,9 +75,7 @@ async def test_an_upgrade_from_one_rank_to_two_pods_answers_the_same(
     await begin(traffic)
     await service.change(**TWO_PODS, replicas=2)
     ready = await service.until_ready_with(2)
-    await enough(traffic)
-    report = await traffic.finish()
-    assert (report.lost, report.refused) == (0, 0), report.explain()
+    await end(traffic)
     assert ready["status"]["ranksSummary"] == "4/4"
     for pods in (await pods_by_group(service)).values():
         assert len({pod["spec"]["nodeName"] for pod in pods}) == len(pods) == 2
@@ -90,58 +89,28 @@ async def test_a_group_whose_worker_goes_costs_nothing_and_meets_again(
     counted: Counted,
     number: signal.Signals,
 ) -> None:
-    """Both its containers end, and are started again in place. The control shows that it hurts."""
-    async with Traffic(url, MODEL, traffic.references, headers=NO_RESUME) as control:
-        await begin(traffic)
-        control.keep(6, LONG_STREAMS)
-        group, before = await busiest_group(groups, control)
-        if number == signal.SIGKILL:
-            await kill_programs_of(groups.kube, before[1])
-        elif not signal_programs_of(before[1], number, RANK_PROGRAM):
-            pytest.skip("programs of pods cannot be stopped on this cluster")
-        counted.unready_seconds = await seconds_until_unready(groups, group)
-        await until_restarted(groups, group, before)
-        await groups.until_ready_with(2)
-        await enough(traffic)
-        report, counted.control = await traffic.finish(), await control.finish()
-    assert (report.lost, report.refused) == (0, 0), report.explain()
-    assert counted.control.lost > 0, counted.control.explain()
+    async def lose(pods: Sequence[Json]) -> bool:
+        if number != signal.SIGKILL:
+            return signal_programs_of(pods[1], number, RANK_PROGRAM) > 0
+        await kill_programs_of(groups.kube, pods[1])
+        return True
+
+    await lose_a_rank(groups, url, traffic, counted, lose)
 
 
 async def test_a_scale_of_groups_of_two_pods_loses_and_refuses_nothing(
     groups: InferenceService, traffic: Traffic
 ) -> None:
-    """Down to one while streams run on both: a whole group drains, then both its pods go."""
-    await begin(traffic)
-    await groups.kube.run("scale", f"infsvc/{groups.name}", "--replicas=1")
-    await groups.until_ready_with(1)
-    await enough(traffic)
-    report = await traffic.finish()
-    [pods] = (await pods_by_group(groups)).values()
-    assert len(pods) == 2
-    assert (report.lost, report.refused) == (0, 0), report.explain()
-    await groups.change(replicas=2)
-    await groups.until_ready_with(2)
+    """A whole group drains, then both its pods go."""
+    await scale_down_and_up(groups, traffic)
+    assert [len(pods) for pods in (await pods_by_group(groups)).values()] == [2, 2]
 
 
 async def test_a_drained_node_takes_its_groups_one_by_one_and_costs_nothing(
     groups: InferenceService, second_node: str, traffic: Traffic
 ) -> None:
     """Each has a pod there: told to end, it lets its whole group drain first."""
-    await begin(traffic)
-    try:
-        await groups.kube.run(
-            *("drain", second_node, "--ignore-daemonsets", "--delete-emptydir-data"),
-            *("--force", "--timeout=4m"),
-        )
-        await groups.until_ready_with(2)
-    finally:
-        await groups.kube.run("uncordon", second_node)
-    await enough(traffic)
-    report = await traffic.finish()
-    pods = [pod for each in (await pods_by_group(groups)).values() for pod in each]
-    assert {pod["spec"]["nodeName"] for pod in pods}.isdisjoint({second_node})
-    assert (report.lost, report.refused) == (0, 0), report.explain()
+    await drain_node(groups, second_node, traffic)
 
 
 @pytest.fixture

@@ -1,27 +1,29 @@
-"""Replicas of three ranks in one pod, each with a third of every product, and a rank that goes.
+"""Replicas of three ranks in one pod, each with a third of every product, on two nodes.
 
-Each test takes a minute or more, so the campaign runs them.
+Routers stay on the first node. Each test takes a minute or more, so the campaign runs them.
 """
 
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 
 import pytest
 
-from e2e.asks import LONG_STREAMS, NO_RESUME, Ask
+from e2e.asks import Ask, Json
 from e2e.faults import signal_programs_of
 from e2e.groups import (
     HOW_A_RANK_GOES,
     RANK_PROGRAM,
-    busiest_group,
+    drain_node,
+    end,
+    lose_a_rank,
     pods_by_group,
-    seconds_until_unready,
-    until_restarted,
+    scale_down_and_up,
 )
-from e2e.inference_service import MODEL, InferenceService
+from e2e.inference_service import InferenceService
 from e2e.kube import Kube
-from e2e.load import begin, enough
+from e2e.load import begin
 from e2e.reliability import RESULTS, Counted
 from e2e.traffic import Traffic
 from e2e.verdict import Reference
@@ -36,19 +38,20 @@ def references() -> dict[Ask, Reference]:
 
 
 @pytest.fixture(scope="module")
-def service(kube: Kube) -> InferenceService:
-    """Two replicas of three ranks each."""
+def service(kube: Kube, second_node: str) -> InferenceService:
+    """Two replicas of three ranks each, one on each node."""
     service = InferenceService(kube, "thirds")
-    asyncio.run(service.apply(parallelism={"tensor": 3}, replicas=2))
+    asyncio.run(service.apply(parallelism={"tensor": 3}))
+    asyncio.run(service.until_ready_with(1))
+    asyncio.run(kube.run("uncordon", second_node))
+    asyncio.run(service.change(replicas=2))
     asyncio.run(service.until_ready_with(2))
     return service
 
 
 async def test_three_ranks_in_one_pod_answer(service: InferenceService, traffic: Traffic) -> None:
     await begin(traffic)
-    await enough(traffic)
-    report = await traffic.finish()
-    assert (report.lost, report.refused) == (0, 0), report.explain()
+    await end(traffic)
     assert (await service.get())["status"]["ranksSummary"] == "6/6"
     assert [len(pods) for pods in (await pods_by_group(service)).values()] == [1, 1]
 
@@ -61,17 +64,30 @@ async def test_a_pod_of_three_ranks_one_of_which_goes_costs_nothing_and_starts_a
     counted: Counted,
     number: signal.Signals,
 ) -> None:
-    """The container ends and is started again in place. The control shows that it hurts."""
-    async with Traffic(url, MODEL, traffic.references, headers=NO_RESUME) as control:
-        await begin(traffic)
-        control.keep(6, LONG_STREAMS)
-        group, before = await busiest_group(service, control)
-        if not signal_programs_of(before[0], number, RANK_PROGRAM, "1"):
-            pytest.skip("programs of pods cannot be stopped on this cluster")
-        counted.unready_seconds = await seconds_until_unready(service, group)
-        await until_restarted(service, group, before)
-        await service.until_ready_with(2)
-        await enough(traffic)
-        report, counted.control = await traffic.finish(), await control.finish()
-    assert (report.lost, report.refused) == (0, 0), report.explain()
-    assert counted.control.lost > 0, counted.control.explain()
+    async def lose(pods: Sequence[Json]) -> bool:
+        return signal_programs_of(pods[0], number, RANK_PROGRAM, "1") > 0
+
+    await lose_a_rank(service, url, traffic, counted, lose)
+
+
+async def test_an_upgrade_of_groups_of_three_ranks_loses_and_refuses_nothing(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    before = set(await pods_by_group(service))
+    await begin(traffic)
+    await service.upgrade("thirds")
+    await service.until_ready_with(2)
+    await end(traffic)
+    assert before.isdisjoint(await pods_by_group(service))
+
+
+async def test_a_scale_of_groups_of_three_ranks_loses_and_refuses_nothing(
+    service: InferenceService, traffic: Traffic
+) -> None:
+    await scale_down_and_up(service, traffic)
+
+
+async def test_a_drained_node_takes_a_group_of_three_ranks_and_costs_nothing(
+    service: InferenceService, second_node: str, traffic: Traffic
+) -> None:
+    await drain_node(service, second_node, traffic)
