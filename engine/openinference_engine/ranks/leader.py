@@ -129,6 +129,7 @@ def assemble(
         end(reason)
 
     link = LeaderLink("*" if group.pods > 1 else LOOPBACK, end_pod)
+    link.watch.look = local.trouble
     verdict = Verdict("", link.port, capacity.max_model_len, capacity.num_cache_blocks)
     meeting.decide(verdict)
     num_others = group.num_ranks - 1

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def resident_bytes(process: int) -> int:
     except OSError:
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """By SIGSTOP: it cannot end itself, and never moves on by itself. Debuggers do it otherwise."""
+    if process.returncode is not None:
+        return False
+    with suppress(ChildProcessError):  # it has ended, which another thread has seen
+        flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, process.pid, flags) is not None
+    return False
 
 
 def threads_per_rank(group: GroupConfig) -> int:
@@ -64,13 +75,17 @@ class LocalRanks:
     def are_ready(self) -> bool:
         return all(map(self._is_ready, self.ranks))
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether a rank that had loaded does not run, though it has not ended: it was stopped."""
-        if not self.are_ready or self._folder is None:
-            return False
-        beats = [(self._folder / str(rank)).stat().st_mtime for rank in self.ranks]
-        return time.monotonic() - min(beats) > _SILENCE_SECONDS
+    def trouble(self) -> str:
+        """Which rank will do nothing more, though it has not ended; empty if none is known to."""
+        for rank, process in zip(self.ranks, self._processes, strict=True):
+            if _is_stopped(process):
+                return f"rank {rank} was stopped"
+        if self._folder is not None and self.are_ready:
+            beats = {rank: (self._folder / str(rank)).stat().st_mtime for rank in self.ranks}
+            rank = min(beats, key=beats.__getitem__)
+            if time.monotonic() - beats[rank] > _SILENCE_SECONDS:
+                return f"rank {rank} fell silent"
+        return ""
 
     @property
     def seconds_leaving(self) -> float:
@@ -99,6 +114,8 @@ class LocalRanks:
         """Ends them all, even one that was stopped."""
         for process in self._processes:
             process.kill()
+            if process.stdin is not None:
+                process.stdin.close()
 
     def _is_ready(self, rank: int) -> bool:
         return self._folder is not None and (self._folder / str(rank)).exists()

@@ -54,8 +54,8 @@ async def _watch(ranks: LocalRanks, drain_seconds: float) -> int:
     """The exit code of the first rank that ends, which is the others' end too."""
     while (code := ranks.exit_code()) is None:
         await asyncio.sleep(_LOOK_SECONDS)
-        if ranks.is_silent:
-            log.error("a rank hangs")
+        if reason := ranks.trouble():
+            log.error("a rank hangs", extra={"fields": {"reason": reason}})
             return EXIT_RANK_LOST
         if ranks.seconds_leaving > drain_seconds:
             log.warning("the group did not drain in time")
