@@ -72,7 +72,8 @@ def group_runner(
         own = _with_part_of_head(own, model.vocab_size, ranks.tensor)
         return build_part(
             kernels, own, model, config, ranks, verdict, leads=meeting.rank == 0,
-            has_prefill=runs_prefill(kernels, device, config), maps=not meeting.avoids_mapping,
+            has_prefill=runs_prefill(kernels, device, model, config),
+            maps=not meeting.avoids_mapping,
         )  # fmt: skip
 
     def load_follower(ranks: Ranks, post: Post, verdict: Verdict) -> FollowingPart:

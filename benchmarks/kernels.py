@@ -20,11 +20,12 @@ from openinference_engine.config import WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS, CacheFormat
-from openinference_engine.llama_weights import WEIGHT_FORMATS, head_bytes, matrix_bytes
+from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.weight_sizes import feed_forward_bytes, head_bytes, matrix_bytes
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
-from benchmarks.shapes import SHAPES, random_llama, step_bytes
+from benchmarks.shapes import SHAPES, random_llama, step_bytes, visited_experts
 
 _MIN_READ_BYTES = 1 << 28  # several times the L2 cache, for the op that runs once a step
 
@@ -68,12 +69,19 @@ def cases(
         for _ in range(head_calls):
             decoder.choose_token(rows, stream)
 
+    if config.experts is None:
+        feed_forward = [
+            matrix(decoder.project_gate_up, 2 * inner * hidden),
+            matrix(decoder.project_down, hidden * inner),
+        ]
+    else:
+        read = feed_forward_bytes(config, weight_format, visited_experts(config, rows))
+        feed_forward = [per_layer(decoder.feed_forward, read)]
     return [
         matrix(decoder.project_qkv, (query + 2 * key) * hidden),
         per_layer(decoder.attend, rows * context * read_per_position),
         matrix(decoder.project_output, hidden * query),
-        matrix(decoder.project_gate_up, 2 * inner * hidden),
-        matrix(decoder.project_down, hidden * inner),
+        *feed_forward,
         Case("choose_token", queue_head, head_calls, read_by_head),
         Case(
             "whole step",

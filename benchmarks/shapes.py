@@ -6,28 +6,35 @@ activation stays near one: overflowing data draws less power and flatters a GPU.
 
 from __future__ import annotations
 
+import msgspec
 import torch
-from openinference_engine.config import ModelConfig, WeightFormat
+from openinference_engine.config import ExpertsConfig, ModelConfig, WeightFormat
 from openinference_engine.kv_formats import BFLOAT16, CacheFormat
 from openinference_engine.llama_weights import (
     LayerWeights,
     LlamaWeights,
-    head_bytes,
-    layer_elements,
-    matrix_bytes,
     packed,
     packed_head,
+    pad_rows,
 )
+from openinference_engine.weight_sizes import head_bytes, layer_bytes
 from torch import Tensor
 
 
 def _shape(
-    layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocabulary: int = 32000
+    layers: int,
+    hidden: int,
+    inner: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary: int = 32000,
+    experts: ExpertsConfig | None = None,
 ) -> ModelConfig:
     return ModelConfig(
         architecture="llama", vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner,
         num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, head_dim=128,
         max_positions=4096, rms_norm_epsilon=1e-5, rope_theta=10000.0,
+        experts=experts,
     )  # fmt: skip
 
 
@@ -36,7 +43,13 @@ SHAPES = {
     "llama-2-13b": _shape(40, 5120, 13824, 40, 40),
     "llama-2-70b": _shape(80, 8192, 28672, 64, 8),
     "llama-3-8b": _shape(32, 4096, 14336, 32, 8, vocabulary=128256),
+    "mixtral-8x7b": _shape(32, 4096, 14336, 32, 8, experts=ExpertsConfig(8, 2, 14336, True)),
+    "qwen3-30b-a3b": msgspec.structs.replace(
+        _shape(48, 2048, 6144, 32, 4, 151936, ExpertsConfig(128, 8, 768, True)),
+        architecture="qwen3moe",
+    ),
     "tiny": _shape(2, 256, 384, 2, 1, vocabulary=320),
+    "tiny-experts": _shape(2, 256, 384, 2, 1, 320, ExpertsConfig(5, 2, 128, True)),
 }
 
 
@@ -55,19 +68,27 @@ def random_llama(
     norm = torch.ones(config.hidden_size, dtype=torch.bfloat16, device=device)
     query = config.num_heads * config.head_dim
     qkv = query + 2 * config.num_kv_heads * config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
-    unpacked = (
-        LayerWeights(
+    hidden, experts = config.hidden_size, config.experts
+    inner = config.intermediate_size if experts is None else experts.intermediate_size
+
+    def matrices(rows: int, columns: int) -> Tensor:
+        if experts is None:
+            return matrix(rows, columns)
+        return matrix(experts.count * rows, columns).view(experts.count, rows, columns)
+
+    def layer() -> LayerWeights:
+        return LayerWeights(
             norm, matrix(qkv, hidden), matrix(hidden, query), norm,
-            matrix(2 * inner, hidden), matrix(hidden, inner),
-        )
-        for _ in range(config.num_layers)
-    )  # fmt: skip
+            matrices(2 * inner, hidden), matrices(hidden, inner),
+            head_norms=norm.new_ones(2, config.head_dim) if config.norms_heads else None,
+            router=None if experts is None else pad_rows(matrix(experts.count, hidden)),
+        )  # fmt: skip
+
     frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
     angles = torch.arange(num_positions)[:, None] * frequencies
     return LlamaWeights(
         embedding=matrix(config.vocab_size, hidden),
-        layers=[packed(layer, config, weight_format) for layer in unpacked],
+        layers=[packed(layer(), config, weight_format) for _ in range(config.num_layers)],
         norm=norm,
         head=packed_head(matrix(config.vocab_size, hidden), weight_format),
         rotary=torch.stack([angles.cos(), angles.sin()], dim=-1).to(device),
@@ -82,6 +103,14 @@ def step_bytes(
     cache_format: CacheFormat = BFLOAT16,
 ) -> int:
     """What one decode step must read: every weight but the embedding, and the keys and values."""
-    weights = config.num_layers * matrix_bytes(layer_elements(config), weight_format)
+    of_layer = layer_bytes(config, weight_format, visited_experts(config, rows))
+    weights = config.num_layers * of_layer
     cache = rows * context * config.kv_bytes_per_token(cache_format)
     return weights + head_bytes(config, weight_format) + cache
+
+
+def visited_experts(config: ModelConfig, rows: int) -> float | None:
+    """Of a layer, by so many tokens to which each expert is as likely as the others."""
+    if (experts := config.experts) is None:
+        return None
+    return experts.count * (1 - (1 - experts.per_token / experts.count) ** rows)

@@ -106,6 +106,11 @@ class ModelConfig(msgspec.Struct, frozen=True):
             inner = self.experts.per_token * self.experts.intermediate_size
         return self.hidden_size * (2 * self.head_dim * heads + 3 * inner)
 
+    @property
+    def norms_heads(self) -> bool:
+        """Whether query and key heads are normed before they are rotated."""
+        return self.architecture.startswith("qwen3")
+
     def kv_bytes_per_token(self, cache_format: CacheFormat) -> int:
         return self.num_layers * self.num_kv_heads * cache_format.head_bytes(self.head_dim)
 

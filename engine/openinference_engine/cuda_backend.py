@@ -22,12 +22,12 @@ from openinference_engine.llama_weights import (
     WEIGHT_FORMATS,
     check_supported,
     load_llama,
-    weight_bytes,
 )
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.timeline import Timeline
+from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.device_codes import stored_format
 from openinference_engine.weights.loader import Weights
@@ -57,7 +57,9 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
         "overlap": config.overlaps_kernels,
         "run_ahead": config.runs_ahead,
         "deterministic": config.is_deterministic,
-        "prompts": "prefill" if runs_prefill(kernels, device, config) else "rows",
+        "prompts": "prefill"
+        if runs_prefill(kernels, device, checkpoint.config, config)
+        else "rows",
         "cache_blocks": capacity.num_blocks,
     }
     log.info("model on GPU", extra={"fields": fields})
@@ -153,9 +155,13 @@ def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
     return major == 9 and hasattr(kernels, "attend_prefill")
 
 
-def runs_prefill(kernels: ModuleType, device: torch.device, config: EngineConfig) -> bool:
-    """Whether these take long prompts: they add up a row in another order than decoding does."""
-    return has_prefill(kernels, device) and not config.is_deterministic
+def runs_prefill(
+    kernels: ModuleType, device: torch.device, model: ModelConfig, config: EngineConfig
+) -> bool:
+    """Whether these take long prompts: they add up a row in another order than decoding does, and
+    know no experts."""
+    is_fit = model.experts is None and not config.is_deterministic
+    return is_fit and has_prefill(kernels, device)
 
 
 def _gib(num_bytes: int) -> str:
@@ -179,7 +185,7 @@ def _load_runner(
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence, config.is_deterministic)
     prefill = None
-    if runs_prefill(kernels, device, config):
+    if runs_prefill(kernels, device, model, config):
         max_rows = max(config.max_step_tokens, config.max_sequences + config.block_size)
         prefill = Prefill(kernels, weights, model, cache, max_rows)
     return CudaRunner(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.kv_formats import BFLOAT16, CacheFormat
+from openinference_engine.llama_weights import LayerWeights
 from openinference_engine.ops.cuda_cache import empty_layers
 
 
@@ -40,23 +41,47 @@ class KVCache:
         return self.keys[index], self.values[index]
 
 
-def queue_qkv(
-    kernels: ModuleType,
-    projection: tuple[Tensor, Tensor, float, Tensor, Tensor],
-    positions: Tensor,
-    pages: Tensor,
-    query: Tensor,
-    new_vectors: tuple[Tensor, Tensor] | None,
-    cache: tuple[Tensor, Tensor],
-    stream: Any,
-) -> None:
-    """Projects R rows and appends their keys and values to a layer's cache, `new_vectors` between.
+class NewHeads:
+    """What the queries, keys and values of up to `rows` rows pass through on their way.
 
-    projection: x, sum_squares, epsilon, weights and rotary, as project_qkv takes them.
+    Sums of heads wait for their norms where a model has such; keys and values for their codes
+    where the cache holds codes.
     """
-    if new_vectors is None:
-        kernels.project_qkv(*projection, positions, pages, query, *cache, stream)
-        return
-    keys, values = (vectors[: len(positions)] for vectors in new_vectors)
-    kernels.project_qkv(*projection, positions, pages[:, :0], query, keys, values, stream)
-    kernels.append_codes(keys, values, positions, pages, *cache, stream)
+
+    def __init__(self, config: ModelConfig, cache: KVCache, rows: int) -> None:
+        self._vectors = cache.new_vectors(rows)
+        self._sums: Tensor | None = None
+        if config.norms_heads:
+            columns = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+            self._sums = torch.zeros(rows, columns, device=cache.keys[0].device)
+
+    def queue(
+        self,
+        kernels: ModuleType,
+        layer: LayerWeights,
+        normed: tuple[Tensor, Tensor, float],
+        rotary: Tensor,
+        places: tuple[Tensor, Tensor],
+        query: Tensor,
+        cache: tuple[Tensor, Tensor],
+        stream: Any,
+    ) -> None:
+        """Projects R rows and appends their keys and values to a layer's cache.
+
+        normed: x, sum_squares and epsilon; places: positions and pages, as project_qkv takes them.
+        """
+        positions, pages = places
+        targets = pages, query, *cache
+        if self._vectors is not None:
+            keys, values = (vectors[: len(positions)] for vectors in self._vectors)
+            targets = pages[:, :0], query, keys, values
+        if self._sums is None:
+            kernels.project_qkv(*normed, layer.qkv, rotary, positions, *targets, stream)
+        else:
+            sums = self._sums[: len(positions)]
+            kernels.project(*normed, layer.qkv, sums, stream)
+            kernels.append_normed(
+                sums, layer.head_norms, normed[2], rotary, positions, *targets, stream
+            )
+        if self._vectors is not None:
+            kernels.append_codes(*targets[2:], positions, pages, *cache, stream)

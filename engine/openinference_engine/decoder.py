@@ -5,9 +5,10 @@ each sequence one row; a prompt is several rows of one sequence, whose keys are 
 before any of them attends. All buffers are allocated once and sliced, so a captured graph and an
 eager call touch the same memory. Which row belongs to which request is not known here.
 
-Per layer five kernels (csrc/ops.h): qkv, attention, output, gate-up, down; a sixth makes codes of
-keys and values where the cache holds codes. Every norm is a scalar
-in the reader's epilogue; its weight is applied where the hidden state is written.
+Per layer five kernels (csrc/ops.h): qkv, attention, output, gate-up, down. One more makes codes of
+keys and values where the cache holds codes, one norms heads where the model does, and a layer of
+experts has five kernels instead of the last two (`mixture`). Every norm is a scalar in the reader's
+epilogue; its weight is applied where the hidden state is written.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.cuda_kv_cache import KVCache, queue_qkv
+from openinference_engine.cuda_kv_cache import KVCache, NewHeads
 from openinference_engine.decode_buffers import MAX_ROWS, MAX_SPLITS, allocate
 from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import LlamaWeights
+from openinference_engine.mixture import Mixture
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 
 _FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
@@ -58,10 +60,13 @@ class Decoder:
         self._kernels = kernels
         self._weights = weights
         self._cache = cache
-        self._new_vectors = cache.new_vectors(MAX_ROWS)
+        self._new_heads = NewHeads(config, cache, MAX_ROWS)
         self._multiprocessors: int = kernels.multiprocessor_count()
         self._buffers = allocate(config, self._multiprocessors, weights.embedding.device, logits)
         self._norms_after = weights.norms_after
+        self._mixture: Mixture | None = None
+        if config.experts is not None:
+            self._mixture = Mixture(config.hidden_size, config.experts, MAX_ROWS, device)
 
     @property
     def num_positions(self) -> int:
@@ -91,8 +96,7 @@ class Decoder:
             self.project_qkv(layer, rows, stream)
             self.attend(layer, rows, stream)
             self.project_output(layer, rows, stream)
-            self.project_gate_up(layer, rows, stream)
-            self.project_down(layer, rows, stream)
+            self.feed_forward(layer, rows, stream)
         self._queue_choice(rows, stream, draws, rates)
 
     def queue_head(
@@ -110,12 +114,13 @@ class Decoder:
         self._kernels.embed(tokens, table, first_norm, *self._state(rows), stream)
 
     def project_qkv(self, layer: int, rows: int, stream: Any) -> None:
-        queue_qkv(
+        self._new_heads.queue(
             self._kernels,
-            (*self._normed(rows), self._weights.layers[layer].qkv, self._weights.rotary),
-            *self._places(rows),
+            self._weights.layers[layer],
+            self._normed(rows),
+            self._weights.rotary,
+            self._places(rows),
             self._buffers.query[:rows],
-            self._new_vectors,
             self._cache.layer(layer),
             stream,
         )
@@ -138,6 +143,22 @@ class Decoder:
         attended = self._buffers.attended[:rows].flatten(1)
         state = self._state(rows)
         self._kernels.project_residual(attended, weights.output, weights.mlp_norm, *state, stream)
+
+    def feed_forward(self, layer: int, rows: int, stream: Any) -> None:
+        weights = self._weights.layers[layer]
+        if self._mixture is None or weights.router is None:
+            self.project_gate_up(layer, rows, stream)
+            self.project_down(layer, rows, stream)
+            return
+        self._mixture.queue(
+            self._kernels,
+            weights,
+            self._norms_after[layer],
+            self.inputs.positions[:rows],
+            self._state(rows),
+            self.config.rms_norm_epsilon,
+            stream,
+        )
 
     def project_gate_up(self, layer: int, rows: int, stream: Any) -> None:
         matrix, out = self._weights.layers[layer].gate_up, self._buffers.activations[:rows]

@@ -16,8 +16,14 @@ from torch import Tensor
 from openinference_engine import tiles
 from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.errors import StartError
+from openinference_engine.expert_weights import (
+    check_experts,
+    expert_orders,
+    load_experts,
+    pack_experts,
+)
 from openinference_engine.layers.rotary import Rotary
-from openinference_engine.packings import PACKINGS, UNIT_ELEMENTS, pack_matrix
+from openinference_engine.packings import PACKINGS, pack_matrix
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stack import Stack
@@ -28,7 +34,11 @@ WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Norms in bfloat16; matrices in bfloat16, (outputs, inputs), or packed (`packed`)."""
+    """Norms in bfloat16; matrices in bfloat16, (outputs, inputs), or packed (`packed`).
+
+    head_norms: (2, head_dim), of queries and of keys, where a model norms them. router: (experts in
+    whole tiles, hidden) bfloat16, in a layer of experts, whose gate_up and down have an axis more.
+    """
 
     attention_norm: Tensor
     qkv: Tensor
@@ -36,6 +46,8 @@ class LayerWeights:
     mlp_norm: Tensor
     gate_up: Tensor
     down: Tensor
+    head_norms: Tensor | None = None
+    router: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,7 @@ def load_llama(
         return LlamaWeights(
             embedding=embedding,
             layers=layers,
-            norm=_vector(model, "norm", config, device),
+            norm=_vector(model, "norm", config.hidden_size, device),
             head=packed_head(head, weight_format),
             rotary=torch.stack(cosine_sine, dim=-1).to(device),
         )
@@ -85,18 +97,30 @@ def packed(layer: LayerWeights, config: ModelConfig, weight_format: WeightFormat
     """The layer with its matrices, bfloat16 so far, in the format that kernels read."""
     if weight_format == "bfloat16":
         return layer
+    orders = row_orders(config)
+    experts = {}
+    if config.experts is not None and layer.router is not None:
+        of_expert = expert_orders(config.hidden_size, config.experts)
+        for name, order in zip(("gate_up", "down"), of_expert, strict=True):
+            experts[name] = pack_experts(getattr(layer, name), weight_format, order)
+            del orders[name]
     matrices = {
         name: pack_matrix(PACKINGS[weight_format], getattr(layer, name), order)
-        for name, order in row_orders(config).items()
+        for name, order in orders.items()
     }
-    return replace(layer, **matrices)
+    return replace(layer, **matrices, **experts)
 
 
 def row_orders(config: ModelConfig) -> dict[str, Tensor]:
-    """In which order (tiles.py) the rows of each packed matrix lie."""
+    """In which order (tiles.py) the rows of each packed matrix lie.
+
+    Heads that are normed before they rotate are read whole, by a kernel of their own.
+    """
     rows = config.head_dim * (config.num_heads + 2 * config.num_kv_heads)
     return {
-        "qkv": tiles.qkv_order(rows, config.head_dim),
+        "qkv": tiles.plain_order(rows)
+        if config.norms_heads
+        else tiles.qkv_order(rows, config.head_dim),
         "output": tiles.plain_order(config.hidden_size),
         "gate_up": tiles.gate_up_order(2 * config.intermediate_size),
         "down": tiles.plain_order(config.hidden_size),
@@ -140,17 +164,31 @@ def _begin_layer(
     stacks = {
         "qkv": Stack(attention, heads, hidden, upload),
         "output": Stack(attention, {"o_proj": hidden}, query, upload),
-        "gate_up": Stack(mlp, {"gate_proj": inner, "up_proj": inner}, hidden, upload),
-        "down": Stack(mlp, {"down_proj": hidden}, inner, upload),
     }
+    experts = config.experts if mlp.has("gate.weight") else None
+    if experts is None:
+        stacks["gate_up"] = Stack(mlp, {"gate_proj": inner, "up_proj": inner}, hidden, upload)
+        stacks["down"] = Stack(mlp, {"down_proj": hidden}, inner, upload)
     orders = row_orders(config)
 
     def finish() -> LayerWeights:
         norms = ("input_layernorm", "post_attention_layernorm")
-        before, between = (_vector(weights, name, config, upload.device) for name in norms)
+        before, between = (_vector(weights, name, hidden, upload.device) for name in norms)
         matrices = {
             name: stack.packed(weight_format, orders[name]) for name, stack in stacks.items()
         }
+        if config.norms_heads:
+            of_heads = (
+                _vector(attention, name, config.head_dim, upload.device)
+                for name in ("q_norm", "k_norm")
+            )
+            matrices["head_norms"] = torch.stack(list(of_heads))
+        if experts is not None:
+            router = mlp.tensor("gate.weight", (experts.count, hidden))
+            matrices["router"] = pad_rows(router.to(upload.device))
+            matrices["gate_up"], matrices["down"] = load_experts(
+                mlp.at("experts"), hidden, experts, weight_format, upload
+            )
         return LayerWeights(attention_norm=before, mlp_norm=between, **matrices)
 
     return finish
@@ -170,49 +208,14 @@ def _begin_tables(
         yield Stack(weights, {"lm_head": own.stop - own.start}, columns, upload).dense
 
 
-def _vector(weights: Weights, name: str, config: ModelConfig, device: torch.device) -> Tensor:
-    return weights.tensor(f"{name}.weight", (config.hidden_size,)).to(device)
-
-
-def weight_bytes(config: ModelConfig, weight_format: WeightFormat, num_positions: int) -> int:
-    """What the loaded weights take on the device."""
-    table = config.vocab_size * config.hidden_size
-    head = head_bytes(config, weight_format)
-    if config.ties_embeddings and weight_format == "bfloat16":
-        head = 0
-    layers = config.num_layers * matrix_bytes(layer_elements(config), weight_format)
-    return 2 * table + layers + head + 4 * num_positions * config.head_dim
-
-
-def layer_elements(config: ModelConfig) -> int:
-    """Elements of a layer's matrices."""
-    attention = 2 * config.hidden_size * config.head_dim * (config.num_heads + config.num_kv_heads)
-    return attention + 3 * config.hidden_size * config.intermediate_size
-
-
-def matrix_bytes(elements: int, weight_format: WeightFormat) -> int:
-    """In a layer: two bytes each, or the units of a packed format."""
-    if weight_format == "bfloat16":
-        return 2 * elements
-    return elements // UNIT_ELEMENTS * PACKINGS[weight_format].UNIT_BYTES
-
-
-def head_bytes(config: ModelConfig, weight_format: WeightFormat) -> int:
-    return matrix_bytes(config.vocab_size * config.hidden_size, head_format(weight_format))
+def _vector(weights: Weights, name: str, size: int, device: torch.device) -> Tensor:
+    return weights.tensor(f"{name}.weight", (size,)).to(device)
 
 
 def check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
     """What every launcher would refuse later, said before the weights are read."""
-    unknown = {
-        "experts": config.experts is not None,
-        "attention windows": any(window is not None for window in config.windows),
-        f"{config.architecture}'s norms of queries and keys": config.architecture.startswith(
-            "qwen3"
-        ),
-    }
-    for name, is_there in unknown.items():
-        if is_there:
-            raise StartError(f"the CUDA kernels do not know {name} yet; use --device cpu")
+    if any(window is not None for window in config.windows):
+        raise StartError("the CUDA kernels do not know attention windows yet; use --device cpu")
     multiple = 32 if weight_format == "bfloat16" else tiles.GROUP_COLUMNS
     if config.head_dim not in (64, 128):
         raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")
@@ -221,6 +224,9 @@ def check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
         "intermediate_size": config.intermediate_size,
         "num_heads × head_dim": config.num_heads * config.head_dim,
     }
+    if config.experts is not None:
+        check_experts(config.experts)
+        widths["the experts' intermediate_size"] = config.experts.intermediate_size
     for name, width in widths.items():
         if width % multiple:
             raise StartError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.cuda_kv_cache import KVCache, queue_qkv
+from openinference_engine.cuda_kv_cache import KVCache, NewHeads
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 
@@ -66,7 +66,10 @@ def chunks_of(parts: Parts, device: torch.device) -> Chunks:
 
 
 class Prefill:
-    """Buffers of `max_rows` rows on the device of the weights, allocated once."""
+    """Buffers of `max_rows` rows on the device of the weights, allocated once.
+
+    Not for a mixture of experts, whose prompts the decoder takes as rows.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class Prefill:
         self._query = empty(config.num_heads, config.head_dim)
         self._attended = empty(config.num_heads, config.head_dim)
         self._activations = empty(config.intermediate_size)
-        self._new_vectors = cache.new_vectors(max_rows)
+        self._new_heads = NewHeads(config, cache, max_rows)
 
     def queue_parts(self, parts: Parts, stream: Any) -> tuple[Tensor, Tensor]:
         """`queue` of what `chunks_of` takes."""
@@ -118,9 +121,8 @@ class Prefill:
         cache = self._cache.layer(index)
         query, attended = self._query[:rows], self._attended[:rows]
         activations = self._activations[:rows]
-        projection = *normed, layer.qkv, self._weights.rotary
-        places = chunks.positions, chunks.row_pages
-        queue_qkv(kernels, projection, *places, query, self._new_vectors, cache, stream)
+        rotary, places = self._weights.rotary, (chunks.positions, chunks.row_pages)
+        self._new_heads.queue(kernels, layer, normed, rotary, places, query, cache, stream)
         kernels.attend_prefill(
             query,
             *cache,

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from openinference_engine.ops import cuda_reference
 
 from tests.gpu.op_checks import Inputs
 
@@ -44,6 +45,14 @@ def place(request: pytest.FixtureRequest) -> Place:
 @pytest.fixture
 def inputs(place: Place) -> Inputs:
     return Inputs(place)
+
+
+@pytest.fixture
+def prompt_kernels(request: pytest.FixtureRequest, place: Place) -> ModuleType:
+    """Kernels for whole prompts have no emulation: their references stand in for them."""
+    if place.device.type == "cpu":
+        return cuda_reference
+    return request.getfixturevalue("hopper").ops
 
 
 @pytest.fixture(scope="session")

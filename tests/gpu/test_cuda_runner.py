@@ -20,7 +20,6 @@ from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import head_format, load_llama
-from openinference_engine.ops import cuda_reference
 from openinference_engine.packings import PACKINGS
 from openinference_engine.prefill import Prefill
 from openinference_engine.request import Request, SamplingParams
@@ -174,14 +173,6 @@ def test_chunked_prefill_and_preemption_follow_the_oracle(place, oracle):
     assert scheduler.num_preemptions > 0
     for prompt, output in zip(prompts, outputs, strict=True):
         check_greedy(oracle, prompt, output)
-
-
-@pytest.fixture
-def prompt_kernels(request, place):
-    """Kernels for whole prompts have no emulation: their references stand in for them."""
-    if place.device.type == "cpu":
-        return cuda_reference
-    return request.getfixturevalue("hopper").ops
 
 
 def test_prompts_of_many_rows_follow_the_oracle(place, prompt_kernels, oracle):

@@ -36,7 +36,7 @@ def routing(inputs, logits, chosen, normalises=True, positions=None):
 
 
 ROUTED = ["shares", "places", "sources", "visits"]
-COUNTS = [(1, 1), (8, 2), (33, 5), (128, 8), (256, 16)]
+COUNTS = [(1, 1), (8, 2), (33, 5), (256, 16)]
 
 
 @pytest.mark.parametrize("tokens", TOKEN_COUNTS)
@@ -94,7 +94,7 @@ def visits_of(inputs, ids):
     return arguments
 
 
-def random_ids(inputs, tokens, chosen=3, experts=9):
+def random_ids(inputs, tokens, chosen=2, experts=9):
     ids = torch.rand(tokens, experts, generator=inputs.random).argsort(dim=1)[:, :chosen]
     ids[torch.rand(tokens, generator=inputs.random) < 0.2] = -1
     return ids
@@ -104,19 +104,20 @@ def all_to_one(_, tokens):
     return torch.full((tokens, 1), 6)
 
 
+PRODUCT_COUNTS = [1, 9, 67]  # of each number of groups, and more than one visit of an expert
 ids_of = pytest.mark.parametrize("ids_of", [random_ids, all_to_one])
 
 
-@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
-@pytest.mark.parametrize(("hidden", "intermediate"), [(32, 8), (576, 88)])
+@pytest.mark.parametrize("tokens", PRODUCT_COUNTS)
+@pytest.mark.parametrize(("hidden", "intermediate"), [(32, 8), (576, 24)])
 @ids_of
 def test_expert_gate_up_serves_each_place(place, inputs, tokens, hidden, intermediate, ids_of):
     arguments = _gate_up(inputs, ids_of(inputs, tokens), hidden, intermediate)
     check(place, "expert_gate_up", arguments, ["out"])
 
 
-@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
-@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (80, 1120)])
+@pytest.mark.parametrize("tokens", PRODUCT_COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (48, 1120)])
 @ids_of
 def test_expert_down_serves_each_place(place, inputs, tokens, rows, columns, ids_of):
     arguments = _down(inputs, ids_of(inputs, tokens), rows, columns)
@@ -127,7 +128,7 @@ packings = pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
 
 
 @packings
-@pytest.mark.parametrize("tokens", [3, 11, 40])
+@pytest.mark.parametrize("tokens", [3, 40])
 def test_packed_experts_multiply_like_their_dense_matrices(place, inputs, packing, tokens):
     ids = random_ids(inputs, tokens)
 
@@ -135,11 +136,11 @@ def test_packed_experts_multiply_like_their_dense_matrices(place, inputs, packin
         units = [packing.pack(*packing.quantise(matrix), order) for matrix in matrices]
         return torch.stack(units)
 
-    arguments = _gate_up(inputs, ids, 256, 40)
-    arguments["weights"] = packed(arguments["weights"], tiles.gate_up_order(80))
+    arguments = _gate_up(inputs, ids, 256, 16)
+    arguments["weights"] = packed(arguments["weights"], tiles.gate_up_order(32))
     check(place, "expert_gate_up", arguments, ["out"])
-    arguments = _down(inputs, ids, 48, 384)
-    arguments["weights"] = packed(arguments["weights"], tiles.plain_order(48))
+    arguments = _down(inputs, ids, 32, 384)
+    arguments["weights"] = packed(arguments["weights"], tiles.plain_order(32))
     check(place, "expert_down", arguments, ["out"])
 
 
@@ -169,7 +170,7 @@ def _down(inputs, ids, rows, columns):
     }
 
 
-@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize("tokens", [8, 9, 17])
 def test_a_token_is_served_alike_in_every_company(place, inputs, tokens):
     """Bit for bit: neither the tokens beside it nor their experts change what an expert makes."""
     alone = _gate_up(inputs, torch.tensor([[4]]), 2208, 24)
@@ -191,7 +192,7 @@ def test_add_experts_adds_shares_of_results(place, inputs, tokens, columns):
     ids = random_ids(inputs, tokens)
     routed = visits_of(inputs, ids)
     results = inputs.normal(ids.numel(), columns, dtype=torch.float32)
-    results[(ids[:, 0] >= 0).sum() * 3 :] = math.nan
+    results[(ids[:, 0] >= 0).sum() * 2 :] = math.nan
     arguments = {
         "results": results,
         "shares": routed["shares"],

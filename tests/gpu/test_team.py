@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.config import EngineConfig, ExpertsConfig, GroupConfig
 from openinference_engine.cuda_backend import plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
@@ -216,6 +216,13 @@ def test_heads_of_ranks_are_the_whole_head(weight_format, ties_embeddings):
 
     parts = [head(CheckpointPart(whole, team), team) for team in (Team(0, 2), Team(1, 2))]
     assert torch.equal(torch.cat(parts), head(whole, Team()))
+
+
+def test_experts_are_not_shared_by_gpus_yet():
+    sparse = RandomCheckpoint(changed(experts=ExpertsConfig(4, 2, 96, True)))
+    config = EngineConfig("", device="cuda", group=GroupConfig(tensor=2))
+    with pytest.raises(StartError, match="--tensor 2: GPUs do not share a mixture of experts yet"):
+        prepare_gpu(sparse, config, 0)
 
 
 def test_parts_of_a_checkpoint_are_the_whole():

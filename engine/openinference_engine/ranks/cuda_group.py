@@ -184,7 +184,7 @@ def load_part(
     torch.cuda.empty_cache()
     return build_part(
         kernels, weights, model, config, ranks, verdict,
-        leads=leads, has_prefill=runs_prefill(kernels, device, config),
+        leads=leads, has_prefill=runs_prefill(kernels, device, model, config),
     )  # fmt: skip
 
 
@@ -200,6 +200,11 @@ def _check_group(group: GroupConfig, model: ModelConfig) -> None:
         raise StartError(
             "--pipeline, --expert and --pods are for --device cpu so far; GPUs of one pod share a "
             "model by --tensor"
+        )
+    if model.experts is not None and group.tensor > 1:
+        raise StartError(
+            f"--tensor {group.tensor}: GPUs do not share a mixture of experts yet; use --tensor 1, "
+            "with --weights int4 if it does not fit, or --device cpu"
         )
     check_fits(model, group)
     if group.tensor > MOST_RANKS or model.intermediate_size % group.tensor:

@@ -1,0 +1,191 @@
+"""Small Mixtral, Qwen3-MoE and Qwen3 models through scheduler, decoder and kernels, against the
+engine on a CPU, which other tests hold to transformers.
+
+It computes in float32 on the same weights; bound and rule for tokens as in test_cuda_runner.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from openinference_engine.config import ExpertsConfig
+from openinference_engine.errors import EngineError, StartError
+from openinference_engine.kv_formats import CODED_FORMATS
+from openinference_engine.layers.attention import KVCache
+from openinference_engine.llama_weights import head_format, load_llama
+from openinference_engine.models.registry import build_model
+from openinference_engine.packings import PACKINGS
+from openinference_engine.runner import Runner
+from openinference_engine.scheduler import Chunk, Step
+from openinference_engine.weight_sizes import weight_bytes
+from openinference_engine.weights.loader import Weights
+
+from tests.gpu.test_cuda_runner import (
+    BOUND,
+    RandomCheckpoint,
+    build_runner,
+    changed,
+    check_greedy,
+    generate,
+    prompts_of,
+)
+
+ROWS_BOUND = 2 * BOUND  # of 2,871 logits instead of 99; seen: 0.057
+
+MODELS = {
+    "mixtral": changed(architecture="mixtral", experts=ExpertsConfig(5, 2, 96, True)),
+    "qwen3moe": changed(architecture="qwen3moe", experts=ExpertsConfig(9, 4, 64, False)),
+    "qwen3": changed(architecture="qwen3"),
+}
+
+
+@dataclass(frozen=True)
+class SparseCheckpoint(RandomCheckpoint):
+    """With experts and norms of heads where the config has some; layers in `dense` have no experts.
+
+    The router's rows are far apart: rounding then changes no choice, which would be no small step.
+    rounded_to: a packed format, whose values the matrices have.
+    """
+
+    dense: tuple[int, ...] = ()
+    rounded_to: str = ""
+
+    def array(self, name, rows=slice(None)):
+        values = super().array(name)
+        if name.endswith(".gate.weight"):
+            values = (4 * _floats(values)).view(torch.int16).numpy().view(np.uint16)
+        if self.rounded_to and name.endswith(("_proj.weight", "lm_head.weight")):
+            is_head = "lm_head" in name
+            packing = PACKINGS[head_format(self.rounded_to) if is_head else self.rounded_to]
+            values = packing.dequantise(*packing.quantise(_floats(values))).numpy()
+        return values[rows]
+
+    def _shapes(self):
+        config, shapes = self.config, super()._shapes()
+        for index in range(config.num_layers):
+            layer = f"model.layers.{index}"
+            if config.norms_heads:
+                for name in ("q_norm", "k_norm"):
+                    shapes[f"{layer}.self_attn.{name}.weight"] = (config.head_dim,)
+            if config.experts is not None and index not in self.dense:
+                shapes |= self._expert_shapes(f"{layer}.mlp")
+                for name in ("gate_proj", "up_proj", "down_proj"):
+                    del shapes[f"{layer}.mlp.{name}.weight"]
+        return shapes
+
+    def _expert_shapes(self, layer):
+        hidden, experts = self.config.hidden_size, self.config.experts
+        wide, tall = (experts.intermediate_size, hidden), (hidden, experts.intermediate_size)
+        shapes = {f"{layer}.gate.weight": (experts.count, hidden)}
+        for number in range(experts.count):
+            expert = f"{layer}.experts.{number}"
+            shapes |= {f"{expert}.{name}.weight": wide for name in ("gate_proj", "up_proj")}
+            shapes[f"{expert}.down_proj.weight"] = tall
+        return shapes
+
+
+def _floats(bits):
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+
+
+def cpu_engine(checkpoint):
+    """(token ids) → (len, vocab): float32 logits behind every token, by the engine on a CPU."""
+    config = checkpoint.config
+    model = build_model(Weights(checkpoint, torch.float32), config, config.max_positions)
+
+    def logits(token_ids):
+        cache = KVCache(config, 8, 16)
+        chunk = Chunk("0", token_ids, 0, list(range(8)), draw=None, targets=[0] * len(token_ids))
+        return Runner(model, cache, 16).compute(Step([chunk]))[1]
+
+    return logits
+
+
+models = pytest.mark.parametrize("model", MODELS)
+
+
+@models
+def test_greedy_tokens_follow_the_engine_on_a_cpu(place, model):
+    checkpoint = SparseCheckpoint(MODELS[model], dense=(1,) if model == "qwen3moe" else ())
+    oracle = cpu_engine(checkpoint)
+    prompts = prompts_of(1, 13, 37, 5)
+    outputs, _ = generate(build_runner(place, checkpoint), prompts, num_tokens=6)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert len(output) == 6
+        check_greedy(oracle, prompt, output)
+
+
+@models
+def test_logits_are_those_of_a_cpu_within_bf16(place, model):
+    checkpoint = SparseCheckpoint(MODELS[model])
+    runner, prompt = build_runner(place, checkpoint), prompts_of(29)[0]
+    generate(runner, [prompt], num_tokens=1)
+    logits = runner._decoder.logits(len(prompt)).cpu()
+    torch.testing.assert_close(logits, cpu_engine(checkpoint)(prompt), rtol=0, atol=ROWS_BOUND)
+
+
+def test_prompts_of_many_rows_have_normed_heads(place, prompt_kernels):
+    """Qwen3 without experts: those have no kernels for whole prompts."""
+    checkpoint = SparseCheckpoint(MODELS["qwen3"])
+    runner, prompt = build_runner(place, checkpoint, prompt_kernels=prompt_kernels), prompts_of(40)
+    ((output,), _) = generate(runner, prompt, num_tokens=3)
+    check_greedy(cpu_engine(checkpoint), prompt[0], output)
+
+
+@pytest.mark.parametrize("weight_format", PACKINGS)
+def test_packed_experts_follow_the_engine_on_their_rounded_matrices(place, weight_format):
+    config = changed(
+        architecture="qwen3moe", hidden_size=256, num_heads=2, head_dim=128,
+        intermediate_size=384, experts=ExpertsConfig(5, 2, 128, True),
+    )  # fmt: skip
+    runner = build_runner(place, SparseCheckpoint(config), weight_format)
+    oracle = cpu_engine(SparseCheckpoint(config, rounded_to=weight_format))
+    prompts = prompts_of(3, 21)
+    outputs, _ = generate(runner, prompts, num_tokens=4)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        check_greedy(oracle, prompt, output)
+
+
+def test_codes_of_normed_keys_follow_the_engine_on_a_cpu(place):
+    checkpoint = SparseCheckpoint(MODELS["qwen3moe"])
+    runner = build_runner(place, checkpoint, cache_format=CODED_FORMATS["int8"])
+    prompt = prompts_of(21)[0]
+    ((output,), _) = generate(runner, [prompt], num_tokens=4)
+    check_greedy(cpu_engine(checkpoint), prompt, output, 2 * BOUND)
+
+
+def test_nan_in_a_router_is_an_error_that_names_the_request(place):
+    spoilt = "model.layers.1.mlp.gate.weight"
+    checkpoint = SparseCheckpoint(MODELS["mixtral"], spoilt=spoilt)
+    with pytest.raises(EngineError, match="request 0: its logits are not numbers"):
+        generate(build_runner(place, checkpoint), prompts_of(3), num_tokens=2)
+
+
+@pytest.mark.parametrize("weight_format", ["bfloat16", "int4"])
+def test_memory_is_planned_for_all_experts(weight_format):
+    config = changed(
+        architecture="qwen3moe", hidden_size=256, num_heads=2, head_dim=128,
+        intermediate_size=384, experts=ExpertsConfig(5, 2, 128, True),
+    )  # fmt: skip
+    source = Weights(SparseCheckpoint(config), torch.bfloat16)
+    weights = load_llama(source, config, 64, torch.device("cpu"), weight_format)
+    tensors = [weights.embedding, weights.head, weights.rotary]
+    for layer in weights.layers:
+        tensors += [layer.qkv, layer.output, layer.router, layer.gate_up, layer.down]
+    taken = sum(tensor.nbytes for tensor in tensors)
+    assert weight_bytes(config, weight_format, 64) == pytest.approx(taken, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("experts", "message"),
+    [
+        (ExpertsConfig(300, 2, 96, True), "the model has 300 experts, 2 for each token"),
+        (ExpertsConfig(40, 20, 96, True), "40 experts, 20 for each token"),
+        (ExpertsConfig(5, 2, 72, True), "the experts' intermediate_size 72: .* multiple of 32"),
+    ],
+)
+def test_experts_that_kernels_do_not_know_are_refused_before_weights_are_read(experts, message):
+    unread = Weights(None, torch.bfloat16)
+    with pytest.raises(StartError, match=message):
+        load_llama(unread, changed(experts=experts), 16, torch.device("cpu"))
