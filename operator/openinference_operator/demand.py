@@ -20,6 +20,7 @@ MORE_SIZES = (
     *("numHeads", "numExperts", "expertParameters", "hiddenSize", "vocabSize"),
     *("embeddingBytes", "headBytes", "layerWeightsPerToken"),
 )
+BFLOAT16_BYTES = 2
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.
@@ -100,17 +101,16 @@ class Demand:
         return -(-of_all_layers * layers // (self.num_layers * parts))
 
     def _ends(self, layout: Layout, stage: int) -> int:
-        """Embedding and head in a rank of a stage, once if it has the same part of both.
+        """Embedding and head in a rank of a stage, which are one where it has both of a tied model.
 
-        A GPU that embeds has all of the embedding.
+        A GPU that embeds has all of the embedding, of which its part of the head is rows.
         """
         parts = 1 if self.is_on_gpus else layout.tensor
         embedding = -(-self.embedding // parts) if stage == 0 else 0
         if stage != layout.pipeline - 1:
             return embedding
         head = -(-(self.head or self.embedding) // layout.tensor)
-        is_one = not self.head and stage == 0 and parts == layout.tensor
-        return head if is_one else embedding + head
+        return embedding + head if self.head or stage else embedding
 
 
 def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
@@ -128,6 +128,8 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
     if element:
         tables = [vocabulary * hidden * element if size else 0 for size in tables]
     of_layers = max(0, weights - sum(tables))
+    if service.gpus_per_pod and tables[0]:  # GPUs embed in bfloat16, however it is stored
+        tables[0] = max(tables[0], BFLOAT16_BYTES * vocabulary * hidden)
     layer_parameters = max(1, parameters - vocabulary * hidden * sum(map(bool, tables)))
     experts = int(summary.get("expertParameters", 0))
     rows = max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)

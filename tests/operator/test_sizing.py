@@ -95,6 +95,14 @@ def test_room_is_told_for_the_smallest_gpu_and_impossible_judged_by_the_largest(
     assert (sizing.kv_per_gpu, sizing.max_concurrency, sizing.problem) == (0, 0, "")
 
 
+def test_a_gpu_embeds_in_bfloat16_however_the_embedding_is_stored():
+    """SmolLM2 with a vocabulary of eight bits."""
+    table = 49_152 * 576
+    model = LLAMA_8B | {"vocabSize": 49_152, "hiddenSize": 576, "embeddingBytes": table * 17 // 16}
+    more = size(service_with(gpus=1), model, [H100]).weights_per_gpu - model["weightBytes"]
+    assert more == 2 * table - table * 17 // 16
+
+
 def test_a_type_that_weights_are_kept_in_counts():
     assert size(service_with(gpus=1, dtype="float32"), LLAMA_8B, []).weights_per_gpu == (
         4 * 8_030_261_248
@@ -247,8 +255,6 @@ def test_what_ranks_hold_adds_up_to_the_model(data, model):
 
 @given(st.data(), models(), st.sampled_from([0, 1]))
 def test_more_ranks_never_hold_more_each(data, model, gpus):
-    """But for one matrix that is embedding and head: several GPUs have a part of it once more."""
-    assume(model["headBytes"] or not gpus)
     layout, demand = data.draw(layouts(model)), demand_of(model, gpus)
     wider = [
         Layout(layout.pipeline, layout.tensor * 2, layout.expert),
