@@ -21,7 +21,7 @@ from torch import Tensor
 
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
-from openinference_engine.ratings import RATING_WORDS, logprobs_of, unpack
+from openinference_engine.ratings import RATING_WORDS, unpack
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.rows import Row
 from openinference_engine.seats import Seats
@@ -40,37 +40,29 @@ class Kind(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
-    """Where a launch leaves tokens and ratings on the host; `arrival` is None on a CPU."""
+class Flight:
+    """A launch whose tokens are on their way to the host; `arrival` is None on a CPU.
 
+    ratings: (MAX_ROWS, RATING_WORDS), if its kind rates.
+    """
+
+    kind: Kind
     tokens: Tensor
     ratings: Tensor
     arrival: torch.cuda.Event | None
 
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A launch whose tokens are on their way to the host."""
-
-    kind: Kind
-    back: Return
-
     def land(self) -> list[int]:
         """The token of each row of the bucket, -1 where no logit is a number or no row is."""
-        if self.back.arrival is not None:
-            self.back.arrival.synchronize()
-        tokens: list[int] = self.back.tokens.tolist()
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        tokens: list[int] = self.tokens.tolist()
         return tokens
 
     def logprobs(self, rows: list[Row]) -> list[TokenLogprobs | None]:
         """Of the tokens that have landed, where the device rated them."""
         if not self.kind.rates:
             return [None] * len(rows)
-        ratings = unpack(self.back.ratings[: len(rows)])
-        return [
-            None if row.num_rated is None else logprobs_of(rating, row.num_rated)
-            for row, rating in zip(rows, ratings, strict=True)
-        ]
+        return unpack(self.ratings[: len(rows)], [row.num_rated for row in rows])
 
 
 class Launches:
@@ -87,7 +79,7 @@ class Launches:
         self._seats = Seats(kernels, decoder.inputs)
         self._replays: dict[Kind, Callable[[], None]] = {}
         # Two, because a launch may begin before the tokens of the last one are read.
-        self._returns = deque(_new_return(self._is_on_gpu) for _ in range(2))
+        self._returns = deque(self._return() for _ in range(2))
 
     def warm_up(self, max_rows: int) -> None:
         """Captures the graphs of steps of up to as many rows."""
@@ -133,13 +125,20 @@ class Launches:
 
     def _fly(self, kind: Kind) -> Flight:
         self._returns.rotate()
-        back = self._returns[0]
-        back.tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
+        tokens, ratings, arrival = self._returns[0]
+        tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
         if kind.rates:
-            back.ratings.copy_(self._decoder.ratings, non_blocking=True)
-        if back.arrival is not None:
-            back.arrival.record()
-        return Flight(kind, back)
+            ratings.copy_(self._decoder.ratings, non_blocking=True)
+        if arrival is not None:
+            arrival.record()
+        return Flight(kind, tokens, ratings, arrival)
+
+    def _return(self) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
+        def words(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.int32, pin_memory=self._is_on_gpu)
+
+        arrival = torch.cuda.Event() if self._is_on_gpu else None  # type: ignore[no-untyped-call]
+        return words(MAX_ROWS), words(MAX_ROWS, RATING_WORDS), arrival
 
     def _prepare(self, kind: Kind) -> None:
         if kind not in self._replays:
@@ -166,11 +165,3 @@ def _kind_of(rows: list[Row]) -> Kind:
         draws=any(row.draws_by_rule for row in rows),
         rates=any(row.num_rated is not None for row in rows),
     )
-
-
-def _new_return(is_on_gpu: bool) -> Return:
-    def words(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.int32, pin_memory=is_on_gpu)
-
-    arrival = torch.cuda.Event() if is_on_gpu else None  # type: ignore[no-untyped-call]
-    return Return(words(MAX_ROWS), words(MAX_ROWS, RATING_WORDS), arrival)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from openinference_engine.results import TokenLogprobs
@@ -22,15 +19,18 @@ _RATING = np.dtype(
 RATING_WORDS = _RATING.itemsize // 4
 
 
-def unpack(ratings: Tensor) -> npt.NDArray[Any]:
-    """ratings: (R, RATING_WORDS) int32 of the host → (R,) of which `logprobs_of` takes one."""
-    return ratings.numpy().view(_RATING)[:, 0]
+def unpack(ratings: Tensor, num_tops: list[int | None]) -> list[TokenLogprobs | None]:
+    """ratings: (R, RATING_WORDS) int32 of the host; num_tops: of each row, None: no rating."""
+    fields = ratings.numpy().view(_RATING)[:, 0]
+    columns = [fields[name].tolist() for name in _RATING.fields or ()]
+    return [
+        None if num_top is None else _logprobs(num_top, *words)
+        for num_top, *words in zip(num_tops, *columns, strict=True)
+    ]
 
 
-def logprobs_of(rating: Any, num_top: int) -> TokenLogprobs:
-    top_ids = rating["top_ids"][:num_top]
-    top_ids = top_ids[top_ids >= 0]  # a vocabulary may have fewer
-    top_logprobs = rating["top_logprobs"][: len(top_ids)]
-    return TokenLogprobs(
-        float(rating["logprob"]), int(rating["rank"]), top_ids.tolist(), top_logprobs.tolist()
-    )
+def _logprobs(
+    num_top: int, logprob: float, rank: int, top_ids: list[int], top_logprobs: list[float]
+) -> TokenLogprobs:
+    token_ids = [one for one in top_ids[:num_top] if one >= 0]  # a vocabulary may have fewer
+    return TokenLogprobs(logprob, rank, token_ids, top_logprobs[: len(token_ids)])

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from openinference_engine.ratings import MOST_TOP, RATING_WORDS, logprobs_of, unpack
+from openinference_engine.ratings import MOST_TOP, RATING_WORDS, unpack
 from openinference_engine.request import SamplingParams
 from openinference_engine.rules import pack_rule
 from openinference_engine.sampling import rate
@@ -30,9 +30,8 @@ def rated_by_kernel(place, logits, tokens, num_tops, positions=None):
 
 
 def check(place, logits, tokens, num_tops):
-    ratings = unpack(rated_by_kernel(place, logits, tokens, num_tops))
-    for row, token, num_top, rating in zip(logits, tokens, num_tops, ratings, strict=True):
-        mine = logprobs_of(rating, num_top)
+    ratings = unpack(rated_by_kernel(place, logits, tokens, num_tops), num_tops)
+    for row, token, num_top, mine in zip(logits, tokens, num_tops, ratings, strict=True):
         (theirs,) = rate(row[None], [token], num_top)
         assert (mine.rank, mine.top_ids) == (theirs.rank, theirs.top_ids)
         assert mine.logprob == pytest.approx(theirs.logprob, **BOUND)
@@ -74,7 +73,8 @@ def test_rows_that_ask_for_nothing_keep_what_is_there(place):
     num_tops, positions = [None, 2, 2, 2], [5, 5, -1, 5]
     ratings = rated_by_kernel(place, logits, [3, 3, 3, -1], num_tops, positions)
     assert (ratings[[0, 2, 3]] == UNWRITTEN).all()
-    assert unpack(ratings)[1]["rank"] == rate(logits[1:2], [3], 0)[0].rank
+    ranks = [None if one is None else one.rank for one in unpack(ratings, num_tops)]
+    assert ranks[:2] == [None, rate(logits[1:2], [3], 0)[0].rank]
     assert (ratings[1, 4:22] == UNWRITTEN).all()  # no more ids than two
 
 
