@@ -25,8 +25,8 @@ def waiting_for_tokens() -> Iterator[Waiting]:
 
     def timed(flight: Flight) -> list[int]:
         started = time.perf_counter()
-        if flight.back.arrival is not None:
-            flight.back.arrival.synchronize()
+        if flight.arrival is not None:
+            flight.arrival.synchronize()
         waiting.seconds += time.perf_counter() - started
         return land(flight)
 
