@@ -6,9 +6,11 @@ It computes in float32 on the same weights; bound and rule for tokens as in test
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+import transformers
 from openinference_engine.config import ExpertsConfig
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.kv_formats import CODED_FORMATS
@@ -19,6 +21,7 @@ from openinference_engine.packings import PACKINGS
 from openinference_engine.runner import Runner
 from openinference_engine.scheduler import Chunk, Step
 from openinference_engine.weight_sizes import weight_bytes
+from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.loader import Weights
 
 from tests.gpu.test_cuda_runner import (
@@ -30,6 +33,8 @@ from tests.gpu.test_cuda_runner import (
     generate,
     prompts_of,
 )
+from tests.gpu.test_team import CONFIG as TEAM_CONFIG
+from tests.gpu.test_team import build_team
 
 ROWS_BOUND = 2 * BOUND  # of 2,871 logits instead of 99; seen: 0.057
 
@@ -51,7 +56,7 @@ class SparseCheckpoint(RandomCheckpoint):
     dense: tuple[int, ...] = ()
     rounded_to: str = ""
 
-    def array(self, name, rows=slice(None)):
+    def array(self, name, rows=slice(None), columns=slice(None)):
         values = super().array(name)
         if name.endswith(".gate.weight"):
             values = (4 * _floats(values)).view(torch.int16).numpy().view(np.uint16)
@@ -59,7 +64,7 @@ class SparseCheckpoint(RandomCheckpoint):
             is_head = "lm_head" in name
             packing = PACKINGS[head_format(self.rounded_to) if is_head else self.rounded_to]
             values = packing.dequantise(*packing.quantise(_floats(values))).numpy()
-        return values[rows]
+        return values[rows][..., columns]
 
     def _shapes(self):
         config, shapes = self.config, super()._shapes()
@@ -153,6 +158,52 @@ def test_codes_of_normed_keys_follow_the_engine_on_a_cpu(place):
     prompt = prompts_of(21)[0]
     ((output,), _) = generate(runner, [prompt], num_tokens=4)
     check_greedy(cpu_engine(checkpoint), prompt, output, 2 * BOUND)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("Mixtral", {}), ("Qwen3Moe", {"moe_intermediate_size": 64, "mlp_only_layers": [0]})],
+)
+def test_checkpoints_of_transformers_are_served_as_it_does(place, tmp_path, family, changes):
+    torch.manual_seed(7)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=99, hidden_size=192, head_dim=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=128,
+        initializer_range=192**-0.5, num_local_experts=5, num_experts_per_tok=2, **changes,
+    )  # fmt: skip
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate.weight"):
+            parameter.data *= 4  # as in SparseCheckpoint
+        elif parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, 1.0, 0.1)
+    model.bfloat16().save_pretrained(tmp_path)
+    prompt = prompts_of(21)[0]
+    runner = build_runner(place, open_checkpoint(tmp_path))
+    ((output,), _) = generate(runner, [prompt], num_tokens=5)
+    oracle = model.float()
+
+    @torch.inference_mode()
+    def logits(token_ids):
+        return oracle(torch.tensor([token_ids])).logits[0]
+
+    check_greedy(logits, prompt, output)
+
+
+def test_a_team_of_ranks_norms_heads(place):
+    """Qwen3 without experts, which ranks do not share yet."""
+    if place.device.type == "cuda":
+        pytest.skip("ranks of one process would wait for one another on one stream")
+    config = msgspec.structs.replace(TEAM_CONFIG, architecture="qwen3")
+    runner, send, threads, _ = build_team(place, SparseCheckpoint(config), 2, "int4")
+    prompts = prompts_of(3, 9)
+    outputs, _ = generate(runner, prompts, num_tokens=3)
+    send(None)
+    for thread in threads:
+        thread.join()
+    oracle = cpu_engine(SparseCheckpoint(config, rounded_to="int4"))
+    for prompt, output in zip(prompts, outputs, strict=True):
+        check_greedy(oracle, prompt, output)
 
 
 def test_nan_in_a_router_is_an_error_that_names_the_request(place):
