@@ -43,8 +43,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
         .def_readonly("overlaps", &Stream::overlaps);
 
     py::class_<Team>(module, "Team", py::module_local())
-        .def(py::init<int, int, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t, uintptr_t, int64_t>(),
-             "rank"_a, "ranks"_a, "inboxes"_a, "logits"_a, "words"_a, "state"_a, "patience_nanoseconds"_a);
+        .def(py::init<int, int, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t, uintptr_t, int64_t,
+                      std::vector<uintptr_t>>(),
+             "rank"_a, "ranks"_a, "inboxes"_a, "logits"_a, "words"_a, "state"_a, "patience_nanoseconds"_a,
+             "peers_aborted"_a);
 
     module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
                "sum_squares"_a, "stream"_a);

@@ -130,7 +130,7 @@ void push_choice(const Tensor& logits, int first, int vocabulary, const Tensor& 
 // that is none, where a rank is lost.
 void take_choice(const Team& team, int exchange, const Tensor& tokens, const Tensor& positions, Stream stream);
 
-// Ends a step of so many exchanges.
+// Ends a step of so many exchanges, and tells the peers if the team is lost.
 void end_exchanges(const Team& team, int count, Stream stream);
 
 // Streaming multiprocessors of the current device; scratch sizes depend on it.

@@ -93,12 +93,14 @@ constexpr int kMaxRanks = 8;  // of a team: the GPUs of one host
 // own, (2, words) uint2 that start as zeros, and, in the order of the ranks, of the peers' that it can
 // write to: all or none. logits: addresses in the same order, (T, V) float32. state: address of two
 // int32 of its own that start as zeros: how many exchanges have ended, whether the team has.
+// peers_aborted: addresses of the peers' second one, as far as it can write to them.
 struct Team {
     int rank, ranks;
     std::vector<uintptr_t> inboxes, logits;
     int64_t words;
     uintptr_t state;
     int64_t patience_nanoseconds;
+    std::vector<uintptr_t> peers_aborted;
 };
 
 }  // namespace openinference

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import queue
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from openinference_engine.errors import EXIT_RANK_LOST
 from openinference_engine.ranks.link import LeaderLink, RankLink
 
 ZMTP_GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0NULL".ljust(64, b"\0")  # rfc.zeromq.org/spec/23
@@ -103,3 +106,23 @@ def test_link_that_falls_silent_ends_its_group_though_nothing_is_closed(
     for _ in ("leader", "rank"):
         assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
     rank.close()
+
+
+IMPATIENT_RANK = """
+import sys, time
+from openinference_engine.ranks.link import RankLink
+link = RankLink("127.0.0.1", int(sys.argv[1]), 1)
+link.watch.expect(0.2)
+time.sleep(600)
+"""
+
+
+def test_rank_that_gives_up_a_step_ends_the_others_before_their_time(
+    leader: LeaderLink, ends: queue.Queue[str]
+) -> None:
+    """Its process ends whatever it waits for, and its link says so at once."""
+    leader.watch.expect(3600)
+    with subprocess.Popen([sys.executable, "-c", IMPATIENT_RANK, str(leader.port)]) as rank:
+        leader.await_joined(1)
+        assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
+    assert rank.returncode == EXIT_RANK_LOST

@@ -27,4 +27,5 @@ class Memory:
             self.logits[rank],
             self._words,
             self.states[rank],
+            addresses([state[1:] for state in self.states])[1:],
         )

@@ -9,12 +9,12 @@ from tests.gpu.team_memory import Memory
 PATIENCE_NANOSECONDS = 10**6
 
 
-def teams(ops, memory, ranks):
+def teams(ops, memory, ranks, patience_nanoseconds=PATIENCE_NANOSECONDS):
     """Of each rank, as the ops take it."""
     return [
         ops.Team(
             rank, ranks, view.inboxes, view.logits, view.words, view.state.data_ptr(),
-            PATIENCE_NANOSECONDS,
+            patience_nanoseconds, view.peers_aborted,
         )
         for rank in range(ranks)
         for view in [memory.seen_by(rank)]
@@ -94,6 +94,20 @@ def test_rank_that_waits_in_vain_ends_the_team(place):
     assert tokens.tolist() == [-2]
     assert positions.tolist() == [-1]  # so no rule draws from logits that are not whole
     assert memory.states[0][1] == 1
+
+
+def test_first_rank_that_gives_up_tells_the_others(place):
+    """They would wait for a day; what they wait for in the next steps does not come either."""
+    memory = Memory(3, 12, 1, 16, place.device)
+    first, *others = teams(place.ops, memory, 3)[:1] + teams(place.ops, memory, 3, 10**14)[1:]
+    place.ops.end_exchanges(first, 1, place.stream)
+    assert [state[1].item() for state in memory.states] == [0, 0, 0]
+    for team in (first, *others):
+        tokens, positions = torch.zeros(2, 4, dtype=torch.int32, device=place.device)[:, :1]
+        place.ops.take_choice(team, 0, tokens, positions, place.stream)
+        place.ops.end_exchanges(team, 1, place.stream)
+        assert tokens.tolist() == [-2]
+        assert [state[1].item() for state in memory.states] == [1, 1, 1]
 
 
 def test_ended_exchanges_number_those_of_the_next_step(place):

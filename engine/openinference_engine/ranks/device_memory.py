@@ -72,7 +72,12 @@ class DeviceMemory:
         self.is_mapped = others is not None
         bases = [address, *(others or [])]
         self.view = TeamMemory(
-            bases, [base + layout.logits for base in bases], logits, layout.words, state
+            bases,
+            [base + layout.logits for base in bases],
+            logits,
+            layout.words,
+            state,
+            [base + layout.state + state.element_size() for base in bases[1:]],
         )
         self._flag = torch.ones(1, dtype=torch.int32).pin_memory()
         self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -25,7 +25,8 @@ class TeamMemory:
 
     inboxes, logits: addresses, its own first, then the peers' that it can write to: all or none.
     whole_logits: (rows, vocabulary) float32, its own. words: of one of its two inboxes.
-    state: two int32, exchanges ended and whether the team is lost.
+    state: two int32, exchanges ended and whether the team is lost. peers_aborted: addresses of the
+    peers' second one, in their order.
     """
 
     inboxes: list[int]
@@ -33,6 +34,7 @@ class TeamMemory:
     whole_logits: Tensor
     words: int
     state: Tensor
+    peers_aborted: list[int]
 
 
 class Gatherer(Protocol):
@@ -64,6 +66,7 @@ class TeamKernels:
             words=memory.words,
             state=memory.state.data_ptr(),
             patience_nanoseconds=_PATIENCE_NANOSECONDS,
+            peers_aborted=memory.peers_aborted,
         )
         rows, self._vocabulary = memory.whole_logits.shape
         device = memory.whole_logits.device
