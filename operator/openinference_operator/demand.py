@@ -20,7 +20,6 @@ MORE_SIZES = (
     *("numHeads", "numExperts", "expertParameters", "hiddenSize", "vocabSize"),
     *("embeddingBytes", "headBytes", "layerWeightsPerToken"),
 )
-BFLOAT16_BYTES = 2
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.
@@ -118,31 +117,21 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
 
     Summaries of older engines do not tell embedding and head apart from the layers.
     """
-    element = ELEMENT_BYTES.get(service.engine.dtype or "")
-    heads, layers = int(summary["numKvHeads"]), int(summary["numLayers"])
-    head_dim, hidden = int(summary["headDim"]), int(summary.get("hiddenSize", 0))
-    parameters, vocabulary = int(summary["parameters"]), int(summary.get("vocabSize", 0))
-    tokens = service.engine.max_model_len or int(summary["maxPositions"])
-    weights = parameters * element if element else int(summary["weightBytes"])
-    tables = [int(summary.get(name, 0)) for name in ("embeddingBytes", "headBytes")]
-    if element:
-        tables = [vocabulary * hidden * element if size else 0 for size in tables]
-    of_layers = max(0, weights - sum(tables))
-    if service.gpus_per_pod and tables[0]:  # GPUs embed in bfloat16, however it is stored
-        tables[0] = max(tables[0], BFLOAT16_BYTES * vocabulary * hidden)
-    layer_parameters = max(1, parameters - vocabulary * hidden * sum(map(bool, tables)))
-    experts = int(summary.get("expertParameters", 0))
-    rows = max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)
-    keys_and_values = 2 * layers * hidden * heads * head_dim
-    expert_bytes, kv_bytes = (
-        of_layers * size // layer_parameters for size in (experts, keys_and_values)
+    heads, layers, head_dim = (
+        int(summary[name]) for name in ("numKvHeads", "numLayers", "headDim")
     )
+    hidden, vocabulary = (int(summary.get(name, 0)) for name in ("hiddenSize", "vocabSize"))
+    tokens = service.engine.max_model_len or int(summary["maxPositions"])
+    embedding, head = _tables(service, summary)
+    matrices, keys_and_values, experts = _layers(service, summary)
+    if service.gpus_per_pod and embedding:  # GPUs embed in bfloat16, however it is stored
+        embedding = max(embedding, ELEMENT_BYTES["bfloat16"] * vocabulary * hidden)
     return Demand(
-        matrices=of_layers - expert_bytes - kv_bytes,
-        keys_and_values=kv_bytes,
-        experts=expert_bytes,
-        embedding=tables[0],
-        head=tables[1],
+        matrices=matrices,
+        keys_and_values=keys_and_values,
+        experts=experts,
+        embedding=embedding,
+        head=head,
         sequence=layers * heads * _head_bytes(service, head_dim) * tokens,
         sequence_tokens=tokens,
         num_layers=layers,
@@ -151,9 +140,42 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
         layer_cost=int(summary.get("layerWeightsPerToken", 1)),
         head_cost=vocabulary * hidden if "layerWeightsPerToken" in summary else 0,
         is_on_gpus=service.gpus_per_pod > 0,
-        inbox=2 * 8 * max(rows * hidden // 2, 2 * LOGIT_ROWS),
+        inbox=_inbox_bytes(service, hidden),
         logits=4 * LOGIT_ROWS * vocabulary,
     )
+
+
+def _tables(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int, int]:
+    """Bytes of the embedding, and of the head if it is another matrix."""
+    stored = int(summary.get("embeddingBytes", 0)), int(summary.get("headBytes", 0))
+    element = ELEMENT_BYTES.get(service.engine.dtype or "")
+    if not element:
+        return stored
+    table = int(summary.get("vocabSize", 0)) * int(summary.get("hiddenSize", 0)) * element
+    return table if stored[0] else 0, table if stored[1] else 0
+
+
+def _layers(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Bytes of all layers: of keys and values and of experts as their parameters are of all."""
+    hidden, parameters = int(summary.get("hiddenSize", 0)), int(summary["parameters"])
+    element, tables = ELEMENT_BYTES.get(service.engine.dtype or ""), _tables(service, summary)
+    all_bytes = parameters * element if element else int(summary["weightBytes"])
+    of_layers = max(0, all_bytes - sum(tables))
+    of_tables = int(summary.get("vocabSize", 0)) * hidden * sum(map(bool, tables))
+    of_heads = int(summary["numKvHeads"]) * int(summary["headDim"])
+    keys_and_values, experts = (
+        of_layers * part // max(1, parameters - of_tables)
+        for part in (
+            2 * int(summary["numLayers"]) * hidden * of_heads,
+            int(summary.get("expertParameters", 0)),
+        )
+    )
+    return of_layers - keys_and_values - experts, keys_and_values, experts
+
+
+def _inbox_bytes(service: InferenceService, hidden: int) -> int:
+    rows = max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)
+    return 2 * 8 * max(rows * hidden // 2, 2 * LOGIT_ROWS)
 
 
 def _head_bytes(service: InferenceService, head_dim: int) -> int:
