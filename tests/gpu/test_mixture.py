@@ -24,15 +24,8 @@ from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.loader import Weights
 
-from tests.gpu.test_cuda_runner import (
-    BOUND,
-    RandomCheckpoint,
-    build_runner,
-    changed,
-    check_greedy,
-    generate,
-    prompts_of,
-)
+from tests.gpu.random_model import RandomCheckpoint, changed
+from tests.gpu.test_cuda_runner import BOUND, build_runner, check_greedy, generate, prompts_of
 from tests.gpu.test_team import CONFIG as TEAM_CONFIG
 from tests.gpu.test_team import build_team
 

@@ -12,7 +12,8 @@ from openinference_engine.ops import cuda_reference
 from openinference_engine.prefill import Prefill, chunks_of
 from openinference_engine.weights.loader import Weights
 
-from tests.gpu.test_cuda_runner import BOUND, CONFIG, RandomCheckpoint, build_oracle, prompts_of
+from tests.gpu.random_model import CONFIG, RandomCheckpoint, build_oracle
+from tests.gpu.test_cuda_runner import BOUND, prompts_of
 
 PAGES = [[3, 0, 7], [2, 9, 5]]
 

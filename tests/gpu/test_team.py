@@ -38,17 +38,9 @@ from openinference_engine.weights.loader import Weights
 from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
 from benchmarks.shapes import SHAPES
+from tests.gpu.random_model import RandomCheckpoint, build_oracle, changed
 from tests.gpu.team_memory import Memory
-from tests.gpu.test_cuda_runner import (
-    MAX_LENGTH,
-    NUM_BLOCKS,
-    RandomCheckpoint,
-    build_oracle,
-    changed,
-    check_greedy,
-    generate,
-    prompts_of,
-)
+from tests.gpu.test_cuda_runner import MAX_LENGTH, NUM_BLOCKS, check_greedy, generate, prompts_of
 
 CONFIG = changed(num_heads=4, num_kv_heads=2, hidden_size=128, intermediate_size=256)
 

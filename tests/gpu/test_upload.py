@@ -9,7 +9,7 @@ from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stack import Stack
 from openinference_engine.weights.upload import opened_upload
 
-from tests.gpu.test_cuda_runner import CONFIG, RandomCheckpoint
+from tests.gpu.random_model import CONFIG, RandomCheckpoint
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
