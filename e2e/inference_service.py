@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from e2e.asks import Json
@@ -96,6 +96,23 @@ class InferenceService:
     async def groups(self) -> Sequence[Json]:
         """The StatefulSets of its replicas."""
         return await self.kube.list("statefulsets", self.selector)
+
+    @asynccontextmanager
+    async def numbers_of_groups(self) -> AsyncIterator[list[int]]:
+        """How many there were in each state since the block began."""
+        numbers: list[int] = []
+
+        async def watch() -> None:
+            async with aclosing(self.kube.watch("statefulsets", self.selector)) as states:
+                async for groups in states:
+                    numbers.append(len(groups))
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield numbers
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])  # its kubectl must not outlive the event loop
 
     @property
     def selector(self) -> str:

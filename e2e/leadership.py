@@ -22,6 +22,15 @@ async def leader(system: Kube) -> Json:
     raise KubeError("a watch does not end")
 
 
+async def until_successors_lead(system: Kube) -> None:
+    """Wait until no operator that was replaced is left: to its end such a one may lead."""
+
+    def are_new(pods: Sequence[Json]) -> bool:
+        return not any("deletionTimestamp" in pod["metadata"] for pod in pods)
+
+    await system.until("pods", are_new, TIMEOUT_SECONDS)
+
+
 def holder(leases: Sequence[Json]) -> str:
     """Name of the pod that leads; empty between one that released the lease and the next."""
     specs = [each["spec"] for each in leases if each["metadata"]["name"] == LEASE]

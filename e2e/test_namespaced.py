@@ -9,6 +9,7 @@ from e2e.asks import Json
 from e2e.inference_service import InferenceService, remove_namespace
 from e2e.install import HELM_INSTALL, type_in
 from e2e.kube import Kube, condition
+from e2e.leadership import until_successors_lead
 
 GPU = "nvidia.com/gpu"
 
@@ -24,18 +25,21 @@ def elsewhere(installation: Kube) -> Iterator[InferenceService]:
 
 
 @pytest.fixture(scope="module")
-def service(kube: Kube, elsewhere: InferenceService) -> Iterator[InferenceService]:
+def service(
+    kube: Kube, elsewhere: InferenceService, installation: Kube
+) -> Iterator[InferenceService]:
     """A service from before, now the operator's only namespace, with network policies off."""
     service = InferenceService(kube, "demo")
     asyncio.run(service.apply())
     asyncio.run(service.until_ready())
     asyncio.run(kube.until("networkpolicies", lambda found: len(found) == 2, 30))
     try:
-        _helm("--set", f"watchNamespace={kube.namespace}", "--set", "networkPolicy.enabled=false")
+        alone = ("--set", f"watchNamespace={kube.namespace}")
+        _helm(installation, *alone, "--set", "networkPolicy.enabled=false")
         asyncio.run(elsewhere.apply())
         yield service
     finally:
-        _helm()
+        _helm(installation)
 
 
 async def test_network_policies_that_were_switched_off_go(service: InferenceService) -> None:
@@ -62,5 +66,6 @@ def _is_unscheduled(service: Json) -> bool:
     return bool(condition(service, "Scheduled").get("status") == "False")
 
 
-def _helm(*more: str) -> None:
+def _helm(installation: Kube, *more: str) -> None:
     type_in(*HELM_INSTALL, *more)
+    asyncio.run(until_successors_lead(installation))

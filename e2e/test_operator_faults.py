@@ -15,7 +15,7 @@ from e2e.faults import kill_programs_of, signal_programs_of
 from e2e.inference_service import InferenceService, is_surging
 from e2e.install import CLUSTER_UP, HELM_INSTALL, type_in
 from e2e.kube import Kube
-from e2e.leadership import holder, leader
+from e2e.leadership import holder, leader, until_successors_lead
 from e2e.reliability import SEED, Counted
 from e2e.traffic import Traffic
 
@@ -31,18 +31,16 @@ async def test_a_leader_killed_at_random_moments_of_upgrades_costs_nothing(
     counted.faults = KILLS
     traffic.keep(STREAMS, LONG_STREAMS)
     await traffic.until_streaming(STREAMS)
-    numbers: list[int] = []
-    watching = asyncio.create_task(_record_groups(service, numbers))
-    for number in range(KILLS):
-        await service.upgrade(f"kill {number}")
-        await asyncio.sleep(draw.uniform(0, 8))  # an upgrade takes about ten seconds
-        killed = await leader(installation)
-        await kill_programs_of(installation, killed)
-        await service.until_ready()
-        # The kubelet waits ever longer before it starts what was killed often: take another pod.
-        await _delete(installation, killed)
-    report = await traffic.finish()
-    watching.cancel()
+    async with service.numbers_of_groups() as numbers:
+        for number in range(KILLS):
+            await service.upgrade(f"kill {number}")
+            await asyncio.sleep(draw.uniform(0, 8))  # an upgrade takes about ten seconds
+            killed = await leader(installation)
+            await kill_programs_of(installation, killed)
+            await service.until_ready()
+            # The kubelet waits ever longer before it starts what was killed often: take another.
+            await _delete(installation, killed)
+        report = await traffic.finish()
     assert (report.lost, report.refused) == (0, 0), report.explain()
     assert max(numbers) == 2, "one replica and a surge of one"
     assert len(await service.groups()) == 1
@@ -82,15 +80,15 @@ async def test_an_operator_upgrade_with_another_engine_image_rolls_no_group(
 ) -> None:
     before = await _identities(service)
     await _helm(
-        "--set", "engine.image.tag=another", "--set", "operator.resources.limits.memory=600Mi"
+        installation,
+        *("--set", "engine.image.tag=another", "--set", "operator.resources.limits.memory=600Mi"),
     )
     try:
-        await installation.run("rollout", "status", "deployment", "--timeout=2m")
         await service.change(rollout={"maxSurge": 2})  # seen by the new operator
         await service.until_ready()
         assert await _identities(service) == before
     finally:
-        await _helm()
+        await _helm(installation)
 
 
 async def test_an_api_server_that_is_killed_midway_delays_an_upgrade_and_no_more(
@@ -132,11 +130,6 @@ def _is_engine(pod: Json) -> bool:
     return bool(pod["metadata"]["labels"]["app.kubernetes.io/component"] == "engine")
 
 
-async def _record_groups(service: InferenceService, numbers: list[int]) -> None:
-    async with aclosing(service.kube.watch("statefulsets", service.selector)) as states:
-        async for groups in states:
-            numbers.append(len(groups))
-
-
-async def _helm(*more: str) -> None:
+async def _helm(installation: Kube, *more: str) -> None:
     await asyncio.to_thread(type_in, *HELM_INSTALL, *more)
+    await until_successors_lead(installation)

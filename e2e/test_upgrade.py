@@ -4,10 +4,8 @@ Each test states complete, refused and lost, with at least twenty streams open a
 that matters. The control shows that the driver sees a loss when there is one.
 """
 
-import asyncio
 import signal
 from collections.abc import Sequence
-from contextlib import aclosing
 
 import pytest
 
@@ -39,17 +37,15 @@ async def test_an_operator_killed_mid_upgrade_costs_nothing(
     service: InferenceService, traffic: Traffic, installation: Kube
 ) -> None:
     await begin(traffic)
-    numbers_of_groups: list[int] = []
-    watching = asyncio.create_task(_record_groups(service, numbers_of_groups))
-    await service.upgrade("operator killed")
-    await service.until(is_surging)
-    for pod in await installation.list("pods"):
-        await kill_programs_of(installation, pod)
-    await service.until_ready()
-    report = await traffic.finish()
-    watching.cancel()
+    async with service.numbers_of_groups() as numbers:
+        await service.upgrade("operator killed")
+        await service.until(is_surging)
+        for pod in await installation.list("pods"):
+            await kill_programs_of(installation, pod)
+        await service.until_ready()
+        report = await traffic.finish()
     assert (report.lost, report.refused) == (0, 0), report.explain()
-    assert max(numbers_of_groups) == 2, "one replica and a surge of one"
+    assert max(numbers) == 2, "one replica and a surge of one"
     assert len(await service.groups()) == 1
 
 
@@ -104,9 +100,3 @@ async def kill_engines(service: InferenceService) -> None:
 async def leaders(service: InferenceService) -> Sequence[Json]:
     """The pods that answer for the replicas."""
     return await service.kube.list("pods", f"{service.selector},openinference.dev/role=leader")
-
-
-async def _record_groups(service: InferenceService, numbers: list[int]) -> None:
-    async with aclosing(service.kube.watch("statefulsets", service.selector)) as states:
-        async for groups in states:
-            numbers.append(len(groups))
