@@ -3,7 +3,8 @@
     python -m benchmarks.decode --shape llama-2-7b --weights bfloat16 --batch 1,8,32
 
 Every sequence gets a random prompt and decodes greedily. Counted are the steps in which all of
-them decode, from one schedule to the next. Beside tok/s: its ratio to the peer (vLLM 0.26 on an
+them decode, from one schedule to the next; in a pipeline, where each step has some of them, those
+of the time in which all do. Beside tok/s: its ratio to the peer (vLLM 0.26 on an
 H100: a ratio to compare only on that GPU) and the share of the copy bandwidth of this run that
 reading weights and cache once explains.
 """
@@ -14,11 +15,12 @@ import argparse
 import os
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 
 import msgspec
 import torch
-from openinference_engine.backend import Capacity, StepRunner
+from openinference_engine.backend import Capacity
 from openinference_engine.blocks import BlockPool
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
@@ -27,8 +29,9 @@ from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.ranks.cuda_group import CudaGroup
 from openinference_engine.request import Request, SamplingParams
-from openinference_engine.scheduler import Scheduler
+from openinference_engine.scheduler import Scheduler, Step
 
 from benchmarks.gpu_group import Meeting, group_runner
 from benchmarks.limits import copy_bytes_per_second
@@ -51,7 +54,7 @@ PEER_OF_TWO = {  # of two H200
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    batch: int
+    num_tokens: int
     num_steps: int
     seconds: float
     waited: float  # seconds of them in which the host had nothing to do but to wait for tokens
@@ -59,7 +62,7 @@ class Speed:
 
     @property
     def tokens_per_second(self) -> float:
-        return self.batch * self.num_steps / self.seconds
+        return self.num_tokens / self.seconds
 
     @property
     def host_milliseconds(self) -> float:
@@ -67,7 +70,7 @@ class Speed:
 
 
 def measure(
-    runner: StepRunner,
+    runner: CudaRunner | CudaGroup,
     config: ModelConfig,
     num_blocks: int,
     batch: int,
@@ -76,24 +79,43 @@ def measure(
     rules: dict[str, float] | None = None,
 ) -> Speed:
     """`rules`: of SamplingParams, for tokens that are not the likeliest ones."""
-    pool = BlockPool(num_blocks, 16)
-    scheduler = Scheduler(pool, batch, caches_prefixes=False, looks_ahead=True)
+    pool, stages = BlockPool(num_blocks, 16), num_stages(runner)
+    scheduler = Scheduler(
+        pool, batch, caches_prefixes=False, looks_ahead=True, steps_under_way=stages
+    )
     random = torch.Generator().manual_seed(0)
     params = SamplingParams(**({"seed": 0, "max_tokens": output, "temperature": 0} | (rules or {})))
     for index in range(batch):
         ids = torch.randint(0, config.vocab_size, (prompt,), generator=random).tolist()
         scheduler.add(Request(str(index), ids, params))
-    num_steps, seconds, waited = 0, 0.0, 0.0
+    num_tokens, num_steps, seconds, waited = 0, 0, 0.0, 0.0
+    under_way: deque[Step] = deque()
     with waiting_for_tokens() as waiting:
-        while scheduler.num_running or scheduler.num_waiting:
+        while scheduler.num_running or scheduler.num_waiting or under_way:
             started, waiting.seconds = time.perf_counter(), 0.0
             step = scheduler.schedule(batch * prompt)
-            scheduler.commit(step, runner.run(step))
-            if step.num_decodes == batch:
+            if step.chunks:
+                runner.begin(step)
+                under_way.append(step)
+                if len(under_way) < stages:
+                    continue
+            all_decode = scheduler.num_running == batch and all(map(_only_decodes, under_way))
+            oldest = under_way.popleft()
+            scheduler.commit(oldest, runner.finish())
+            if all_decode:
+                num_tokens += oldest.num_decodes
                 num_steps += 1
                 seconds += time.perf_counter() - started
                 waited += waiting.seconds
-    return Speed(batch, num_steps, seconds, waited, scheduler.num_preemptions)
+    return Speed(num_tokens, num_steps, seconds, waited, scheduler.num_preemptions)
+
+
+def num_stages(runner: CudaRunner | CudaGroup) -> int:
+    return runner.num_stages if isinstance(runner, CudaGroup) else 1
+
+
+def _only_decodes(step: Step) -> bool:
+    return step.num_decodes == len(step.chunks)
 
 
 def main() -> None:
@@ -118,6 +140,7 @@ def main() -> None:
         "--trace", action="store_true", help="how long the device is idle, by CUPTI"
     )
     parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, a GPU for each")
+    parser.add_argument("--pipeline-parallel", type=int, default=1, help="stages, a GPU for each")
     parser.add_argument("--nccl", action="store_true", help="ranks do not map each other's memory")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--rendezvous", help=argparse.SUPPRESS)
@@ -140,8 +163,13 @@ def main() -> None:
         "overlaps": not options.no_overlap,
         "runs_ahead": not options.no_run_ahead,
     }
-    if options.tensor_parallel > 1:
-        meeting = Meeting(options.tensor_parallel, options.rank, options.rendezvous, options.nccl)
+    num_ranks = options.tensor_parallel * options.pipeline_parallel
+    runner: CudaRunner | CudaGroup
+    if num_ranks > 1:
+        meeting = Meeting(
+            options.tensor_parallel, options.pipeline_parallel, options.rank, options.rendezvous,
+            options.nccl,
+        )  # fmt: skip
         engine = EngineConfig(
             "", device="cuda", weights=options.weights, kv_cache_dtype=options.kv,
             max_sequences=max(batches), is_deterministic=options.deterministic,
@@ -171,11 +199,12 @@ def main() -> None:
     for batch in batches:
         run(batch, 4)  # captures the graphs
         speed = run(batch, options.output)
-        peers = PEER_TOKENS_PER_SECOND if options.tensor_parallel == 1 else PEER_OF_TWO
+        peers = PEER_TOKENS_PER_SECOND if num_ranks == 1 else PEER_OF_TWO
         peer = peers.get((options.shape, options.weights), {}).get(batch)
         context = options.prompt + options.output // 2
-        floor = step_bytes(config, batch, context, options.weights, cache_format) / limit
-        floor /= options.tensor_parallel
+        rows = -(-batch // num_stages(runner))
+        floor = step_bytes(config, rows, context, options.weights, cache_format) / limit
+        floor /= num_ranks
         if speed.num_preemptions:
             print(f"b{batch}: does not fit, {speed.num_preemptions} preemptions")
             continue
@@ -190,7 +219,7 @@ def main() -> None:
             traced = device_time(lambda batch=batch: run(batch, 96))
             longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])
             print(f"    device idle {traced.idle_share:.2%} of the time; longest gaps {longest} us")
-    if options.tensor_parallel > 1:
+    if num_ranks > 1:
         sys.stdout.flush()
         os._exit(0)  # the end of NCCL's group would wait for ranks that end with this process
 

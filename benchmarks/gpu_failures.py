@@ -1,6 +1,6 @@
 """How long a group of two GPUs takes to end after one of its ranks is lost, and what it leaves.
 
-    python -m benchmarks.gpu_failures [--rounds 50] [--device cpu]
+    python -m benchmarks.gpu_failures [--rounds 50] [--device cpu] [--by pipeline]
 
 Each round starts an engine over two ranks, lets it decode, and then kills rank 1, stops rank 1 or
 kills rank 0, in turn. On the clock: until both processes have ended and the GPUs' memory is free
@@ -40,9 +40,9 @@ _PATIENCE_SECONDS = 30.0
 _FREE_MIB = 64  # what a GPU without processes may have in use
 
 
-def decode_for_ever(folder: Path, device: Device) -> None:
+def decode_for_ever(folder: Path, device: Device, by: str) -> None:
     """Says the number of rank 1's process when all ranks decode."""
-    config = EngineConfig(f"file://{folder}", device=device, group=GroupConfig(tensor=2))
+    config = EngineConfig(f"file://{folder}", device=device, group=GroupConfig(**{by: 2}))
     engine = Engine(open_checkpoint(folder), config)
     engine.warm_up()
     params = SamplingParams(seed=0, max_tokens=3000, temperature=0.0)
@@ -70,10 +70,10 @@ def _stat(process: int) -> tuple[int, str, int]:
 
 
 @contextmanager
-def decoding_group(folder: Path, device: Device) -> Iterator[tuple[int, int]]:
+def decoding_group(folder: Path, device: Device, by: str) -> Iterator[tuple[int, int]]:
     """Process numbers of rank 0 and rank 1, which decode."""
     command = [sys.executable, "-m", "benchmarks.gpu_failures"]
-    command += ["--decode", str(folder), "--device", device]
+    command += ["--decode", str(folder), "--device", device, "--by", by]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             lines = process.stdout or ()
@@ -104,16 +104,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--device", choices=get_args(Device), default="cuda")
+    parser.add_argument("--by", choices=("tensor", "pipeline"), default="tensor")
     parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.decode is not None:
-        decode_for_ever(options.decode, options.device)
+        decode_for_ever(options.decode, options.device, options.by)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "model"
         write_checkpoint(folder, SHAPES["tiny"])
         for number in range(options.rounds):
             name, rank, fault = _FAULTS[number % len(_FAULTS)]
-            with decoding_group(folder, options.device) as processes:
+            with decoding_group(folder, options.device, options.by) as processes:
                 os.kill(processes[rank], fault)
                 seconds = seconds_until_free(processes, options.device)
                 print(f"{number}: {name}: {seconds:.2f} s", flush=True)

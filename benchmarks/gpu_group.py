@@ -21,6 +21,8 @@ from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_group import CudaGroup, FollowingPart, lead
 from openinference_engine.ranks.cuda_part import CudaPart, build_part
+from openinference_engine.ranks.cuda_pipeline import CudaStage, build_stage
+from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.leader import assemble
 from openinference_engine.ranks.part import part_of
@@ -39,6 +41,7 @@ class Meeting:
     """rendezvous: of rank 0, which it makes up itself."""
 
     tensor: int
+    pipeline: int
     rank: int
     rendezvous: str | None
     avoids_mapping: bool
@@ -61,19 +64,26 @@ def group_runner(
     torch.cuda.set_device(device)
     kernels = load_kernels()
     rendezvous = meeting.rendezvous or _free_address()
+    num_ranks = meeting.tensor * meeting.pipeline
     group = GroupConfig(
-        tensor=meeting.tensor, pods=meeting.tensor, pod=meeting.rank, rendezvous=rendezvous
-    )
+        tensor=meeting.tensor, pipeline=meeting.pipeline, pods=num_ranks, pod=meeting.rank,
+        rendezvous=rendezvous,
+    )  # fmt: skip
     config = msgspec.structs.replace(config, group=group)
     checkpoint = cast(Checkpoint, Shape(model))
 
-    def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:
+    has_prefill = runs_prefill(kernels, device, model, config)
+
+    def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
+        if meeting.pipeline > 1:
+            stage = stage_model(model, meeting.pipeline, ranks.place.stage).config
+            own = random_llama(stage, length, device, config.weight_format)
+            return build_stage(kernels, own, model, config, ranks, verdict, has_prefill=has_prefill)
         own = random_llama(part_of(model, ranks.tensor), length, device, config.weight_format)
         own = _with_part_of_head(own, model.vocab_size, ranks.tensor)
         return build_part(
-            kernels, own, model, config, ranks, verdict, leads=meeting.rank == 0,
-            has_prefill=runs_prefill(kernels, device, model, config),
-            maps=not meeting.avoids_mapping,
+            kernels, own, model, config, ranks, verdict,
+            has_prefill=has_prefill, maps=not meeting.avoids_mapping,
         )  # fmt: skip
 
     def load_follower(ranks: Ranks, post: Post, verdict: Verdict) -> FollowingPart:
@@ -82,7 +92,7 @@ def group_runner(
     if meeting.rank > 0:
         serve_rank(checkpoint, config, meeting.rank, load=load_follower)
         sys.exit()
-    for rank in range(1, meeting.tensor):
+    for rank in range(1, num_ranks):
         _start(rank, rendezvous)
     link, part = assemble(checkpoint, config, capacity, load)
     return lead(part, link, config, SpeedMeter())

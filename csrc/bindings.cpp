@@ -43,10 +43,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
         .def_readonly("overlaps", &Stream::overlaps);
 
     py::class_<Team>(module, "Team", py::module_local())
-        .def(py::init<int, int, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t, uintptr_t, int64_t,
-                      std::vector<uintptr_t>>(),
-             "rank"_a, "ranks"_a, "inboxes"_a, "logits"_a, "words"_a, "state"_a, "patience_nanoseconds"_a,
-             "peers_aborted"_a);
+        .def(py::init<int, int, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t, uintptr_t,
+                      uintptr_t, int64_t, std::vector<uintptr_t>>(),
+             "rank"_a, "ranks"_a, "inboxes"_a, "logits"_a, "words"_a, "ended"_a, "aborted"_a,
+             "patience_nanoseconds"_a, "peers_aborted"_a);
 
     module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
                "sum_squares"_a, "stream"_a);
@@ -101,6 +101,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "team"_a, "exchange"_a, "counters"_a, "stream"_a);
     module.def("take_choice", &openinference::take_choice, "team"_a, "exchange"_a, "tokens"_a, "positions"_a,
                "stream"_a);
+    module.def("push_rows", &openinference::push_rows, "positions"_a, "hidden"_a, "sum_squares"_a, "team"_a,
+               "exchange"_a, "stream"_a);
+    module.def("take_rows", &openinference::take_rows, "team"_a, "exchange"_a, "norm_weight"_a, "positions"_a,
+               "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("end_exchanges", &openinference::end_exchanges, "team"_a, "count"_a, "stream"_a);
     module.def("multiprocessor_count", &openinference::multiprocessor_count,
                "Streaming multiprocessors of the current device.");

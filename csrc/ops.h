@@ -110,7 +110,7 @@ void rate_token(const Tensor& logits, const Tensor& tokens, const Tensor& positi
 // words[places[i]] ← values[i], all int32; places and values (N) may lie in pinned memory of the host.
 void update(const Tensor& words, const Tensor& places, const Tensor& values, Stream stream);
 
-// The four ops of a team of ranks. Each has its part of every matrix; `exchange` numbers what they
+// The ops of a team of ranks. Each has its part of every matrix; `exchange` numbers what they
 // send each other in a step, from 0 on, the same on all ranks.
 
 // To every rank's inbox ← input·Wᵀ in bf16, weights (H, K) this rank's columns, input (T, K) bf16.
@@ -129,6 +129,15 @@ void push_choice(const Tensor& logits, int first, int vocabulary, const Tensor& 
 // tokens and positions (T) as choose_token has them, of what all ranks pushed; −2, and a row
 // that is none, where a rank is lost.
 void take_choice(const Team& team, int exchange, const Tensor& tokens, const Tensor& positions, Stream stream);
+
+// To the next stage's inbox ← hidden (T, H), sum_squares and positions (T) int32 of T rows, 18 words for
+// 16 columns.
+void push_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_squares, const Team& team,
+               int exchange, Stream stream);
+
+// hidden, x, sum_squares and positions ← what the stage before has pushed: opens a step, as embed does.
+void take_rows(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& positions,
+               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
 
 // Ends a step of so many exchanges, and tells the peers if the team is lost.
 void end_exchanges(const Team& team, int count, Stream stream);

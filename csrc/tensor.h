@@ -91,14 +91,17 @@ constexpr int kMaxRanks = 8;  // of a team: the GPUs of one host
 
 // The ranks that share every matrix, as one of them sees it (cuda/team.cuh). inboxes: addresses of its
 // own, (2, words) uint2 that start as zeros, and, in the order of the ranks, of the peers' that it can
-// write to: all or none. logits: addresses in the same order, (T, V) float32. state: address of two
-// int32 of its own that start as zeros: how many exchanges have ended, whether the team has.
+// write to: all or none. logits: addresses in the same order, (T, V) float32. ended, aborted: addresses of
+// one int32 each of its own that start as zeros: how many exchanges have ended, whether the team has.
 // peers_aborted: addresses of the peers' second one, as far as it can write to them.
+//
+// Between two stages of a pipeline it is a team of one: both ends take the inbox of the one that receives
+// for their own, (1, words), and its logits.
 struct Team {
     int rank, ranks;
     std::vector<uintptr_t> inboxes, logits;
     int64_t words;
-    uintptr_t state;
+    uintptr_t ended, aborted;
     int64_t patience_nanoseconds;
     std::vector<uintptr_t> peers_aborted;
 };

@@ -69,11 +69,11 @@ struct AbortWords {
 };
 
 // A rank that has waited in vain, or was told so, tells its peers: they need not find out by waiting.
-__global__ void end_exchanges_kernel(uint32_t* ended, int count, AbortWords peers) {
+__global__ void end_exchanges_kernel(uint32_t* ended, int count, const int* aborted, AbortWords peers) {
     wait_for_predecessor();
     release_successor();  // in this order: the next step reads the number before it waits
     if (threadIdx.x == 0) *ended += count;
-    const bool is_aborted = reinterpret_cast<const volatile int*>(ended)[1] != 0;
+    const bool is_aborted = *const_cast<const volatile int*>(aborted) != 0;
 #pragma unroll
     for (int i = 0; i < kMaxRanks; ++i)
         if (is_aborted && threadIdx.x == 0 && i < peers.count) *const_cast<volatile int*>(peers.of[i]) = 1;
@@ -110,8 +110,8 @@ void end_exchanges(const Team& team, int count, Stream stream) {
     AbortWords peers{{}, static_cast<int>(team.peers_aborted.size())};
     require(peers.count < kMaxRanks, "team: more peers than ranks there can be");
     for (int i = 0; i < peers.count; ++i) peers.of[i] = reinterpret_cast<int*>(team.peers_aborted[i]);
-    launch("end_exchanges", end_exchanges_kernel, dim3(1), 32, 0, stream, reinterpret_cast<uint32_t*>(team.state), count,
-           peers);
+    launch("end_exchanges", end_exchanges_kernel, dim3(1), 32, 0, stream, reinterpret_cast<uint32_t*>(team.ended), count,
+           reinterpret_cast<const int*>(team.aborted), peers);
 }
 
 }  // namespace openinference

@@ -110,8 +110,8 @@ inline Exchange exchange_of(const char* op, const Team& team, int index, int64_t
     inboxes.ranks = team.ranks;
     inboxes.copies = inboxes.num_reached == 1 ? 1 : 2;
     inboxes.words = words;
-    inboxes.ended = reinterpret_cast<const uint32_t*>(team.state);
-    inboxes.aborted = reinterpret_cast<int*>(team.state) + 1;
+    inboxes.ended = reinterpret_cast<const uint32_t*>(team.ended);
+    inboxes.aborted = reinterpret_cast<int*>(team.aborted);
     inboxes.patience_nanoseconds = team.patience_nanoseconds;
     return {inboxes, index, static_cast<int>(part_words)};
 }

@@ -20,6 +20,8 @@ from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import (
     WEIGHT_FORMATS,
+    WHOLE,
+    Extent,
     check_supported,
     load_llama,
 )
@@ -109,11 +111,13 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
     check_supported(model, config.weight_format)
 
 
-def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
+def plan_memory(
+    model: ModelConfig, config: EngineConfig, free_bytes: int, extent: Extent = WHOLE
+) -> int:
     """Bytes left for the cache. Raises StartError, with what would fit, if no sequence does."""
     length = model_length(model, config)
     sequence_bytes = length * _position_bytes(model, config)
-    model_bytes = weight_bytes(model, config.weight_format, length)
+    model_bytes = weight_bytes(model, config.weight_format, length, extent)
     spare_bytes = free_bytes - model_bytes - _RESERVE_BYTES
     if spare_bytes >= sequence_bytes:
         return spare_bytes
@@ -121,19 +125,19 @@ def plan_memory(model: ModelConfig, config: EngineConfig, free_bytes: int) -> in
         f"--weights {config.weight_format}: the model takes {_gib(model_bytes)}, one sequence of "
         f"--max-model-len {length} {_gib(sequence_bytes)} and the steps {_gib(_RESERVE_BYTES)}, "
         f"but {_gib(free_bytes)} of the GPU's memory are free; use "
-        f"{_remedy(model, config, free_bytes)}"
+        f"{_remedy(model, config, free_bytes, extent)}"
     )
 
 
-def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int) -> str:
+def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: Extent) -> str:
     length, token_bytes = model_length(model, config), _position_bytes(model, config)
     room = free_bytes - _RESERVE_BYTES
     remedies = [
         f"--weights {name}"
         for name in WEIGHT_FORMATS
-        if weight_bytes(model, name, length) + length * token_bytes <= room
+        if weight_bytes(model, name, length, extent) + length * token_bytes <= room
     ]
-    for_cache = room - weight_bytes(model, config.weight_format, length)
+    for_cache = room - weight_bytes(model, config.weight_format, length, extent)
     remedies += [
         f"--kv-cache-dtype {name}"
         for name, cache_format in CUDA_FORMATS.items()

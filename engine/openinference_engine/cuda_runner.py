@@ -15,8 +15,9 @@ launch of the same stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import ModuleType
 
@@ -46,6 +47,20 @@ class Outcome:
     rated: TokenLogprobs | None = None
 
 
+_Launch = Callable[[], Flight]
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A step, and what its rows have brought so far. under_way: indices of the rows of a launch."""
+
+    step: Step
+    rows: list[Row]
+    outcomes: list[Outcome]
+    under_way: tuple[Sequence[int], Flight] | None = None
+    is_one_launch: bool = False  # of rows that decode, which the device may repeat
+
+
 class CudaRunner:
     def __init__(
         self,
@@ -68,6 +83,7 @@ class CudaRunner:
         self._prefill = prefill
         self._runs_ahead = runs_ahead
         self._launches = make_launches(kernels, decoder, uses_graphs, overlaps)
+        self._begun = _Begun(Step([]), [], [])
         self._last: tuple[list[Row], list[int]] = ([], [])  # rows, and the tokens they drew
         self._ahead: Flight | None = None  # the step behind `_last`
 
@@ -75,28 +91,75 @@ class CudaRunner:
         """Captures the graphs of steps that decode up to as many rows."""
         self._launches.warm_up(max_rows)
 
-    @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
         """Computes all chunks, draws a token where one is due and rates what is to be rated.
 
         Raises EngineError if a row that is drawn behind or rated has no logit to choose from (NaN
         in weights or states), or if another rank did not send its part.
         """
+        self.begin(step)
+        return self.finish()
+
+    @torch.inference_mode()
+    def begin(self, step: Step) -> None:
+        """Launches the step: its last part, if it is so long that it has several."""
         rows = [row for chunk in step.chunks for row in rows_of(chunk)]
+        self._begun = _Begun(step, rows, [Outcome(-1)] * len(rows))
+        for indices, launch in self._parts(step, rows):
+            self._land()
+            self._begun.under_way = indices, launch()
+
+    @torch.inference_mode()
+    def finish(self) -> StepResult:
+        """Waits for the tokens of the step that was begun."""
+        begun = self._begun
+        self._land(may_run_ahead=begun.is_one_launch)
+        return _result(begun.step, begun.rows, begun.outcomes)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the device runs a step that nobody has asked for yet."""
+        return self._ahead is not None
+
+    def has_begun(self, step: Step) -> bool:
+        """Whether that step is of the same sequences."""
+        rows = self._last[0] if self.is_ahead else []
+        return len(rows) == len(step.chunks) and all(
+            row.block_ids is chunk.block_ids for row, chunk in zip(rows, step.chunks, strict=True)
+        )
+
+    def _parts(self, step: Step, rows: list[Row]) -> Iterator[tuple[Sequence[int], _Launch]]:
+        """Indices of rows and what launches them, one part after another."""
         flight, self._ahead = self._ahead, None
+        launches, most = self._launches, self._decoder.most_rows
         if flight is not None and self._is_as_expected(rows):
-            self._launches.add_pages(rows)
-            outcomes = self._finish(rows, flight, may_run_ahead=True)
+            launches.add_pages(rows)
+            self._begun.is_one_launch = True
+            yield range(len(rows)), lambda: flight
         elif self._prefill is not None and _is_for(self._prefill, step):
-            outcomes = self._run_prompts(self._prefill, step, rows)
+            yield from self._prompt_parts(self._prefill, step, rows)
         else:
-            outcomes = []
-            most = self._decoder.most_rows
+            self._begun.is_one_launch = len(rows) <= most
             for first in range(0, len(rows), most):
-                part = rows[first : first + most]
-                flight = self._launches.launch(part)
-                outcomes += self._finish(part, flight, may_run_ahead=len(rows) <= most)
-        return _result(step, rows, outcomes)
+                part = range(first, min(first + most, len(rows)))
+                yield part, partial(launches.launch, rows[part.start : part.stop])
+
+    def _prompt_parts(
+        self, prefill: Prefill, step: Step, rows: list[Row]
+    ) -> Iterator[tuple[Sequence[int], _Launch]]:
+        """All rows at once, then the head over those that somebody waits for."""
+        parts = [
+            (chunk.token_ids, chunk.start, chunk.block_ids[: _num_pages(chunk)])
+            for chunk in step.chunks
+        ]
+        states = self._launches.launch_prompts(prefill, parts)
+        wanted = [index for index, row in enumerate(rows) if row.is_awaited]
+        if not wanted and self._launches.ends_prompts_with_head:
+            wanted = [len(rows) - 1]
+        for first in range(0, len(wanted), MAX_ROWS):
+            part = wanted[first : first + MAX_ROWS]
+            of_part = [rows[index] for index in part]
+            yield part, partial(self._launches.launch_head, of_part, states, part)
 
     def _is_as_expected(self, rows: list[Row]) -> bool:
         last_rows, tokens = self._last
@@ -105,33 +168,22 @@ class CudaRunner:
             for row, last, token in zip(rows, last_rows, tokens, strict=True)
         )
 
-    def _run_prompts(self, prefill: Prefill, step: Step, rows: list[Row]) -> list[Outcome]:
-        """All rows at once, then the head over those that somebody waits for."""
-        stream = self._launches.stream()
-        parts = [
-            (chunk.token_ids, chunk.start, chunk.block_ids[: _num_pages(chunk)])
-            for chunk in step.chunks
-        ]
-        states = prefill.queue_parts(parts, stream)
-        outcomes = [Outcome(-1)] * len(rows)
-        wanted = [index for index, row in enumerate(rows) if row.is_awaited]
-        for first in range(0, len(wanted), MAX_ROWS):
-            part = wanted[first : first + MAX_ROWS]
-            of_part = [rows[index] for index in part]
-            flight = self._launches.launch_head(of_part, states, part)
-            for index, outcome in zip(part, self._outcomes(of_part, flight), strict=True):
-                outcomes[index] = outcome
-        return outcomes
-
-    def _finish(self, rows: list[Row], flight: Flight, may_run_ahead: bool) -> list[Outcome]:
+    def _land(self, may_run_ahead: bool = False) -> None:
+        """Takes the outcomes of the part under way, if there is one."""
+        begun = self._begun
+        if begun.under_way is None:
+            return
+        (indices, flight), begun.under_way = begun.under_way, None
+        rows = [begun.rows[index] for index in indices]
         limit = self._decoder.num_positions
         if may_run_ahead and self._runs_ahead and all(row.may_be_followed(limit) for row in rows):
             self._ahead = self._launches.repeat(flight.kind)
         if not any(row.is_awaited for row in rows):
-            return [Outcome(-1)] * len(rows)
+            return
         outcomes = self._outcomes(rows, flight)
+        for index, outcome in zip(indices, outcomes, strict=True):
+            begun.outcomes[index] = outcome
         self._last = rows, [outcome.token_id for outcome in outcomes]
-        return outcomes
 
     def _outcomes(self, rows: list[Row], flight: Flight) -> list[Outcome]:
         tokens = flight.land()[: len(rows)]

@@ -208,6 +208,9 @@ class Decoder:
 
     def _queue_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
         self.choose_token(rows, stream)
+        self._queue_draws(rows, stream, draws, rates)
+
+    def _queue_draws(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
         if draws:
             logits = self.logits(rows)
             self.draw_token(self._buffers.used_up[:rows].copy_(logits) if rates else logits, stream)

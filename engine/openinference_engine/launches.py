@@ -21,6 +21,7 @@ from torch import Tensor
 
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
+from openinference_engine.prefill import Parts, Prefill
 from openinference_engine.ratings import RATING_WORDS, unpack
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.rows import Row
@@ -28,6 +29,7 @@ from openinference_engine.seats import Seats
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, MAX_ROWS)
 LOST_TOKEN = -2  # kLostToken of csrc/cuda/choice.cu
+Return = tuple[Tensor, Tensor, torch.cuda.Event | None]  # tokens, ratings and arrival of a `Flight`
 
 
 class Kind(msgspec.Struct, frozen=True, array_like=True):
@@ -68,6 +70,8 @@ class Flight:
 class Launches:
     """Brings rows to the device, queues their step, and starts the way back of its tokens."""
 
+    ends_prompts_with_head = False  # also those of whose rows nobody waits for one
+
     def __init__(
         self, kernels: ModuleType, decoder: Decoder, uses_graphs: bool, overlaps: bool
     ) -> None:
@@ -94,6 +98,10 @@ class Launches:
         self._prepare(kind)
         self._seats.place(rows, kind.bucket, self.stream())
         return self.repeat(kind)
+
+    def launch_prompts(self, prefill: Prefill, parts: Parts) -> tuple[Tensor, Tensor]:
+        """The states behind all rows, for `launch_head`."""
+        return prefill.queue_parts(parts, self.stream())
 
     def launch_head(
         self, rows: list[Row], states: tuple[Tensor, Tensor], indices: list[int]
@@ -124,16 +132,22 @@ class Launches:
         self._decoder.queue_head(*last_states, self.stream(), kind.draws, kind.rates)
 
     def _fly(self, kind: Kind) -> Flight:
-        self._returns.rotate()
-        tokens, ratings, arrival = self._returns[0]
-        tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
-        if kind.rates:
-            ratings.copy_(self._decoder.ratings, non_blocking=True)
-        if arrival is not None:
-            arrival.record()
-        return Flight(kind, tokens, ratings, arrival)
+        flight = Flight(kind, *self._next_return())
+        self._depart(flight)
+        return flight
 
-    def _return(self) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
+    def _next_return(self) -> Return:
+        self._returns.rotate()
+        return self._returns[0]
+
+    def _depart(self, flight: Flight) -> None:
+        flight.tokens.copy_(self._decoder.inputs.tokens, non_blocking=True)
+        if flight.kind.rates:
+            flight.ratings.copy_(self._decoder.ratings, non_blocking=True)
+        if flight.arrival is not None:
+            flight.arrival.record()
+
+    def _return(self) -> Return:
         def words(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.int32, pin_memory=self._is_on_gpu)
 

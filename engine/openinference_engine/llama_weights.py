@@ -66,29 +66,45 @@ class LlamaWeights:
         return [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a stage of a pipeline has of a model: so many layers from one on, and which tables."""
+
+    first_layer: int = 0
+    has_embedding: bool = True
+    has_head: bool = True
+
+
+WHOLE = Extent()
+
+
 def load_llama(
     weights: Weights,
     config: ModelConfig,
     num_positions: int,
     device: torch.device,
     weight_format: WeightFormat = "bfloat16",
+    extent: Extent = WHOLE,
 ) -> LlamaWeights:
-    """Reads a checkpoint of the Llama family. Raises StartError for what the kernels cannot do."""
+    """Reads a checkpoint of the Llama family: `config.num_layers` of its layers.
+
+    A table that `extent` leaves out has no rows. Raises StartError for what the kernels cannot do.
+    """
     check_supported(config, weight_format)
     model = weights.at("model")
     with opened_upload(device) as upload:
         begun = (
             _begin_layer(model.at(f"layers.{index}"), config, weight_format, upload)
-            for index in range(config.num_layers)
+            for index in range(extent.first_layer, extent.first_layer + config.num_layers)
         )
         layers = list(upload.in_turn(begun))
-        embedding, head = upload.in_turn(_begin_tables(weights, config, upload))
+        embedding, head = upload.in_turn(_begin_tables(weights, config, upload, extent))
         cosine_sine = Rotary(model, config, num_positions).at(torch.arange(num_positions))
         return LlamaWeights(
             embedding=embedding,
             layers=layers,
             norm=_vector(model, "norm", config.hidden_size, device),
-            head=packed_head(head, weight_format),
+            head=packed_head(head, weight_format) if extent.has_head else head,
             rotary=torch.stack(cosine_sine, dim=-1).to(device),
         )
 
@@ -195,17 +211,27 @@ def _begin_layer(
 
 
 def _begin_tables(
-    weights: Weights, config: ModelConfig, upload: Upload
+    weights: Weights, config: ModelConfig, upload: Upload, extent: Extent
 ) -> Iterator[Callable[[], Tensor]]:
     """The embedding, and this rank's rows of the head, which may be rows of the embedding."""
     rows, columns, team = config.vocab_size, config.hidden_size, weights.ranks.tensor
     own = vocabulary_of(rows, team.size, team.index)
-    embedding = Stack(weights.at("model"), {"embed_tokens": rows}, columns, upload)
-    yield embedding.dense
-    if config.ties_embeddings:
-        yield lambda: embedding.dense()[own]
-    else:
+
+    def nothing() -> Tensor:
+        return torch.empty(0, columns, dtype=torch.bfloat16, device=upload.device)
+
+    def begin_embedding() -> Callable[[], Tensor]:
+        return Stack(weights.at("model"), {"embed_tokens": rows}, columns, upload).dense
+
+    embedding = begin_embedding() if extent.has_embedding else nothing
+    yield embedding
+    if not extent.has_head:
+        yield nothing
+    elif not config.ties_embeddings:
         yield Stack(weights, {"lm_head": own.stop - own.start}, columns, upload).dense
+    else:
+        table = embedding if extent.has_embedding else begin_embedding()
+        yield lambda: table()[own]
 
 
 def _vector(weights: Weights, name: str, size: int, device: torch.device) -> Tensor:

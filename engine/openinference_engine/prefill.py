@@ -41,6 +41,7 @@ class Chunks:
 
 
 Parts = list[tuple[list[int], int, list[int]]]
+State = tuple[Tensor, Tensor, Tensor]  # hidden, x and sum_squares (csrc/ops.h)
 
 
 def chunks_of(parts: Parts, device: torch.device) -> Chunks:
@@ -106,16 +107,17 @@ class Prefill:
         """
         rows = len(chunks.tokens)
         state = self._hidden[:rows], self._x[:rows], self._sum_squares[:rows]
-        weights, kernels = self._weights, self._kernels
-        first_norm = weights.layers[0].attention_norm
-        kernels.embed(chunks.tokens, weights.embedding, first_norm, *state, stream)
+        self._enter(chunks, state, stream)
         for layer in range(self._config.num_layers):
             self._queue_layer(layer, chunks, state, stream)
         return state[1], state[2]
 
-    def _queue_layer(
-        self, index: int, chunks: Chunks, state: tuple[Tensor, Tensor, Tensor], stream: Any
-    ) -> None:
+    def _enter(self, chunks: Chunks, state: State, stream: Any) -> None:
+        weights = self._weights
+        first_norm = weights.layers[0].attention_norm
+        self._kernels.embed(chunks.tokens, weights.embedding, first_norm, *state, stream)
+
+    def _queue_layer(self, index: int, chunks: Chunks, state: State, stream: Any) -> None:
         rows, kernels, layer = len(chunks.tokens), self._kernels, self._weights.layers[index]
         normed = *state[1:], self._config.rms_norm_epsilon
         cache = self._cache.layer(index)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.expert_weights import expert_elements, router_elements
-from openinference_engine.llama_weights import head_format
+from openinference_engine.llama_weights import WHOLE, Extent, head_format
 from openinference_engine.packings import PACKINGS, UNIT_ELEMENTS
 
 
-def weight_bytes(config: ModelConfig, weight_format: WeightFormat, num_positions: int) -> int:
+def weight_bytes(
+    config: ModelConfig, weight_format: WeightFormat, num_positions: int, extent: Extent = WHOLE
+) -> int:
     """What the loaded weights take on the device."""
-    table = config.vocab_size * config.hidden_size
-    head = head_bytes(config, weight_format)
-    if config.ties_embeddings and weight_format == "bfloat16":
+    table = 2 * config.vocab_size * config.hidden_size if extent.has_embedding else 0
+    head = head_bytes(config, weight_format) if extent.has_head else 0
+    if table and config.ties_embeddings and weight_format == "bfloat16":
         head = 0
     layers = config.num_layers * layer_bytes(config, weight_format)
-    return 2 * table + layers + head + 4 * num_positions * config.head_dim
+    return table + layers + head + 4 * num_positions * config.head_dim
 
 
 def layer_bytes(

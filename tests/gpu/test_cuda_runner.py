@@ -32,6 +32,7 @@ def build_runner(
     weight_format="bfloat16",
     prompt_kernels=None,
     cache_format=BFLOAT16,
+    is_deterministic=False,
     **switches,
 ):
     config, source = checkpoint.config, Weights(checkpoint, torch.bfloat16)
@@ -39,7 +40,8 @@ def build_runner(
     cache = KVCache(config, NUM_BLOCKS, place.device, cache_format)
     for layer in (*cache.keys, *cache.values):
         layer.view(torch.uint8).fill_(0xFF)  # NaN: what no token wrote may hold anything
-    decoder = Decoder(place.ops, weights, config, cache, MAX_LENGTH // 16)
+    pages = MAX_LENGTH // 16
+    decoder = Decoder(place.ops, weights, config, cache, pages, is_deterministic)
     if prompt_kernels is not None:
         switches["prefill"] = Prefill(prompt_kernels, weights, config, cache, max_rows=64)
     return CudaRunner(place.ops, decoder, **switches)

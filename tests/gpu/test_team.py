@@ -181,7 +181,9 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
         assert torch.equal(gathered[rank][1], logits)
 
 
-@pytest.mark.parametrize("layout", [{"pipeline": 2}, {"tensor": 2, "expert": 2}])
+@pytest.mark.parametrize(
+    "layout", [{"tensor": 2, "pipeline": 2}, {"tensor": 2, "expert": 2}, {"expert": 2}]
+)
 def test_other_layouts_are_refused_on_gpus(layout):
     config = EngineConfig("", device="cuda", group=GroupConfig(**layout))
     with pytest.raises(StartError, match="are for --device cpu so far; GPUs of one pod share"):

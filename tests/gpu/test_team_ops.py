@@ -14,7 +14,7 @@ def teams(ops, memory, ranks, patience_nanoseconds=PATIENCE_NANOSECONDS):
     return [
         ops.Team(
             rank, ranks, view.inboxes, view.logits, view.words, view.state.data_ptr(),
-            patience_nanoseconds, view.peers_aborted,
+            view.state[1:].data_ptr(), patience_nanoseconds, view.peers_aborted,
         )
         for rank in range(ranks)
         for view in [memory.seen_by(rank)]

@@ -1,18 +1,18 @@
-"""A group whose ranks have a GPU each, in one pod: tensor parallel so far.
+"""A group whose ranks have a GPU each, in one pod: tensor parallel, or a pipeline.
 
 Rank 0 runs steps as an engine on one GPU does (`cuda_runner`), over its part of the model, and
-tells the others what to queue (`launching`).
+tells the others what to queue (`launching`). In a pipeline it does so in several lanes (`lanes`).
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections import deque
 from types import ModuleType
 
 import msgspec
 import torch
 
-from openinference_engine.backend import Backend, plan_capacity
+from openinference_engine.backend import Backend, Capacity, plan_capacity
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_backend import (
     check_settings,
@@ -26,11 +26,13 @@ from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
-from openinference_engine.ranks.launching import (
-    Follower,
-    LeadingLaunches,
-    LeadingPrefill,
+from openinference_engine.ranks.cuda_pipeline import (
+    CudaStage,
+    build_stage,
+    check_room,
+    plan_pipeline,
 )
+from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
@@ -52,24 +54,35 @@ MOST_RANKS = 8  # kMaxRanks of csrc/tensor.h
 class CudaGroup:
     """Runs steps on all GPUs of the group; the watch ends it if one takes too long."""
 
-    num_stages = 1
-
-    def __init__(self, runner: CudaRunner, link: LeaderLink, speed: SpeedMeter) -> None:
-        self._runner, self._link, self._speed = runner, link, speed
-        self._begun = Step([])
+    def __init__(self, lanes: list[CudaRunner], link: LeaderLink, speed: SpeedMeter) -> None:
+        """lanes: in each a step may be under way."""
+        self.num_stages = len(lanes)
+        self._free, self._link, self._speed = lanes, link, speed
+        self._under_way: deque[tuple[Step, CudaRunner]] = deque()
 
     def warm_up(self, max_rows: int) -> None:
-        self._runner.warm_up(max_rows)
+        for lane in self._free:
+            lane.warm_up(max_rows)
 
     def run(self, step: Step) -> StepResult:
-        seconds = patience_seconds(self._speed, step)
-        return self._link.watch.within(seconds, "a step", lambda: self._runner.run(step))
+        self.begin(step)
+        return self.finish()
 
     def begin(self, step: Step) -> None:
-        self._begun = step
+        seconds = patience_seconds(self._speed, step, *(earlier for earlier, _ in self._under_way))
+        self._link.watch.expect(seconds)
+        lane = max(self._free, key=lambda one: (one.has_begun(step), not one.is_ahead))
+        self._free.remove(lane)
+        lane.begin(step)
+        self._under_way.append((step, lane))
 
     def finish(self) -> StepResult:
-        return self.run(self._begun)
+        _, lane = self._under_way.popleft()
+        result = lane.finish()
+        self._free.append(lane)
+        if not self._under_way:  # else the deadline is theirs too
+            self._link.watch.done()
+        return result
 
     def is_leaving(self) -> bool:
         return self._link.is_leaving()
@@ -81,16 +94,11 @@ class CudaGroup:
 class FollowingPart:
     """Another rank's part, as the loop of `worker` knows it."""
 
-    def __init__(self, part: CudaPart, config: EngineConfig) -> None:
-        switches = config.uses_graphs, config.overlaps_kernels
-        self._follower = Follower(part.kernels, part.decoder, part.prefill, *switches)
-        self._memory = part.memory
+    def __init__(self, part: CudaPart | CudaStage, config: EngineConfig) -> None:
+        self._follower, self.abort = part.follow(config), part.abort
 
     def take(self, message: ToRank) -> None:
         self._follower.take(message)
-
-    def abort(self) -> None:
-        self._memory.abort()
 
 
 def load_cuda_group(
@@ -102,36 +110,25 @@ def load_cuda_group(
     """
     config = _settled(checkpoint, config)
     kernels, device = prepare_gpu(checkpoint, config, 0)
-    own = part_of(checkpoint.config, Team(0, config.group.tensor))
-    spare_bytes = plan_part(checkpoint.config, config, torch.cuda.mem_get_info(device)[0])
-    position_bytes = own.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
-    capacity = plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
+    capacity = _plan(checkpoint.config, config, torch.cuda.mem_get_info(device)[0])
 
-    def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart:
-        return load_part(checkpoint, config, kernels, device, ranks, verdict, leads=True)
+    def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
+        return load_part(checkpoint, config, kernels, device, ranks, verdict)
 
     link, part = assemble(checkpoint, config, capacity, load, end)
     group = lead(part, link, config, speed)
     path = kernel_path(device, config)
-    path += f"-tensor{config.group.tensor}"
+    if config.group.tensor > 1:
+        path += f"-tensor{config.group.tensor}"
     return Backend(group, capacity, path, runs_ahead=config.runs_ahead, group=group)
 
 
-def lead(part: CudaPart, link: LeaderLink, config: EngineConfig, speed: SpeedMeter) -> CudaGroup:
-    """Rank 0's runner over its loaded part."""
-    link.watch.before_end = part.memory.abort
-    if isinstance(part.prefill, LeadingPrefill):
-        part.prefill.send = link.send
-    runner = CudaRunner(
-        part.kernels,
-        part.decoder,
-        prefill=part.prefill,
-        uses_graphs=config.uses_graphs,
-        overlaps=config.overlaps_kernels,
-        runs_ahead=config.runs_ahead,
-        make_launches=partial(LeadingLaunches, link.send),
-    )
-    return CudaGroup(runner, link, speed)
+def lead(
+    part: CudaPart | CudaStage, link: LeaderLink, config: EngineConfig, speed: SpeedMeter
+) -> CudaGroup:
+    """Rank 0's runners over its loaded part."""
+    link.watch.before_end = part.abort
+    return CudaGroup(part.lead(link.send, config), link, speed)
 
 
 def follower_loader(checkpoint: Checkpoint, config: EngineConfig, rank: int) -> Load:
@@ -140,7 +137,7 @@ def follower_loader(checkpoint: Checkpoint, config: EngineConfig, rank: int) -> 
     kernels, device = prepare_gpu(checkpoint, config, rank)
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> FollowingPart:
-        part = load_part(checkpoint, config, kernels, device, ranks, verdict, leads=False)
+        part = load_part(checkpoint, config, kernels, device, ranks, verdict)
         return FollowingPart(part, config)
 
     return load
@@ -154,12 +151,14 @@ def prepare_gpu(
     _check_group(group, model)
     kernels = load_kernels()
     if 0 < (count := torch.cuda.device_count()) < group.num_ranks:
+        name = "tensor" if group.tensor > 1 else "pipeline"
         raise StartError(
-            f"--tensor {group.tensor} needs as many GPUs, and this process sees {count}; give the "
-            f"pod nvidia.com/gpu: {group.tensor} or use --tensor {count}"
+            f"--{name} {group.num_ranks} needs as many GPUs, and this process sees {count}; give "
+            f"the pod nvidia.com/gpu: {group.num_ranks} or use --{name} {count}"
         )
     if count:
         torch.cuda.set_device(rank)
+    check_settings(model, config)
     try:
         check_settings(part_of(model, Team(0, group.tensor)), config)
     except StartError as error:
@@ -174,8 +173,18 @@ def load_part(
     device: torch.device,
     ranks: Ranks,
     verdict: Verdict,
-    *,
-    leads: bool,
+) -> CudaPart | CudaStage:
+    loads = _load_stage if config.group.pipeline > 1 else _load_slices
+    return loads(checkpoint, config, kernels, device, ranks, verdict)
+
+
+def _load_slices(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    kernels: ModuleType,
+    device: torch.device,
+    ranks: Ranks,
+    verdict: Verdict,
 ) -> CudaPart:
     model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.tensor)
     plan_part(model, config, torch.cuda.mem_get_info(device)[0])
@@ -184,8 +193,42 @@ def load_part(
     torch.cuda.empty_cache()
     return build_part(
         kernels, weights, model, config, ranks, verdict,
-        leads=leads, has_prefill=runs_prefill(kernels, device, model, config),
+        has_prefill=runs_prefill(kernels, device, model, config),
     )  # fmt: skip
+
+
+def _load_stage(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    kernels: ModuleType,
+    device: torch.device,
+    ranks: Ranks,
+    verdict: Verdict,
+) -> CudaStage:
+    model, stage = checkpoint.config, ranks.place.stage
+    check_room(model, config, stage, torch.cuda.mem_get_info(device)[0], verdict)
+    part, source = (
+        stage_model(model, config.group.pipeline, stage),
+        Weights(checkpoint, torch.bfloat16),
+    )
+    weights = load_llama(
+        source, part.config, verdict.max_model_len, device, config.weight_format, part.extent
+    )
+    torch.cuda.empty_cache()
+    return build_stage(
+        kernels, weights, model, config, ranks, verdict,
+        has_prefill=runs_prefill(kernels, device, model, config),
+    )  # fmt: skip
+
+
+def _plan(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity:
+    """Of all ranks, if each GPU has as many bytes. Raises StartError if the model does not fit."""
+    if config.group.pipeline > 1:
+        return plan_pipeline(model, config, free_bytes)
+    own = part_of(model, Team(0, config.group.tensor))
+    spare_bytes = plan_part(model, config, free_bytes)
+    position_bytes = own.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
+    return plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
 
 
 def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:
@@ -196,10 +239,10 @@ def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:
 
 
 def _check_group(group: GroupConfig, model: ModelConfig) -> None:
-    if group.pipeline > 1 or group.expert > 1 or group.pods > 1:
+    if group.expert > 1 or group.pods > 1 or 1 not in (group.pipeline, group.tensor):
         raise StartError(
-            "--pipeline, --expert and --pods are for --device cpu so far; GPUs of one pod share a "
-            "model by --tensor"
+            "--expert, --pods and --pipeline beside --tensor are for --device cpu so far; GPUs of "
+            "one pod share a model by --tensor or by --pipeline"
         )
     if model.experts is not None and group.tensor > 1:
         raise StartError(

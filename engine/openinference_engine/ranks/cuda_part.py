@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_backend import plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
@@ -17,12 +19,13 @@ from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.ranks.device_memory import (
+    Abort,
     DeviceMemory,
     Layout,
     NcclGatherer,
     layout_of,
 )
-from openinference_engine.ranks.launching import LeadingPrefill, TeamPrefill
+from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send, TeamPrefill
 from openinference_engine.ranks.part import part_of
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Ranks, Team
@@ -39,6 +42,27 @@ class CudaPart:
     decoder: Decoder
     prefill: Prefill | None
     memory: DeviceMemory
+
+    @property
+    def abort(self) -> Abort:
+        return self.memory.abort
+
+    def lead(self, send: Send, config: EngineConfig) -> list[CudaRunner]:
+        """Rank 0's runner."""
+        runner = CudaRunner(
+            self.kernels,
+            self.decoder,
+            prefill=self.prefill,
+            uses_graphs=config.uses_graphs,
+            overlaps=config.overlaps_kernels,
+            runs_ahead=config.runs_ahead,
+            make_launches=partial(LeadingLaunches, send),
+        )
+        return [runner]
+
+    def follow(self, config: EngineConfig) -> Follower:
+        switches = config.uses_graphs, config.overlaps_kernels
+        return Follower(self.kernels, self.decoder, self.prefill, *switches)
 
 
 def plan_part(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
@@ -63,7 +87,6 @@ def build_part(
     ranks: Ranks,
     verdict: Verdict,
     *,
-    leads: bool,
     has_prefill: bool,
     maps: bool = True,
 ) -> CudaPart:
@@ -79,23 +102,22 @@ def build_part(
     cache = KVCache(part, verdict.num_cache_blocks, device, cache_format)
     pages_per_sequence = -(-verdict.max_model_len // PAGE_TOKENS)
     logits = memory.view.whole_logits
-    prefill_type = LeadingPrefill if leads else TeamPrefill
     decoder = Decoder(
         stand_in, weights, part, cache, pages_per_sequence, config.is_deterministic, logits
     )
     prefill = None
     if has_prefill:
-        prefill = prefill_type(stand_in, weights, part, cache, _most_rows(config))
+        prefill = TeamPrefill(stand_in, weights, part, cache, most_rows(config))
     return CudaPart(stand_in, decoder, prefill, memory)
 
 
-def _most_rows(config: EngineConfig) -> int:
+def most_rows(config: EngineConfig) -> int:
     """Of a step."""
     return max(config.max_step_tokens, config.max_sequences + config.block_size, MAX_ROWS)
 
 
 def shared_layout(model: ModelConfig, config: EngineConfig) -> Layout:
-    return layout_of(model, config.group.tensor, _most_rows(config), MAX_ROWS)
+    return layout_of(model, config.group.tensor, most_rows(config), MAX_ROWS)
 
 
 def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:

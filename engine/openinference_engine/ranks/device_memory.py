@@ -50,8 +50,48 @@ def layout_of(config: ModelConfig, ranks: int, max_rows: int, logit_rows: int) -
     return Layout(words, logit_rows, config.vocab_size)
 
 
+class SharedMemory:
+    """An allocation of this rank, zeros, mapped by all peers if all can reach each other."""
+
+    def __init__(
+        self,
+        kernels: ModuleType,
+        team: Team,
+        num_bytes: int,
+        device: torch.device,
+        maps: bool = True,
+    ) -> None:
+        """Every rank of the team makes its own at the same time. maps: False to go by NCCL."""
+        address, handle = kernels.share_memory(num_bytes)
+        self.bytes = torch.as_tensor(_Bytes(address, num_bytes), device=device)
+        others = _map_peers(kernels, team, handle, device) if maps else None
+        self.is_mapped = others is not None
+        self._team = team
+        # Its own, then the peers' in their order.
+        self.addresses: list[int] = [address, *(others or [])]
+
+    def address_of(self, index: int) -> int:
+        """Of a peer that is mapped."""
+        return self.addresses[index + (index < self._team.index)]
+
+
+class Abort:
+    """Tells the kernels that wait for a peer, and all that follow, not to wait any longer."""
+
+    def __init__(self, word: Tensor) -> None:
+        """word: (1,) int32 on the device, which kernels look at while they wait."""
+        self._word = word
+        self._flag = torch.ones(1, dtype=torch.int32).pin_memory()
+        self._side = torch.cuda.Stream(word.device)  # type: ignore[no-untyped-call]
+
+    def __call__(self) -> None:
+        """From any thread."""
+        with torch.cuda.stream(self._side):
+            self._word.copy_(self._flag, non_blocking=True)
+
+
 class DeviceMemory:
-    """This rank's allocation, mapped by all peers if all can reach each other."""
+    """What the ranks of a team have for one another."""
 
     def __init__(
         self,
@@ -61,16 +101,14 @@ class DeviceMemory:
         device: torch.device,
         maps: bool = True,
     ) -> None:
-        """Every rank of the team makes its own at the same time. maps: False to go by NCCL."""
-        address, handle = kernels.share_memory(layout.num_bytes)
-        own = torch.as_tensor(_Bytes(address, layout.num_bytes), device=device)
+        """As `SharedMemory`."""
+        shared = SharedMemory(kernels, team, layout.num_bytes, device, maps)
+        own, bases = shared.bytes, shared.addresses
         self.inbox = own[: layout.logits].view(torch.int64).view(_COPIES, layout.words)
         logits = own[layout.logits : layout.state].view(torch.float32)
         logits = logits[: layout.rows * layout.vocabulary].view(layout.rows, layout.vocabulary)
         state = own[layout.state :].view(torch.int32)[:2]
-        others = _map_peers(kernels, team, handle, device) if maps else None
-        self.is_mapped = others is not None
-        bases = [address, *(others or [])]
+        self.is_mapped = shared.is_mapped
         self.view = TeamMemory(
             bases,
             [base + layout.logits for base in bases],
@@ -79,13 +117,7 @@ class DeviceMemory:
             state,
             [base + layout.state + state.element_size() for base in bases[1:]],
         )
-        self._flag = torch.ones(1, dtype=torch.int32).pin_memory()
-        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def abort(self) -> None:
-        """From any thread: kernels that wait for a peer end, and all that follow do not wait."""
-        with torch.cuda.stream(self._side):
-            self.view.state[1:].copy_(self._flag, non_blocking=True)
+        self.abort = Abort(state[1:])
 
 
 class NcclGatherer(Gatherer):

@@ -31,6 +31,10 @@ class LeadingLaunches(Launches):
         super().__init__(telling, decoder, uses_graphs, overlaps)
         self._send = send
 
+    def launch_prompts(self, prefill: Prefill, parts: Parts) -> tuple[Tensor, Tensor]:
+        self._send(Prompts(parts))
+        return super().launch_prompts(prefill, parts)
+
     def repeat(self, kind: Kind) -> Flight:
         self._send(Repeat(kind))
         return super().repeat(kind)
@@ -46,22 +50,12 @@ class LeadingLaunches(Launches):
 
 
 class TeamPrefill(Prefill):
-    """Of any rank."""
+    """Of any rank of a team."""
 
     def queue_parts(self, parts: Parts, stream: Any) -> tuple[Tensor, Tensor]:
         states = super().queue_parts(parts, stream)
         self._kernels.end_step(stream)
         return states
-
-
-class LeadingPrefill(TeamPrefill):
-    """Rank 0's. `send` is set before the first step."""
-
-    send: Send
-
-    def queue_parts(self, parts: Parts, stream: Any) -> tuple[Tensor, Tensor]:
-        self.send(Prompts(parts))
-        return super().queue_parts(parts, stream)
 
 
 class Follower(Launches):

@@ -102,7 +102,17 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag=True):
     kind: Kind
 
 
-ToRank = StepMessage | Prepare | Update | Repeat | Prompts | Head
+ToQueue = Prepare | Update | Repeat | Prompts | Head
+
+
+class ForLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """In a pipeline of GPUs: the lane that this is for (`lanes`)."""
+
+    lane: int
+    told: ToQueue
+
+
+ToRank = StepMessage | ToQueue | ForLane
 
 
 class Joined(msgspec.Struct, frozen=True, tag=True):

@@ -130,7 +130,8 @@ class Meeting:
         world = self._process_group("world", self._rank, config.num_ranks)
         nccl_name = f"nccl-{stage_name}-{place.expert}"
         by_nccl = partial(self._nccl_group, nccl_name, place.tensor, config.tensor)
-        return Ranks(config, self._rank, slices, whole_stage, by_nccl), Post(world)
+        everybody = Team(self._rank, config.num_ranks, world)
+        return Ranks(config, self._rank, slices, whole_stage, everybody, by_nccl), Post(world)
 
     def _team(self, name: str, index: int, size: int) -> Team:
         return Team(index, size, self._process_group(name, index, size)) if size > 1 else Team()

@@ -100,13 +100,15 @@ class Ranks:
     """This rank among all of its group.
 
     tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order,
-    and share their experts. nccl: makes the group of `tensor` once more, for tensors of GPUs.
+    and share their experts. everybody: the whole group. nccl: makes the group of `tensor` once
+    more, for tensors of GPUs.
     """
 
     config: GroupConfig = field(default_factory=GroupConfig)
     rank: int = 0
     tensor: Team = Team()
     stage: Team = Team()
+    everybody: Team = Team()
     nccl: Callable[[], ProcessGroup] | None = None
 
     @cached_property

@@ -16,7 +16,7 @@ from torch import Tensor
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.team import Team
 
-_PATIENCE_NANOSECONDS = 10_000_000_000  # for a peer's word; the watch ends a lost group before
+PATIENCE_NANOSECONDS = 10_000_000_000  # for a peer's word; the watch ends a lost group before
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class TeamKernels:
             inboxes=memory.inboxes,
             logits=memory.logits,
             words=memory.words,
-            state=memory.state.data_ptr(),
-            patience_nanoseconds=_PATIENCE_NANOSECONDS,
+            ended=memory.state[:1].data_ptr(),
+            aborted=memory.state[1:].data_ptr(),
+            patience_nanoseconds=PATIENCE_NANOSECONDS,
             peers_aborted=memory.peers_aborted,
         )
         rows, self._vocabulary = memory.whole_logits.shape

@@ -1,0 +1,180 @@
+"""A pipeline of GPUs: what each stage loads, plans and runs. One rank is one stage.
+
+Stages are cut between layers, and what passes is all that the next layer reads, so tokens, log
+probabilities and kernel path are those of one GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+
+from openinference_engine.backend import Capacity, plan_capacity
+from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.cuda_backend import plan_memory
+from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.errors import StartError
+from openinference_engine.kv_formats import CUDA_FORMATS
+from openinference_engine.llama_weights import LlamaWeights
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.ranks.cuda_part import most_rows
+from openinference_engine.ranks.cuda_stage import (
+    StageDecoder,
+    StageModel,
+    StagePrefill,
+    stage_model,
+)
+from openinference_engine.ranks.device_memory import Abort, SharedMemory
+from openinference_engine.ranks.hops import StageLayout, StageMemory, layout_of
+from openinference_engine.ranks.lanes import LaneFollowers, LaneLaunches
+from openinference_engine.ranks.launching import Follower, Send
+from openinference_engine.ranks.messages import ForLane, ToQueue
+from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.team import Ranks
+
+log = logging.getLogger("openinference.ranks")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaStage:
+    """One stage in all lanes. prefills: None where a GPU has no kernels for prompts."""
+
+    kernels: ModuleType
+    decoders: list[StageDecoder]
+    prefills: list[StagePrefill | None]
+    abort: Callable[[], None]
+
+    def lead(self, send: Send, config: EngineConfig) -> list[CudaRunner]:
+        """Rank 0's runners, one for each lane."""
+
+        def send_for(lane: int, message: ToQueue) -> None:
+            send(ForLane(lane, message))
+
+        return [
+            CudaRunner(
+                self.kernels,
+                decoder,
+                prefill=prefill,
+                uses_graphs=config.uses_graphs,
+                overlaps=config.overlaps_kernels,
+                runs_ahead=config.runs_ahead,
+                make_launches=partial(LaneLaunches, partial(send_for, lane)),
+            )
+            for lane, (decoder, prefill) in enumerate(self._lanes)
+        ]
+
+    def follow(self, config: EngineConfig) -> LaneFollowers:
+        switches = config.uses_graphs, config.overlaps_kernels
+        return LaneFollowers([Follower(self.kernels, *lane, *switches) for lane in self._lanes])
+
+    @property
+    def _lanes(self) -> list[tuple[StageDecoder, StagePrefill | None]]:
+        return list(zip(self.decoders, self.prefills, strict=True))
+
+
+def plan_pipeline(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity:
+    """What all stages have room for, with so many bytes each. Raises StartError if one has not."""
+    stages = config.group.pipeline
+    capacities = [plan_stage(model, config, stage, free_bytes) for stage in range(stages)]
+    return min(capacities, key=lambda capacity: capacity.num_blocks)
+
+
+def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int) -> Capacity:
+    """Raises StartError, with the stage and what would fit, if its part of the model does not."""
+    part, layout = stage_model(model, config.group.pipeline, stage), _layout(model, config, stage)
+    spare_bytes = free_bytes - layout.num_bytes
+    try:
+        spare_bytes = plan_memory(part.config, config, spare_bytes, part.extent)
+        position_bytes = part.config.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
+        return plan_capacity(part.config, config, spare_bytes, spare_bytes, position_bytes)
+    except StartError as error:
+        raise StartError(
+            f"stage {stage} of --pipeline {config.group.pipeline}, with {part.config.num_layers} "
+            f"layers and {layout.num_bytes / 2**20:.0f} MiB for the rows of others: {error}"
+        ) from None
+
+
+def check_room(
+    model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int, verdict: Verdict
+) -> None:
+    """Raises StartError if this GPU has less room than rank 0's, by which the cache was planned."""
+    capacity, stages = plan_stage(model, config, stage, free_bytes), config.group.pipeline
+    if capacity.num_cache_blocks >= verdict.num_cache_blocks:
+        return
+    part = stage_model(model, stages, stage).config
+    position_bytes = part.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
+    raise StartError(
+        f"stage {stage} of --pipeline {stages}: {free_bytes} bytes of its GPU are free, which hold "
+        f"{capacity.num_blocks} blocks of the cache beside its layers, and rank 0 has planned "
+        f"{verdict.num_cache_blocks - 1}; end what else runs there, or use --kv-cache-bytes "
+        f"{capacity.num_blocks * config.block_size * position_bytes}"
+    )
+
+
+def build_stage(
+    kernels: ModuleType,
+    weights: LlamaWeights,
+    model: ModelConfig,
+    config: EngineConfig,
+    ranks: Ranks,
+    verdict: Verdict,
+    *,
+    has_prefill: bool,
+) -> CudaStage:
+    """weights: this stage's. All stages call it at once. Raises StartError if GPUs are apart."""
+    stages, stage, device = config.group.pipeline, ranks.place.stage, weights.rotary.device
+    following = (stage + 1) % stages
+    layouts = [_layout(model, config, index) for index in range(stages)]
+    shared = SharedMemory(kernels, ranks.everybody, layouts[stage].num_bytes, device)
+    if not shared.is_mapped:
+        raise StartError(
+            f"--pipeline {stages}: these GPUs cannot map each other's memory; use GPUs that are "
+            f"linked, or --tensor {stages}, which can go by NCCL"
+        )
+    log.info("stages", extra={"fields": {"stage": stage, "stages": stages}})
+    memory = StageMemory(
+        shared.bytes, layouts[stage], shared.address_of(following), layouts[following]
+    )
+    part = stage_model(model, stages, stage)
+    cache_format = CUDA_FORMATS[config.kv_cache_dtype]
+    cache = KVCache(part.config, verdict.num_cache_blocks, device, cache_format)
+    pages = -(-verdict.max_model_len // PAGE_TOKENS)
+    max_rows = most_rows(config) if has_prefill else None
+    return in_lanes(
+        kernels, weights, part, cache, pages, memory, Abort(memory.aborted), stages,
+        max_rows=max_rows, is_deterministic=config.is_deterministic,
+    )  # fmt: skip
+
+
+def in_lanes(
+    kernels: ModuleType,
+    weights: LlamaWeights,
+    part: StageModel,
+    cache: KVCache,
+    pages_per_sequence: int,
+    memory: StageMemory,
+    abort: Callable[[], None],
+    lanes: int,
+    *,
+    max_rows: int | None,
+    is_deterministic: bool = False,
+) -> CudaStage:
+    """max_rows: of prompts, where the kernels have those for them."""
+    model, extent = part.config, part.extent
+    hops = [memory.hops(kernels, lane) for lane in range(lanes)]
+    decoder = StageDecoder(kernels, weights, model, cache, pages_per_sequence, is_deterministic)
+    prefill = None if max_rows is None else StagePrefill(kernels, weights, model, cache, max_rows)
+    return CudaStage(
+        kernels,
+        [decoder.in_lane(extent, of, memory.logits(lane)) for lane, of in enumerate(hops)],
+        [None if prefill is None else prefill.in_lane(extent, of) for of in hops],
+        abort,
+    )
+
+
+def _layout(model: ModelConfig, config: EngineConfig, stage: int) -> StageLayout:
+    return layout_of(model, config.group.pipeline, stage, most_rows(config))

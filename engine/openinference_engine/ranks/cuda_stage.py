@@ -1,0 +1,106 @@
+"""A stage of a pipeline on GPUs: which part of the model it has, and how that begins and ends.
+
+The first stage embeds, the last one chooses; in between, rows come and go by `hops`.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.decoder import Decoder
+from openinference_engine.inputs import RowInputs
+from openinference_engine.llama_weights import Extent
+from openinference_engine.prefill import Chunks, Prefill, State
+from openinference_engine.ranks.hops import Hops
+from openinference_engine.ranks.layout import layers_of
+
+
+@dataclass(frozen=True, slots=True)
+class StageModel:
+    """config: the model, with as many layers as the stage has."""
+
+    config: ModelConfig
+    extent: Extent
+
+
+def stage_model(model: ModelConfig, stages: int, stage: int) -> StageModel:
+    layers = layers_of(model, stages)[stage]
+    config = msgspec.structs.replace(model, num_layers=len(layers), windows=())
+    return StageModel(config, Extent(layers.start, stage == 0, stage == stages - 1))
+
+
+class StageDecoder(Decoder):
+    """Of one lane. Rank 0's ends a step by `take_choice`, apart from its layers."""
+
+    extent: Extent
+    hops: Hops
+
+    def in_lane(self, extent: Extent, hops: Hops, logits: Tensor | None) -> StageDecoder:
+        """The same over inputs of its own. logits: where the choice comes with them."""
+        twin, old = copy(self), self.inputs
+        twin.inputs = RowInputs(
+            MAX_ROWS, old.pages.shape[1], old.history.shape[1], old.words.device
+        )
+        if logits is not None:
+            twin._buffers = replace(self._buffers, logits=logits)
+        twin.extent, twin.hops = extent, hops
+        return twin
+
+    def embed(self, rows: int, stream: Any) -> None:
+        if self.extent.has_embedding:
+            super().embed(rows, stream)
+            return
+        norm, positions = self._weights.layers[0].attention_norm, self.inputs.positions[:rows]
+        self.hops.take_rows(norm, positions, self._state(rows), stream)
+
+    def queue_head(
+        self, x: Tensor, sum_squares: Tensor, stream: Any, draws: bool, rates: bool
+    ) -> None:
+        if self.extent.has_head:
+            super().queue_head(x, sum_squares, stream, draws, rates)
+
+    def take_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
+        tokens, positions = self.inputs.tokens[:rows], self.inputs.positions[:rows]
+        self.hops.take_choice(tokens, positions, stream)
+        self._queue_draws(rows, stream, draws, rates)
+
+    def _queue_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
+        if self.extent.has_head:
+            self.choose_token(rows, stream)
+            self.hops.push_choice(self.logits(rows), self.inputs.tokens[:rows], stream)
+            return
+        hidden, _, sum_squares = self._state(rows)
+        self.hops.push_rows(self.inputs.positions[:rows], hidden, sum_squares, stream)
+
+
+class StagePrefill(Prefill):
+    """In one lane; all lanes share the buffers, for the stream is one."""
+
+    extent: Extent
+    hops: Hops
+
+    def in_lane(self, extent: Extent, hops: Hops) -> StagePrefill:
+        twin = copy(self)
+        twin.extent, twin.hops = extent, hops
+        return twin
+
+    def queue(self, chunks: Chunks, stream: Any) -> tuple[Tensor, Tensor]:
+        states = super().queue(chunks, stream)
+        if not self.extent.has_head:
+            hidden = self._hidden[: len(chunks.tokens)]
+            self.hops.push_rows(chunks.positions, hidden, states[1], stream)
+        return states
+
+    def _enter(self, chunks: Chunks, state: State, stream: Any) -> None:
+        if self.extent.has_embedding:
+            super()._enter(chunks, state, stream)
+            return
+        norm = self._weights.layers[0].attention_norm
+        self.hops.take_rows(norm, chunks.positions, state, stream)

@@ -1,0 +1,156 @@
+"""From one stage of a pipeline on GPUs to the next: hidden rows, and of the last one its choice.
+
+Whoever receives has an inbox, whoever sends maps it and writes marked words there
+(csrc/cuda/team.cuh): a team of one rank, whose inbox both ends take for their own. Each lane, in
+which one step may be under way (`lanes`), has inboxes of its own, and its next step begins when the
+choice of the last one is back: nothing unread is overwritten.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openinference_engine.config import ModelConfig
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+from openinference_engine.ranks.team_kernels import PATIENCE_NANOSECONDS
+
+_WORD_BYTES, _ALIGNMENT = 8, 16
+
+
+@dataclass(frozen=True, slots=True)
+class StageLayout:
+    """Where a stage's inboxes lie in its memory, and behind each the whole logits, if it gets them.
+
+    words: of an inbox. logits: rows and vocabulary, float32.
+    """
+
+    lanes: int
+    words: int
+    logits: tuple[int, int] = (0, 0)
+
+    @property
+    def logit_bytes(self) -> int:
+        return math.prod(self.logits) * 4
+
+    @property
+    def lane_bytes(self) -> int:
+        lane_bytes = self.words * _WORD_BYTES + self.logit_bytes
+        return -(-lane_bytes // _ALIGNMENT) * _ALIGNMENT
+
+    @property
+    def num_bytes(self) -> int:
+        return self.aborted + _ALIGNMENT
+
+    @property
+    def aborted(self) -> int:
+        """Of the word, int32, that says whether the pipeline is lost; in bytes from the start."""
+        return self.lanes * self.lane_bytes
+
+    def inbox(self, lane: int) -> int:
+        """In bytes from the start, as those of the logits."""
+        return lane * self.lane_bytes
+
+    def logits_of(self, lane: int) -> int:
+        return self.inbox(lane) + self.words * _WORD_BYTES
+
+
+def layout_of(model: ModelConfig, stages: int, stage: int, max_rows: int) -> StageLayout:
+    """max_rows: of a step; one choice is of MAX_ROWS. There are as many lanes as stages."""
+    if stage == 0:
+        return StageLayout(stages, 2 * MAX_ROWS, (MAX_ROWS, model.vocab_size))
+    row_words = model.hidden_size // SQUARE_COLUMNS * (SQUARE_COLUMNS + 2)
+    return StageLayout(stages, max_rows * row_words)
+
+
+class Hops:
+    """The two ends that a stage has in one lane: it takes from one hop and pushes to the next."""
+
+    def __init__(self, kernels: ModuleType, before: Any, after: Any, memory: StageMemory) -> None:
+        """before, after: each a Team of the kernels, of addresses in `memory`."""
+        self._kernels, self._before, self._after = kernels, before, after
+        self._memory = memory
+
+    def push_rows(
+        self, positions: Tensor, hidden: Tensor, sum_squares: Tensor, stream: Any
+    ) -> None:
+        self._kernels.push_rows(positions, hidden, sum_squares, self._after, 0, stream)
+        self._kernels.end_exchanges(self._after, 1, stream)
+
+    def take_rows(
+        self, norm_weight: Tensor, positions: Tensor, state: tuple[Tensor, Tensor, Tensor],
+        stream: Any,
+    ) -> None:  # fmt: skip
+        """state: hidden, x and sum_squares."""
+        self._kernels.take_rows(self._before, 0, norm_weight, positions, *state, stream)
+        self._kernels.end_exchanges(self._before, 1, stream)
+
+    def push_choice(self, logits: Tensor, tokens: Tensor, stream: Any) -> None:
+        counters, vocabulary = self._memory.counters, logits.shape[1]
+        self._kernels.push_choice(logits, 0, vocabulary, tokens, self._after, 0, counters, stream)
+        self._kernels.end_exchanges(self._after, 1, stream)
+
+    def take_choice(self, tokens: Tensor, positions: Tensor, stream: Any) -> None:
+        self._kernels.take_choice(self._before, 0, tokens, positions, stream)
+        self._kernels.end_exchanges(self._before, 1, stream)
+
+
+class StageMemory:
+    """What a stage has for the one before to write to, and where it writes to the next one."""
+
+    def __init__(
+        self, own: Tensor, layout: StageLayout, next_address: int, next_layout: StageLayout
+    ) -> None:
+        """own: the memory that `layout` divides, uint8, of zeros; next_address: of the next's."""
+        self._own, self._layout = own, layout
+        self._next_address, self._next_layout = next_address, next_layout
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=own.device)
+
+        self.aborted = own[layout.aborted : layout.aborted + 4].view(torch.int32)
+        self._ended = zeros(layout.lanes, 2)  # exchanges of the hops before and after
+        self.counters = zeros(MAX_ROWS)  # scratch of `push_choice`
+
+    def logits(self, lane: int) -> Tensor | None:
+        """(rows, vocabulary) float32, which the last stage writes to the first one's memory."""
+        layout, start = self._layout, self._layout.logits_of(lane)
+        if not layout.logit_bytes:
+            return None
+        numbers = self._own[start : start + layout.logit_bytes]
+        return numbers.view(torch.float32).view(layout.logits)
+
+    def hops(self, kernels: ModuleType, lane: int) -> Hops:
+        before, after = self._ended[lane]
+        next_address, next_layout = self._next_address, self._next_layout
+        own = self._team(kernels, self._own.data_ptr(), self._layout, lane, before, [])
+        peers = [next_address + next_layout.aborted]
+        following = self._team(kernels, next_address, next_layout, lane, after, peers)
+        return Hops(kernels, own, following, self)
+
+    def _team(
+        self,
+        kernels: ModuleType,
+        address: int,
+        layout: StageLayout,
+        lane: int,
+        ended: Tensor,
+        peers_aborted: list[int],
+    ) -> Any:
+        return kernels.Team(
+            rank=0,
+            ranks=1,
+            inboxes=[address + layout.inbox(lane)],
+            logits=[address + layout.logits_of(lane)],
+            words=layout.words,
+            ended=ended.data_ptr(),
+            aborted=self.aborted.data_ptr(),
+            patience_nanoseconds=PATIENCE_NANOSECONDS,
+            peers_aborted=peers_aborted,
+        )

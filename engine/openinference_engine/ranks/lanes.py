@@ -1,0 +1,107 @@
+"""A pipeline of GPUs is full because several steps are under way: each in a lane of its own.
+
+A lane is what a step needs for itself: inputs, inboxes, logits and graphs. Rank 0 has the first
+stage of the model in every lane. It queues a step's rows at once, and what takes the last stage's
+choice as late as it can: so the rows of all other lanes are in front of it. What a step has chosen
+is the device's input of the lane's next step, which may be queued before the host has read it
+(`cuda_runner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from openinference_engine.launches import Flight, Kind
+from openinference_engine.prefill import Parts, Prefill
+from openinference_engine.ranks.cuda_stage import StageDecoder
+from openinference_engine.ranks.launching import Follower, LeadingLaunches
+from openinference_engine.ranks.messages import ForLane, Head, Repeat, ToRank
+from openinference_engine.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing(Flight):
+    """A launch on its way through the stages; `bring_back` queues the way of its tokens."""
+
+    bring_back: Callable[[Crossing], None]
+
+    def land(self) -> list[int]:
+        self.bring_back(self)
+        return Flight.land(self)
+
+
+class LaneLaunches(LeadingLaunches):
+    """Rank 0's, of one lane. Drawing by rules and rating is for what takes the choice alone."""
+
+    ends_prompts_with_head = True  # its choice says that all stages are done with the rows
+    _decoder: StageDecoder
+    _crossing: Crossing | None = None
+
+    def launch(self, rows: list[Row]) -> Flight:
+        self._bring_back_last()
+        return super().launch(rows)
+
+    def launch_prompts(self, prefill: Prefill, parts: Parts) -> tuple[Tensor, Tensor]:
+        self._bring_back_last()
+        return super().launch_prompts(prefill, parts)
+
+    def launch_head(
+        self, rows: list[Row], states: tuple[Tensor, Tensor], indices: list[int]
+    ) -> Flight:
+        self._bring_back_last()
+        return super().launch_head(rows, states, indices)
+
+    def repeat(self, kind: Kind) -> Flight:
+        self._bring_back_last()
+        plain = _without_draws(kind)
+        self._send(Repeat(plain))
+        self._replays[plain]()
+        return self._fly(kind)
+
+    def _prepare(self, kind: Kind) -> None:
+        super()._prepare(_without_draws(kind))
+
+    def _captured(self, kind: Kind) -> Callable[[], None]:
+        replay = super()._captured(kind)
+        self._take_choice(kind)  # of the inert run
+        return replay
+
+    def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
+        self._send(Head(indices, _without_draws(kind)))
+
+    def _fly(self, kind: Kind) -> Flight:
+        self._crossing = Crossing(kind, *self._next_return(), self._bring_back)
+        return self._crossing
+
+    def _bring_back_last(self) -> None:
+        if self._crossing is not None:
+            self._bring_back(self._crossing)
+
+    def _bring_back(self, crossing: Crossing) -> None:
+        if self._crossing is crossing:
+            self._crossing = None
+            self._take_choice(crossing.kind)
+            self._depart(crossing)
+
+    def _take_choice(self, kind: Kind) -> None:
+        """Behind all that is queued: an update of the inputs would let it begin too early."""
+        stream = self._kernels.Stream(self.stream().handle, False)
+        self._decoder.take_choice(kind.bucket, stream, kind.draws, kind.rates)
+
+
+class LaneFollowers:
+    """Another stage: a `Follower` for each lane."""
+
+    def __init__(self, followers: list[Follower]) -> None:
+        self._followers = followers
+
+    def take(self, message: ToRank) -> None:
+        if isinstance(message, ForLane):
+            self._followers[message.lane].take(message.told)
+
+
+def _without_draws(kind: Kind) -> Kind:
+    return Kind(kind.bucket, draws=False, rates=False)

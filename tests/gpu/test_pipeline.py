@@ -1,0 +1,304 @@
+"""A pipeline of stages with a GPU each, in one process: its tokens are those of one GPU.
+
+Emulated, a kernel that waits would keep the others from running, so another stage does what it is
+told as late as it can: when rank 0 takes what the last stage has chosen. If a stage wrote over what
+the next has not read yet, that one would wait in vain, and the pipeline be lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+
+import msgspec
+import pytest
+import torch
+from openinference_engine import engine as engine_module
+from openinference_engine.backend import Backend, Capacity
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.cuda_backend import plan_memory
+from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.engine import Engine
+from openinference_engine.errors import EngineError, StartError
+from openinference_engine.llama_weights import load_llama
+from openinference_engine.ops import cuda_reference
+from openinference_engine.ranks.cuda_group import CudaGroup
+from openinference_engine.ranks.cuda_pipeline import (
+    check_room,
+    in_lanes,
+    plan_pipeline,
+    plan_stage,
+)
+from openinference_engine.ranks.cuda_stage import stage_model
+from openinference_engine.ranks.hops import StageMemory, layout_of
+from openinference_engine.ranks.link import LeaderLink
+from openinference_engine.ranks.messages import ToRank
+from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.request import Request, SamplingParams
+from openinference_engine.speed import SpeedMeter
+from openinference_engine.weight_sizes import weight_bytes
+from openinference_engine.weights.checkpoint import open_checkpoint
+from openinference_engine.weights.loader import Weights
+
+from benchmarks.checkpoints import write_checkpoint
+from benchmarks.shapes import SHAPES
+from tests.gpu.test_cuda_runner import (
+    NUM_BLOCKS,
+    RandomCheckpoint,
+    build_oracle,
+    build_runner,
+    changed,
+    check_greedy,
+    prompts_of,
+)
+
+MODEL = changed(num_layers=4, hidden_size=64, intermediate_size=64, num_heads=1)
+CHECKPOINT = RandomCheckpoint(MODEL)
+LLAMA_7B, LLAMA_70B, LLAMA_TINY = SHAPES["llama-2-7b"], SHAPES["llama-2-70b"], SHAPES["tiny"]
+GIB = 1 << 30
+PAGES, SEATS, PROMPT_ROWS = 6, 4, 64
+CAPACITY = Capacity(PAGES * 16, NUM_BLOCKS - 1)
+
+
+class WithPrompts:
+    """Kernels for whole prompts have no emulation: attention's reference stands in."""
+
+    attend_prefill = staticmethod(cuda_reference.attend_prefill)
+
+    def __init__(self, kernels):
+        self._kernels = kernels
+
+    def __getattr__(self, name):
+        return getattr(self._kernels, name)
+
+
+class Pipeline:
+    """All stages. `depths`: whenever rank 0 took a choice, how many steps were under way."""
+
+    def __init__(self, ops, stages, has_prefill=False, **switches):
+        self._ops, self._pushed, self.depths = ops, 0, []
+        config = EngineConfig("", **switches)
+        layouts = [layout_of(MODEL, stages, stage, MAX_ROWS) for stage in range(stages)]
+        spaces = [torch.zeros(layout.num_bytes, dtype=torch.uint8) for layout in layouts]
+        followings = [*range(1, stages), 0]
+        self.memories = [
+            StageMemory(spaces[stage], layouts[stage], spaces[after].data_ptr(), layouts[after])
+            for stage, after in enumerate(followings)
+        ]
+        first, *others = [
+            self._stage(index, stages, config, has_prefill) for index in range(stages)
+        ]
+        self._followers = [(stage.follow(config), deque()) for stage in others]
+        self.lanes = first.lead(self._send, config)
+
+    @property
+    def is_sound(self):
+        """Nobody has waited in vain, and a lane had one step under way at most."""
+        was_lost = any(memory.aborted.any() for memory in self.memories)
+        return not was_lost and max(self.depths) <= len(self.lanes)
+
+    def _stage(self, index, stages, config, has_prefill):
+        part, source = stage_model(MODEL, stages, index), Weights(CHECKPOINT, torch.bfloat16)
+        positions, cpu = MODEL.max_positions, torch.device("cpu")
+        weights = load_llama(source, part.config, positions, cpu, extent=part.extent)
+        cache = KVCache(part.config, NUM_BLOCKS, cpu)
+        for layer in (*cache.keys, *cache.values):
+            layer.fill_(torch.nan)  # what no token wrote may hold anything
+        return in_lanes(
+            WithPrompts(self._ops if index else self), weights, part, cache, PAGES,
+            self.memories[index], list, stages, max_rows=PROMPT_ROWS if has_prefill else None,
+            is_deterministic=config.is_deterministic,
+        )  # fmt: skip
+
+    def _send(self, message):
+        for _, mail in self._followers:
+            mail.append(msgspec.msgpack.encode(message))
+
+    def __getattr__(self, name):
+        if name == "push_rows":
+            self._pushed += 1
+        if name == "take_choice":
+            self.depths.append(self._pushed - len(self.depths))
+            for follower, mail in self._followers:
+                while mail:
+                    follower.take(msgspec.msgpack.decode(mail.popleft(), type=ToRank))
+        return getattr(self._ops, name)
+
+
+@pytest.fixture
+def emulated(place):
+    if place.device.type == "cuda":
+        pytest.skip("stages of one process would wait for one another on one stream")
+    return place.ops
+
+
+@pytest.fixture
+def new_engine(monkeypatch):
+    """The engine over runners of these tests, of which several make a group."""
+
+    def build(*lanes, step_tokens=PROMPT_ROWS):
+        link, group = None, None
+        if len(lanes) > 1:
+            link = LeaderLink("127.0.0.1", pytest.fail)
+            links.append(link)
+            group = CudaGroup(list(lanes), link, SpeedMeter())
+        backend = Backend(group or lanes[0], CAPACITY, "emulated", runs_ahead=True, group=group)
+        monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
+        sizes = {"max_sequences": SEATS, "max_step_tokens": step_tokens}
+        return Engine(CHECKPOINT, EngineConfig("", **sizes, step_seconds=1e9))
+
+    links = []
+    yield build
+    for link in links:
+        link.close()
+
+
+def requests():
+    """Of all ways to draw: the likeliest, by a rule, with a history, and by the host."""
+    ways = ({"temperature": 0}, {"temperature": 0.9, "top_k": 20}, {"presence_penalty": 1.5})
+    ways = (*ways, {"temperature": 0, "num_logprobs": 2}, {"temperature": 0})
+    return [
+        Request(str(index), prompt, SamplingParams(**({"seed": index, "max_tokens": 5} | way)))
+        for index, (prompt, way) in enumerate(zip(prompts_of(3, 19, 7, 2, 14), ways, strict=True))
+    ]
+
+
+def serve(engine, requests, every=2, aborts=()):
+    """Tokens and log-probabilities of each request; one comes `every` so many steps."""
+    results, coming = {request.id: [] for request in requests}, deque(requests)
+    for step in count():
+        while coming and step >= every * (len(requests) - len(coming)):
+            engine.add(coming.popleft())
+        if not coming and not engine.has_work:
+            break
+        for drawn in engine.step():
+            results[drawn.request.id].append((drawn.token_id, drawn.logprobs))
+            if drawn.request.id in aborts and len(results[drawn.request.id]) == 2:
+                engine.abort(drawn.request.id)
+        engine.scheduler.check_integrity()
+    return results
+
+
+@pytest.mark.parametrize(("stages", "runs_ahead"), [(2, False), (3, True)])
+def test_tokens_and_log_probabilities_are_those_of_one_gpu(
+    emulated, new_engine, place, stages, runs_ahead
+):
+    """Bit for bit, whoever comes and goes meanwhile."""
+    single = build_runner(place, CHECKPOINT, is_deterministic=True)
+    expected = serve(new_engine(single), requests(), aborts=("4",))
+    pipeline = Pipeline(emulated, stages, is_deterministic=True, runs_ahead=runs_ahead)
+    assert serve(new_engine(*pipeline.lanes), requests(), aborts=("4",)) == expected
+    assert pipeline.is_sound
+
+
+def test_prompts_of_many_rows_pass_the_stages(emulated, new_engine):
+    """In chunks of up to 35 rows, of which nobody waits for the first."""
+    params = SamplingParams(seed=0, max_tokens=3, temperature=0)
+    prompts, oracle = prompts_of(90, 40), build_oracle(MODEL)
+    pipeline = Pipeline(emulated, 2, has_prefill=True)
+    requests = [Request(str(index), prompt, params) for index, prompt in enumerate(prompts)]
+    results = serve(new_engine(*pipeline.lanes, step_tokens=35), requests, every=1)
+    for index, prompt in enumerate(prompts):
+        check_greedy(oracle, prompt, [token for token, _ in results[str(index)]])
+    assert pipeline.is_sound
+
+
+def test_stage_that_has_waited_in_vain_ends_the_steps_of_all(emulated, new_engine):
+    pipeline = Pipeline(emulated, 2)
+    pipeline.memories[1].aborted.fill_(1)
+    with pytest.raises(EngineError, match="another rank of this group did not answer in time"):
+        serve(new_engine(*pipeline.lanes), greedy_ones(1))
+
+
+def test_all_stages_have_a_step_while_there_are_as_many_requests(emulated, new_engine):
+    """Whenever the first stage waits for tokens, it has given out the rows of all lanes."""
+    pipeline = Pipeline(emulated, 3)
+    serve(new_engine(*pipeline.lanes), greedy_ones(3), every=0)
+    assert pipeline.depths.count(3) >= 3 * 5
+
+
+def test_request_alone_stays_in_its_lane(emulated, new_engine):
+    """Else what the device has computed ahead of the host would be thrown away."""
+    pipeline = Pipeline(emulated, 2)
+    serve(new_engine(*pipeline.lanes), greedy_ones(1))
+    assert pipeline.depths == [1] * 6
+
+
+@pytest.mark.gpu
+def test_two_gpus_draw_what_one_does(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("a pipeline needs two GPUs; its stages run emulated beside this test")
+    write_checkpoint(tmp_path, LLAMA_TINY)
+    results = []
+    for stages in (1, 2):
+        config = EngineConfig(
+            f"file://{tmp_path}", device="cuda", max_sequences=SEATS, is_deterministic=True,
+            group=GroupConfig(pipeline=stages),
+        )  # fmt: skip
+        engine = Engine(open_checkpoint(tmp_path), config)
+        engine.warm_up()
+        results.append(serve(engine, requests()))
+    engine.runner.close()
+    assert results[0] == results[1]
+
+
+def greedy_ones(count):
+    params = SamplingParams(seed=0, max_tokens=6, temperature=0)
+    return [Request(str(n), prompt, params) for n, prompt in enumerate(prompts_of(*[2] * count))]
+
+
+def settings(stages, **fields):
+    group = GroupConfig(pipeline=stages)
+    return EngineConfig("", device="cuda", max_model_len=4096, group=group, **fields)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 8])
+@pytest.mark.parametrize("ties_embeddings", [False, True])
+def test_stages_are_the_whole_model(stages, ties_embeddings):
+    """Embedding and head once each; a table that is both lies on both ends."""
+    model = msgspec.structs.replace(LLAMA_7B, ties_embeddings=ties_embeddings)
+    parts = [stage_model(model, stages, stage) for stage in range(stages)]
+    rotary = 4 * 4096 * model.head_dim
+    weights = [weight_bytes(part.config, "bfloat16", 4096, part.extent) for part in parts]
+    table = 2 * model.vocab_size * model.hidden_size if ties_embeddings else 0
+    whole = weight_bytes(model, "bfloat16", 4096)
+    assert sum(weights) - (stages - 1) * rotary == whole + table
+    layers = [part.config.num_layers for part in parts]
+    assert [part.extent.first_layer for part in parts] == [sum(layers[:n]) for n in range(stages)]
+    assert sum(layers) == model.num_layers
+
+
+def test_stages_load_their_own_tables_alone():
+    first, last = (
+        load_llama(
+            Weights(CHECKPOINT, torch.bfloat16), part.config, 16, torch.device("cpu"),
+            "bfloat16", part.extent,
+        )
+        for part in (stage_model(MODEL, 2, stage) for stage in range(2))
+    )  # fmt: skip
+    assert (len(first.embedding), len(first.head)) == (MODEL.vocab_size, 0)
+    assert (len(last.embedding), len(last.head)) == (0, 112)  # padded to whole tiles
+
+
+def test_cache_is_as_large_as_the_fullest_stage_affords():
+    capacity = plan_pipeline(LLAMA_70B, settings(2, weights="int4"), 79 * GIB)
+    stages = [plan_stage(LLAMA_70B, settings(2, weights="int4"), n, 79 * GIB) for n in range(2)]
+    assert capacity == min(stages, key=lambda stage: stage.num_blocks)
+    with pytest.raises(StartError, match="--weights int4: the model takes"):
+        plan_memory(LLAMA_70B, settings(1, weights="int4"), 22 * GIB)
+    plan_pipeline(LLAMA_70B, settings(2, weights="int4"), 22 * GIB)
+
+
+def test_stage_that_does_not_fit_says_which_and_what_would():
+    with pytest.raises(StartError) as error:
+        plan_pipeline(LLAMA_7B, settings(2), 7 * GIB)
+    assert str(error.value).startswith("stage 0 of --pipeline 2, with 16 layers and ")
+    assert "use --weights fp8 or" in str(error.value)
+
+
+def test_gpu_with_less_room_than_the_first_is_refused_with_the_numbers():
+    config, verdict = settings(2), Verdict(num_cache_blocks=2001)
+    check_room(LLAMA_7B, config, 1, 79 * GIB, verdict)
+    with pytest.raises(StartError, match=r"stage 1 .* rank 0 has planned 2000; .*--kv-cache-bytes"):
+        check_room(LLAMA_7B, config, 1, 10 * GIB, verdict)
