@@ -24,7 +24,7 @@ from openinference_engine.config import ModelConfig
 from openinference_engine.quantise.safetensors_writer import RawTensor, write_safetensors
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import DENSE_SHAPES
 
 _EXPONENT_BIAS, _MANTISSA_BITS, _SIGN_AND_MANTISSA = 127, 7, 0x807F
 _GROUP_INPUTS = 128
@@ -132,10 +132,10 @@ def _write_description(folder: Path, config: ModelConfig, is_gptq: bool) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--shape", choices=DENSE_SHAPES, default="llama-2-7b")
     parser.add_argument("--gptq", action="store_true", help="four-bit codes instead of bfloat16")
     options = parser.parse_args()
-    num_bytes = write_checkpoint(options.folder, SHAPES[options.shape], options.gptq)
+    num_bytes = write_checkpoint(options.folder, DENSE_SHAPES[options.shape], options.gptq)
     print(f"{options.folder}: {num_bytes / 1e9:.1f} GB")
 
 

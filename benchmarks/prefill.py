@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.kernels import replay_of
 from benchmarks.limits import seconds_of
-from benchmarks.shapes import SHAPES, random_llama
+from benchmarks.shapes import DENSE_SHAPES, random_llama
 
 _PAGE = 16
 
@@ -104,13 +104,13 @@ def prompt_seconds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--shape", choices=DENSE_SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", default="bfloat16", help="comma-separated: bfloat16,fp8,int4")
     parser.add_argument("--tokens", type=int, default=2048, help="of the whole prompt")
     parser.add_argument("--lengths", default="1024,2048,4096,8192", help="of attention alone")
     options = parser.parse_args()
 
-    kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
+    kernels, device, config = load_kernels(), torch.device("cuda"), DENSE_SHAPES[options.shape]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.shape}")
     for length in map(int, options.lengths.split(",")):
         ours, peer = attention_seconds(kernels, config, length, device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 import torch
+from openinference_engine import tiles
 from openinference_engine.config import ExpertsConfig, ModelConfig, WeightFormat
 from openinference_engine.kv_formats import BFLOAT16, CacheFormat
 from openinference_engine.llama_weights import (
@@ -15,7 +16,6 @@ from openinference_engine.llama_weights import (
     LlamaWeights,
     packed,
     packed_head,
-    pad_rows,
 )
 from openinference_engine.weight_sizes import head_bytes, layer_bytes
 from torch import Tensor
@@ -38,17 +38,19 @@ def _shape(
     )  # fmt: skip
 
 
-SHAPES = {
+DENSE_SHAPES = {
     "llama-2-7b": _shape(32, 4096, 11008, 32, 32),
     "llama-2-13b": _shape(40, 5120, 13824, 40, 40),
     "llama-2-70b": _shape(80, 8192, 28672, 64, 8),
     "llama-3-8b": _shape(32, 4096, 14336, 32, 8, vocabulary=128256),
+    "tiny": _shape(2, 256, 384, 2, 1, vocabulary=320),
+}
+SHAPES = DENSE_SHAPES | {
     "mixtral-8x7b": _shape(32, 4096, 14336, 32, 8, experts=ExpertsConfig(8, 2, 14336, True)),
     "qwen3-30b-a3b": msgspec.structs.replace(
         _shape(48, 2048, 6144, 32, 4, 151936, ExpertsConfig(128, 8, 768, True)),
         architecture="qwen3moe",
     ),
-    "tiny": _shape(2, 256, 384, 2, 1, vocabulary=320),
     "tiny-experts": _shape(2, 256, 384, 2, 1, 320, ExpertsConfig(5, 2, 128, True)),
 }
 
@@ -81,7 +83,7 @@ def random_llama(
             norm, matrix(qkv, hidden), matrix(hidden, query), norm,
             matrices(2 * inner, hidden), matrices(hidden, inner),
             head_norms=norm.new_ones(2, config.head_dim) if config.norms_heads else None,
-            router=None if experts is None else pad_rows(matrix(experts.count, hidden)),
+            router=None if experts is None else tiles.pad_rows(matrix(experts.count, hidden)),
         )  # fmt: skip
 
     frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)

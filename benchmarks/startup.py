@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.checkpoints import write_checkpoint
 from benchmarks.limits import pinned_bytes_per_second
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import DENSE_SHAPES
 
 PEER_SECONDS = 50.0
 _POLL_SECONDS, _PATIENCE_SECONDS = 0.02, 600
@@ -105,14 +105,14 @@ def prepare(folder: Path, shape: str, is_gptq: bool) -> int:
     """Writes the checkpoint unless it is there; the bytes of its weights."""
     if not folder.exists():
         began = time.monotonic()
-        num_bytes = write_checkpoint(folder, SHAPES[shape], is_gptq)
+        num_bytes = write_checkpoint(folder, DENSE_SHAPES[shape], is_gptq)
         print(f"wrote {num_bytes / 1e9:.1f} GB in {time.monotonic() - began:.1f} s", flush=True)
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--shape", choices=DENSE_SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", default="auto", help="comma-separated")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--gptq", action="store_true", help="a checkpoint of four-bit codes")

@@ -20,7 +20,7 @@ struct alignas(16) Visit {
 // Up to 32 tokens no expert needs a second visit.
 __host__ __device__ constexpr int places_of_visit(int tokens) { return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32; }
 
-// With 32 tokens at most each of 8 or 16 tokens' pairs could be a visit of its own.
+// At most one of each expert that is not full, and the full ones; of up to 16 tokens each pair is one at most.
 constexpr int kMostVisits = kMostExperts + kMostRouted * kMostChosen / places_of_visit(kMostRouted);
 static_assert(kMostVisits >= 16 * kMostChosen);
 

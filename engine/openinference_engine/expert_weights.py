@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from openinference_engine import tiles
 from openinference_engine.config import ExpertsConfig, WeightFormat
 from openinference_engine.errors import StartError
-from openinference_engine.packings import PACKINGS, pack_matrix
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stack import Stack
 from openinference_engine.weights.upload import Upload
@@ -28,11 +26,15 @@ def load_experts(
     config: ExpertsConfig,
     weight_format: WeightFormat,
     upload: Upload,
-) -> tuple[Tensor, Tensor]:
-    """(E, 2·I, H) and (E, H, I), or packed: gate above up, and down. `weights`: of `experts`."""
-    orders = expert_orders(hidden, config)
+) -> dict[str, Tensor]:
+    """router (E in whole tiles, H); gate_up (E, 2·I, H), gate first, and down (E, H, I), or packed.
+
+    `weights`: of the block of experts.
+    """
+    router = weights.tensor("gate.weight", (config.count, hidden)).to(upload.device)
+    orders, experts = expert_orders(hidden, config), weights.at("experts")
     begun = (
-        _begin_expert(weights.at(str(number)), hidden, config, weight_format, orders, upload)
+        _begin_expert(experts.at(str(number)), hidden, config, weight_format, orders, upload)
         for number in range(config.count)
     )
     wholes: list[Tensor] = []
@@ -41,24 +43,18 @@ def load_experts(
         for whole, part in zip(wholes, parts, strict=True):
             if part.shape != whole.shape[1:]:
                 raise StartError(
-                    f"{weights.prefix}{number} is stored in another format of four bits than the "
+                    f"{experts.prefix}{number} is stored in another format of four bits than the "
                     "experts before it, which the CUDA kernels do not know; use --device cpu"
                 )
             whole[number] = part
     gate_up, down = wholes
-    return gate_up, down
+    return {"router": tiles.pad_rows(router), "gate_up": gate_up, "down": down}
 
 
 def expert_orders(hidden: int, config: ExpertsConfig) -> tuple[Tensor, Tensor]:
     """In which order (tiles.py) the rows of one expert's packed matrices lie."""
     gate_up = tiles.gate_up_order(2 * config.intermediate_size)
     return gate_up, tiles.plain_order(hidden)
-
-
-def pack_experts(matrices: Tensor, weight_format: WeightFormat, order: Tensor) -> Tensor:
-    """(E, rows, columns) bfloat16 → what kernels read of a packed format."""
-    packing = PACKINGS[weight_format]
-    return torch.stack([pack_matrix(packing, matrix, order) for matrix in matrices])
 
 
 def router_elements(hidden: int, config: ExpertsConfig) -> int:

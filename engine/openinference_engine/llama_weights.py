@@ -20,7 +20,6 @@ from openinference_engine.expert_weights import (
     check_experts,
     expert_orders,
     load_experts,
-    pack_experts,
 )
 from openinference_engine.layers.rotary import Rotary
 from openinference_engine.packings import PACKINGS, pack_matrix
@@ -114,17 +113,18 @@ def packed(layer: LayerWeights, config: ModelConfig, weight_format: WeightFormat
     if weight_format == "bfloat16":
         return layer
     orders = row_orders(config)
-    experts = {}
     if config.experts is not None and layer.router is not None:
-        of_expert = expert_orders(config.hidden_size, config.experts)
-        for name, order in zip(("gate_up", "down"), of_expert, strict=True):
-            experts[name] = pack_experts(getattr(layer, name), weight_format, order)
-            del orders[name]
+        orders["gate_up"], orders["down"] = expert_orders(config.hidden_size, config.experts)
     matrices = {
-        name: pack_matrix(PACKINGS[weight_format], getattr(layer, name), order)
-        for name, order in orders.items()
+        name: _packed(getattr(layer, name), weight_format, order) for name, order in orders.items()
     }
-    return replace(layer, **matrices, **experts)
+    return replace(layer, **matrices)
+
+
+def _packed(matrix: Tensor, weight_format: WeightFormat, order: Tensor) -> Tensor:
+    if matrix.dim() == 2:
+        return pack_matrix(PACKINGS[weight_format], matrix, order)
+    return torch.stack([_packed(of_expert, weight_format, order) for of_expert in matrix])
 
 
 def row_orders(config: ModelConfig) -> dict[str, Tensor]:
@@ -133,10 +133,9 @@ def row_orders(config: ModelConfig) -> dict[str, Tensor]:
     Heads that are normed before they rotate are read whole, by a kernel of their own.
     """
     rows = config.head_dim * (config.num_heads + 2 * config.num_kv_heads)
+    qkv = tiles.plain_order(rows) if config.norms_heads else tiles.qkv_order(rows, config.head_dim)
     return {
-        "qkv": tiles.plain_order(rows)
-        if config.norms_heads
-        else tiles.qkv_order(rows, config.head_dim),
+        "qkv": qkv,
         "output": tiles.plain_order(config.hidden_size),
         "gate_up": tiles.gate_up_order(2 * config.intermediate_size),
         "down": tiles.plain_order(config.hidden_size),
@@ -148,7 +147,7 @@ def packed_head(head: Tensor, weight_format: WeightFormat) -> Tensor:
 
     Beside layers of eight or four bits it has eight: in bf16 it would be a tenth of an int4 step.
     """
-    head = pad_rows(head)
+    head = tiles.pad_rows(head)
     if weight_format == "bfloat16":
         return head
     packing = PACKINGS[head_format(weight_format)]
@@ -157,12 +156,6 @@ def packed_head(head: Tensor, weight_format: WeightFormat) -> Tensor:
 
 def head_format(weight_format: WeightFormat) -> WeightFormat:
     return "fp8" if weight_format in ("int4", "int4-zero") else weight_format
-
-
-def pad_rows(matrix: Tensor) -> Tensor:
-    """The matrix with zero rows up to whole tiles; the same tensor if there is nothing to add."""
-    missing = -len(matrix) % tiles.TILE_ROWS
-    return torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
 
 
 def _begin_layer(
@@ -194,20 +187,18 @@ def _begin_layer(
             name: stack.packed(weight_format, orders[name]) for name, stack in stacks.items()
         }
         if config.norms_heads:
-            of_heads = (
-                _vector(attention, name, config.head_dim, upload.device)
-                for name in ("q_norm", "k_norm")
-            )
-            matrices["head_norms"] = torch.stack(list(of_heads))
+            matrices["head_norms"] = _head_norms(attention, config.head_dim, upload.device)
         if experts is not None:
-            router = mlp.tensor("gate.weight", (experts.count, hidden))
-            matrices["router"] = pad_rows(router.to(upload.device))
-            matrices["gate_up"], matrices["down"] = load_experts(
-                mlp.at("experts"), hidden, experts, weight_format, upload
-            )
+            matrices |= load_experts(mlp, hidden, experts, weight_format, upload)
         return LayerWeights(attention_norm=before, mlp_norm=between, **matrices)
 
     return finish
+
+
+def _head_norms(attention: Weights, head_dim: int, device: torch.device) -> Tensor:
+    return torch.stack(
+        [_vector(attention, name, head_dim, device) for name in ("q_norm", "k_norm")]
+    )
 
 
 def _begin_tables(

@@ -28,6 +28,12 @@ def qkv_order(rows: int, head_dim: int) -> Tensor:
     return torch.arange(rows).view(-1, 2, head_dim // 16, 8).transpose(1, 2).flatten()
 
 
+def pad_rows(matrix: Tensor) -> Tensor:
+    """The matrix with zero rows up to whole tiles; the same tensor if there is nothing to add."""
+    missing = -len(matrix) % TILE_ROWS
+    return torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
+
+
 def pack_units(words: Tensor, scales: Tensor, row_order: Tensor) -> Tensor:
     """(tiles, groups, bytes) uint8: each unit's words as they lie, then its 16 scales.
 
