@@ -135,11 +135,9 @@ def test_prompt_tokens_of_many_rows_are_rated(place, prompt_kernels, oracle):
     torch.testing.assert_close(rated, expected, rtol=0, atol=2 * BOUND)
 
 
-@pytest.mark.parametrize("prefills", [False, True])
-def test_drawn_tokens_are_rated_as_the_oracle_does(place, prompt_kernels, oracle, prefills):
+def test_drawn_tokens_are_rated_as_the_oracle_does(place, prompt_kernels, oracle):
     """From the first one on, which the head over a prompt's last row draws."""
-    kernels = prompt_kernels if prefills else None
-    runner = build_runner(place, RandomCheckpoint(CONFIG), prompt_kernels=kernels)
+    runner = build_runner(place, RandomCheckpoint(CONFIG), prompt_kernels=prompt_kernels)
     prompt = prompts_of(37)[0]
     scheduler = Scheduler(BlockPool(NUM_BLOCKS, 16), max_sequences=1, looks_ahead=True)
     params = SamplingParams(seed=1, max_tokens=4, top_p=0.9, num_logprobs=1)
