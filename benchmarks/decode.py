@@ -4,7 +4,7 @@
     python -m benchmarks.decode --shape qwen3-30b-a3b --batch 1,8,32
 
 Every sequence gets a random prompt and decodes greedily. Counted are the steps in which all of
-them decode, from one schedule to the next; in a pipeline, where each step has some of them, those
+them decode, from one commit to the next; in a pipeline, where each step has some of them, those
 of the time in which all do. Beside tok/s: its ratio to the peer (vLLM 0.26 on an
 H100: a ratio to compare only on that GPU) and the share of the copy bandwidth of this run that
 reading weights and cache once explains; of experts, those that as many tokens visit by chance.
@@ -92,8 +92,8 @@ def measure(
     num_tokens, num_steps, seconds, waited = 0, 0, 0.0, 0.0
     under_way: deque[Step] = deque()
     with waiting_for_tokens() as waiting:
+        started = time.perf_counter()
         while scheduler.num_running or scheduler.num_waiting or under_way:
-            started, waiting.seconds = time.perf_counter(), 0.0
             step = scheduler.schedule(batch * prompt)
             if step.chunks:
                 runner.begin(step)
@@ -103,11 +103,13 @@ def measure(
             all_decode = scheduler.num_running == batch and all(map(_only_decodes, under_way))
             oldest = under_way.popleft()
             scheduler.commit(oldest, runner.finish())
+            ended = time.perf_counter()
             if all_decode:
                 num_tokens += oldest.num_decodes
                 num_steps += 1
-                seconds += time.perf_counter() - started
+                seconds += ended - started
                 waited += waiting.seconds
+            started, waiting.seconds = ended, 0.0
     return Speed(num_tokens, num_steps, seconds, waited, scheduler.num_preemptions)
 
 

@@ -16,28 +16,22 @@ import torch
 from openinference_engine import engine as engine_module
 from openinference_engine.backend import Backend, Capacity
 from openinference_engine.config import EngineConfig, GroupConfig
-from openinference_engine.cuda_backend import plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.engine import Engine
-from openinference_engine.errors import EngineError, StartError
+from openinference_engine.errors import EngineError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference
 from openinference_engine.ranks.cuda_group import CudaGroup
 from openinference_engine.ranks.cuda_pipeline import (
-    check_room,
     in_lanes,
-    plan_pipeline,
-    plan_stage,
 )
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.hops import StageMemory, layout_of
 from openinference_engine.ranks.link import LeaderLink
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.speed import SpeedMeter
-from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.loader import Weights
 
@@ -55,8 +49,6 @@ from tests.gpu.test_cuda_runner import (
 
 MODEL = changed(num_layers=4, hidden_size=64, intermediate_size=64, num_heads=1)
 CHECKPOINT = RandomCheckpoint(MODEL)
-LLAMA_7B, LLAMA_70B, LLAMA_TINY = SHAPES["llama-2-7b"], SHAPES["llama-2-70b"], SHAPES["tiny"]
-GIB = 1 << 30
 PAGES, SEATS, PROMPT_ROWS = 6, 4, 64
 CAPACITY = Capacity(PAGES * 16, NUM_BLOCKS - 1)
 
@@ -229,7 +221,7 @@ def test_request_alone_stays_in_its_lane(emulated, new_engine):
 def test_two_gpus_draw_what_one_does(tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("a pipeline needs two GPUs; its stages run emulated beside this test")
-    write_checkpoint(tmp_path, LLAMA_TINY)
+    write_checkpoint(tmp_path, SHAPES["tiny"])
     results = []
     for stages in (1, 2):
         config = EngineConfig(
@@ -246,59 +238,3 @@ def test_two_gpus_draw_what_one_does(tmp_path):
 def greedy_ones(count):
     params = SamplingParams(seed=0, max_tokens=6, temperature=0)
     return [Request(str(n), prompt, params) for n, prompt in enumerate(prompts_of(*[2] * count))]
-
-
-def settings(stages, **fields):
-    group = GroupConfig(pipeline=stages)
-    return EngineConfig("", device="cuda", max_model_len=4096, group=group, **fields)
-
-
-@pytest.mark.parametrize("stages", [2, 3, 8])
-@pytest.mark.parametrize("ties_embeddings", [False, True])
-def test_stages_are_the_whole_model(stages, ties_embeddings):
-    """Embedding and head once each; a table that is both lies on both ends."""
-    model = msgspec.structs.replace(LLAMA_7B, ties_embeddings=ties_embeddings)
-    parts = [stage_model(model, stages, stage) for stage in range(stages)]
-    rotary = 4 * 4096 * model.head_dim
-    weights = [weight_bytes(part.config, "bfloat16", 4096, part.extent) for part in parts]
-    table = 2 * model.vocab_size * model.hidden_size if ties_embeddings else 0
-    whole = weight_bytes(model, "bfloat16", 4096)
-    assert sum(weights) - (stages - 1) * rotary == whole + table
-    layers = [part.config.num_layers for part in parts]
-    assert [part.extent.first_layer for part in parts] == [sum(layers[:n]) for n in range(stages)]
-    assert sum(layers) == model.num_layers
-
-
-def test_stages_load_their_own_tables_alone():
-    first, last = (
-        load_llama(
-            Weights(CHECKPOINT, torch.bfloat16), part.config, 16, torch.device("cpu"),
-            "bfloat16", part.extent,
-        )
-        for part in (stage_model(MODEL, 2, stage) for stage in range(2))
-    )  # fmt: skip
-    assert (len(first.embedding), len(first.head)) == (MODEL.vocab_size, 0)
-    assert (len(last.embedding), len(last.head)) == (0, 112)  # padded to whole tiles
-
-
-def test_cache_is_as_large_as_the_fullest_stage_affords():
-    capacity = plan_pipeline(LLAMA_70B, settings(2, weights="int4"), 79 * GIB)
-    stages = [plan_stage(LLAMA_70B, settings(2, weights="int4"), n, 79 * GIB) for n in range(2)]
-    assert capacity == min(stages, key=lambda stage: stage.num_blocks)
-    with pytest.raises(StartError, match="--weights int4: the model takes"):
-        plan_memory(LLAMA_70B, settings(1, weights="int4"), 22 * GIB)
-    plan_pipeline(LLAMA_70B, settings(2, weights="int4"), 22 * GIB)
-
-
-def test_stage_that_does_not_fit_says_which_and_what_would():
-    with pytest.raises(StartError) as error:
-        plan_pipeline(LLAMA_7B, settings(2), 7 * GIB)
-    assert str(error.value).startswith("stage 0 of --pipeline 2, with 16 layers and ")
-    assert "use --weights fp8 or" in str(error.value)
-
-
-def test_gpu_with_less_room_than_the_first_is_refused_with_the_numbers():
-    config, verdict = settings(2), Verdict(num_cache_blocks=2001)
-    check_room(LLAMA_7B, config, 1, 79 * GIB, verdict)
-    with pytest.raises(StartError, match=r"stage 1 .* rank 0 has planned 2000; .*--kv-cache-bytes"):
-        check_room(LLAMA_7B, config, 1, 10 * GIB, verdict)

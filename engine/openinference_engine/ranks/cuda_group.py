@@ -26,13 +26,7 @@ from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
-from openinference_engine.ranks.cuda_pipeline import (
-    CudaStage,
-    build_stage,
-    check_room,
-    plan_pipeline,
-)
-from openinference_engine.ranks.cuda_stage import stage_model
+from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage, plan_pipeline
 from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
@@ -174,7 +168,7 @@ def load_part(
     ranks: Ranks,
     verdict: Verdict,
 ) -> CudaPart | CudaStage:
-    loads = _load_stage if config.group.pipeline > 1 else _load_slices
+    loads = load_stage if config.group.pipeline > 1 else _load_slices
     return loads(checkpoint, config, kernels, device, ranks, verdict)
 
 
@@ -192,30 +186,6 @@ def _load_slices(
     weights = load_llama(source, own.config, verdict.max_model_len, device, config.weight_format)
     torch.cuda.empty_cache()
     return build_part(
-        kernels, weights, model, config, ranks, verdict,
-        has_prefill=runs_prefill(kernels, device, model, config),
-    )  # fmt: skip
-
-
-def _load_stage(
-    checkpoint: Checkpoint,
-    config: EngineConfig,
-    kernels: ModuleType,
-    device: torch.device,
-    ranks: Ranks,
-    verdict: Verdict,
-) -> CudaStage:
-    model, stage = checkpoint.config, ranks.place.stage
-    check_room(model, config, stage, torch.cuda.mem_get_info(device)[0], verdict)
-    part, source = (
-        stage_model(model, config.group.pipeline, stage),
-        Weights(checkpoint, torch.bfloat16),
-    )
-    weights = load_llama(
-        source, part.config, verdict.max_model_len, device, config.weight_format, part.extent
-    )
-    torch.cuda.empty_cache()
-    return build_stage(
         kernels, weights, model, config, ranks, verdict,
         has_prefill=runs_prefill(kernels, device, model, config),
     )  # fmt: skip

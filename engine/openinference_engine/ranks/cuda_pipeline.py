@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+import torch
+
 from openinference_engine.backend import Capacity, plan_capacity
 from openinference_engine.config import EngineConfig, ModelConfig
-from openinference_engine.cuda_backend import plan_memory
+from openinference_engine.cuda_backend import plan_memory, runs_prefill
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
-from openinference_engine.llama_weights import LlamaWeights
+from openinference_engine.llama_weights import LlamaWeights, load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import (
@@ -35,6 +37,8 @@ from openinference_engine.ranks.launching import Follower, Send
 from openinference_engine.ranks.messages import ForLane, ToQueue
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Ranks
+from openinference_engine.weights.checkpoint import Checkpoint
+from openinference_engine.weights.loader import Weights
 
 log = logging.getLogger("openinference.ranks")
 
@@ -115,6 +119,27 @@ def check_room(
     )
 
 
+def load_stage(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    kernels: ModuleType,
+    device: torch.device,
+    ranks: Ranks,
+    verdict: Verdict,
+) -> CudaStage:
+    """Reads this stage's part of the model. Raises StartError if it does not fit."""
+    model, stage = checkpoint.config, ranks.place.stage
+    check_room(model, config, stage, torch.cuda.mem_get_info(device)[0], verdict)
+    part = stage_model(model, ranks.config.pipeline, stage)
+    weights = load_llama(
+        Weights(checkpoint, torch.bfloat16), part.config, verdict.max_model_len, device,
+        config.weight_format, part.extent,
+    )  # fmt: skip
+    torch.cuda.empty_cache()
+    has_prefill = runs_prefill(kernels, device, model, config)
+    return build_stage(kernels, weights, model, config, ranks, verdict, has_prefill=has_prefill)
+
+
 def build_stage(
     kernels: ModuleType,
     weights: LlamaWeights,
@@ -135,7 +160,8 @@ def build_stage(
             f"--pipeline {stages}: these GPUs cannot map each other's memory; use GPUs that are "
             f"linked, or --tensor {stages}, which can go by NCCL"
         )
-    log.info("stages", extra={"fields": {"stage": stage, "stages": stages}})
+    fields = {"by": "mapped memory", "stage": stage, "stages": stages}
+    log.info("ranks exchange", extra={"fields": fields})
     memory = StageMemory(
         shared.bytes, layouts[stage], shared.address_of(following), layouts[following]
     )
