@@ -96,10 +96,15 @@ async def pods_by_group(service: InferenceService) -> dict[str, list[Json]]:
     }
 
 
+async def pods_of(service: InferenceService, group: str) -> list[Json]:
+    """Those of one group; none while it has none."""
+    return (await pods_by_group(service)).get(group, [])
+
+
 async def busiest_group(service: InferenceService, control: Traffic) -> tuple[str, list[Json]]:
     """The group that serves most of the control's streams, and its pods."""
     group = await control.busiest_group()
-    return group, (await pods_by_group(service))[group]
+    return group, await pods_of(service, group)
 
 
 async def seconds_until_unready(service: InferenceService, group: str) -> float:

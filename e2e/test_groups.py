@@ -22,6 +22,7 @@ from e2e.groups import (
     end,
     lose_a_rank,
     pods_by_group,
+    pods_of,
     scale_down_and_up,
 )
 from e2e.inference_service import InferenceService
@@ -30,6 +31,7 @@ from e2e.load import begin
 from e2e.reliability import RESULTS, Counted
 from e2e.traffic import Traffic
 
+MADE_ANEW_SECONDS = 600.0  # five restarts, between which the kubelet waits 10, 20, 40 and 80 s
 HOSTNAME = "kubernetes.io/hostname"
 APART = {
     "podAntiAffinity": {
@@ -111,6 +113,25 @@ async def test_a_drained_node_takes_its_groups_one_by_one_and_costs_nothing(
 ) -> None:
     """Each has a pod there: told to end, it lets its whole group drain first."""
     await drain_node(groups, second_node, traffic)
+
+
+async def test_a_group_whose_worker_dies_again_and_again_is_made_anew_as_a_whole(
+    groups: InferenceService, traffic: Traffic, counted: Counted
+) -> None:
+    """The kubelet restarts its containers in place, until it backs off: then both pods are new."""
+    group, before = next(iter((await pods_by_group(groups)).items()))
+    old = {pod["metadata"]["uid"] for pod in before}
+    await begin(traffic)
+    counted.faults = 0
+    async with asyncio.timeout(MADE_ANEW_SECONDS):
+        while old & {pod["metadata"]["uid"] for pod in await pods_of(groups, group)}:
+            counted.faults += signal_programs_of(before[1], signal.SIGKILL, RANK_PROGRAM)
+            if not counted.faults:
+                pytest.skip("programs of pods cannot be killed on this cluster")
+            await asyncio.sleep(1)
+    await groups.until_ready_with(2)
+    await end(traffic)
+    assert len(await pods_of(groups, group)) == 2
 
 
 @pytest.fixture
