@@ -4,6 +4,7 @@ The emulated module is compiled once per change of its sources (seconds, g++ alo
 temporary directory. A place that this machine lacks skips with the reason.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -95,10 +96,16 @@ def _build_emulated(pybind11_cmake: str) -> Path:
         Path(tempfile.gettempdir())
         / f"openinference-kernels-{os.getuid()}-{digest.hexdigest()[:16]}"
     )
-    if not list(folder.glob("_C_emulated*.so")):
-        configure = ["cmake", "-S", SOURCES, "-B", folder, "-DOPENINFERENCE_NATIVE=emulated"]
-        configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11_cmake}"]
-        for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
-            result = subprocess.run(command, capture_output=True, text=True)
-            assert result.returncode == 0, result.stdout + result.stderr
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be compiling the same
+        if not list(folder.glob("_C_emulated*.so")):
+            _compile(folder, pybind11_cmake)
     return next(folder.glob("_C_emulated*.so"))
+
+
+def _compile(folder: Path, pybind11_cmake: str) -> None:
+    configure = ["cmake", "-S", SOURCES, "-B", folder, "-DOPENINFERENCE_NATIVE=emulated"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11_cmake}"]
+    for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
