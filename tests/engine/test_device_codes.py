@@ -120,6 +120,7 @@ def test_rows_of_codes_are_those_of_the_whole_matrix(coded, rows):
     """Rows may begin inside a word, where three ranks share 128."""
     name = f"{DOWN}.weight"
     assert np.array_equal(coded.array(name, rows), coded.array(name)[rows])
+    assert coded.array(name, rows).dtype == np.float32
     part, whole = coded.stored(name, rows), coded.stored(name)
     assert (part.format, part.shape) == (whole.format, whole.shape)
     assert np.array_equal(part.rows, whole.rows[rows])

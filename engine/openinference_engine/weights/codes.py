@@ -55,7 +55,7 @@ class Codes:
 
     def expand(self) -> npt.NDArray[np.float32]:
         """(outputs, inputs) float32."""
-        centred = self.codes.astype(np.float32) - self.zeros[self.groups].T
+        centred = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[self.groups].T
         weights: npt.NDArray[np.float32] = self.scales.astype(np.float32)[self.groups].T * centred
         return weights
 
