@@ -47,7 +47,7 @@ PEER_TOKENS_PER_SECOND = {
     ("llama-2-13b", "int4"): {1: 186, 8: 1306},
     ("llama-2-70b", "int4"): {1: 48, 8: 384, 32: 1439},
 }
-PEER_OF_TWO = {  # of two H200
+PEER_OF_TWO = {  # tensor parallel on two H200
     ("llama-2-7b", "bfloat16"): {1: 312, 8: 2335, 32: 7630},
     ("llama-2-70b", "int4"): {1: 79, 8: 613, 32: 2197},
 }
@@ -201,10 +201,12 @@ def main() -> None:
     def run(batch: int, output: int) -> Speed:
         return measure(runner, config, num_blocks, batch, options.prompt, output, rules)
 
+    peers = PEER_TOKENS_PER_SECOND if num_ranks == 1 else {}
+    if options.tensor_parallel == num_ranks == 2:
+        peers = PEER_OF_TWO
     for batch in batches:
         run(batch, 4)  # captures the graphs
         speed = run(batch, options.output)
-        peers = PEER_TOKENS_PER_SECOND if num_ranks == 1 else PEER_OF_TWO
         peer = peers.get((options.shape, options.weights), {}).get(batch)
         context = options.prompt + options.output // 2
         rows = -(-batch // num_stages(runner))

@@ -72,11 +72,13 @@ struct AbortWords {
 __global__ void end_exchanges_kernel(uint32_t* ended, int count, const int* aborted, AbortWords peers) {
     wait_for_predecessor();
     release_successor();  // in this order: the next step reads the number before it waits
-    if (threadIdx.x == 0) *ended += count;
+    if (threadIdx.x != 0) return;
     const bool is_aborted = *const_cast<const volatile int*>(aborted) != 0;
+    *ended += count;
+    if (!is_aborted) return;
 #pragma unroll
     for (int i = 0; i < kMaxRanks; ++i)
-        if (is_aborted && threadIdx.x == 0 && i < peers.count) *const_cast<volatile int*>(peers.of[i]) = 1;
+        if (i < peers.count) *const_cast<volatile int*>(peers.of[i]) = 1;
 }
 
 }  // namespace

@@ -32,28 +32,10 @@ struct PlainEpilogue {
         if (column < columns) out[static_cast<size_t>(token) * columns + column] = value;
     }
 
-    // For many tokens (wide_gemm.cuh).
-    __host__ __device__ int run_tiles() const { return tiles(); }
     __host__ __device__ PlainEpilogue from(int token) const {
         return {norm.from(token), columns, out + static_cast<size_t>(token) * columns};
     }
-    template <int kAhead>
-    __device__ __forceinline__ void begin_many(TokenScales& scales, int tokens, int thread, int threads) const {
-        norm.compute_many<kAhead>(scales.of, tokens, thread, threads);
-    }
-    struct Fetched {};
-    __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
-    __device__ __forceinline__ void store_tile(const TokenScales& scales, int tile, int token, const Fetched&,
-                                               const float (&lower)[8], const float (&upper)[8]) const {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            write(token, tile * 16 + i, lower[i] * scales.of[token]);
-            write(token, tile * 16 + 8 + i, upper[i] * scales.of[token]);
-        }
-    }
 };
-
-constexpr int64_t kManyRows = 1024;  // fewer, a router's, would keep few multiprocessors busy in wide tiles
 
 }  // namespace
 
@@ -63,9 +45,9 @@ void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Te
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const PlainEpilogue epilogue{norm, static_cast<int>(N), out.as<float>("out", {T, N})};
-    const int64_t rows = (N + 15) / 16 * 16;
-    if (rows < kManyRows) return multiply_few_tokens("project", weights, rows, "x", x, epilogue, stream);
-    multiply_tokens("project", weights, rows, "x", x, epilogue, stream);
+    // Not in wide tiles: of a router these would keep few multiprocessors busy, and for queries, keys
+    // and values they have yet to run on a device.
+    multiply_few_tokens("project", weights, (N + 15) / 16 * 16, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -7,7 +7,8 @@
 // Exchanges are numbered: those of the steps before (`ended`, moved on by end_exchanges) and the index
 // in the step. Two inboxes take turns. A rank writes to the one of exchange n + 2 when it has seen all
 // of n + 1, which its peers sent when they had read n: it overwrites nothing unread. That holds
-// because every kernel waits for its predecessor before it writes.
+// because every kernel waits for its predecessor before it writes. The hop of a pipeline has one inbox,
+// and `ended` moves on behind each exchange; why nothing unread is overwritten there, hops.py says.
 //
 // Where ranks cannot map each other's memory, a rank writes its own part alone, and a collective of the
 // host's library brings the same words (engine/openinference_engine/ranks/device_memory.py).
@@ -51,7 +52,8 @@ struct Exchange {
     int index;
     int part_words;
 
-    // May be called before wait_for_predecessor(): `ended` changes between steps only.
+    // Between the ranks of a tensor group it may be called before wait_for_predecessor(): there `ended`
+    // changes between steps only.
     __device__ __forceinline__ uint32_t number() const {
         return *const_cast<const volatile uint32_t*>(inboxes.ended) + index + 1;
     }

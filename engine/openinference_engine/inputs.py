@@ -6,6 +6,7 @@ positions move on by themselves, and so does the history of a row with penalties
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -30,19 +31,28 @@ class RowInputs:
     def __init__(
         self, rows: int, pages_per_sequence: int, num_positions: int, device: torch.device
     ) -> None:
-        shapes = (
-            (rows,),
-            (rows,),
-            (rows, pages_per_sequence),
-            (rows, RULE_WORDS),
-            (rows, MOST_BIASES, 2),
-            (rows, num_positions),
-        )
-        sizes = [int(np.prod(shape)) for shape in shapes]
+        shapes = _shapes(rows, pages_per_sequence, num_positions)
+        sizes = [math.prod(shape) for shape in shapes]
         self.words = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
         parts = torch.split(self.words, sizes)
         views: list[Tensor] = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         self.tokens, self.positions, self.pages, self.rules, self.biases, self.history = views
+
+
+def input_bytes(rows: int, pages_per_sequence: int, num_positions: int) -> int:
+    """What the inputs take on the device."""
+    return 4 * sum(map(math.prod, _shapes(rows, pages_per_sequence, num_positions)))
+
+
+def _shapes(rows: int, pages_per_sequence: int, num_positions: int) -> tuple[tuple[int, ...], ...]:
+    return (
+        (rows,),
+        (rows,),
+        (rows, pages_per_sequence),
+        (rows, RULE_WORDS),
+        (rows, MOST_BIASES, 2),
+        (rows, num_positions),
+    )
 
 
 class Changes:

@@ -37,15 +37,8 @@ from openinference_engine.weights.loader import Weights
 
 from benchmarks.checkpoints import write_checkpoint
 from benchmarks.shapes import SHAPES
-from tests.gpu.test_cuda_runner import (
-    NUM_BLOCKS,
-    RandomCheckpoint,
-    build_oracle,
-    build_runner,
-    changed,
-    check_greedy,
-    prompts_of,
-)
+from tests.gpu.random_model import RandomCheckpoint, build_oracle, changed
+from tests.gpu.test_cuda_runner import NUM_BLOCKS, build_runner, check_greedy, prompts_of
 
 MODEL = changed(num_layers=4, hidden_size=64, intermediate_size=64, num_heads=1)
 CHECKPOINT = RandomCheckpoint(MODEL)

@@ -5,16 +5,21 @@ import pytest
 import torch
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.cuda_backend import plan_memory
+from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.errors import StartError
+from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import load_llama
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_pipeline import check_room, plan_pipeline, plan_stage
 from openinference_engine.ranks.cuda_stage import stage_model
+from openinference_engine.ranks.hops import layout_of
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.loader import Weights
 
 from benchmarks.shapes import SHAPES
-from tests.gpu.test_cuda_runner import RandomCheckpoint, changed
+from tests.gpu.random_model import RandomCheckpoint, changed
 
 LLAMA_7B, LLAMA_70B, GIB = SHAPES["llama-2-7b"], SHAPES["llama-2-70b"], 1 << 30
 
@@ -59,6 +64,14 @@ def test_cache_is_as_large_as_the_fullest_stage_affords():
     stages = [plan_stage(LLAMA_70B, config, stage, 40 * GIB).num_blocks for stage in range(3)]
     assert len(set(stages)) > 1
     assert plan_pipeline(LLAMA_70B, config, 40 * GIB).num_blocks == min(stages)
+
+
+def test_inputs_of_all_lanes_but_one_are_counted_beside_the_inboxes():
+    inputs = RowInputs(MAX_ROWS, 4096 // PAGE_TOKENS, 4096, torch.device("cpu")).words.nbytes
+    inboxes = layout_of(LLAMA_7B, 3, 0, most_rows(settings(3))).num_bytes
+    of_lanes = (inboxes + 2 * inputs) / 2**20
+    with pytest.raises(StartError, match=f"and {of_lanes:.0f} MiB for its lanes"):
+        plan_stage(LLAMA_7B, settings(3), 0, GIB)
 
 
 def test_stages_fit_where_the_whole_model_does_not():

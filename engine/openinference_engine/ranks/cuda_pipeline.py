@@ -14,12 +14,14 @@ from types import ModuleType
 
 import torch
 
-from openinference_engine.backend import Capacity, plan_capacity
+from openinference_engine.backend import Capacity, model_length, plan_capacity
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_backend import plan_memory, runs_prefill
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.errors import StartError
+from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights, load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
@@ -89,8 +91,9 @@ def plan_pipeline(model: ModelConfig, config: EngineConfig, free_bytes: int) -> 
 
 def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int) -> Capacity:
     """Raises StartError, with the stage and what would fit, if its part of the model does not."""
-    part, layout = stage_model(model, config.group.pipeline, stage), _layout(model, config, stage)
-    spare_bytes = free_bytes - layout.num_bytes
+    part = stage_model(model, config.group.pipeline, stage)
+    of_lanes = _layout(model, config, stage).num_bytes + _more_inputs(model, config)
+    spare_bytes = free_bytes - of_lanes
     try:
         spare_bytes = plan_memory(part.config, config, spare_bytes, part.extent)
         position_bytes = part.config.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
@@ -98,7 +101,7 @@ def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes:
     except StartError as error:
         raise StartError(
             f"stage {stage} of --pipeline {config.group.pipeline}, with {part.config.num_layers} "
-            f"layers and {layout.num_bytes / 2**20:.0f} MiB for the rows of others: {error}"
+            f"layers and {of_lanes / 2**20:.0f} MiB for its lanes: {error}"
         ) from None
 
 
@@ -196,7 +199,7 @@ def in_lanes(
     prefill = None if max_rows is None else StagePrefill(kernels, weights, model, cache, max_rows)
     return CudaStage(
         kernels,
-        [decoder.in_lane(extent, of, memory.logits(lane)) for lane, of in enumerate(hops)],
+        [decoder.in_lane(lane, extent, of, memory.logits(lane)) for lane, of in enumerate(hops)],
         [None if prefill is None else prefill.in_lane(extent, of) for of in hops],
         abort,
     )
@@ -204,3 +207,9 @@ def in_lanes(
 
 def _layout(model: ModelConfig, config: EngineConfig, stage: int) -> StageLayout:
     return layout_of(model, config.group.pipeline, stage, most_rows(config))
+
+
+def _more_inputs(model: ModelConfig, config: EngineConfig) -> int:
+    """Bytes of the inputs of all lanes but one, which steps have everywhere."""
+    pages = -(-model_length(model, config) // PAGE_TOKENS)
+    return (config.group.pipeline - 1) * input_bytes(MAX_ROWS, pages, pages * PAGE_TOKENS)

@@ -42,12 +42,13 @@ class StageDecoder(Decoder):
     extent: Extent
     hops: Hops
 
-    def in_lane(self, extent: Extent, hops: Hops, logits: Tensor | None) -> StageDecoder:
+    def in_lane(self, lane: int, extent: Extent, hops: Hops, logits: Tensor | None) -> StageDecoder:
         """The same over inputs of its own. logits: where the choice comes with them."""
         twin, old = copy(self), self.inputs
-        twin.inputs = RowInputs(
-            MAX_ROWS, old.pages.shape[1], old.history.shape[1], old.words.device
-        )
+        if lane > 0:
+            twin.inputs = RowInputs(
+                MAX_ROWS, old.pages.shape[1], old.history.shape[1], old.words.device
+            )
         if logits is not None:
             twin._buffers = replace(self._buffers, logits=logits)
         twin.extent, twin.hops = extent, hops

@@ -87,7 +87,7 @@ class LaneLaunches(LeadingLaunches):
             self._depart(crossing)
 
     def _take_choice(self, kind: Kind) -> None:
-        """Behind all that is queued: an update of the inputs would let it begin too early."""
+        """When all before it has ended: it waits for another GPU, and would take room meanwhile."""
         stream = self._kernels.Stream(self.stream().handle, False)
         self._decoder.take_choice(kind.bucket, stream, kind.draws, kind.rates)
 
