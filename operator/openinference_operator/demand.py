@@ -21,6 +21,7 @@ MORE_SIZES = (
     *("embeddingBytes", "headBytes", "layerWeightsPerToken"),
 )
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CODES_ON_GPUS = ("I32", "I8", "F8_E4M3")  # as safetensors files call what holds codes
 # engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.
 CACHE_BITS = {"fp8": (8, 8, 4), "int8": (8, 8, 4), "int8-int4": (8, 4, 6), "int4": (4, 4, 8)}
@@ -124,7 +125,7 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
     tokens = service.engine.max_model_len or int(summary["maxPositions"])
     embedding, head = _tables(service, summary)
     matrices, keys_and_values, experts = _layers(service, summary)
-    if service.gpus_per_pod and embedding:  # GPUs embed in bfloat16, however it is stored
+    if service.gpus_per_pod and embedding:  # GPUs embed in bfloat16 beside codes, too
         embedding = max(embedding, ELEMENT_BYTES["bfloat16"] * vocabulary * hidden)
     return Demand(
         matrices=matrices,
@@ -148,7 +149,7 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
 def _tables(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int, int]:
     """Bytes of the embedding, and of the head if it is another matrix."""
     stored = int(summary.get("embeddingBytes", 0)), int(summary.get("headBytes", 0))
-    element = ELEMENT_BYTES.get(service.engine.dtype or "")
+    element = _element_bytes(service, summary)
     if not element:
         return stored
     table = int(summary.get("vocabSize", 0)) * int(summary.get("hiddenSize", 0)) * element
@@ -158,19 +159,33 @@ def _tables(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int,
 def _layers(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int, int, int]:
     """Bytes of all layers: of keys and values and of experts as their parameters are of all."""
     hidden, parameters = int(summary.get("hiddenSize", 0)), int(summary["parameters"])
-    element, tables = ELEMENT_BYTES.get(service.engine.dtype or ""), _tables(service, summary)
+    element, tables = _element_bytes(service, summary), _tables(service, summary)
     all_bytes = parameters * element if element else int(summary["weightBytes"])
     of_layers = max(0, all_bytes - sum(tables))
     of_tables = int(summary.get("vocabSize", 0)) * hidden * sum(map(bool, tables))
     of_heads = int(summary["numKvHeads"]) * int(summary["headDim"])
+    layer_parameters = max(1, parameters - of_tables)
     keys_and_values, experts = (
-        of_layers * part // max(1, parameters - of_tables)
+        of_layers * min(part, layer_parameters) // layer_parameters
         for part in (
             2 * int(summary["numLayers"]) * hidden * of_heads,
             int(summary.get("expertParameters", 0)),
         )
     )
+    experts = min(experts, of_layers - keys_and_values)  # summaries of older engines count words
     return of_layers - keys_and_values - experts, keys_and_values, experts
+
+
+def _element_bytes(service: InferenceService, summary: Mapping[str, Any]) -> int:
+    """Of every weight; 0 where weights are kept as they are stored.
+
+    GPUs keep codes of safetensors files, and make bfloat16 of all else.
+    """
+    if element := ELEMENT_BYTES.get(service.engine.dtype or ""):
+        return element
+    stored = summary.get("storedAs")
+    is_expanded = service.gpus_per_pod and stored and stored not in CODES_ON_GPUS
+    return ELEMENT_BYTES["bfloat16"] if is_expanded else 0
 
 
 def _inbox_bytes(service: InferenceService, hidden: int) -> int:

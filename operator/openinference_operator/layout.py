@@ -11,6 +11,8 @@ from typing import Any
 
 from openinference_operator.parallelism_spec import Parallelism
 
+MOST_TENSOR_GPUS = 8  # of the engine's kernels
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -89,6 +91,28 @@ def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f"parallelism.expert {layout.expert} does not divide {has};"
             f" use {_listed(_divisors(max(1, experts)))}"
         )
+    return ""
+
+
+def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
+    """What the engine does not do on GPUs yet (its ranks.cuda_group); empty if it does."""
+    pipeline, tensor = layout.pipeline, layout.tensor
+    if layout.pods > 1:
+        return (
+            f"parallelism has {layout.num_ranks} ranks in {layout.pods} pods, and GPUs share a"
+            f" model within one pod as yet; use resources.limits nvidia.com/gpu: {layout.num_ranks}"
+        )
+    if layout.expert > 1:
+        return f"parallelism.expert {layout.expert} is for CPUs as yet; use pipeline on GPUs"
+    if pipeline > 1 and tensor > 1:
+        return (
+            f"parallelism.pipeline {pipeline} beside tensor {tensor} is for CPUs as yet; use one of"
+            " them on GPUs"
+        )
+    if tensor > 1 and summary.get("numExperts"):
+        return f"parallelism.tensor {tensor} does not divide experts on GPUs as yet; use pipeline"
+    if tensor > MOST_TENSOR_GPUS:
+        return f"parallelism.tensor {tensor} is more than GPUs can be; use 1 to {MOST_TENSOR_GPUS}"
     return ""
 
 

@@ -18,7 +18,12 @@ from typing import Any
 
 from openinference_operator.demand import Demand, measure
 from openinference_operator.fields import parse_quantity
-from openinference_operator.layout import Layout, find_misfit, with_more_stages
+from openinference_operator.layout import (
+    Layout,
+    find_gpu_misfit,
+    find_misfit,
+    with_more_stages,
+)
 from openinference_operator.parallelism_spec import GPU_RESOURCE
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
@@ -34,7 +39,7 @@ class Sizing:
 
     `kv_per_gpu` and `max_concurrency` are None while the memory is not known. `problem`: why it
     cannot run, with the arithmetic and what would fit; empty if it can. `is_misfit`: that is
-    because its parallelism does not divide the model.
+    because its parallelism does not divide the model, or GPUs do not do it yet.
     """
 
     pods: int
@@ -58,7 +63,10 @@ def size(
     gpu_memories: Sequence[int],
 ) -> Sizing:
     """Divide the memory of a replica. `gpu_memories`: bytes of one GPU of each node that fits."""
-    if misfit := find_misfit(layout, summary):
+    misfit = find_misfit(layout, summary)
+    if service.gpus_per_pod:
+        misfit = misfit or find_gpu_misfit(layout, summary)
+    if misfit:
         ranks = layout.ranks_per_pod if service.gpus_per_pod else 0
         return Sizing(layout.pods, ranks, 0, problem=misfit, is_misfit=True)
     demand = measure(service, summary)

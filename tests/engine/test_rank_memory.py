@@ -1,6 +1,7 @@
 """What the operator plans for each rank, beside what the engine reads and allocates there."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.kv_formats import FLOAT32
 from openinference_engine.models.registry import build_model
+from openinference_engine.quantise.folder import quantise_folder
+from openinference_engine.quantise.scheme import SCHEMES
 from openinference_engine.ranks.cuda_part import shared_layout
 from openinference_engine.ranks.layout import layers_of, place_of
 from openinference_engine.ranks.team import Ranks, Team
@@ -117,6 +120,20 @@ def test_fullest_rank_of_each_stage_holds_what_is_planned(
         heads = max(part.stop - part.start for part in (each.kv_heads(model) for each in ranks))
         token = len(ranks[0].layers(model)) * heads * FLOAT32.head_bytes(model.head_dim)
         assert planned.sequence == model.max_positions * token
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mixtral"])
+def test_words_of_codes_are_counted_as_the_weights_they_hold(
+    make_tiny_model: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    """Else a mixture had more experts than weights, and its ranks held less than nothing."""
+    path = make_tiny_model(family, **(SHAPE | FAMILIES[family]))
+    quantise_folder(path, tmp_path / "codes", replace(SCHEMES["int4"], group_size=32))
+    plain, coded = summarise(path), summarise(tmp_path / "codes")
+    assert coded.parameters == pytest.approx(plain.parameters, rel=WHOLE_IN_EVERY_RANK)
+    for layout in (Layout(tensor=3), Layout(expert=3)) if coded.num_experts else (Layout(),):
+        [load] = measure(SERVICE, msgspec.to_builtins(coded)).loads(layout)
+        assert coded.weight_bytes / 4 < load.weights <= coded.weight_bytes
 
 
 @given(tensor=st.sampled_from([1, 2, 4, 8]), seats=st.integers(1, 2000))

@@ -3,8 +3,15 @@
 import pytest
 from openinference_operator.auto_layout import choose
 from openinference_operator.errors import SpecError
-from openinference_operator.layout import ONE_RANK, Layout, find_misfit, read_layout
+from openinference_operator.layout import (
+    ONE_RANK,
+    Layout,
+    find_gpu_misfit,
+    find_misfit,
+    read_layout,
+)
 from openinference_operator.manifests import engine
+from openinference_operator.sizing import size
 from openinference_operator.spec import parse
 
 GIB = 1 << 30
@@ -47,11 +54,11 @@ def service_with(gpus=0, memory=None, **parallelism):
     ],
 )
 def test_a_pod_runs_a_rank_on_each_gpu_or_a_stage_without(gpus, sizes, pods):
-    assert choose(service_with(gpus, **sizes), None, ()).layout.pods == pods
+    assert choose(service_with(gpus, **sizes), None).layout.pods == pods
 
 
 def test_without_the_field_a_replica_is_one_rank():
-    assert choose(service_with(gpus=8), LLAMA_70B, [80 * GIB]).layout == ONE_RANK
+    assert choose(service_with(gpus=8), LLAMA_70B).layout == ONE_RANK
 
 
 def test_ranks_that_do_not_fill_pods_are_refused_with_the_numbers():
@@ -87,47 +94,63 @@ def test_experts_divide_too():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "memory", "layout", "words"),
+    ("layout", "words"),
     [
-        (
-            8,
-            80 * GIB,
-            Layout(tensor=8),
-            "one pod holds it: the fullest GPU then needs 21.3 GB of its 85.9 GB",
-        ),
-        (2, 80 * GIB, Layout(tensor=2), "tensor 2, the most of 2 GPUs by which"),
-        (2, 40 * GIB, Layout(pipeline=2, tensor=2, pods=2), "2 pods, the fewest that hold it"),
-        (1, 80 * GIB, Layout(pipeline=2, pods=2), "a pod has one rank"),
-        (2, None, Layout(tensor=2), "one pod, for the memory is not known"),
-        (1, GIB, Layout(), "holds the model: a GPU needs 3.7 GB at least of 1.1 GB"),
+        (Layout(tensor=8), ""),
+        (Layout(pipeline=8), ""),
+        (Layout(tensor=2, pods=2), "2 ranks in 2 pods, and GPUs share a model within one pod as"),
+        (Layout(tensor=2, pods=2), "use resources.limits nvidia.com/gpu: 2"),
+        (Layout(expert=2), "parallelism.expert 2 is for CPUs as yet; use pipeline on GPUs"),
+        (Layout(pipeline=2, tensor=4), "pipeline 2 beside tensor 4 is for CPUs as yet"),
+        (Layout(tensor=16), "tensor 16 is more than GPUs can be; use 1 to 8"),
     ],
 )
-def test_automatic_sizes_are_tensor_within_a_pod_and_stages_between(gpus, memory, layout, words):
-    choice = choose(service_with(gpus, auto=True), LLAMA_70B, [memory] if memory else [])
+def test_what_gpus_do_not_do_yet_is_told_before_a_pod_is_made(layout, words):
+    misfit = find_gpu_misfit(layout, LLAMA_70B)
+    assert words in misfit
+    assert bool(words) == bool(misfit)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "summary", "layout", "words"),
+    [
+        (1, LLAMA_70B, Layout(), "a pod has one GPU, and GPUs share a model within one pod"),
+        (8, LLAMA_70B, Layout(tensor=8), "8 GPUs divide the 64 query and 8 key heads"),
+        (6, LLAMA_70B, Layout(pipeline=6), "6 GPUs do not divide the 64 query and 8 key heads"),
+        (16, LLAMA_70B, Layout(pipeline=16), "tensor 16 is more than GPUs can be"),
+        (2, LLAMA_70B | {"numExperts": 8}, Layout(pipeline=2), "does not divide experts on GPUs"),
+        (4, None, Layout(pipeline=4), "the heads of the model are not known"),
+    ],
+)
+def test_gpus_of_a_pod_are_tensor_ranks_where_that_is_possible_and_stages_elsewhere(
+    gpus, summary, layout, words
+):
+    service = service_with(gpus, auto=True)
+    choice = choose(service, summary)
     assert choice.layout == layout
     assert words in choice.reason
-
-
-def test_heads_that_gpus_do_not_divide_become_stages():
-    choice = choose(service_with(gpus=6, auto=True), SMOLLM2, [80 * GIB])
-    assert choice.layout == Layout(pipeline=2, tensor=3)
+    assert summary is None or not size(service, layout, summary, ()).is_misfit
 
 
 def test_a_model_of_fewer_layers_than_stages_is_a_misfit_and_no_error():
     summary = SMOLLM2 | {"numLayers": 1, "numHeads": 1, "numKvHeads": 1}
-    choice = choose(service_with(gpus=2, auto=True), summary, [80 * GIB])
+    choice = choose(service_with(gpus=2, auto=True), summary)
     assert "pipeline 2 is more than the 1 layers" in find_misfit(choice.layout, summary)
 
 
-def test_a_model_that_nobody_has_looked_at_is_divided_by_layers():
-    assert choose(service_with(gpus=4, auto=True), None, ()).layout == Layout(pipeline=4)
-
-
-def test_without_gpus_the_memory_of_pods_decides():
-    choice = choose(service_with(auto=True, memory="160Gi"), LLAMA_70B, ())
-    assert choice.layout == Layout(pipeline=1)
-    choice = choose(service_with(auto=True, memory="60Gi"), LLAMA_70B, ())
-    assert choice.layout == Layout(pipeline=3, pods=3)
+@pytest.mark.parametrize(
+    ("memory", "stages", "words"),
+    [
+        ("160Gi", 1, "one pod holds it: the fullest pod then needs"),
+        ("60Gi", 3, "3 pods, the fewest that hold it"),
+        ("1Gi", 1, "no number of pods holds the model: a pod needs"),
+        (None, 1, "one pod, for the memory is not known"),
+    ],
+)
+def test_without_gpus_the_memory_of_pods_decides(memory, stages, words):
+    choice = choose(service_with(auto=True, memory=memory), LLAMA_70B)
+    assert choice.layout == Layout(pipeline=stages, pods=stages)
+    assert words in choice.reason
 
 
 def test_a_revision_keeps_its_layout_and_older_ones_are_one_rank():
@@ -138,7 +161,7 @@ def test_a_revision_keeps_its_layout_and_older_ones_are_one_rank():
 
 def test_the_pods_of_a_group_find_each_other():
     service = service_with(pipeline=2, tensor=3)
-    layout = choose(service, None, ()).layout
+    layout = choose(service, None).layout
     [container] = engine.build_pod_template(service, "engine:1", layout)["spec"]["containers"]
     assert {
         "--pipeline=2",

@@ -41,7 +41,7 @@ LLAMA_70B = {
 
 def size(service, summary, memories):
     """As the operator does: in the layout that the service gets."""
-    return size_layout(service, choose(service, summary, memories).layout, summary, memories)
+    return size_layout(service, choose(service, summary).layout, summary, memories)
 
 
 def service_with(gpus=0, memory=None, pool=None, sizes=None, **engine):
@@ -65,6 +65,16 @@ def test_a_model_of_8_billion_on_one_h100():
     assert sizing.kv_per_gpu == kv
     assert sizing.max_concurrency == kv // (8192 * 131_072) == 57
     assert sizing.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "num_bytes"),
+    [("Q4_1", 16_060_522_496), ("F32", 16_060_522_496), ("I32", 5 << 30)],
+)
+def test_gpus_keep_codes_of_safetensors_and_make_bfloat16_of_all_else(stored_as, num_bytes):
+    model = LLAMA_8B | {"weightBytes": 5 << 30, "storedAs": stored_as}
+    assert size(service_with(gpus=1), model, [H100]).weights_per_gpu == num_bytes
+    assert size(service_with(memory="64Gi"), model, []).weights_per_gpu == 5 << 30
 
 
 def test_what_cannot_fit_is_told_with_the_arithmetic_and_what_would():
@@ -155,17 +165,17 @@ def test_bytes_are_told_as_people_write_them(count, text):
     assert human(count) == text
 
 
-def test_the_fullest_of_several_pods_is_sized_embedding_and_head_included():
+def test_the_fullest_of_several_gpus_is_sized_embedding_and_head_included():
     """Two stages of Llama 70B: the second has fewer layers, and the head."""
     tables = 128_256 * 8192 * 2
     model = LLAMA_70B | {
         **{"hiddenSize": 8192, "vocabSize": 128_256, "embeddingBytes": tables},
         **{"headBytes": tables, "layerWeightsPerToken": 855_638_016, "numHeads": 64},
     }
-    service = service_with(gpus=1, sizes={"pipeline": 2})
+    service = service_with(gpus=2, sizes={"pipeline": 2})
     sizing = size(service, model, [H100])
     first = 41 * (141_107_412_992 - 2 * tables) // 80 + tables
-    assert (sizing.pods, sizing.gpus_per_pod, sizing.gpus) == (2, 1, 2)
+    assert (sizing.pods, sizing.gpus_per_pod, sizing.gpus) == (1, 2, 2)
     assert sizing.weights_per_gpu == pytest.approx(first, abs=2)
     room = H100 * 92 // 100 - WORKSPACE_BYTES
     assert sizing.kv_per_gpu == room - sizing.weights_per_gpu
@@ -253,6 +263,17 @@ def test_what_ranks_hold_adds_up_to_the_model(data, model):
     assert demand.sequence <= sequences < demand.sequence + layout.num_ranks
 
 
+@given(st.data(), models(), st.integers(1, 64))
+def test_summaries_that_count_words_of_codes_make_no_rank_hold_less_than_nothing(
+    data, model, values_of_a_word
+):
+    model |= {"parameters": max(1, model["parameters"] // values_of_a_word)}
+    demand = demand_of(model)
+    assert min(demand.matrices, demand.keys_and_values, demand.experts) >= 0
+    loads = demand.loads(data.draw(layouts(model)))
+    assert all(0 <= load.weights <= demand.weights + demand.embedding for load in loads)
+
+
 @given(st.data(), models(), st.sampled_from([0, 1]))
 def test_more_ranks_never_hold_more_each(data, model, gpus):
     layout, demand = data.draw(layouts(model)), demand_of(model, gpus)
@@ -285,7 +306,7 @@ def test_what_is_planned_fits_and_only_what_fits_is_planned(
     data, model, gpus, memory, is_automatic
 ):
     service, demand = service_with(gpus=gpus), demand_of(model, gpus)
-    chosen = choose(service, model, [memory])
+    chosen = choose(service, model)
     layout = chosen.layout if is_automatic else data.draw(layouts(model))
     sizing = size_layout(service, layout, model, [memory])
     assume(not sizing.is_misfit)

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from openinference_engine.config import ModelConfig
-from openinference_engine.weights.checkpoint import StoredTensor, open_checkpoint
+from openinference_engine.weights.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
 
 
 class Summary(msgspec.Struct, frozen=True, rename="camel"):
@@ -51,7 +52,7 @@ def summarise(path: Path) -> Summary:
         bytes_by_format[tensor.format] += tensor.num_bytes
     return Summary(
         architecture=config.architecture,
-        parameters=sum(tensor.num_values for tensor in tensors),
+        parameters=_parameters(checkpoint, tensors),
         weight_bytes=bytes_by_format.total(),
         stored_as=bytes_by_format.most_common(1)[0][0],
         num_layers=config.num_layers,
@@ -72,6 +73,20 @@ def summarise(path: Path) -> Summary:
 def _bytes_of(tensors: Iterable[StoredTensor], owner: str) -> int:
     """A quantised matrix has its codes and scales in several tensors."""
     return sum(each.num_bytes for each in tensors if each.name.startswith(f"{owner}."))
+
+
+def _parameters(checkpoint: Checkpoint, tensors: Iterable[StoredTensor]) -> int:
+    """Of all tensors; where words hold several codes, by the shape: without norms and biases."""
+    if not isinstance(checkpoint, CodedCheckpoint):
+        return sum(tensor.num_values for tensor in tensors)
+    config = checkpoint.config
+    tables = 1 if config.ties_embeddings else 2
+    of_tables = tables * config.vocab_size * config.hidden_size
+    of_layer = config.layer_weights_per_token
+    if config.experts is not None:  # a token visits a few of them
+        unvisited = config.experts.count - config.experts.per_token
+        of_layer += 3 * unvisited * config.hidden_size * config.experts.intermediate_size
+    return of_tables + config.num_layers * of_layer
 
 
 def _expert_parameters(config: ModelConfig) -> int:
