@@ -104,7 +104,7 @@ async def test_a_model_that_no_gpu_can_hold_starts_no_replica(source: Kube) -> N
     service = InferenceService(source, "large")
     await service.apply(**CACHED | {"resources": {"limits": {GPU: "1"}}})
     refused = await service.until(lambda each: _ready(each)["reason"] == "ModelTooLarge")
-    assert "96.6 MB of weights" in _ready(refused)["message"]
+    assert "269.0 MB of weights" in _ready(refused)["message"]
     assert "node that fits has 1.1 GB. What would fit: GPUs of" in _ready(refused)["message"]
     assert refused["status"]["plan"]["gpusPerReplica"] == 1
     assert refused["status"]["replicas"] == 0
