@@ -16,7 +16,7 @@ from e2e.cluster.places import PROJECT
 from e2e.inference_service import MODEL, InferenceService, remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL, HELM_UNLOCK, SYSTEM_NAMESPACE, type_in
 from e2e.kube import Kube
-from e2e.leadership import until_successors_lead
+from e2e.leadership import until_predecessors_are_gone
 from e2e.reach import reach
 from e2e.reliability import Counted, title
 from e2e.traffic import Traffic
@@ -39,8 +39,7 @@ def installation(pytestconfig: pytest.Config) -> Kube:
     # The image's tag stays the same when the code changes, so an operator from an earlier run
     # would be tested otherwise.
     asyncio.run(system.run("rollout", "restart", "deployment"))
-    asyncio.run(system.run("rollout", "status", "deployment", "--timeout=2m"))
-    asyncio.run(until_successors_lead(system))
+    asyncio.run(until_predecessors_are_gone(system))
     return system
 
 

@@ -113,6 +113,8 @@ class InferenceService:
         finally:
             watching.cancel()
             await asyncio.wait([watching])  # its kubectl must not outlive the event loop
+            if not watching.cancelled():
+                watching.result()  # raises what ended it: a watch does not end by itself
 
     @property
     def selector(self) -> str:

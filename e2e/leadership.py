@@ -22,13 +22,18 @@ async def leader(system: Kube) -> Json:
     raise KubeError("a watch does not end")
 
 
-async def until_successors_lead(system: Kube) -> None:
-    """Wait until no operator that was replaced is left: to its end such a one may lead."""
+async def until_predecessors_are_gone(system: Kube) -> None:
+    """Wait until every deployment has rolled out and no pod is on its way out.
 
-    def are_new(pods: Sequence[Json]) -> bool:
+    To its end an operator that was replaced may lead; before the end of the rollout the last one
+    may not have been told to go yet.
+    """
+    await system.run("rollout", "status", "deployment", "--timeout=2m")
+
+    def none_goes(pods: Sequence[Json]) -> bool:
         return not any("deletionTimestamp" in pod["metadata"] for pod in pods)
 
-    await system.until("pods", are_new, TIMEOUT_SECONDS)
+    await system.until("pods", none_goes, TIMEOUT_SECONDS)
 
 
 def holder(leases: Sequence[Json]) -> str:

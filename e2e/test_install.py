@@ -31,7 +31,7 @@ from e2e.install import (
     type_in,
 )
 from e2e.kube import Kube, KubeError, command
-from e2e.leadership import until_successors_lead
+from e2e.leadership import until_predecessors_are_gone
 from e2e.load import begin
 from e2e.tracing import Collector
 from e2e.traffic import Traffic
@@ -70,7 +70,7 @@ def earlier(
     finally:
         type_in(*HELM_UNLOCK)
         type_in(*HELM_INSTALL)
-        asyncio.run(until_successors_lead(installation))
+        asyncio.run(until_predecessors_are_gone(installation))
 
 
 @pytest.fixture(scope="module")

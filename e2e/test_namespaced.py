@@ -9,7 +9,7 @@ from e2e.asks import Json
 from e2e.inference_service import InferenceService, remove_namespace
 from e2e.install import HELM_INSTALL, type_in
 from e2e.kube import Kube, condition
-from e2e.leadership import until_successors_lead
+from e2e.leadership import until_predecessors_are_gone
 
 GPU = "nvidia.com/gpu"
 
@@ -68,4 +68,4 @@ def _is_unscheduled(service: Json) -> bool:
 
 def _helm(installation: Kube, *more: str) -> None:
     type_in(*HELM_INSTALL, *more)
-    asyncio.run(until_successors_lead(installation))
+    asyncio.run(until_predecessors_are_gone(installation))

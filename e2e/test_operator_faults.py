@@ -15,7 +15,7 @@ from e2e.faults import kill_programs_of, signal_programs_of
 from e2e.inference_service import InferenceService, is_surging
 from e2e.install import CLUSTER_UP, HELM_INSTALL, type_in
 from e2e.kube import Kube
-from e2e.leadership import holder, leader, until_successors_lead
+from e2e.leadership import holder, leader, until_predecessors_are_gone
 from e2e.reliability import SEED, Counted
 from e2e.traffic import Traffic
 
@@ -132,4 +132,4 @@ def _is_engine(pod: Json) -> bool:
 
 async def _helm(installation: Kube, *more: str) -> None:
     await asyncio.to_thread(type_in, *HELM_INSTALL, *more)
-    await until_successors_lead(installation)
+    await until_predecessors_are_gone(installation)

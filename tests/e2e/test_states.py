@@ -1,9 +1,11 @@
-"""The states of an InferenceService that end-to-end tests wait for, as pure functions."""
+"""The states of an InferenceService that end-to-end tests wait for, and how they are watched."""
+
+import asyncio
 
 import pytest
 
-from e2e.inference_service import is_ready, is_surging
-from e2e.kube import condition, is_true
+from e2e.inference_service import InferenceService, is_ready, is_surging
+from e2e.kube import Kube, KubeError, condition, is_true
 
 READY = {"type": "Ready", "status": "True", "reason": "Serving", "message": ""}
 SETTLED = {
@@ -56,3 +58,16 @@ def test_it_surges_while_replicas_of_both_revisions_exist(replicas, updated, sur
 def test_an_absent_condition_is_not_true():
     assert condition(service(), "Progressing") == {}
     assert not is_true(service(), "Progressing")
+
+
+class Unreachable(Kube):
+    async def watch(self, collection, selector=""):
+        raise KubeError("the API server is gone")
+        yield ()
+
+
+async def test_a_watch_that_dies_fails_what_counts_by_it():
+    """Else a test would judge by the states up to then, and pass."""
+    with pytest.raises(KubeError, match="the API server is gone"):
+        async with InferenceService(Unreachable("e2e"), "demo").numbers_of_groups():
+            await asyncio.sleep(0)
