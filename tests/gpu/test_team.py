@@ -212,10 +212,10 @@ def test_heads_of_ranks_are_the_whole_head(weight_format, ties_embeddings):
     assert torch.equal(torch.cat(parts), head(whole, Team()))
 
 
-def test_experts_are_not_shared_by_gpus_yet():
+def test_experts_of_a_layer_are_not_shared_by_gpus_yet():
     sparse = RandomCheckpoint(changed(experts=ExpertsConfig(4, 2, 96, True)))
     config = EngineConfig("", device="cuda", group=GroupConfig(tensor=2))
-    with pytest.raises(StartError, match="--tensor 2: GPUs do not share a mixture of experts yet"):
+    with pytest.raises(StartError, match="experts of a layer yet; use --pipeline 2, which"):
         prepare_gpu(sparse, config, 0)
 
 
@@ -234,3 +234,13 @@ def test_parts_of_a_checkpoint_are_the_whole():
         assert np.array_equal(np.concatenate(parts, axis=1), whole.array(f"{prefix}.{name}.weight"))
     norm = f"{prefix}.input_layernorm.weight"
     assert np.array_equal(first.array(norm), whole.array(norm))
+
+
+def test_part_of_a_part_is_refused_where_the_matrix_is_cut():
+    own, some = CheckpointPart(RandomCheckpoint(CONFIG), Team(0, 2)), slice(0, 2)
+    down, up = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("down", "up"))
+    assert np.array_equal(own.array(down, rows=some), own.array(down)[some])
+    assert np.array_equal(own.array(up, columns=some), own.array(up)[:, some])
+    for name, asked in ((up, {"rows": some}), (down, {"columns": some})):
+        with pytest.raises(ValueError, match=f"its {next(iter(asked))} are cut"):
+            own.array(name, **asked)

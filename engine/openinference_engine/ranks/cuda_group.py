@@ -216,7 +216,8 @@ def _check_group(group: GroupConfig, model: ModelConfig) -> None:
         )
     if model.experts is not None and group.tensor > 1:
         raise StartError(
-            f"--tensor {group.tensor}: GPUs do not share a mixture of experts yet; use --tensor 1, "
+            f"--tensor {group.tensor}: GPUs do not share the experts of a layer yet; use "
+            f"--pipeline {group.tensor}, which gives each of them whole layers, or --tensor 1, "
             "with --weights int4 if it does not fit, or --device cpu"
         )
     check_fits(model, group)

@@ -56,7 +56,7 @@ def layers_of(model: ModelConfig, stages: int) -> list[range]:
     """The layers of each stage: the split whose dearest stage is cheapest, at least one each.
 
     What a stage costs is what a token is multiplied by, the head of the last included. The operator
-    plans memory by the same rule (openinference_operator.layout.stages_of).
+    plans memory by the same rule (openinference_operator.layout.split_layers).
     """
     layers, others = model.num_layers, stages - 1
     if not others:

@@ -57,8 +57,11 @@ class CheckpointPart:
         return self._whole.tensors()
 
     def array(self, name: str, rows: slice = ALL, columns: slice = ALL) -> npt.NDArray[Any]:
-        """rows, columns: of the part; only all of them, of what is cut."""
+        """rows, columns: of the part; of what is cut only all of them, else ValueError."""
         own_rows, own_columns = self._own(name)
+        for what, asked, own in (("rows", rows, own_rows), ("columns", columns, own_columns)):
+            if ALL not in (asked, own):
+                raise ValueError(f"{name}: its {what} are cut; ask for all of a part, not {asked}")
         rows = rows if own_rows == ALL else own_rows
         return self._whole.array(name, rows, columns if own_columns == ALL else own_columns)
 
