@@ -71,9 +71,17 @@ class Demand:
     logits: int
 
     def exchange(self, layout: Layout) -> int:
-        """What each tensor rank on a GPU has for the others to write to."""
-        is_alone = layout.tensor == 1 or not self.is_on_gpus
-        return 0 if is_alone else layout.tensor * self.inbox + self.logits
+        """What a rank on a GPU has for the others to write to, and for the lanes of a pipeline.
+
+        A stage has rows of the one before in each lane, the first the logits of the last one.
+        """
+        if not self.is_on_gpus or layout.num_ranks == 1:
+            return 0
+        if layout.pipeline == 1:
+            return layout.tensor * self.inbox + self.logits
+        inputs = LOGIT_ROWS * 4 * (self.sequence_tokens + self.sequence_tokens // BLOCK_TOKENS)
+        rows = self.inbox // 8 * 9  # with their squares and positions, once instead of twice
+        return layout.pipeline * max(rows, self.logits) + (layout.pipeline - 1) * inputs
 
     @property
     def weights(self) -> int:

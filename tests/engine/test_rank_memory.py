@@ -12,11 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
+from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import FLOAT32
 from openinference_engine.models.registry import build_model
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
-from openinference_engine.ranks.cuda_part import shared_layout
+from openinference_engine.ranks import hops
+from openinference_engine.ranks.cuda_part import most_rows, shared_layout
 from openinference_engine.ranks.layout import layers_of, place_of
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.weights.checkpoint import (
@@ -146,6 +149,24 @@ def test_operator_counts_what_ranks_on_gpus_write_to_each_other(tensor: int, sea
     counted = measure(service, summary_of(model)).exchange(Layout(tensor=tensor))
     allocated = shared_layout(model, config).num_bytes if tensor > 1 else 0
     assert counted == pytest.approx(allocated, abs=64)  # beside the state and alignment
+
+
+@given(stages=st.integers(2, 8), seats=st.integers(1, 2000), vocabulary=st.integers(1, 64_000))
+def test_operator_counts_what_stages_on_gpus_have_for_their_lanes(
+    stages: int, seats: int, vocabulary: int
+) -> None:
+    model, limits = model_of(8, 100, vocabulary), {"limits": {"nvidia.com/gpu": str(stages)}}
+    spec = {"model": {"uri": "hf://a/b"}, "resources": limits, "engine": {"maxSequences": seats}}
+    service = parse({"metadata": {"name": "demo"}, "spec": spec})
+    config = EngineConfig("", max_sequences=seats, group=GroupConfig(pipeline=stages))
+    counted = measure(service, summary_of(model)).exchange(Layout(pipeline=stages))
+    pages = model.max_positions // config.block_size
+    inputs = (stages - 1) * input_bytes(MAX_ROWS, pages, model.max_positions)
+    inboxes = max(
+        hops.layout_of(model, stages, stage, most_rows(config)).num_bytes for stage in range(stages)
+    )
+    # Beside rules, biases and words of the choice, which are of a size whatever the model.
+    assert counted == pytest.approx(inboxes + inputs, abs=stages * MAX_ROWS * 4 * 700)
 
 
 @given(

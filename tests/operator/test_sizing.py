@@ -177,12 +177,13 @@ def test_the_fullest_of_several_gpus_is_sized_embedding_and_head_included():
     first = 41 * (141_107_412_992 - 2 * tables) // 80 + tables
     assert (sizing.pods, sizing.gpus_per_pod, sizing.gpus) == (1, 2, 2)
     assert sizing.weights_per_gpu == pytest.approx(first, abs=2)
-    room = H100 * 92 // 100 - WORKSPACE_BYTES
+    exchange = 2 * 128 * 128_256 * 4 + 128 * (8192 + 512) * 4  # logits of two lanes, inputs of one
+    room = H100 * 92 // 100 - WORKSPACE_BYTES - exchange
     assert sizing.kv_per_gpu == room - sizing.weights_per_gpu
     assert sizing.max_concurrency == sizing.kv_per_gpu // (8192 * 41 * 4096)
     problem = size(service, model, [64 << 30]).problem
     assert problem.startswith(
-        "the fullest of the 2 GPUs of a replica needs 81.8 GB: 72.3 GB of 141.1 GB of weights, 1.4"
+        "the fullest of the 2 GPUs of a replica needs 81.9 GB: 72.3 GB of 141.1 GB of weights, 1.4"
         " GB of keys and values for one sequence of 8192 tokens"
     )
 
@@ -288,9 +289,9 @@ def test_more_ranks_never_hold_more_each(data, model, gpus):
                 assert load.sequence <= before.sequence
 
 
-@given(st.data(), models(), st.sampled_from([0, 1]))
-def test_a_stage_for_every_layer_needs_least(data, model, gpus):
-    layout, demand = data.draw(layouts(model)), demand_of(model, gpus)
+@given(st.data(), models())
+def test_without_gpus_a_stage_for_every_layer_needs_least(data, model):
+    layout, demand = data.draw(layouts(model)), demand_of(model)
     *_, most = with_more_stages(layout, demand.num_layers)
     assert needed_bytes(demand, most) <= needed_bytes(demand, layout)
 
