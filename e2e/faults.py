@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from e2e.asks import Json
@@ -19,8 +20,7 @@ async def kill_programs_of(kube: Kube, pod: Json) -> None:
     comes nearest.
     """
     processes = _processes_of(pod["metadata"]["uid"])
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
+    _send(signal.SIGKILL, processes)
     await asyncio.to_thread(_wait_until_gone, processes)
     if not processes:
         name = pod["metadata"]["name"]
@@ -41,9 +41,14 @@ def signal_programs_of(pod: Json, number: signal.Signals, *words: str) -> int:
     processes = [
         each for each in _processes_of(pod["metadata"]["uid"]) if set(words) <= set(_words(each))
     ]
-    for process in processes:
-        os.kill(process, number)
+    _send(number, processes)
     return len(processes)
+
+
+def _send(number: signal.Signals, processes: Iterable[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # it has ended since, perhaps of another's end
+            os.kill(process, number)
 
 
 def _processes_of(pod_uid: str) -> list[int]:
