@@ -168,6 +168,11 @@ def runs_prefill(
     return is_fit and has_prefill(kernels, device)
 
 
+def most_prompt_rows(config: EngineConfig) -> int:
+    """Of a step with prompts."""
+    return max(config.max_step_tokens, config.max_sequences + config.block_size)
+
+
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
 
@@ -190,8 +195,7 @@ def _load_runner(
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence, config.is_deterministic)
     prefill = None
     if runs_prefill(kernels, device, model, config):
-        max_rows = max(config.max_step_tokens, config.max_sequences + config.block_size)
-        prefill = Prefill(kernels, weights, model, cache, max_rows)
+        prefill = Prefill(kernels, weights, model, cache, most_prompt_rows(config))
     return CudaRunner(
         kernels,
         decoder,

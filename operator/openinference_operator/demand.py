@@ -131,8 +131,9 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
     )
     hidden, vocabulary = (int(summary.get(name, 0)) for name in ("hiddenSize", "vocabSize"))
     tokens = service.engine.max_model_len or int(summary["maxPositions"])
-    embedding, head = _tables(service, summary)
-    matrices, keys_and_values, experts = _layers(service, summary)
+    element = _element_bytes(service, summary)
+    embedding, head = _tables(summary, element)
+    matrices, keys_and_values, experts = _layers(summary, element, (embedding, head))
     if service.gpus_per_pod and embedding:  # GPUs embed in bfloat16 beside codes, too
         embedding = max(embedding, ELEMENT_BYTES["bfloat16"] * vocabulary * hidden)
     return Demand(
@@ -154,20 +155,20 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
     )
 
 
-def _tables(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int, int]:
+def _tables(summary: Mapping[str, Any], element: int) -> tuple[int, int]:
     """Bytes of the embedding, and of the head if it is another matrix."""
     stored = int(summary.get("embeddingBytes", 0)), int(summary.get("headBytes", 0))
-    element = _element_bytes(service, summary)
     if not element:
         return stored
     table = int(summary.get("vocabSize", 0)) * int(summary.get("hiddenSize", 0)) * element
     return table if stored[0] else 0, table if stored[1] else 0
 
 
-def _layers(service: InferenceService, summary: Mapping[str, Any]) -> tuple[int, int, int]:
+def _layers(
+    summary: Mapping[str, Any], element: int, tables: tuple[int, int]
+) -> tuple[int, int, int]:
     """Bytes of all layers: of keys and values and of experts as their parameters are of all."""
     hidden, parameters = int(summary.get("hiddenSize", 0)), int(summary["parameters"])
-    element, tables = _element_bytes(service, summary), _tables(service, summary)
     all_bytes = parameters * element if element else int(summary["weightBytes"])
     of_layers = max(0, all_bytes - sum(tables))
     of_tables = int(summary.get("vocabSize", 0)) * hidden * sum(map(bool, tables))

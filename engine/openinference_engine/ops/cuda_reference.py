@@ -204,9 +204,7 @@ def choose_token(
     counter: Tensor,
     stream: Any = None,
 ) -> None:
-    rows = -(-logits.shape[1] // tiles.TILE_ROWS) * tiles.TILE_ROWS
-    matrix = dense(weights, tiles.plain_order(rows))
-    logits.copy_(project_normed(x, sum_squares, epsilon, matrix)[:, : logits.shape[1]])
+    project(x, sum_squares, epsilon, weights, logits)
     is_running = (positions >= 0) & ~logits.isnan().all(dim=-1)
     chosen = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
     tokens.copy_(torch.where(is_running, chosen, -1))

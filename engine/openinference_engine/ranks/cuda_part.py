@@ -8,7 +8,7 @@ from functools import partial
 from types import ModuleType
 
 from openinference_engine.config import EngineConfig, ModelConfig
-from openinference_engine.cuda_backend import plan_memory
+from openinference_engine.cuda_backend import most_prompt_rows, plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decode_buffers import MAX_ROWS
@@ -113,7 +113,7 @@ def build_part(
 
 def most_rows(config: EngineConfig) -> int:
     """Of a step."""
-    return max(config.max_step_tokens, config.max_sequences + config.block_size, MAX_ROWS)
+    return max(most_prompt_rows(config), MAX_ROWS)
 
 
 def shared_layout(model: ModelConfig, config: EngineConfig) -> Layout:
