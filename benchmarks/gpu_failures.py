@@ -96,7 +96,9 @@ def _runs(process: int) -> bool:
 
 
 def _used_mib() -> list[int]:
-    query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query += ["-i", visible]
     return [int(line) for line in subprocess.check_output(query, text=True).split()]
 
 

@@ -214,14 +214,14 @@ def test_request_alone_stays_in_its_lane(emulated, new_engine):
 def test_two_gpus_draw_what_one_does(tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("a pipeline needs two GPUs; its stages run emulated beside this test")
-    write_checkpoint(tmp_path, SHAPES["tiny"])
+    write_checkpoint(tmp_path / "model", SHAPES["tiny"])
     results = []
     for stages in (1, 2):
         config = EngineConfig(
-            f"file://{tmp_path}", device="cuda", max_sequences=SEATS, is_deterministic=True,
+            f"file://{tmp_path}/model", device="cuda", max_sequences=SEATS, is_deterministic=True,
             group=GroupConfig(pipeline=stages),
         )  # fmt: skip
-        engine = Engine(open_checkpoint(tmp_path), config)
+        engine = Engine(open_checkpoint(tmp_path / "model"), config)
         engine.warm_up()
         results.append(serve(engine, requests()))
     engine.runner.close()
