@@ -39,6 +39,7 @@ from benchmarks.limits import copy_bytes_per_second
 from benchmarks.shapes import SHAPES, random_llama, step_bytes
 from benchmarks.trace import device_time, waiting_for_tokens
 
+PAGE_SIZE = 16  # positions
 PEER_TOKENS_PER_SECOND = {
     ("llama-2-7b", "bfloat16"): {1: 164, 8: 1212, 32: 4097, 128: 9970},
     ("llama-2-7b", "fp8"): {1: 261, 8: 1883, 32: 5423, 128: 11787},
@@ -80,7 +81,7 @@ def measure(
     rules: dict[str, float] | None = None,
 ) -> Speed:
     """`rules`: of SamplingParams, for tokens that are not the likeliest ones."""
-    pool, stages = BlockPool(num_blocks, 16), num_stages(runner)
+    pool, stages = BlockPool(num_blocks, PAGE_SIZE), num_stages(runner)
     scheduler = Scheduler(
         pool, batch, caches_prefixes=False, looks_ahead=True, steps_under_way=stages
     )
@@ -121,7 +122,7 @@ def _only_decodes(step: Step) -> bool:
     return step.num_decodes == len(step.chunks)
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: a shorter step")
@@ -148,87 +149,105 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--rendezvous", help=argparse.SUPPRESS)
     options = parser.parse_args()
-
-    kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
-    if config.experts is not None and options.tensor_parallel > 1:
+    if SHAPES[options.shape].experts is not None and options.tensor_parallel > 1:
         parser.error("GPUs do not share a mixture of experts yet")
-    if options.layers:
-        config = msgspec.structs.replace(config, num_layers=options.layers)
+    return options
+
+
+def model_of(options: argparse.Namespace) -> ModelConfig:
+    shape = SHAPES[options.shape]
+    return msgspec.structs.replace(shape, num_layers=options.layers or shape.num_layers)
+
+
+def engine_config(options: argparse.Namespace, max_sequences: int) -> EngineConfig:
+    return EngineConfig(
+        "", device="cuda", weights=options.weights, kv_cache_dtype=options.kv,
+        max_sequences=max_sequences, is_deterministic=options.deterministic,
+        uses_graphs=not options.eager, overlaps_kernels=not options.no_overlap,
+        runs_ahead=not options.no_run_ahead,
+    )  # fmt: skip
+
+
+def build_runner(
+    options: argparse.Namespace, model: ModelConfig, config: EngineConfig, num_blocks: int
+) -> CudaRunner | CudaGroup:
+    """Of one GPU, or of rank 0's group; another rank serves its group, and ends with it."""
     length = options.prompt + options.output
-    pages = -(-length // 16)
-    batches = [int(batch) for batch in options.batch.split(",")]
-    num_blocks, cache_format = max(batches) * pages, CUDA_FORMATS[options.kv]
-    if options.cache_gib:
-        block_bytes = 16 * config.kv_bytes_per_token(cache_format)
-        num_blocks = min(num_blocks, int(options.cache_gib * 2**30) // block_bytes)
-    rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
-    rules |= {"num_logprobs": options.logprobs}
-    switches = {
-        "uses_graphs": not options.eager,
-        "overlaps": not options.no_overlap,
-        "runs_ahead": not options.no_run_ahead,
-    }
-    num_ranks = options.tensor_parallel * options.pipeline_parallel
-    runner: CudaRunner | CudaGroup
-    if num_ranks > 1:
+    if options.tensor_parallel * options.pipeline_parallel > 1:
         meeting = Meeting(
             options.tensor_parallel, options.pipeline_parallel, options.rank, options.rendezvous,
             options.nccl,
         )  # fmt: skip
-        engine = EngineConfig(
-            "", device="cuda", weights=options.weights, kv_cache_dtype=options.kv,
-            max_sequences=max(batches), is_deterministic=options.deterministic,
-            uses_graphs=not options.eager, overlaps_kernels=not options.no_overlap,
-            runs_ahead=not options.no_run_ahead,
-        )  # fmt: skip
-        runner = group_runner(config, engine, Capacity(length, num_blocks - 1), meeting)
-    else:
-        cache = KVCache(config, num_blocks, device, cache_format)
-        weights = random_llama(config, length, device, options.weights)
-        decoder = Decoder(kernels, weights, config, cache, pages, options.deterministic)
-        runner = CudaRunner(kernels, decoder, **switches)
-    limit = copy_bytes_per_second(device, 1 << 33)
+        return group_runner(model, config, Capacity(length, num_blocks - 1), meeting)
+    kernels, device = load_kernels(), torch.device("cuda")
+    cache = KVCache(model, num_blocks, device, CUDA_FORMATS[options.kv])
+    weights = random_llama(model, length, device, options.weights)
+    decoder = Decoder(
+        kernels, weights, model, cache, -(-length // PAGE_SIZE), config.is_deterministic
+    )
+    return CudaRunner(
+        kernels, decoder, uses_graphs=config.uses_graphs, overlaps=config.overlaps_kernels,
+        runs_ahead=config.runs_ahead,
+    )  # fmt: skip
 
+
+def peer_of(options: argparse.Namespace, batch: int) -> int | None:
+    """Tokens a second of the peer on as many GPUs, where it was measured."""
+    tables = {(1, 1): PEER_TOKENS_PER_SECOND, (2, 1): PEER_OF_TWO}
+    table = tables.get((options.tensor_parallel, options.pipeline_parallel), {})
+    return table.get((options.shape, options.weights), {}).get(batch)
+
+
+def main() -> None:
+    options = parse_options()
+    model, cache_format = model_of(options), CUDA_FORMATS[options.kv]
+    batches = [int(batch) for batch in options.batch.split(",")]
+    num_blocks = max(batches) * -(-(options.prompt + options.output) // PAGE_SIZE)
+    if options.cache_gib:
+        block_bytes = PAGE_SIZE * model.kv_bytes_per_token(cache_format)
+        num_blocks = min(num_blocks, int(options.cache_gib * 2**30) // block_bytes)
+    rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
+    rules |= {"num_logprobs": options.logprobs}
+    runner = build_runner(options, model, engine_config(options, max(batches)), num_blocks)
+    limit = copy_bytes_per_second(torch.device("cuda"), 1 << 33)
+    limit *= options.tensor_parallel * options.pipeline_parallel
     print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, "
+        f"copy {limit / 1e12:.2f} TB/s of all GPUs"
     )
-    print(
-        f"{options.shape} {options.weights}, keys and values {options.kv}, "
-        f"{num_blocks * 16} positions, {config.num_layers} layers, "
-        f"{options.prompt} + {options.output} tokens, {switches} {rules}"
-    )
+    print({name: value for name, value in vars(options).items() if value})
 
     def run(batch: int, output: int) -> Speed:
-        return measure(runner, config, num_blocks, batch, options.prompt, output, rules)
+        return measure(runner, model, num_blocks, batch, options.prompt, output, rules)
 
-    peers = PEER_TOKENS_PER_SECOND if num_ranks == 1 else {}
-    if options.tensor_parallel == num_ranks == 2:
-        peers = PEER_OF_TWO
     for batch in batches:
         run(batch, 4)  # captures the graphs
         speed = run(batch, options.output)
-        peer = peers.get((options.shape, options.weights), {}).get(batch)
-        context = options.prompt + options.output // 2
-        rows = -(-batch // num_stages(runner))
-        floor = step_bytes(config, rows, context, options.weights, cache_format) / limit
-        floor /= num_ranks
         if speed.num_preemptions:
             print(f"b{batch}: does not fit, {speed.num_preemptions} preemptions")
             continue
-        step = speed.seconds / speed.num_steps
-        print(
-            f"b{batch}: {speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "
-            f"{floor / step:.0%} of the copy bandwidth"
-            + (f", {speed.tokens_per_second / peer:.2f} of the peer" if peer else "")
-            + f", host {speed.host_milliseconds:.3f} ms a step"
-        )
+        rows = -(-batch // num_stages(runner))
+        context = options.prompt + options.output // 2
+        floor = step_bytes(model, rows, context, options.weights, cache_format) / limit
+        print(f"b{batch}: {describe(speed, floor, peer_of(options, batch))}")
         if options.trace:
             traced = device_time(lambda batch=batch: run(batch, 96))
             longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])
             print(f"    device idle {traced.idle_share:.2%} of the time; longest gaps {longest} us")
-    if num_ranks > 1:
+    if isinstance(runner, CudaGroup):
         sys.stdout.flush()
         os._exit(0)  # the end of NCCL's group would wait for ranks that end with this process
+
+
+def describe(speed: Speed, floor: float, peer: int | None) -> str:
+    """floor: seconds of a step in which all that it must read is read once."""
+    step = speed.seconds / speed.num_steps
+    return (
+        f"{speed.tokens_per_second:.0f} tok/s, step {step * 1e3:.3f} ms, "
+        f"{floor / step:.0%} of the copy bandwidth"
+        + (f", {speed.tokens_per_second / peer:.2f} of the peer" if peer else "")
+        + f", host {speed.host_milliseconds:.3f} ms a step"
+    )
 
 
 if __name__ == "__main__":
