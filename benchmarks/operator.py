@@ -20,49 +20,30 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.fake_nodes import FAKE, PODS_PER_NODE, fake_nodes
+from benchmarks.operator_metrics import leader_metrics, percentile
 from e2e.asks import Json
-from e2e.cluster import namespaces, places, toolchain
 from e2e.cluster.kubectl import environment
 from e2e.cluster.places import PROJECT
 from e2e.inference_service import remove_namespace
 from e2e.install import CLUSTER_UP, HELM_INSTALL, SYSTEM_NAMESPACE, type_in
 from e2e.kube import Kube
-from e2e.leadership import leader
 
-KWOK = "sigs.k8s.io/kwok/cmd/kwok@v0.7.0"
-POD_RANGE = "10.100.0.0/16"
-PODS_PER_NODE = 200
-FAKE = {"type": "kwok"}
 REST_SECONDS = 30.0
 NUM_CHANGED = 100
 NUM_HANDS = 5  # as many kubectl change services at a time
 AUTOSCALED_EACH = 10  # so that there is something to do at rest
 
 console = Console()
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The operator's metrics at one moment; buckets are cumulative, by upper bound in seconds."""
-
-    buckets: dict[float, float]
-    api_calls: float
-    memory_bytes: float
-    cpu_seconds: float
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,65 +187,6 @@ def service(number: int) -> Json:
     }
 
 
-def node(number: int) -> Json:
-    """A node that kwok plays."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": f"kwok-{number}",
-            "annotations": {"kwok.x-k8s.io/node": "fake"},
-            "labels": {**FAKE, "kubernetes.io/hostname": f"kwok-{number}"},
-        },
-        "spec": {"taints": [{"key": "kwok", "value": "fake", "effect": "NoSchedule"}]},
-        "status": {
-            name: {"cpu": "256", "memory": "2Ti", "pods": str(PODS_PER_NODE)}
-            for name in ("allocatable", "capacity")
-        },
-    }
-
-
-async def leader_metrics(system: Kube) -> Snapshot:
-    """The metrics of the operator pod that leads."""
-    address = (await leader(system))["status"]["podIP"]
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://{address}:8080/metrics", raise_for_status=True) as response,
-    ):
-        text = await response.text()
-    buckets: dict[float, float] = {}
-    values: dict[str, float] = {}
-    api_calls = 0.0
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == "openinference_operator_reconcile_seconds_bucket":
-                bound = float(sample.labels["le"])
-                buckets[bound] = buckets.get(bound, 0.0) + sample.value
-            if sample.name == "openinference_operator_api_calls_total":
-                api_calls += sample.value
-            values[sample.name] = sample.value
-    return Snapshot(
-        buckets=buckets,
-        api_calls=api_calls,
-        memory_bytes=values["process_resident_memory_bytes"],
-        cpu_seconds=values["process_cpu_seconds_total"],
-        at=time.monotonic(),
-    )
-
-
-def percentile(before: Snapshot, after: Snapshot, fraction: float) -> float:
-    """Seconds, by linear interpolation within a bucket as PromQL's histogram_quantile does it."""
-    bounds = sorted(after.buckets)
-    counts = [after.buckets[bound] - before.buckets.get(bound, 0.0) for bound in bounds]
-    wanted, lower, below = fraction * counts[-1], 0.0, 0.0
-    for bound, count in zip(bounds, counts, strict=True):
-        if count >= wanted and count > below:
-            inside = (wanted - below) / (count - below)
-            return lower if bound == float("inf") else lower + (bound - lower) * inside
-        lower, below = bound, count
-    return 0.0
-
-
 @contextlib.asynccontextmanager
 async def without_prometheus() -> AsyncIterator[None]:
     """The local cluster's Prometheus would ask a thousand pods that are none, every two seconds."""
@@ -285,66 +207,6 @@ async def own_namespace(kube: Kube) -> AsyncIterator[None]:
         yield
     finally:
         await remove_namespace(kube)
-
-
-@contextlib.asynccontextmanager
-async def fake_nodes(count: int) -> AsyncIterator[None]:
-    """Nodes played by kwok, with the stub behind every address of their pods."""
-    kwok = ensure_kwok()
-    run_inside("ip", "route", "replace", "local", POD_RANGE, "dev", "lo")
-    kubectl = Kube("default")
-    commands = (
-        (
-            str(kwok),
-            f"--kubeconfig={places.kubeconfig()}",
-            "--manage-all-nodes=false",
-            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
-            f"--cidr={POD_RANGE}",
-            "--node-lease-duration-seconds=40",
-        ),
-        (sys.executable, "-m", "benchmarks.operator_stub"),
-    )
-    with contextlib.ExitStack() as stack:
-        for command in commands:
-            stack.enter_context(process(*namespaces.in_network(1, *command)))
-        for number in range(count):
-            await kubectl.run("create", "--filename=-", stdin=json.dumps(node(number)))
-        try:
-            yield
-        finally:
-            await kubectl.run("delete", "nodes", "--selector=type=kwok", "--wait=false")
-            run_inside("ip", "route", "del", "local", POD_RANGE, "dev", "lo")
-
-
-def ensure_kwok() -> Path:
-    """kwok from its Go module, compiled once (a minute or more) into the cache folder."""
-    folder = places.cache() / "programs" / KWOK.replace("/", "_")
-    if not (folder / "kwok").exists():
-        console.print(f"Compiling {KWOK}, once")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "go.mod").write_text("module kwok\n")
-        package = KWOK.partition("@")[0]
-        for words in (("get", KWOK), ("build", "-o", "kwok", package)):
-            command = (str(toolchain.ensure_go()), *words)
-            variables = os.environ | toolchain.ENVIRONMENT
-            subprocess.run(command, cwd=folder, env=variables, check=True)
-    return folder / "kwok"
-
-
-@contextlib.contextmanager
-def process(*command: str) -> Iterator[None]:
-    log = Path("/tmp") / f"{Path(command[-1]).name}.log"  # noqa: S108  (for a look after a failure)
-    with log.open("w") as output:
-        running = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output)
-    try:
-        yield
-    finally:
-        running.terminate()
-        running.wait()
-
-
-def run_inside(*command: str) -> None:
-    subprocess.run(namespaces.in_network(1, *command), check=True)
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
