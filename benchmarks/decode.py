@@ -23,7 +23,7 @@ import msgspec
 import torch
 from openinference_engine.backend import Capacity
 from openinference_engine.blocks import BlockPool
-from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder
@@ -144,14 +144,19 @@ def parse_options() -> argparse.Namespace:
         "--trace", action="store_true", help="how long the device is idle, by CUPTI"
     )
     parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, a GPU for each")
+    parser.add_argument(
+        "--expert-parallel", type=int, default=1, help="parts of whole experts, which ranks by "
+        "--tensor-parallel cut; all else is cut by both"
+    )  # fmt: skip
     parser.add_argument("--pipeline-parallel", type=int, default=1, help="stages, a GPU for each")
     parser.add_argument("--nccl", action="store_true", help="ranks do not map each other's memory")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--rendezvous", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if SHAPES[options.shape].experts is not None and options.tensor_parallel > 1:
-        parser.error("GPUs do not share a mixture of experts yet")
-    return options
+    return parser.parse_args()
+
+
+def group_of(options: argparse.Namespace) -> GroupConfig:
+    return GroupConfig(options.pipeline_parallel, options.tensor_parallel, options.expert_parallel)
 
 
 def model_of(options: argparse.Namespace) -> ModelConfig:
@@ -173,11 +178,8 @@ def build_runner(
 ) -> CudaRunner | CudaGroup:
     """Of one GPU, or of rank 0's group; another rank serves its group, and ends with it."""
     length = options.prompt + options.output
-    if options.tensor_parallel * options.pipeline_parallel > 1:
-        meeting = Meeting(
-            options.tensor_parallel, options.pipeline_parallel, options.rank, options.rendezvous,
-            options.nccl,
-        )  # fmt: skip
+    if (group := group_of(options)).num_ranks > 1:
+        meeting = Meeting(group, options.rank, options.rendezvous, options.nccl)
         return group_runner(model, config, Capacity(length, num_blocks - 1), meeting)
     kernels, device = load_kernels(), torch.device("cuda")
     cache = KVCache(model, num_blocks, device, CUDA_FORMATS[options.kv])
@@ -193,8 +195,8 @@ def build_runner(
 
 def peer_of(options: argparse.Namespace, batch: int) -> int | None:
     """Tokens a second of the peer on as many GPUs, where it was measured."""
-    tables = {(1, 1): PEER_TOKENS_PER_SECOND, (2, 1): PEER_OF_TWO}
-    table = tables.get((options.tensor_parallel, options.pipeline_parallel), {})
+    tables = {GroupConfig(): PEER_TOKENS_PER_SECOND, GroupConfig(tensor=2): PEER_OF_TWO}
+    table = tables.get(group_of(options), {})
     return table.get((options.shape, options.weights), {}).get(batch)
 
 
@@ -210,7 +212,7 @@ def main() -> None:
     rules |= {"num_logprobs": options.logprobs}
     runner = build_runner(options, model, engine_config(options, max(batches)), num_blocks)
     limit = copy_bytes_per_second(torch.device("cuda"), 1 << 33)
-    limit *= options.tensor_parallel * options.pipeline_parallel
+    limit *= group_of(options).num_ranks
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, "
         f"copy {limit / 1e12:.2f} TB/s of all GPUs"

@@ -40,8 +40,7 @@ from benchmarks.shapes import random_llama
 class Meeting:
     """rendezvous: of rank 0, which it makes up itself."""
 
-    tensor: int
-    pipeline: int
+    group: GroupConfig  # its sizes
     rank: int
     rendezvous: str | None
     avoids_mapping: bool
@@ -64,23 +63,23 @@ def group_runner(
     torch.cuda.set_device(device)
     kernels = load_kernels()
     rendezvous = meeting.rendezvous or _free_address()
-    num_ranks = meeting.tensor * meeting.pipeline
-    group = GroupConfig(
-        tensor=meeting.tensor, pipeline=meeting.pipeline, pods=num_ranks, pod=meeting.rank,
-        rendezvous=rendezvous,
-    )  # fmt: skip
+    num_ranks = meeting.group.num_ranks
+    group = msgspec.structs.replace(
+        meeting.group, pods=num_ranks, pod=meeting.rank, rendezvous=rendezvous
+    )
     config = msgspec.structs.replace(config, group=group)
     checkpoint = cast(Checkpoint, Shape(model))
 
     has_prefill = runs_prefill(kernels, device, model, config)
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
-        if meeting.pipeline > 1:
-            stage = stage_model(model, meeting.pipeline, ranks.place.stage).config
+        if group.pipeline > 1:
+            stage = stage_model(model, group.pipeline, ranks.place.stage).config
             own = random_llama(stage, length, device, config.weight_format)
             return build_stage(kernels, own, model, config, ranks, verdict, has_prefill=has_prefill)
-        own = random_llama(part_of(model, ranks.tensor), length, device, config.weight_format)
-        own = _with_part_of_head(own, model.vocab_size, ranks.tensor)
+        part = part_of(model, ranks.stage, group.expert)
+        own = random_llama(part, length, device, config.weight_format)
+        own = _with_part_of_head(own, model.vocab_size, ranks.stage)
         return build_part(
             kernels, own, model, config, ranks, verdict,
             has_prefill=has_prefill, maps=not meeting.avoids_mapping,

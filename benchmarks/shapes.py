@@ -76,7 +76,7 @@ def random_llama(
     def matrices(rows: int, columns: int) -> Tensor:
         if experts is None:
             return matrix(rows, columns)
-        return matrix(experts.count * rows, columns).view(experts.count, rows, columns)
+        return matrix(len(experts.own) * rows, columns).view(-1, rows, columns)
 
     def layer() -> LayerWeights:
         return LayerWeights(

@@ -65,8 +65,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "stream"_a);
     module.def("append_normed", &openinference::append_normed, "heads"_a, "norms"_a, "epsilon"_a, "rotary"_a,
                "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a, "stream"_a);
-    module.def("route", &openinference::route, "logits"_a, "positions"_a, "normalises"_a, "shares"_a, "places"_a,
-               "sources"_a, "visits"_a, "stream"_a);
+    module.def("route", &openinference::route, "logits"_a, "positions"_a, "normalises"_a, "first_own"_a, "own"_a,
+               "shares"_a, "places"_a, "sources"_a, "visits"_a, "stream"_a);
     module.def("expert_gate_up", &openinference::expert_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "sources"_a, "visits"_a, "out"_a, "stream"_a);
     module.def("expert_down", &openinference::expert_down, "input"_a, "weights"_a, "visits"_a, "tokens"_a, "out"_a,
@@ -95,6 +95,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
 #endif
     module.def("push_partial", &openinference::push_partial, "input"_a, "weights"_a, "team"_a, "exchange"_a,
                "stream"_a);
+    module.def("push_experts", &openinference::push_experts, "results"_a, "shares"_a, "places"_a, "team"_a,
+               "exchange"_a, "stream"_a);
     module.def("add_partials", &openinference::add_partials, "team"_a, "exchange"_a, "norm_weight"_a, "hidden"_a,
                "x"_a, "sum_squares"_a, "stream"_a);
     module.def("push_choice", &openinference::push_choice, "logits"_a, "first"_a, "vocabulary"_a, "tokens"_a,

@@ -68,9 +68,10 @@ void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, cons
 // From logits (T, E) float32: places (T, K) int32 of each token's best experts, the best first and the
 // lowest number of equals, −1 for none; shares (T, K) float32 of their sum, softmax over all experts or, if it
 // normalises, over the chosen; sources (N) int32, the token of each place; visits (N, 4) int32 (cuda/visits.cuh),
-// zeros behind the last: expert, first place, how many places, how many visits.
-void route(const Tensor& logits, const Tensor& positions, bool normalises, const Tensor& shares,
-           const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream);
+// zeros behind the last: expert, first place, how many places, how many visits. A rank has `own` experts from
+// `first_own` on: others have no places, and its own are counted from 0 in the visits.
+void route(const Tensor& logits, const Tensor& positions, bool normalises, int first_own, int own,
+           const Tensor& shares, const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream);
 
 // out (N, I) bf16 ← project_gate_up of each place's token with its expert's weights (E, 2·I, H).
 void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
@@ -115,6 +116,10 @@ void update(const Tensor& words, const Tensor& places, const Tensor& values, Str
 
 // To every rank's inbox ← input·Wᵀ in bf16, weights (H, K) this rank's columns, input (T, K) bf16.
 void push_partial(const Tensor& input, const Tensor& weights, const Team& team, int exchange, Stream stream);
+
+// The same of Σ share · results over a token's places, as `add_experts` has them.
+void push_experts(const Tensor& results, const Tensor& shares, const Tensor& places, const Team& team, int exchange,
+                  Stream stream);
 
 // hidden += what all ranks pushed, added in fp32 in their order; then x and sum_squares.
 void add_partials(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& hidden,

@@ -1,21 +1,14 @@
-// Adds to the hidden state what a token's experts made of it, each times its share, in the order of
-// its choices. One thread for two columns, those of rows g and g + 8 of a tile, as in add_partials.cu.
+// Adds to the hidden state what a token's experts made of it. One thread for two columns, those of rows
+// g and g + 8 of a tile, as in add_partials.cu.
+#include "expert_sums.cuh"
 #include "launch.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
-#include "visits.cuh"
 
 namespace openinference {
 namespace {
 
 constexpr int kThreads = 128;
-
-struct ExpertSums {
-    const float* results;  // (places, columns)
-    const float* shares;   // (tokens, chosen)
-    const int* places;     // (tokens, chosen)
-    int tokens, chosen, columns;
-};
 
 __global__ void __launch_bounds__(kThreads)
     add_experts_kernel(ExpertSums sums, const bf16* norm_weight, float* hidden, bf16* x, float* sum_squares) {
@@ -29,12 +22,7 @@ __global__ void __launch_bounds__(kThreads)
         const size_t at = static_cast<size_t>(token) * sums.columns + column;
         lower = hidden[at];
         upper = hidden[at + 8];
-        for (int item = token * sums.chosen; item < (token + 1) * sums.chosen; ++item) {
-            if (sums.places[item] < 0) continue;
-            const float* row = sums.results + static_cast<size_t>(sums.places[item]) * sums.columns + column;
-            lower += sums.shares[item] * row[0];
-            upper += sums.shares[item] * row[8];
-        }
+        sums.add(token, column, lower, upper);
         hidden[at] = lower;
         hidden[at + 8] = upper;
         x[at] = to_bf16(lower * to_float(norm_weight[column]));
@@ -47,14 +35,8 @@ __global__ void __launch_bounds__(kThreads)
 
 void add_experts(const Tensor& results, const Tensor& shares, const Tensor& places, const Tensor& norm_weight,
                  const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
-    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1), K = shares.length("shares", 1);
-    require(H % 16 == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
-    const ExpertSums sums{results.as<float>("results", {T * K, H}),
-                          shares.as<float>("shares", {T, K}),
-                          places.as<int32_t>("places", {T, K}),
-                          static_cast<int>(T),
-                          static_cast<int>(K),
-                          static_cast<int>(H)};
+    const ExpertSums sums = expert_sums(results, shares, places);
+    const int64_t T = sums.tokens, H = sums.columns;
     const auto* gamma = norm_weight.as<bf16>("norm_weight", {H});
     auto* residual = hidden.as<float>("hidden", {T, H});
     auto* input = x.as<bf16>("x", {T, H});

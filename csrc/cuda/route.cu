@@ -1,5 +1,6 @@
 // Which experts each token goes to and with which shares; then their places in the order of experts.
 //
+// A rank that has some of the experts serves these, by their numbers among its own; shares are of all.
 // One block: a warp for each token in turn, whose lanes have every 32nd logit and find the best k times;
 // then a warp for each expert in turn, which counts its tokens and gives them places.
 #include "candidate.cuh"
@@ -18,6 +19,7 @@ struct Routing {
     const float* logits;   // (tokens, experts)
     const int* positions;  // (tokens); negative: goes nowhere
     int tokens, experts, chosen;
+    int first_own, own;  // experts of this rank
     bool normalises;
     float* shares;   // (tokens, chosen)
     int* places;     // (tokens, chosen)
@@ -83,7 +85,8 @@ __device__ void choose(const Routing& routing, int token, int* expert_of) {
     const float share = divide_fast(weight(mine.logit), routing.normalises ? of_chosen : all);
     routing.shares[item] = !goes ? 0 : all == all ? share : all;
     routing.places[item] = -1;
-    expert_of[item] = goes ? mine.id : -1;
+    const int own = mine.id - routing.first_own;
+    expert_of[item] = goes && own >= 0 && own < routing.own ? own : -1;
 }
 
 // Calls act(item, turn) with each item of an expert, turns counting from 0, and returns how many.
@@ -114,16 +117,16 @@ __global__ void __launch_bounds__(kWarps * kLanes) route_kernel(Routing routing)
         routing.sources[item] = 0;
     }
     block_barrier();
-    for (int expert = warp; expert < routing.experts; expert += kWarps) {
+    for (int expert = warp; expert < routing.own; expert += kWarps) {
         const int count = visit_items(shared.expert_of, items, expert, [](int, int) {});
         if (lane == 0) shared.counts[expert] = count;
     }
     block_barrier();
-    for (int expert = warp; expert < routing.experts; expert += kWarps) {
+    for (int expert = warp; expert < routing.own; expert += kWarps) {
         const int count = shared.counts[expert];
         if (count == 0) continue;
         int first = 0, visit = 0, visits = 0;
-        for (int other = lane; other < routing.experts; other += kLanes) {
+        for (int other = lane; other < routing.own; other += kLanes) {
             const int of_other = shared.counts[other];
             visits += visits_of(of_other, size);
             if (other < expert) first += of_other, visit += visits_of(of_other, size);
@@ -142,17 +145,21 @@ __global__ void __launch_bounds__(kWarps * kLanes) route_kernel(Routing routing)
 
 }  // namespace
 
-void route(const Tensor& logits, const Tensor& positions, bool normalises, const Tensor& shares,
-           const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream) {
+void route(const Tensor& logits, const Tensor& positions, bool normalises, int first_own, int own,
+           const Tensor& shares, const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream) {
     const int64_t T = logits.length("logits", 0), E = logits.length("logits", 1), K = shares.length("shares", 1);
     require_at_most("logits", T, "tokens", kMostRouted);
     require_at_most("logits", E, "experts", kMostExperts);
     require_at_most("shares", K, "experts of a token", std::min<int64_t>(E, kMostChosen));
+    require(first_own >= 0 && own >= 0 && first_own + own <= E,
+            "experts " + std::to_string(first_own) + " to " + std::to_string(first_own + own) + " of " + std::to_string(E));
     const Routing routing{logits.as<float>("logits", {T, E}),
                           positions.as<int32_t>("positions", {T}),
                           static_cast<int>(T),
                           static_cast<int>(E),
                           static_cast<int>(K),
+                          first_own,
+                          own,
                           normalises,
                           shares.as<float>("shares", {T, K}),
                           places.as<int32_t>("places", {T, K}),

@@ -47,6 +47,13 @@ class ExpertsConfig(msgspec.Struct, frozen=True):
     per_token: int
     intermediate_size: int
     normalises_shares: bool  # the shares of a token's experts add up to 1
+    part: tuple[int, int] = (0, 1)  # a rank has this one of so many equal parts of them
+
+    @property
+    def own(self) -> range:
+        """The numbers of the experts that a rank has."""
+        index, parts = self.part
+        return range(self.count * index // parts, self.count * (index + 1) // parts)
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
@@ -147,6 +154,10 @@ class GroupConfig(msgspec.Struct, frozen=True):
     @property
     def num_ranks(self) -> int:
         return self.pipeline * self.tensor * self.expert
+
+    @property
+    def ranks_per_stage(self) -> int:
+        return self.tensor * self.expert
 
     def ranks_of(self, pod: int) -> range:
         per_pod = self.num_ranks // self.pods

@@ -27,26 +27,27 @@ def load_experts(
     weight_format: WeightFormat,
     upload: Upload,
 ) -> dict[str, Tensor]:
-    """router (E in whole tiles, H); gate_up (E, 2·I, H), gate first, and down (E, H, I), or packed.
+    """router (E in whole tiles, H); gate_up (O, 2·I, H), gate first, and down (O, H, I), or packed.
 
-    `weights`: of the block of experts.
+    `weights`: of the block of experts, of which O are this rank's own.
     """
     router = weights.tensor("gate.weight", (config.count, hidden)).to(upload.device)
     orders, experts = expert_orders(hidden, config), weights.at("experts")
     begun = (
         _begin_expert(experts.at(str(number)), hidden, config, weight_format, orders, upload)
-        for number in range(config.count)
+        for number in config.own
     )
     wholes: list[Tensor] = []
-    for number, parts in enumerate(upload.in_turn(begun)):
-        wholes = wholes or [part.new_empty(config.count, *part.shape) for part in parts]
+    for index, parts in enumerate(upload.in_turn(begun)):
+        wholes = wholes or [part.new_empty(len(config.own), *part.shape) for part in parts]
         for whole, part in zip(wholes, parts, strict=True):
             if part.shape != whole.shape[1:]:
                 raise StartError(
-                    f"{experts.prefix}{number} is stored in another format of four bits than the "
-                    "experts before it, which the CUDA kernels do not know; use --device cpu"
+                    f"{experts.prefix}{config.own[index]} is stored in another format of four bits "
+                    "than the experts before it, which the CUDA kernels do not know; use "
+                    "--device cpu"
                 )
-            whole[number] = part
+            whole[index] = part
     gate_up, down = wholes
     return {"router": tiles.pad_rows(router), "gate_up": gate_up, "down": down}
 

@@ -205,7 +205,7 @@ def _begin_tables(
     weights: Weights, config: ModelConfig, upload: Upload, extent: Extent
 ) -> Iterator[Callable[[], Tensor]]:
     """The embedding, and this rank's rows of the head, which may be rows of the embedding."""
-    rows, columns, team = config.vocab_size, config.hidden_size, weights.ranks.tensor
+    rows, columns, team = config.vocab_size, config.hidden_size, weights.ranks.stage
     own = vocabulary_of(rows, team.size, team.index)
 
     def nothing() -> Tensor:

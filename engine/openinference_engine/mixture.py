@@ -47,11 +47,11 @@ class Mixture:
         logits, shares, places_of = self._logits[:rows], self._shares[:rows], self._places[:rows]
         sources, visits = self._sources[:places], self._visits[:places]
         activations, results = self._activations[:places], self._results[:places]
-        normed = x, sum_squares, epsilon
+        normed, own = (x, sum_squares, epsilon), self._config.own
         kernels.project(*normed, layer.router, logits, stream)
         kernels.route(
-            logits, positions, self._config.normalises_shares, shares, places_of, sources, visits,
-            stream,
+            logits, positions, self._config.normalises_shares, own.start, len(own), shares,
+            places_of, sources, visits, stream,
         )  # fmt: skip
         kernels.expert_gate_up(*normed, layer.gate_up, sources, visits, activations, stream)
         kernels.expert_down(activations, layer.down, visits, rows, results, stream)

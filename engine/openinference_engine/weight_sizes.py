@@ -36,7 +36,7 @@ def feed_forward_bytes(
     hidden, experts = config.hidden_size, config.experts
     if experts is None:
         return matrix_bytes(3 * hidden * config.intermediate_size, weight_format)
-    visited = experts.count if visited_experts is None else visited_experts
+    visited = len(experts.own) if visited_experts is None else visited_experts
     of_expert = matrix_bytes(expert_elements(hidden, experts), weight_format)
     router = matrix_bytes(router_elements(hidden, experts), "bfloat16")
     return router + int(visited * of_expert)

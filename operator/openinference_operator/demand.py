@@ -1,7 +1,8 @@
 """What a model asks of the memory of each rank: pure arithmetic on the summary of its headers.
 
 A layer's matrices are cut by the tensor ranks, but for keys and values, of which a head is not cut;
-its experts lie on all ranks of their stage; each expert rank has all else. The first stage embeds
+its experts lie on all ranks of their stage; each expert rank has all else, but on GPUs, where expert
+ranks cut matrices as tensor ranks do, and experts too if there are more ranks. The first stage embeds
 and the last has the head, so a rank of one of these is the fullest of a group.
 """
 
@@ -78,7 +79,7 @@ class Demand:
         if not self.is_on_gpus or layout.num_ranks == 1:
             return 0
         if layout.pipeline == 1:
-            return layout.tensor * self.inbox + self.logits
+            return layout.ranks_per_stage * self.inbox + self.logits
         inputs = LOGIT_ROWS * 4 * (self.sequence_tokens + self.sequence_tokens // BLOCK_TOKENS)
         rows = self.inbox // 8 * 9  # with their squares and positions, once instead of twice
         return layout.pipeline * max(rows, self.logits) + (layout.pipeline - 1) * inputs
@@ -91,19 +92,26 @@ class Demand:
     def loads(self, layout: Layout) -> tuple[Load, ...]:
         """What the fullest rank of each stage holds."""
         parts = split_layers(self.num_layers, layout.pipeline, self.layer_cost, self.head_cost)
-        heads = min(layout.tensor, self.num_kv_heads)
-        owners = min(layout.tensor * layout.expert, self.num_experts)
+        slices = self._slices(layout)
+        heads = min(slices, self.num_kv_heads)
+        owners = min(layout.ranks_per_stage, self.num_experts)
         own_experts = -(-self.num_experts // owners) if owners else 0
 
         def load(stage: int, layers: int) -> Load:
             weights = self._ends(layout, stage)
-            weights += self._share(self.matrices, layers, layout.tensor)
+            weights += self._share(self.matrices, layers, slices)
             weights += self._share(self.keys_and_values, layers, heads)
-            if owners:
+            if self.is_on_gpus:
+                weights += self._share(self.experts, layers, slices)
+            elif owners:
                 weights += self._share(self.experts * own_experts, layers, self.num_experts)
             return Load(weights, self._share(self.sequence, layers, heads))
 
         return tuple(load(stage, layers) for stage, layers in enumerate(parts))
+
+    def _slices(self, layout: Layout) -> int:
+        """Ranks of a stage that have parts of the same matrix."""
+        return layout.ranks_per_stage if self.is_on_gpus else layout.tensor
 
     def _share(self, of_all_layers: int, layers: int, parts: int) -> int:
         return -(-of_all_layers * layers // (self.num_layers * parts))
@@ -117,7 +125,7 @@ class Demand:
         embedding = -(-self.embedding // parts) if stage == 0 else 0
         if stage != layout.pipeline - 1:
             return embedding
-        head = -(-(self.head or self.embedding) // layout.tensor)
+        head = -(-(self.head or self.embedding) // self._slices(layout))
         return embedding + head if self.head or stage else embedding
 
 

@@ -29,6 +29,11 @@ class Layout:
         return self.pipeline * self.tensor * self.expert
 
     @property
+    def ranks_per_stage(self) -> int:
+        """Ranks that have the same layers."""
+        return self.tensor * self.expert
+
+    @property
     def ranks_per_pod(self) -> int:
         """Ranks in each of its pods."""
         return self.num_ranks // self.pods
@@ -96,23 +101,27 @@ def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
 
 def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
     """What the engine does not do on GPUs yet (its ranks.cuda_group); empty if it does."""
-    pipeline, tensor = layout.pipeline, layout.tensor
     if layout.pods > 1:
         return (
             f"parallelism has {layout.num_ranks} ranks in {layout.pods} pods, and GPUs share a"
             f" model within one pod as yet; use resources.limits nvidia.com/gpu: {layout.num_ranks}"
         )
-    if layout.expert > 1:
-        return f"parallelism.expert {layout.expert} is for CPUs as yet; use pipeline on GPUs"
-    if pipeline > 1 and tensor > 1:
+    ranks = layout.ranks_per_stage
+    if layout.pipeline > 1 and ranks > 1:
         return (
-            f"parallelism.pipeline {pipeline} beside tensor {tensor} is for CPUs as yet; use one of"
-            " them on GPUs"
+            f"parallelism.pipeline {layout.pipeline} beside tensor {layout.tensor} and expert"
+            f" {layout.expert} is for CPUs as yet; use pipeline, or the others, on GPUs"
         )
-    if tensor > 1 and summary.get("numExperts"):
-        return f"parallelism.tensor {tensor} does not divide experts on GPUs as yet; use pipeline"
-    if tensor > MOST_TENSOR_GPUS:
-        return f"parallelism.tensor {tensor} is more than GPUs can be; use 1 to {MOST_TENSOR_GPUS}"
+    sharing = f"parallelism.tensor {layout.tensor}"
+    sharing += f" and expert {layout.expert}" if layout.expert > 1 else ""
+    if ranks > MOST_TENSOR_GPUS:
+        return f"{sharing}: more ranks than GPUs can be; use 1 to {MOST_TENSOR_GPUS}"
+    heads, kv_heads = query_heads(summary), int(summary["numKvHeads"])
+    if ranks not in (sizes := tensor_sizes(heads, kv_heads)):
+        return (
+            f"{sharing}: {ranks} GPUs do not divide the {heads} query heads and {kv_heads} key"
+            f" heads of the model, as they do beside experts; use {_listed(sizes)} in all"
+        )
     return ""
 
 

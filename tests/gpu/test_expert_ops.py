@@ -22,12 +22,15 @@ TOKEN_COUNTS = [1, 8, 9, 17, 67, 128]
 check = partial(check_op, oracle=reference)
 
 
-def routing(inputs, logits, chosen, normalises=True, positions=None):
-    tokens = len(logits)
+def routing(inputs, logits, chosen, normalises=True, positions=None, own=None):
+    tokens, experts = logits.shape
+    own = range(experts) if own is None else own
     return {
         "logits": logits,
         "positions": inputs.zeros(tokens) if positions is None else positions,
         "normalises": normalises,
+        "first_own": own.start,
+        "own": len(own),
         "shares": inputs.unwritten(tokens, chosen, dtype=torch.float32),
         "places": inputs.zeros(tokens, chosen) - 7,
         "sources": inputs.zeros(tokens * chosen) - 7,
@@ -71,6 +74,27 @@ def test_route_of_what_is_no_number_stays_within_the_experts(place, inputs, valu
     logits[1] = value
     logits[3, 7] = value
     check(place, "route", routing(inputs, logits, 4, normalises), ROUTED)
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 67])
+@pytest.mark.parametrize("own", [range(3), range(3, 9), range(9, 9)], ids=str)
+def test_route_gives_places_to_a_ranks_own_experts_alone(place, inputs, tokens, own):
+    """With the shares that they have among all."""
+    logits = inputs.normal(tokens, 9, scale=3.0, dtype=torch.float32)
+    after = check(place, "route", routing(inputs, logits, 4, own=own), ROUTED)
+    whole = routing(inputs, logits, 4)
+    place.ops.route(**whole, stream=place.stream)
+    assert torch.equal(after["shares"], whole["shares"])
+    num_own = (after["places"] >= 0).sum()
+    assert num_own == sum(
+        count for expert, _, count, total in whole["visits"].tolist() if total and expert in own
+    )
+
+
+def test_route_refuses_experts_that_there_are_not(place, inputs):
+    logits = inputs.normal(1, 8, dtype=torch.float32)
+    with pytest.raises(place.ops.KernelError, match="experts 6 to 9 of 8"):
+        place.ops.route(**routing(inputs, logits, 2, own=range(6, 9)), stream=place.stream)
 
 
 @pytest.mark.parametrize("tokens", [5, 67])

@@ -184,20 +184,46 @@ def test_checkpoints_of_transformers_are_served_as_it_does(place, tmp_path, fami
     check_greedy(logits, prompt, output)
 
 
-def test_a_team_of_ranks_norms_heads(place):
-    """Qwen3 without experts, which ranks do not share yet."""
+def check_team(place, config, ranks, weight_format="bfloat16", expert=1, dense=()):
+    """A team's tokens are the model's, and all its ranks hold the same logits, bit for bit."""
     if place.device.type == "cuda":
         pytest.skip("ranks of one process would wait for one another on one stream")
-    config = msgspec.structs.replace(TEAM_CONFIG, architecture="qwen3")
-    runner, send, threads, _ = build_team(place, SparseCheckpoint(config), 2, "int4")
+    checkpoint = SparseCheckpoint(config, dense=dense)
+    runner, send, threads, memory = build_team(place, checkpoint, ranks, weight_format, expert)
     prompts = prompts_of(3, 9)
     outputs, _ = generate(runner, prompts, num_tokens=3)
     send(None)
     for thread in threads:
         thread.join()
-    oracle = cpu_engine(SparseCheckpoint(config, rounded_to="int4"))
+    rounded_to = "" if weight_format == "bfloat16" else weight_format
+    oracle = cpu_engine(SparseCheckpoint(config, rounded_to=rounded_to, dense=dense))
     for prompt, output in zip(prompts, outputs, strict=True):
         check_greedy(oracle, prompt, output)
+    for logits in memory.logits[1:]:
+        assert torch.equal(logits, memory.logits[0])
+
+
+def test_a_team_of_ranks_norms_heads(place):
+    check_team(place, msgspec.structs.replace(TEAM_CONFIG, architecture="qwen3"), 2, "int4")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expert"), [(2, 1), (2, 2), (4, 2)], ids=["sliced", "whole", "slices of some"]
+)
+@pytest.mark.parametrize("family", ["mixtral", "qwen3moe"])
+def test_a_team_of_ranks_shares_experts(place, family, ranks, expert):
+    """By parts of each, by whole ones, or both."""
+    experts = ExpertsConfig(6, 3, 64, family == "mixtral")
+    config = msgspec.structs.replace(TEAM_CONFIG, architecture=family, experts=experts)
+    dense = (1,) if family == "qwen3moe" else ()
+    check_team(place, config, ranks, expert=expert, dense=dense)
+
+
+@pytest.mark.parametrize("expert", [1, 2])
+def test_a_team_of_ranks_shares_packed_experts(place, expert):
+    experts = ExpertsConfig(4, 2, 256, True)
+    config = msgspec.structs.replace(TEAM_CONFIG, architecture="qwen3moe", experts=experts)
+    check_team(place, config, 2, "int4", expert)
 
 
 def test_nan_in_a_router_is_an_error_that_names_the_request(place):

@@ -23,6 +23,7 @@ from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
+from openinference_engine.ranks import cuda_group
 from openinference_engine.ranks.cuda_group import prepare_gpu
 from openinference_engine.ranks.cuda_part import plan_part
 from openinference_engine.ranks.device_memory import NcclGatherer
@@ -57,8 +58,11 @@ class Lockstep:
         return getattr(self._kernels, name)
 
 
-def build_team(place, checkpoint, ranks, weight_format):
-    """Rank 0's runner, and threads that follow it until they are sent None."""
+def build_team(place, checkpoint, ranks, weight_format, expert=1):
+    """Rank 0's runner, and threads that follow it until they are sent None.
+
+    expert: in so many parts the team divides whole experts.
+    """
     model = checkpoint.config
     words = ranks * MAX_ROWS * model.hidden_size // 2
     memory = Memory(ranks, words, MAX_ROWS, model.vocab_size, place.device)
@@ -66,8 +70,8 @@ def build_team(place, checkpoint, ranks, weight_format):
 
     def decoder_of(rank):
         team = Team(rank, ranks)
-        part = CheckpointPart(checkpoint, team)
-        source = Weights(part, torch.bfloat16, ranks=Ranks(rank=rank, tensor=team))
+        part = CheckpointPart(checkpoint, team, expert)
+        source = Weights(part, torch.bfloat16, ranks=Ranks(rank=rank, stage=team))
         weights = load_llama(source, part.config, 128, place.device, weight_format)
         cache = KVCache(part.config, NUM_BLOCKS, place.device)
         for layer in (*cache.keys, *cache.values):
@@ -181,11 +185,10 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
         assert torch.equal(gathered[rank][1], logits)
 
 
-@pytest.mark.parametrize(
-    "layout", [{"tensor": 2, "pipeline": 2}, {"tensor": 2, "expert": 2}, {"expert": 2}]
-)
+@pytest.mark.parametrize("layout", [{"tensor": 2, "pipeline": 2}, {"tensor": 2, "pods": 2}])
 def test_other_layouts_are_refused_on_gpus(layout):
-    config = EngineConfig("", device="cuda", group=GroupConfig(**layout))
+    group = GroupConfig(**layout, rendezvous="pod-0:8001")
+    config = EngineConfig("", device="cuda", group=group)
     with pytest.raises(StartError, match="are for --device cpu so far; GPUs of one pod share"):
         prepare_gpu(RandomCheckpoint(CONFIG), config, 0)
 
@@ -205,18 +208,31 @@ def test_heads_of_ranks_are_the_whole_head(weight_format, ties_embeddings):
     whole, cpu = RandomCheckpoint(model), torch.device("cpu")
 
     def head(checkpoint, team):
-        weights = Weights(checkpoint, torch.bfloat16, ranks=Ranks(tensor=team))
+        weights = Weights(checkpoint, torch.bfloat16, ranks=Ranks(stage=team))
         return load_llama(weights, checkpoint.config, 16, cpu, weight_format).head
 
     parts = [head(CheckpointPart(whole, team), team) for team in (Team(0, 2), Team(1, 2))]
     assert torch.equal(torch.cat(parts), head(whole, Team()))
 
 
-def test_experts_of_a_layer_are_not_shared_by_gpus_yet():
-    sparse = RandomCheckpoint(changed(experts=ExpertsConfig(4, 2, 96, True)))
-    config = EngineConfig("", device="cuda", group=GroupConfig(tensor=2))
-    with pytest.raises(StartError, match="experts of a layer yet; use --pipeline 2, which"):
-        prepare_gpu(sparse, config, 0)
+@pytest.mark.parametrize(
+    ("heads", "inner", "layout", "message"),
+    [
+        (3, 64, {"tensor": 3}, "--tensor 3 does not divide the experts' intermediate_size, which "
+         "is 64; use --expert 3, which does not cut them"),
+        (4, 64, {"expert": 8}, "--expert 8 does not divide the 6 experts of the model; use 1"),
+        (4, 64, {"tensor": 4, "expert": 2}, "8 GPUs do not divide the 4 query heads and 1 key "
+         "heads of the model; use 1, 2 or 4 in all"),
+        (4, 96, {"tensor": 2}, "a part of 2 by --tensor: the experts' intermediate_size 48"),
+    ],
+)  # fmt: skip
+def test_experts_that_ranks_cannot_share_are_refused(monkeypatch, heads, inner, layout, message):
+    monkeypatch.setattr(cuda_group, "load_kernels", lambda: None)
+    experts = ExpertsConfig(6, 2, inner, True)
+    sparse = changed(num_heads=heads, intermediate_size=384, experts=experts)
+    config = EngineConfig("", device="cuda", group=GroupConfig(**layout))
+    with pytest.raises(StartError, match=message):
+        prepare_gpu(RandomCheckpoint(sparse), config, 0)
 
 
 def test_parts_of_a_checkpoint_are_the_whole():

@@ -52,6 +52,31 @@ def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(place, rando
         before = states[0][0]
 
 
+@pytest.mark.parametrize("tokens", [1, 17])
+def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
+    """Of ranks each of which has some of a token's experts, its places for them, and all shares."""
+    ranks, chosen, columns = 2, 3, 80
+    memory = Memory(ranks, ranks * tokens * columns // 2, 1, 1, place.device)
+    members = teams(place.ops, memory, ranks)
+    shares = torch.rand(tokens, chosen, generator=random).to(place.device)
+    gamma = torch.ones(columns, dtype=torch.bfloat16, device=place.device)
+    owners = torch.randint(0, ranks, (tokens, chosen), generator=random)
+    hidden = torch.randn(tokens, columns, generator=random).to(place.device)
+    expected = hidden.clone()
+    for rank, team in enumerate(members):
+        is_own = owners.flatten() == rank
+        places = torch.where(is_own, is_own.cumsum(0) - 1, -1).view(tokens, chosen).int()
+        results = torch.randn(tokens * chosen, columns, generator=random)
+        results[is_own.sum() :] = torch.nan  # of places that nobody has
+        results = results.to(place.device)
+        place.ops.push_experts(results, shares, places.to(place.device), team, 0, place.stream)
+        for token, choice in is_own.view(tokens, chosen).nonzero().tolist():
+            expected[token] += shares[token, choice] * results[places[token, choice]]
+    states = [add_partials(place, team, 0, gamma, hidden.clone()) for team in members]
+    torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
+    assert all(map(torch.equal, states[1], states[0]))
+
+
 def add_partials(place, team, exchange, gamma, hidden):
     tokens, columns = hidden.shape
     x = torch.full((tokens, columns), torch.nan, dtype=torch.bfloat16, device=place.device)

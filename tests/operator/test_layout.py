@@ -100,13 +100,16 @@ def test_experts_divide_too():
         (Layout(pipeline=8), ""),
         (Layout(tensor=2, pods=2), "2 ranks in 2 pods, and GPUs share a model within one pod as"),
         (Layout(tensor=2, pods=2), "use resources.limits nvidia.com/gpu: 2"),
-        (Layout(expert=2), "parallelism.expert 2 is for CPUs as yet; use pipeline on GPUs"),
-        (Layout(pipeline=2, tensor=4), "pipeline 2 beside tensor 4 is for CPUs as yet"),
-        (Layout(tensor=16), "tensor 16 is more than GPUs can be; use 1 to 8"),
+        (Layout(expert=8), ""),
+        (Layout(tensor=4, expert=2), ""),
+        (Layout(pipeline=2, tensor=4), "pipeline 2 beside tensor 4 and expert 1 is for CPUs as"),
+        (Layout(tensor=16), "tensor 16: more ranks than GPUs can be; use 1 to 8"),
+        (Layout(tensor=8, expert=2), "tensor 8 and expert 2: more ranks than GPUs can be"),
+        (Layout(expert=5), "expert 5: 5 GPUs do not divide the 64 query heads and 8 key heads"),
     ],
 )
 def test_what_gpus_do_not_do_yet_is_told_before_a_pod_is_made(layout, words):
-    misfit = find_gpu_misfit(layout, LLAMA_70B)
+    misfit = find_gpu_misfit(layout, LLAMA_70B | {"numExperts": 40})
     assert words in misfit
     assert bool(words) == bool(misfit)
 
@@ -117,8 +120,8 @@ def test_what_gpus_do_not_do_yet_is_told_before_a_pod_is_made(layout, words):
         (1, LLAMA_70B, Layout(), "a pod has one GPU, and GPUs share a model within one pod"),
         (8, LLAMA_70B, Layout(tensor=8), "8 GPUs divide the 64 query and 8 key heads"),
         (6, LLAMA_70B, Layout(pipeline=6), "6 GPUs do not divide the 64 query and 8 key heads"),
-        (16, LLAMA_70B, Layout(pipeline=16), "tensor 16 is more than GPUs can be"),
-        (2, LLAMA_70B | {"numExperts": 8}, Layout(pipeline=2), "does not divide experts on GPUs"),
+        (16, LLAMA_70B, Layout(pipeline=16), "tensor 16: more ranks than GPUs can be"),
+        (2, LLAMA_70B | {"numExperts": 8}, Layout(tensor=2), "2 GPUs divide the 64 query"),
         (4, None, Layout(pipeline=4), "the heads of the model are not known"),
     ],
 )

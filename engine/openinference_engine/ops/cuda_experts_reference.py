@@ -16,6 +16,8 @@ def route(
     logits: Tensor,
     positions: Tensor,
     normalises: bool,
+    first_own: int,
+    own: int,
     shares: Tensor,
     places: Tensor,
     sources: Tensor,
@@ -33,7 +35,8 @@ def route(
     places.fill_(-1)
     sources.zero_()
     visits.zero_()
-    groups = _groups(ids.masked_fill(~is_routed[:, None], -1).flatten().tolist())
+    is_own = is_routed[:, None] & (ids >= first_own) & (ids < first_own + own)
+    groups = _groups((ids - first_own).masked_fill(~is_own, -1).flatten().tolist())
     first, of_visits = 0, []
     for expert, items in groups.items():
         for turn, item in enumerate(items):

@@ -25,15 +25,15 @@ from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
+from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part, sharing
 from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage, plan_pipeline
-from openinference_engine.ranks.layout import check_fits
+from openinference_engine.ranks.layout import check_fits, listed, tensor_sizes
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart, part_of
+from openinference_engine.ranks.part import CheckpointPart, first_part
 from openinference_engine.ranks.rendezvous import Verdict
-from openinference_engine.ranks.team import Post, Ranks, Team
+from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.ranks.worker import Load
 from openinference_engine.results import StepResult
 from openinference_engine.scheduler import Step
@@ -112,8 +112,9 @@ def load_cuda_group(
     link, part = assemble(checkpoint, config, capacity, load, end)
     group = lead(part, link, config, speed)
     path = kernel_path(device, config)
-    if config.group.tensor > 1:
+    if config.group.ranks_per_stage > 1:
         path += f"-tensor{config.group.tensor}"
+        path += f"-expert{config.group.expert}" if config.group.expert > 1 else ""
     return Backend(group, capacity, path, runs_ahead=config.runs_ahead, group=group)
 
 
@@ -145,18 +146,20 @@ def prepare_gpu(
     _check_group(group, model)
     kernels = load_kernels()
     if 0 < (count := torch.cuda.device_count()) < group.num_ranks:
-        name = "tensor" if group.tensor > 1 else "pipeline"
         raise StartError(
-            f"--{name} {group.num_ranks} needs as many GPUs, and this process sees {count}; give "
-            f"the pod nvidia.com/gpu: {group.num_ranks} or use --{name} {count}"
+            f"--pipeline {group.pipeline}, --tensor {group.tensor} and --expert {group.expert} "
+            f"need {group.num_ranks} GPUs, and this process sees {count}; give the pod "
+            f"nvidia.com/gpu: {group.num_ranks} or use fewer ranks"
         )
     if count:
         torch.cuda.set_device(rank)
     check_settings(model, config)
     try:
-        check_settings(part_of(model, Team(0, group.tensor)), config)
+        check_settings(first_part(model, group), config)
     except StartError as error:
-        raise StartError(f"a part of {group.tensor} by --tensor: {error}") from None
+        raise StartError(
+            f"a part of {group.ranks_per_stage} by {sharing(group)}: {error}"
+        ) from None
     return kernels, find_gpu()
 
 
@@ -180,7 +183,7 @@ def _load_slices(
     ranks: Ranks,
     verdict: Verdict,
 ) -> CudaPart:
-    model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.tensor)
+    model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.stage, config.group.expert)
     plan_part(model, config, torch.cuda.mem_get_info(device)[0])
     source = Weights(own, torch.bfloat16, ranks=ranks)
     weights = load_llama(source, own.config, verdict.max_model_len, device, config.weight_format)
@@ -195,7 +198,7 @@ def _plan(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity
     """Of all ranks, if each GPU has as many bytes. Raises StartError if the model does not fit."""
     if config.group.pipeline > 1:
         return plan_pipeline(model, config, free_bytes)
-    own = part_of(model, Team(0, config.group.tensor))
+    own = first_part(model, config.group)
     spare_bytes = plan_part(model, config, free_bytes)
     position_bytes = own.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
     return plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
@@ -209,20 +212,26 @@ def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:
 
 
 def _check_group(group: GroupConfig, model: ModelConfig) -> None:
-    if group.expert > 1 or group.pods > 1 or 1 not in (group.pipeline, group.tensor):
+    if group.pods > 1 or (group.pipeline > 1 and group.ranks_per_stage > 1):
         raise StartError(
-            "--expert, --pods and --pipeline beside --tensor are for --device cpu so far; GPUs of "
-            "one pod share a model by --tensor or by --pipeline"
-        )
-    if model.experts is not None and group.tensor > 1:
-        raise StartError(
-            f"--tensor {group.tensor}: GPUs do not share the experts of a layer yet; use "
-            f"--pipeline {group.tensor}, which gives each of them whole layers, or --tensor 1, "
-            "with --weights int4 if it does not fit, or --device cpu"
+            "--pods, and --pipeline beside --tensor or --expert, are for --device cpu so far; GPUs "
+            "of one pod share a model by --tensor and --expert, or by --pipeline"
         )
     check_fits(model, group)
-    if group.tensor > MOST_RANKS or model.intermediate_size % group.tensor:
+    ranks, experts = group.ranks_per_stage, model.experts
+    if ranks > MOST_RANKS or model.intermediate_size % ranks:
         raise StartError(
-            f"--tensor {group.tensor}: GPUs share a model by at most {MOST_RANKS}, and by what "
-            f"divides its intermediate_size, which is {model.intermediate_size}"
+            f"{ranks} ranks by {sharing(group)}: GPUs share a model by at most {MOST_RANKS}, and "
+            f"by what divides its intermediate_size, which is {model.intermediate_size}"
+        )
+    if ranks not in (sizes := tensor_sizes(model.num_heads, model.num_kv_heads)):
+        raise StartError(
+            f"--tensor {group.tensor} and --expert {group.expert}: {ranks} GPUs do not divide the "
+            f"{model.num_heads} query heads and {model.num_kv_heads} key heads of the model; use "
+            f"{listed(sizes)} in all"
+        )
+    if experts is not None and experts.intermediate_size % group.tensor:
+        raise StartError(
+            f"--tensor {group.tensor} does not divide the experts' intermediate_size, which is "
+            f"{experts.intermediate_size}; use --expert {ranks}, which does not cut them"
         )

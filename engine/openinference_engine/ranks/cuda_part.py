@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
-from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_backend import most_prompt_rows, plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
@@ -26,9 +26,9 @@ from openinference_engine.ranks.device_memory import (
     layout_of,
 )
 from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send, TeamPrefill
-from openinference_engine.ranks.part import part_of
+from openinference_engine.ranks.part import first_part, part_of
 from openinference_engine.ranks.rendezvous import Verdict
-from openinference_engine.ranks.team import Ranks, Team
+from openinference_engine.ranks.team import Ranks
 from openinference_engine.ranks.team_kernels import TeamKernels
 
 log = logging.getLogger("openinference.ranks")
@@ -69,13 +69,13 @@ def plan_part(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
     """Bytes of a GPU that a rank's part of the whole model, and what ranks write to each other,
     leave for the cache. Raises StartError if they do not suffice for one sequence.
     """
-    size, shared_bytes = config.group.tensor, shared_layout(model, config).num_bytes
+    group, shared_bytes = config.group, shared_layout(model, config).num_bytes
     try:
-        return plan_memory(part_of(model, Team(0, size)), config, free_bytes - shared_bytes)
+        return plan_memory(first_part(model, group), config, free_bytes - shared_bytes)
     except StartError as error:
         raise StartError(
-            f"a part of {size} by --tensor, beside {shared_bytes / 2**20:.0f} MiB for what ranks "
-            f"write to each other: {error}"
+            f"a part of {group.ranks_per_stage} by {sharing(group)}, beside "
+            f"{shared_bytes / 2**20:.0f} MiB for what ranks write to each other: {error}"
         ) from None
 
 
@@ -91,13 +91,13 @@ def build_part(
     maps: bool = True,
 ) -> CudaPart:
     """weights: this rank's part; model: the whole. All ranks of the team call it at once."""
-    device, team = weights.embedding.device, ranks.tensor
+    device, team = weights.embedding.device, ranks.stage
     memory = DeviceMemory(kernels, team, shared_layout(model, config), device, maps)
     gatherer = None if memory.is_mapped else _nccl_gatherer(ranks, memory)
     way = "mapped memory" if memory.is_mapped else "NCCL"
     log.info("ranks exchange", extra={"fields": {"by": way, "ranks": team.size}})
     stand_in: ModuleType = TeamKernels(kernels, team, memory.view, gatherer)  # type: ignore[assignment]
-    part = part_of(model, team)
+    part = part_of(model, team, config.group.expert)
     cache_format = CUDA_FORMATS[config.kv_cache_dtype]
     cache = KVCache(part, verdict.num_cache_blocks, device, cache_format)
     pages_per_sequence = -(-verdict.max_model_len // PAGE_TOKENS)
@@ -117,16 +117,21 @@ def most_rows(config: EngineConfig) -> int:
 
 
 def shared_layout(model: ModelConfig, config: EngineConfig) -> Layout:
-    return layout_of(model, config.group.tensor, most_rows(config), MAX_ROWS)
+    return layout_of(model, config.group.ranks_per_stage, most_rows(config), MAX_ROWS)
+
+
+def sharing(group: GroupConfig) -> str:
+    """The flags by which the ranks of a stage share a model."""
+    return " and ".join(f"--{name}" for name in ("tensor", "expert") if getattr(group, name) > 1)
 
 
 def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:
     if ranks.nccl is None:
         return None
     try:
-        return NcclGatherer(ranks.tensor, memory, ranks.nccl())
+        return NcclGatherer(ranks.stage, memory, ranks.nccl())
     except (ImportError, RuntimeError) as error:
         raise StartError(
-            f"--tensor {ranks.tensor.size}: these GPUs cannot map each other's memory, and NCCL "
-            f"does not work ({error}); use --tensor 1, or GPUs that are linked"
+            f"{sharing(ranks.config)}: these GPUs cannot map each other's memory, and NCCL does "
+            f"not work ({error}); use one GPU, or GPUs that are linked"
         ) from error

@@ -82,13 +82,13 @@ def check_fits(model: ModelConfig, group: GroupConfig) -> None:
     if group.tensor not in (sizes := tensor_sizes(heads, kv_heads)):
         raise StartError(
             f"--tensor {group.tensor} does not divide the {heads} query heads and {kv_heads} key "
-            f"heads of the model; use {_listed(sizes)}"
+            f"heads of the model; use {listed(sizes)}"
         )
     experts = model.experts.count if model.experts else 1
     if experts % group.expert:
         has = f"the {experts} experts of the model" if model.experts else "a model without experts"
         raise StartError(
-            f"--expert {group.expert} does not divide {has}; use {_listed(_divisors(experts))}"
+            f"--expert {group.expert} does not divide {has}; use {listed(_divisors(experts))}"
         )
 
 
@@ -115,6 +115,6 @@ def _divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def _listed(numbers: Iterable[int]) -> str:
+def listed(numbers: Iterable[int]) -> str:
     *first, last = map(str, numbers)
     return f"{', '.join(first)} or {last}" if first else last

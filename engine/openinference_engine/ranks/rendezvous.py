@@ -124,12 +124,13 @@ class Meeting:
         config, place = self._config, place_of(self._rank, self._config)
         stage_name = f"stage-{place.stage}"
         whole_stage = self._team(
-            stage_name, place.expert * config.tensor + place.tensor, config.tensor * config.expert
+            stage_name, place.expert * config.tensor + place.tensor, config.ranks_per_stage
         )
         slices = self._team(f"{stage_name}-{place.expert}", place.tensor, config.tensor)
         world = self._process_group("world", self._rank, config.num_ranks)
-        nccl_name = f"nccl-{stage_name}-{place.expert}"
-        by_nccl = partial(self._nccl_group, nccl_name, place.tensor, config.tensor)
+        by_nccl = partial(
+            self._nccl_group, f"nccl-{stage_name}", whole_stage.index, config.ranks_per_stage
+        )
         everybody = Team(self._rank, config.num_ranks, world)
         return Ranks(config, self._rank, slices, whole_stage, everybody, by_nccl), Post(world)
 

@@ -100,8 +100,8 @@ class Ranks:
     """This rank among all of its group.
 
     tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order,
-    and share their experts. everybody: the whole group. nccl: makes the group of `tensor` once
-    more, for tensors of GPUs.
+    and share their experts; on GPUs all matrices. everybody: the whole group. nccl: makes the group
+    of `stage` once more, for tensors of GPUs.
     """
 
     config: GroupConfig = field(default_factory=GroupConfig)

@@ -1,7 +1,7 @@
 """The kernels as a rank of a team calls them: its part of every matrix in, everybody's result out.
 
-A stand-in for the kernels' module: the same ops and arguments. Two of them end in an exchange with
-the other ranks (csrc/cuda/team.cuh); all others work on what this rank has.
+A stand-in for the kernels' module: the same ops and arguments. Three of them end in an exchange
+with the other ranks (csrc/cuda/team.cuh); all others work on what this rank has.
 """
 
 from __future__ import annotations
@@ -95,10 +95,23 @@ class TeamKernels:
         """input, weights: this rank's columns."""
         exchange = self._next_exchange()
         self._kernels.push_partial(input, weights, self._team, exchange, stream)
-        if self._gatherer is not None:
-            self._gatherer.gather_words(hidden.numel() // 2)
-        state = norm_weight, hidden, x, sum_squares
-        self._kernels.add_partials(self._team, exchange, *state, stream)
+        self._add_partials(exchange, norm_weight, (hidden, x, sum_squares), stream)
+
+    def add_experts(
+        self,
+        results: Tensor,
+        shares: Tensor,
+        places: Tensor,
+        norm_weight: Tensor,
+        hidden: Tensor,
+        x: Tensor,
+        sum_squares: Tensor,
+        stream: Any,
+    ) -> None:
+        """results: of this rank's experts, or of its inner columns of all."""
+        exchange = self._next_exchange()
+        self._kernels.push_experts(results, shares, places, self._team, exchange, stream)
+        self._add_partials(exchange, norm_weight, (hidden, x, sum_squares), stream)
 
     def choose_token(
         self,
@@ -136,6 +149,14 @@ class TeamKernels:
         """What is queued next begins a step, in a graph of its own maybe."""
         self._kernels.end_exchanges(self._team, self._num_exchanges, stream)
         self._num_exchanges = 0
+
+    def _add_partials(
+        self, exchange: int, norm_weight: Tensor, state: tuple[Tensor, Tensor, Tensor], stream: Any
+    ) -> None:
+        """state: hidden, x and sum_squares."""
+        if self._gatherer is not None:
+            self._gatherer.gather_words(state[0].numel() // 2)
+        self._kernels.add_partials(self._team, exchange, norm_weight, *state, stream)
 
     def _next_exchange(self) -> int:
         self._num_exchanges += 1
