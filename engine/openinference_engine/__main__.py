@@ -97,7 +97,7 @@ def _add_group_flags(serve: argparse.ArgumentParser) -> None:
     group, add = GroupConfig(), serve.add_argument
     add("--pipeline", type=_positive, default=1, help="stages that the layers are divided into")
     add("--tensor", type=_positive, default=1, help="ranks that share every matrix")
-    add("--expert", type=_positive, default=1, help="ranks that the experts are spread over")
+    add("--expert", type=_positive, default=1, help="ranks that whole experts are spread over")
     add("--pods", type=_positive, default=1, help="pods of the group, with an equal part each")
     add("--pod-index", type=_count, help="of this pod; default: OPENINFERENCE_POD_INDEX, else 0")
     add("--rendezvous", help="host:port where pod 0 meets the others")

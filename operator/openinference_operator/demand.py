@@ -1,9 +1,9 @@
 """What a model asks of the memory of each rank: pure arithmetic on the summary of its headers.
 
 A layer's matrices are cut by the tensor ranks, but for keys and values, of which a head is not cut;
-its experts lie on all ranks of their stage; each expert rank has all else, but on GPUs, where expert
-ranks cut matrices as tensor ranks do, and experts too if there are more ranks. The first stage embeds
-and the last has the head, so a rank of one of these is the fullest of a group.
+its experts lie on all ranks of their stage; each expert rank has all else, but on GPUs, where it
+cuts matrices as a tensor rank does. The first stage embeds and the last has the head, so a rank of
+one of these is the fullest of a group.
 """
 
 from collections.abc import Mapping
