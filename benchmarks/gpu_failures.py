@@ -1,23 +1,26 @@
-"""How long a group of two GPUs takes to end after one of its ranks is lost, and what it leaves.
+"""How long groups of two GPUs take to end after one of their ranks is lost, and what they leave.
 
-    python -m benchmarks.gpu_failures [--rounds 50] [--device cpu] [--by pipeline]
+    python -m benchmarks.gpu_failures [--rounds 50] [--at-once 3] [--by pipeline] [--device cpu]
 
 Each round starts an engine over two ranks, lets it decode, and then kills rank 1, stops rank 1 or
-kills rank 0, in turn. On the clock: until both processes have ended and the GPUs' memory is free
-again. The promise is 5 seconds. Every round is a start and an end, so 50 of them show hangs, too.
+kills rank 0, in turn. On the clock: until both processes have ended, and until the GPUs' memory is
+free again. The promise is 5 seconds. Every round is a start and an end, so 50 of them show hangs,
+too. Rounds at once share the GPUs, and all lose a rank in the same moment.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import get_args
@@ -36,6 +39,7 @@ _FAULTS = (
     ("rank 0 killed", 0, signal.SIGKILL),
 )
 _STEPS_BEFORE_A_FAULT = 50
+_START_SECONDS = 120.0
 _PATIENCE_SECONDS = 30.0
 _FREE_MIB = 64  # what a GPU without processes may have in use
 
@@ -70,25 +74,60 @@ def _stat(process: int) -> tuple[int, str, int]:
 
 
 @contextmanager
-def decoding_group(folder: Path, device: Device, by: str) -> Iterator[tuple[int, int]]:
-    """Process numbers of rank 0 and rank 1, which decode."""
+def decoding_groups(
+    folder: Path, device: Device, by: str, count: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Process numbers of rank 0 and rank 1 of each, which decode."""
     command = [sys.executable, "-m", "benchmarks.gpu_failures"]
     command += ["--decode", str(folder), "--device", device, "--by", by]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            lines = process.stdout or ()
-            yield process.pid, int(next(line for line in lines if line.strip().isdigit()))
-        finally:
-            process.kill()
+    with ExitStack() as stack:
+        groups = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            for _ in range(count)
+        ]
+
+        def kill() -> None:
+            for group in groups:
+                group.kill()
+
+        stack.callback(kill)
+        timer = threading.Timer(_START_SECONDS, kill)
+        timer.start()
+        processes = [(group.pid, _told_rank(group)) for group in groups]
+        timer.cancel()
+        yield processes
 
 
-def seconds_until_free(processes: tuple[int, int], device: Device) -> float:
-    started = time.monotonic()
-    while any(map(_runs, processes)) or (device == "cuda" and max(_used_mib()) > _FREE_MIB):
-        if time.monotonic() - started > _PATIENCE_SECONDS:
-            raise SystemExit(f"processes {processes} have not ended, or hold memory of a GPU")
-        time.sleep(0.05)
-    return time.monotonic() - started
+def _told_rank(group: subprocess.Popen[str]) -> int:
+    numbers = (int(line) for line in group.stdout or () if line.strip().isdigit())
+    if (number := next(numbers, None)) is None:
+        raise SystemExit(f"a group did not decode within {_START_SECONDS:g} s, or ended")
+    return number
+
+
+def lose_ranks(
+    groups: list[tuple[int, int]], first: int, device: Device
+) -> tuple[list[float], float]:
+    """Seconds until each has ended, and until no GPU has memory in use.
+
+    first: the number of the first group's round.
+    """
+    faults = [_FAULTS[number % len(_FAULTS)] for number in range(first, first + len(groups))]
+    for processes, (_, rank, fault) in zip(groups, faults, strict=True):
+        os.kill(processes[rank], fault)
+    begun, ended = time.monotonic(), dict[int, float]()
+    while len(ended) < len(groups) or (device == "cuda" and max(_used_mib()) > _FREE_MIB):
+        seconds = time.monotonic() - begun
+        if seconds > _PATIENCE_SECONDS:
+            raise SystemExit(f"of {groups}, not all have ended, or they hold memory of a GPU")
+        for index, processes in enumerate(groups):
+            if index not in ended and not any(map(_runs, processes)):
+                ended[index] = seconds
+                print(
+                    f"{first + index}: {faults[index][0]}: ended after {seconds:.2f} s", flush=True
+                )
+        time.sleep(0.02)
+    return [ended[index] for index in range(len(groups))], time.monotonic() - begun
 
 
 def _runs(process: int) -> bool:
@@ -105,21 +144,28 @@ def _used_mib() -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--device", choices=get_args(Device), default="cuda")
     parser.add_argument("--by", choices=("tensor", "pipeline"), default="tensor")
     parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.decode is not None:
         decode_for_ever(options.decode, options.device, options.by)
+    seconds: list[float] = []
+    until_free: list[float] = []
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "model"
         write_checkpoint(folder, SHAPES["tiny"])
-        for number in range(options.rounds):
-            name, rank, fault = _FAULTS[number % len(_FAULTS)]
-            with decoding_group(folder, options.device, options.by) as processes:
-                os.kill(processes[rank], fault)
-                seconds = seconds_until_free(processes, options.device)
-                print(f"{number}: {name}: {seconds:.2f} s", flush=True)
+        while (done := len(seconds)) < options.rounds:
+            count = min(options.at_once, options.rounds - done)
+            with decoding_groups(folder, options.device, options.by, count) as groups:
+                of_each, free = lose_ranks(groups, done, options.device)
+            seconds += of_each
+            until_free.append(free)
+    for index, (name, _, _) in enumerate(_FAULTS):
+        of_fault = seconds[index :: len(_FAULTS)] or [math.nan]
+        print(f"{name}: {len(of_fault)} times, longest {max(of_fault):.2f} s")
+    print(f"memory free again: longest {max(until_free):.2f} s")
 
 
 if __name__ == "__main__":

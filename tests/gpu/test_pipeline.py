@@ -15,7 +15,7 @@ import pytest
 import torch
 from openinference_engine import engine as engine_module
 from openinference_engine.backend import Backend, Capacity
-from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.config import EngineConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.engine import Engine
@@ -23,20 +23,15 @@ from openinference_engine.errors import EngineError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference
 from openinference_engine.ranks.cuda_group import CudaGroup
-from openinference_engine.ranks.cuda_pipeline import (
-    in_lanes,
-)
+from openinference_engine.ranks.cuda_pipeline import in_lanes
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.hops import StageMemory, layout_of
 from openinference_engine.ranks.link import LeaderLink
 from openinference_engine.ranks.messages import ToRank
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.speed import SpeedMeter
-from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.loader import Weights
 
-from benchmarks.checkpoints import write_checkpoint
-from benchmarks.shapes import SHAPES
 from tests.gpu.random_model import RandomCheckpoint, build_oracle, changed
 from tests.gpu.test_cuda_runner import NUM_BLOCKS, build_runner, check_greedy, prompts_of
 
@@ -208,24 +203,6 @@ def test_request_alone_stays_in_its_lane(emulated, new_engine):
     pipeline = Pipeline(emulated, 2)
     serve(new_engine(*pipeline.lanes), greedy_ones(1))
     assert pipeline.depths == [1] * 6
-
-
-@pytest.mark.gpu
-def test_two_gpus_draw_what_one_does(tmp_path):
-    if torch.cuda.device_count() < 2:
-        pytest.skip("a pipeline needs two GPUs; its stages run emulated beside this test")
-    write_checkpoint(tmp_path / "model", SHAPES["tiny"])
-    results = []
-    for stages in (1, 2):
-        config = EngineConfig(
-            f"file://{tmp_path}/model", device="cuda", max_sequences=SEATS, is_deterministic=True,
-            group=GroupConfig(pipeline=stages),
-        )  # fmt: skip
-        engine = Engine(open_checkpoint(tmp_path / "model"), config)
-        engine.warm_up()
-        results.append(serve(engine, requests()))
-    engine.runner.close()
-    assert results[0] == results[1]
 
 
 def greedy_ones(count):

@@ -129,7 +129,7 @@ def assemble(
         end(reason)
 
     link = LeaderLink("*" if group.pods > 1 else LOOPBACK, end_pod)
-    link.watch.look = local.trouble
+    link.watch.look, link.on_close = local.trouble, local.end
     verdict = Verdict("", link.port, capacity.max_model_len, capacity.num_cache_blocks)
     meeting.decide(verdict)
     num_others = group.num_ranks - 1

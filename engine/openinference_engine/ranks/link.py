@@ -151,6 +151,7 @@ class LeaderLink:
         _configure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.watch = Watch(self._socket, end, _LAST_WORD_SECONDS)
+        self.on_close: Callable[[], None] = lambda: None  # what else ends with it
         self.port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self._joined: set[bytes] = set()
         self._ready: set[bytes] = set()
@@ -181,6 +182,7 @@ class LeaderLink:
     def close(self) -> None:
         self.watch.close()
         self._socket.close(linger=0)
+        self.on_close()
 
     def _await(self, names: set[bytes], number: int) -> None:
         while len(names) < number:

@@ -117,6 +117,12 @@ class LocalRanks:
             if process.stdin is not None:
                 process.stdin.close()
 
+    def end(self) -> None:
+        """Until they have gone."""
+        self.kill()
+        for process in self._processes:
+            process.wait()
+
     def _is_ready(self, rank: int) -> bool:
         return self._folder is not None and (self._folder / str(rank)).exists()
 

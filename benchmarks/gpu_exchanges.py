@@ -1,0 +1,137 @@
+"""What one exchange between the GPUs of a tensor group costs: by marked words, and by NCCL.
+
+    python -m benchmarks.gpu_exchanges [--ranks 2] [--rows 1,8,32,128,512,2048]
+
+Microseconds, one after another in a CUDA graph, of the slower rank. Marked words are those of the
+engine: `push_partial` sends what a product (of 128 columns here) has made, `add_partials` adds up
+what came, to the residual. "alone" is the same of one rank: the difference is what peers cost. NCCL
+does nothing but to sum bfloat16 of the same shape (all-reduce) or to bring it (all-gather).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any
+
+import torch
+from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+from openinference_engine.ranks.device_memory import DeviceMemory, Layout
+from openinference_engine.ranks.team import Team
+from openinference_engine.ranks.team_kernels import TeamKernels
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
+
+WIDTHS = (4096, 8192)
+WAYS = ("marked words", "alone", "all-reduce", "all-gather")
+TIMEOUT = timedelta(seconds=60)
+_PRODUCT_COLUMNS = 128
+_REPLAYS = 9
+
+
+def measure(rank: int, ranks: int, rows: list[int], port: int, results: Connection) -> None:
+    """One rank, on the GPU of its number; the first sends microseconds by width, rows and way."""
+    torch.cuda.set_device(rank)
+    device, kernels = torch.device("cuda", rank), load_kernels()
+    store = TCPStore("127.0.0.1", port, None, rank == 0, TIMEOUT, wait_for_workers=False)
+    team = Team(rank, ranks, ProcessGroupGloo(store, rank, ranks, TIMEOUT))
+    nccl = _nccl(PrefixStore("nccl", store), rank, ranks)
+    for columns in WIDTHS:
+        layout = Layout(ranks * max(rows) * columns // 2, 1, 16)
+        memories = [DeviceMemory(kernels, of, layout, device) for of in (team, Team())]
+        words, alone = (
+            TeamKernels(kernels, of, memory.view)
+            for of, memory in zip((team, Team()), memories, strict=True)
+        )
+        for count in rows:
+            state = torch.zeros(count, columns, device=device)
+            part = torch.randn(count, columns, device=device).bfloat16()
+            everybodys = part.new_empty(ranks * count, columns)
+            ways: list[tuple[Callable[[], object], TeamKernels | None]] = [
+                (_summing(kernels, words, state), words),
+                (_summing(kernels, alone, state), alone),
+                (lambda part=part: nccl.allreduce([part]).wait(), None),
+                (lambda part=part, all=everybodys: nccl._allgather_base(all, part).wait(), None),
+            ]
+            for way, (exchange, of) in zip(WAYS, ways, strict=True):
+                own = torch.tensor([[microseconds(exchange, of, 64 if count <= 128 else 8)]])
+                slowest = float(team.gather_rows(own, [1] * ranks).max())
+                if rank == 0:
+                    results.send((columns, count, way, slowest))
+    team.sum(torch.zeros(1))  # the store must outlive the others' last exchange
+    results.close()
+
+
+def _nccl(store: PrefixStore, rank: int, ranks: int) -> Any:
+    from torch._C._distributed_c10d import ProcessGroupNCCL
+
+    return ProcessGroupNCCL(store, rank, ranks, ProcessGroupNCCL.Options())
+
+
+def _summing(kernels: ModuleType, team: TeamKernels, state: torch.Tensor) -> Callable[[], None]:
+    (rows, columns), device = state.shape, state.device
+    source = torch.zeros(rows, _PRODUCT_COLUMNS, dtype=torch.bfloat16, device=device)
+    matrix = source.new_zeros(columns, _PRODUCT_COLUMNS)
+    norm, x = source.new_ones(columns), source.new_zeros(rows, columns)
+    squares = state.new_zeros(rows, columns // SQUARE_COLUMNS)
+
+    def exchange() -> None:
+        stream = kernels.Stream(torch.cuda.current_stream().cuda_stream, True)
+        team.project_residual(source, matrix, norm, state, x, squares, stream)
+
+    return exchange
+
+
+def microseconds(exchange: Callable[[], object], team: TeamKernels | None, count: int) -> float:
+    """Of one of `count` in a graph; a graph before it lets all ranks begin together."""
+
+    def queue(count: int) -> None:
+        for _ in range(count):
+            exchange()
+        if team is not None:
+            team.end_step(team.Stream(torch.cuda.current_stream().cuda_stream, True))
+
+    queue(1)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        queue(count)
+    times = []
+    for _ in range(_REPLAYS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        graph.replay()
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1e3 / count)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rows", default="1,8,32,128,512,2048", help="comma-separated")
+    parser.add_argument("--port", type=int, default=29_519)
+    options = parser.parse_args()
+    rows = [int(count) for count in options.rows.split(",")]
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    start = partial(context.Process, target=measure)
+    common = (options.ranks, rows, options.port, sender)
+    for rank in range(options.ranks):
+        start(args=(rank, *common), daemon=True).start()
+    print(f"| µs, {options.ranks} GPUs | rows | {' | '.join(WAYS)} |\n|---|--:|--:|--:|--:|--:|")
+    for columns in WIDTHS:
+        for count in rows:
+            figures = " | ".join(f"{receiver.recv()[-1]:.1f}" for _ in WAYS)
+            print(f"| {columns:,} | {count:,} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
