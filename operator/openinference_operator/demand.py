@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openinference_operator.layout import Layout, split_layers
+from openinference_operator.layout import CODES_ON_GPUS, Layout, split_layers
 from openinference_operator.manifests.engine import seats
 from openinference_operator.spec import InferenceService
 
@@ -18,11 +18,10 @@ from openinference_operator.spec import InferenceService
 # engines do not.
 SIZES = ("parameters", "weightBytes", "numLayers", "numKvHeads", "headDim", "maxPositions")
 MORE_SIZES = (
-    *("numHeads", "numExperts", "expertParameters", "hiddenSize", "vocabSize"),
-    *("embeddingBytes", "headBytes", "layerWeightsPerToken"),
+    *("numHeads", "numExperts", "expertParameters", "hiddenSize", "intermediateSize"),
+    *("vocabSize", "embeddingBytes", "headBytes", "layerWeightsPerToken"),
 )
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-CODES_ON_GPUS = ("I32", "I8", "F8_E4M3")  # as safetensors files call what holds codes
 # engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.
 CACHE_BITS = {"fp8": (8, 8, 4), "int8": (8, 8, 4), "int8-int4": (8, 4, 6), "int4": (4, 4, 8)}

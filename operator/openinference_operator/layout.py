@@ -12,6 +12,10 @@ from typing import Any
 from openinference_operator.parallelism_spec import Parallelism
 
 MOST_TENSOR_GPUS = 8  # of the engine's kernels
+CODES_ON_GPUS = ("I32", "I8", "F8_E4M3")  # as safetensors files call what holds codes
+# What the kernels take of a matrix is a multiple of so many columns, of weights and of codes
+# (openinference_engine.llama_weights.check_supported).
+WEIGHT_COLUMNS, CODE_COLUMNS = 32, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,36 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f"{sharing}: {ranks} GPUs do not divide the {heads} query heads and {kv_heads} key"
             f" heads of the model, as they do beside experts; use {_listed(sizes)} in all"
         )
+    if ranks not in (sizes := _gpu_tensor_sizes(summary)):
+        has = f"the model's {_listed(_cut_widths(summary))} columns"
+        return (
+            f"{sharing}: {ranks} GPUs do not divide {has} into multiples of {_columns(summary)};"
+            f" use {_listed(sizes)} in all"
+        )
     return ""
+
+
+def _gpu_tensor_sizes(summary: Mapping[str, Any]) -> list[int]:
+    """Those that leave each rank what the kernels take of every matrix."""
+    sizes = tensor_sizes(query_heads(summary), int(summary["numKvHeads"]))
+    columns, widths = _columns(summary), _cut_widths(summary)
+    return [
+        size
+        for size in sizes
+        if size == 1
+        or (size <= MOST_TENSOR_GPUS and not any(width % (size * columns) for width in widths))
+    ]
+
+
+def _cut_widths(summary: Mapping[str, Any]) -> list[int]:
+    """Columns of the matrices that ranks cut by columns: output and down."""
+    queries = query_heads(summary) * int(summary["headDim"])
+    inner = int(summary.get("intermediateSize", 0))  # older engines do not tell
+    return [queries, inner] if inner and not summary.get("numExperts") else [queries]
+
+
+def _columns(summary: Mapping[str, Any]) -> int:
+    return CODE_COLUMNS if summary.get("storedAs") in CODES_ON_GPUS else WEIGHT_COLUMNS
 
 
 def split_layers(num_layers: int, stages: int, layer_cost: int, head_cost: int) -> list[int]:

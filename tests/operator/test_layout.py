@@ -115,6 +115,24 @@ def test_what_gpus_do_not_do_yet_is_told_before_a_pod_is_made(layout, words):
 
 
 @pytest.mark.parametrize(
+    ("inner", "stored", "words"),
+    [
+        (11008, "BF16", ""),
+        (11008, "I32", "4 GPUs do not divide the model's 4096 or 11008 columns into multiples of"),
+        (11008, "I32", "of 128; use 1 or 2"),
+        (11000, "BF16", "into multiples of 32; use 1"),
+    ],
+)
+def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
+    """As the engine refuses it, which would be after the pods are made."""
+    heads = {"numHeads": 32, "numKvHeads": 32, "headDim": 128}
+    summary = LLAMA_70B | heads | {"intermediateSize": inner, "storedAs": stored}
+    misfit = find_gpu_misfit(Layout(tensor=4), summary)
+    assert words in misfit
+    assert bool(words) == bool(misfit)
+
+
+@pytest.mark.parametrize(
     ("gpus", "summary", "layout", "words"),
     [
         (1, LLAMA_70B, Layout(), "a pod has one GPU, and GPUs share a model within one pod"),

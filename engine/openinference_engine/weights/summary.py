@@ -34,6 +34,7 @@ class Summary(msgspec.Struct, frozen=True, rename="camel"):
     num_kv_heads: int
     head_dim: int
     hidden_size: int
+    intermediate_size: int
     vocab_size: int
     max_positions: int
     num_experts: int
@@ -60,6 +61,7 @@ def summarise(path: Path) -> Summary:
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
         num_experts=config.experts.count if config.experts else 0,
