@@ -33,6 +33,16 @@ def test_an_array_of_many_pieces_arrives_whole(device, small_buffers):
         assert np.array_equal(tensor.cpu().numpy(), array)
 
 
+@torch.inference_mode()
+def test_a_program_in_inference_mode_loads_too(device):
+    """Whose tensors other threads, which are in no such mode, may not fill."""
+    array = np.arange(1000, dtype=np.float32)
+    with opened_upload(device) as upload:
+        target = upload.tensor(array)
+        list(upload.in_turn([lambda: None]))
+    assert np.array_equal(target.cpu().numpy(), array)
+
+
 def test_a_load_is_finished_when_the_next_one_has_begun(device):
     events = []
 

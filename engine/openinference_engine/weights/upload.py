@@ -93,6 +93,7 @@ class _Buffer:
         self._memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._sent = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
+    @torch.inference_mode()  # a mode is a thread's own, and whoever made the target may be in it
     def send(self, source: npt.NDArray[np.uint8], target: Tensor) -> None:
         if self._sent is not None:
             self._sent.synchronize()
