@@ -24,15 +24,16 @@ from openinference_engine.config import ModelConfig
 from openinference_engine.quantise.safetensors_writer import RawTensor, write_safetensors
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from benchmarks.shapes import DENSE_SHAPES
+from benchmarks.shapes import SHAPES
 
 _EXPONENT_BIAS, _MANTISSA_BITS, _SIGN_AND_MANTISSA = 127, 7, 0x807F
 _GROUP_INPUTS = 128
+_ROUTER_RAISED = 2  # so that experts are seldom nearly as likely
 Shapes = dict[str, tuple[int, ...]]
 
 
 def write_checkpoint(folder: Path, config: ModelConfig, is_gptq: bool = False) -> int:
-    """The folder's bytes of weights; it is made, and must not be there."""
+    """The folder's bytes of weights; it is made, and must not be there. Experts: of a Qwen3-MoE."""
     folder.mkdir(parents=True)
     _write_description(folder, config, is_gptq)
     files = list(_shapes_by_file(config))
@@ -43,7 +44,8 @@ def write_checkpoint(folder: Path, config: ModelConfig, is_gptq: bool = False) -
             if is_gptq and name.endswith("_proj.weight"):
                 tensors |= _random_codes(random, name.removesuffix(".weight"), shape)
             else:
-                tensors[name] = _random_tensor(random, shape)
+                raised = _ROUTER_RAISED if name.endswith("mlp.gate.weight") else 0
+                tensors[name] = _random_tensor(random, shape, raised)
         file = f"model-{number:05}-of-{len(files):05}.safetensors"
         return write_safetensors(folder / file, tensors)
 
@@ -69,11 +71,15 @@ def _random_bytes(random: np.random.Generator, count: int) -> npt.NDArray[np.uin
     return np.frombuffer(bytearray(random.bytes(count)), np.uint8)
 
 
-def _random_tensor(random: np.random.Generator, shape: tuple[int, ...]) -> RawTensor:
+def _random_tensor(
+    random: np.random.Generator, shape: tuple[int, ...], raised: int = 0
+) -> RawTensor:
+    """raised: by so many powers of two the values are larger than their matrix asks for."""
     if len(shape) == 1:
         ones = np.full(shape, _EXPONENT_BIAS << _MANTISSA_BITS, np.uint16)
         return RawTensor("BF16", shape, ones)
     exponent = _EXPONENT_BIAS - math.ceil(math.log2(shape[1]) / 2)  # about columns^-0.5
+    exponent += raised
     values = _random_bytes(random, 2 * math.prod(shape)).view(np.uint16)
     values &= _SIGN_AND_MANTISSA
     values |= exponent << _MANTISSA_BITS
@@ -83,23 +89,37 @@ def _random_tensor(random: np.random.Generator, shape: tuple[int, ...]) -> RawTe
 def _shapes_by_file(config: ModelConfig) -> Iterator[Shapes]:
     hidden, inner = config.hidden_size, config.intermediate_size
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    matrices = {
+    matrices: Shapes = {
         "self_attn.q_proj": (query, hidden),
         "self_attn.k_proj": (key, hidden),
         "self_attn.v_proj": (key, hidden),
         "self_attn.o_proj": (hidden, query),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),
     }
+    if config.norms_heads:
+        matrices |= {f"self_attn.{name}_norm": (config.head_dim,) for name in "qk"}
+    if (experts := config.experts) is None:
+        matrices |= _feed_forward("mlp", hidden, inner)
+    else:
+        matrices["mlp.gate"] = (experts.count, hidden)
+        for number in range(experts.count):
+            name = f"mlp.experts.{number}"
+            matrices |= _feed_forward(name, hidden, experts.intermediate_size)
     for layer in range(config.num_layers):
         yield {f"model.layers.{layer}.{name}.weight": shape for name, shape in matrices.items()}
     table = (config.vocab_size, hidden)
     yield {
         "model.embed_tokens.weight": table, "model.norm.weight": (hidden,), "lm_head.weight": table
     }  # fmt: skip
+
+
+def _feed_forward(name: str, hidden: int, inner: int) -> Shapes:
+    return {
+        f"{name}.gate_proj": (inner, hidden),
+        f"{name}.up_proj": (inner, hidden),
+        f"{name}.down_proj": (hidden, inner),
+    }
 
 
 def _write_description(folder: Path, config: ModelConfig, is_gptq: bool) -> None:
@@ -116,6 +136,14 @@ def _write_description(folder: Path, config: ModelConfig, is_gptq: bool) -> None
         "rms_norm_eps": config.rms_norm_epsilon,
         "rope_theta": config.rope_theta,
     }
+    if (experts := config.experts) is not None:
+        values |= {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "num_experts": experts.count,
+            "num_experts_per_tok": experts.per_token,
+            "moe_intermediate_size": experts.intermediate_size,
+            "norm_topk_prob": experts.normalises_shares,
+        }
     if is_gptq:
         method = {"quant_method": "gptq", "bits": 4, "group_size": _GROUP_INPUTS}
         values["quantization_config"] = method
@@ -132,10 +160,10 @@ def _write_description(folder: Path, config: ModelConfig, is_gptq: bool) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shape", choices=DENSE_SHAPES, default="llama-2-7b")
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--gptq", action="store_true", help="four-bit codes instead of bfloat16")
     options = parser.parse_args()
-    num_bytes = write_checkpoint(options.folder, DENSE_SHAPES[options.shape], options.gptq)
+    num_bytes = write_checkpoint(options.folder, SHAPES[options.shape], options.gptq)
     print(f"{options.folder}: {num_bytes / 1e9:.1f} GB")
 
 

@@ -25,7 +25,6 @@ from openinference_engine.ranks.cuda_pipeline import CudaStage, build_stage
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.leader import assemble
-from openinference_engine.ranks.part import part_of
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Post, Ranks, Team
 from openinference_engine.ranks.worker import serve_rank
@@ -73,13 +72,11 @@ def group_runner(
     has_prefill = runs_prefill(kernels, device, model, config)
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
-        if group.pipeline > 1:
-            stage = stage_model(model, group.pipeline, ranks.place.stage).config
-            own = random_llama(stage, length, device, config.weight_format)
-            return build_stage(kernels, own, model, config, ranks, verdict, has_prefill=has_prefill)
-        part = part_of(model, ranks.stage, group.expert)
+        part = stage_model(model, group, ranks.place.stage, ranks.stage.index).config
         own = random_llama(part, length, device, config.weight_format)
         own = _with_part_of_head(own, model.vocab_size, ranks.stage)
+        if group.pipeline > 1:
+            return build_stage(kernels, own, model, config, ranks, verdict, has_prefill=has_prefill)
         return build_part(
             kernels, own, model, config, ranks, verdict,
             has_prefill=has_prefill, maps=not meeting.avoids_mapping,

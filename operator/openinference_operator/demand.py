@@ -77,11 +77,13 @@ class Demand:
         """
         if not self.is_on_gpus or layout.num_ranks == 1:
             return 0
+        of_team = layout.ranks_per_stage * self.inbox + self.logits
         if layout.pipeline == 1:
-            return layout.ranks_per_stage * self.inbox + self.logits
+            return of_team
         inputs = LOGIT_ROWS * 4 * (self.sequence_tokens + self.sequence_tokens // BLOCK_TOKENS)
         rows = self.inbox // 8 * 9  # with their squares and positions, once instead of twice
-        return layout.pipeline * max(rows, self.logits) + (layout.pipeline - 1) * inputs
+        of_lanes = layout.pipeline * max(rows, self.logits) + (layout.pipeline - 1) * inputs
+        return of_lanes + (of_team if layout.ranks_per_stage > 1 else 0)
 
     @property
     def weights(self) -> int:

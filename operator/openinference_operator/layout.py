@@ -111,11 +111,6 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f" model within one pod as yet; use resources.limits nvidia.com/gpu: {layout.num_ranks}"
         )
     ranks = layout.ranks_per_stage
-    if layout.pipeline > 1 and ranks > 1:
-        return (
-            f"parallelism.pipeline {layout.pipeline} beside tensor {layout.tensor} and expert"
-            f" {layout.expert} is for CPUs as yet; use pipeline, or the others, on GPUs"
-        )
     sharing = f"parallelism.tensor {layout.tensor}"
     sharing += f" and expert {layout.expert}" if layout.expert > 1 else ""
     if ranks > MOST_TENSOR_GPUS:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from openinference_engine import engine as engine_module
 from openinference_engine.backend import Backend, Capacity
-from openinference_engine.config import EngineConfig
+from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.engine import Engine
@@ -79,7 +79,8 @@ class Pipeline:
         return not was_lost and max(self.depths) <= len(self.lanes)
 
     def _stage(self, index, stages, config, has_prefill):
-        part, source = stage_model(MODEL, stages, index), Weights(CHECKPOINT, torch.bfloat16)
+        part = stage_model(MODEL, GroupConfig(pipeline=stages), index)
+        source = Weights(CHECKPOINT, torch.bfloat16)
         positions, cpu = MODEL.max_positions, torch.device("cpu")
         weights = load_llama(source, part.config, positions, cpu, extent=part.extent)
         cache = KVCache(part.config, NUM_BLOCKS, cpu)

@@ -34,7 +34,7 @@ def settings(stages, **fields):
 def test_stages_are_the_whole_model(stages, ties_embeddings):
     """Embedding and head once each; a table that is both lies on both ends."""
     model = msgspec.structs.replace(LLAMA_7B, ties_embeddings=ties_embeddings)
-    parts = [stage_model(model, stages, stage) for stage in range(stages)]
+    parts = [stage_model(model, GroupConfig(pipeline=stages), stage) for stage in range(stages)]
     rotary = 4 * 4096 * model.head_dim
     weights = [weight_bytes(part.config, "bfloat16", 4096, part.extent) for part in parts]
     table = 2 * model.vocab_size * model.hidden_size if ties_embeddings else 0
@@ -51,7 +51,7 @@ def test_stages_load_their_own_tables_alone(ties_embeddings):
     source, cpu = Weights(RandomCheckpoint(model), torch.bfloat16), torch.device("cpu")
     first, last = (
         load_llama(source, part.config, 16, cpu, extent=part.extent)
-        for part in (stage_model(model, 2, stage) for stage in range(2))
+        for part in (stage_model(model, GroupConfig(pipeline=2), stage) for stage in range(2))
     )
     assert (len(first.embedding), len(first.head)) == (model.vocab_size, 0)
     assert (len(last.embedding), len(last.head)) == (0, 112)  # padded to whole tiles

@@ -58,7 +58,7 @@ class Lockstep:
         return getattr(self._kernels, name)
 
 
-def build_team(place, checkpoint, ranks, weight_format, expert=1):
+def build_team(place, checkpoint, ranks, weight_format, expert=1, is_deterministic=False):
     """Rank 0's runner, and threads that follow it until they are sent None.
 
     expert: in so many parts the team divides whole experts.
@@ -79,7 +79,8 @@ def build_team(place, checkpoint, ranks, weight_format, expert=1):
         kernels = TeamKernels(Lockstep(place.ops, barrier), team, memory.seen_by(rank))
         logits = memory.logits[rank]
         pages = MAX_LENGTH // 16
-        return kernels, Decoder(kernels, weights, part.config, cache, pages, logits=logits)
+        settings = is_deterministic, logits
+        return kernels, Decoder(kernels, weights, part.config, cache, pages, *settings)
 
     def follow(rank):
         follower = Follower(*decoder_of(rank), None, uses_graphs=False, overlaps=False)
@@ -185,11 +186,10 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
         assert torch.equal(gathered[rank][1], logits)
 
 
-@pytest.mark.parametrize("layout", [{"tensor": 2, "pipeline": 2}, {"tensor": 2, "pods": 2}])
-def test_other_layouts_are_refused_on_gpus(layout):
-    group = GroupConfig(**layout, rendezvous="pod-0:8001")
+def test_several_pods_are_refused_on_gpus():
+    group = GroupConfig(tensor=2, pods=2, rendezvous="pod-0:8001")
     config = EngineConfig("", device="cuda", group=group)
-    with pytest.raises(StartError, match="are for --device cpu so far; GPUs of one pod share"):
+    with pytest.raises(StartError, match="--pods 2 is for --device cpu so far; GPUs of one pod"):
         prepare_gpu(RandomCheckpoint(CONFIG), config, 0)
 
 

@@ -102,7 +102,7 @@ def test_experts_divide_too():
         (Layout(tensor=2, pods=2), "use resources.limits nvidia.com/gpu: 2"),
         (Layout(expert=8), ""),
         (Layout(tensor=4, expert=2), ""),
-        (Layout(pipeline=2, tensor=4), "pipeline 2 beside tensor 4 and expert 1 is for CPUs as"),
+        (Layout(pipeline=2, tensor=2, expert=2), ""),
         (Layout(tensor=16), "tensor 16: more ranks than GPUs can be; use 1 to 8"),
         (Layout(tensor=8, expert=2), "tensor 8 and expert 2: more ranks than GPUs can be"),
         (Layout(expert=5), "expert 5: 5 GPUs do not divide the 64 query heads and 8 key heads"),

@@ -212,10 +212,9 @@ def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:
 
 
 def _check_group(group: GroupConfig, model: ModelConfig) -> None:
-    if group.pods > 1 or (group.pipeline > 1 and group.ranks_per_stage > 1):
+    if group.pods > 1:
         raise StartError(
-            "--pods, and --pipeline beside --tensor or --expert, are for --device cpu so far; GPUs "
-            "of one pod share a model by --tensor and --expert, or by --pipeline"
+            f"--pods {group.pods} is for --device cpu so far; GPUs of one pod share a model"
         )
     check_fits(model, group)
     ranks, experts = group.ranks_per_stage, model.experts

@@ -1,7 +1,9 @@
-"""A pipeline of GPUs: what each stage loads, plans and runs. One rank is one stage.
+"""A pipeline of GPUs: what each stage loads, plans and runs.
 
 Stages are cut between layers, and what passes is all that the next layer reads, so tokens, log
-probabilities and kernel path are those of one GPU.
+probabilities and kernel path are those of one GPU. A stage may be a team of several
+(`team_kernels`): then each hands its rows to the rank of its index in the next stage, and the bits
+are those of such a team alone.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from openinference_engine.backend import Capacity, model_length, plan_capacity
-from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_backend import plan_memory, runs_prefill
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
@@ -25,7 +29,8 @@ from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights, load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
-from openinference_engine.ranks.cuda_part import most_rows
+from openinference_engine.ranks import device_memory
+from openinference_engine.ranks.cuda_part import most_rows, sharing
 from openinference_engine.ranks.cuda_stage import (
     StageDecoder,
     StageModel,
@@ -34,11 +39,14 @@ from openinference_engine.ranks.cuda_stage import (
 )
 from openinference_engine.ranks.device_memory import Abort, SharedMemory
 from openinference_engine.ranks.hops import StageLayout, StageMemory, layout_of
-from openinference_engine.ranks.lanes import LaneFollowers, LaneLaunches
-from openinference_engine.ranks.launching import Follower, Send
+from openinference_engine.ranks.lanes import LaneFollower, LaneFollowers, LaneLaunches
+from openinference_engine.ranks.launching import Send
+from openinference_engine.ranks.layout import rank_at
 from openinference_engine.ranks.messages import ForLane, ToQueue
+from openinference_engine.ranks.part import CheckpointPart
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Ranks
+from openinference_engine.ranks.team_kernels import TeamKernels
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
@@ -47,7 +55,7 @@ log = logging.getLogger("openinference.ranks")
 
 @dataclass(frozen=True, slots=True)
 class CudaStage:
-    """One stage in all lanes. prefills: None where a GPU has no kernels for prompts."""
+    """A rank's stage in all lanes. prefills: None where a GPU has no kernels for prompts."""
 
     kernels: ModuleType
     decoders: list[StageDecoder]
@@ -60,6 +68,7 @@ class CudaStage:
         def send_for(lane: int, message: ToQueue) -> None:
             send(ForLane(lane, message))
 
+        has_peers = config.group.ranks_per_stage > 1
         return [
             CudaRunner(
                 self.kernels,
@@ -68,14 +77,14 @@ class CudaStage:
                 uses_graphs=config.uses_graphs,
                 overlaps=config.overlaps_kernels,
                 runs_ahead=config.runs_ahead,
-                make_launches=partial(LaneLaunches, partial(send_for, lane)),
+                make_launches=partial(LaneLaunches, partial(send_for, lane), has_peers),
             )
             for lane, (decoder, prefill) in enumerate(self._lanes)
         ]
 
     def follow(self, config: EngineConfig) -> LaneFollowers:
         switches = config.uses_graphs, config.overlaps_kernels
-        return LaneFollowers([Follower(self.kernels, *lane, *switches) for lane in self._lanes])
+        return LaneFollowers([LaneFollower(self.kernels, *lane, *switches) for lane in self._lanes])
 
     @property
     def _lanes(self) -> list[tuple[StageDecoder, StagePrefill | None]]:
@@ -91,8 +100,8 @@ def plan_pipeline(model: ModelConfig, config: EngineConfig, free_bytes: int) -> 
 
 def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int) -> Capacity:
     """Raises StartError, with the stage and what would fit, if its part of the model does not."""
-    part = stage_model(model, config.group.pipeline, stage)
-    of_lanes = _layout(model, config, stage).num_bytes + _more_inputs(model, config)
+    part = stage_model(model, config.group, stage)
+    of_lanes = shared_bytes(model, config, stage) + _more_inputs(model, config)
     spare_bytes = free_bytes - of_lanes
     try:
         spare_bytes = plan_memory(part.config, config, spare_bytes, part.extent)
@@ -101,7 +110,7 @@ def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes:
     except StartError as error:
         raise StartError(
             f"stage {stage} of --pipeline {config.group.pipeline}, with {part.config.num_layers} "
-            f"layers and {of_lanes / 2**20:.0f} MiB for its lanes: {error}"
+            f"layers{_shared(config.group)} and {of_lanes / 2**20:.0f} MiB for its lanes: {error}"
         ) from None
 
 
@@ -112,7 +121,7 @@ def check_room(
     capacity, stages = plan_stage(model, config, stage, free_bytes), config.group.pipeline
     if capacity.num_cache_blocks >= verdict.num_cache_blocks:
         return
-    part = stage_model(model, stages, stage).config
+    part = stage_model(model, config.group, stage).config
     position_bytes = part.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
     raise StartError(
         f"stage {stage} of --pipeline {stages}: {free_bytes} bytes of its GPU are free, which hold "
@@ -133,9 +142,10 @@ def load_stage(
     """Reads this stage's part of the model. Raises StartError if it does not fit."""
     model, stage = checkpoint.config, ranks.place.stage
     check_room(model, config, stage, torch.cuda.mem_get_info(device)[0], verdict)
-    part = stage_model(model, ranks.config.pipeline, stage)
+    part = stage_model(model, config.group, stage, ranks.stage.index)
+    own = CheckpointPart(checkpoint, ranks.stage, config.group.expert)
     weights = load_llama(
-        Weights(checkpoint, torch.bfloat16), part.config, verdict.max_model_len, device,
+        Weights(own, torch.bfloat16, ranks=ranks), part.config, verdict.max_model_len, device,
         config.weight_format, part.extent,
     )  # fmt: skip
     torch.cuda.empty_cache()
@@ -153,30 +163,45 @@ def build_stage(
     *,
     has_prefill: bool,
 ) -> CudaStage:
-    """weights: this stage's. All stages call it at once. Raises StartError if GPUs are apart."""
-    stages, stage, device = config.group.pipeline, ranks.place.stage, weights.rotary.device
-    following = (stage + 1) % stages
-    layouts = [_layout(model, config, index) for index in range(stages)]
-    shared = SharedMemory(kernels, ranks.everybody, layouts[stage].num_bytes, device)
+    """weights: this rank's. All ranks call it at once. Raises StartError if GPUs are apart."""
+    group, place, device = config.group, ranks.place, weights.rotary.device
+    num_bytes = shared_bytes(model, config, place.stage)
+    shared = SharedMemory(kernels, ranks.everybody, num_bytes, device)
     if not shared.is_mapped:
         raise StartError(
-            f"--pipeline {stages}: these GPUs cannot map each other's memory; use GPUs that are "
-            f"linked, or --tensor {stages}, which can go by NCCL"
+            f"--pipeline {group.pipeline}: these GPUs cannot map each other's memory; use GPUs "
+            f"that are linked, or --tensor {group.num_ranks}, which can go by NCCL"
         )
-    fields = {"by": "mapped memory", "stage": stage, "stages": stages}
-    log.info("ranks exchange", extra={"fields": fields})
+    fields = {"by": "mapped memory", "stage": place.stage, "stages": group.pipeline}
+    log.info("ranks exchange", extra={"fields": fields | {"ranks": group.num_ranks}})
+    following = (place.stage + 1) % group.pipeline
     memory = StageMemory(
-        shared.bytes, layouts[stage], shared.address_of(following), layouts[following]
+        shared.bytes,
+        _layout(model, config, place.stage),
+        shared.address_of(rank_at(following, place.expert, place.tensor, group)),
+        _layout(model, config, following),
     )
-    part = stage_model(model, stages, stage)
+    part = stage_model(model, group, place.stage, ranks.stage.index)
+    logits = None
+    if group.ranks_per_stage > 1:
+        view = memory.shared_by(_team_layout(model, config, place.stage), _peers(ranks, shared))
+        kernels = cast(ModuleType, TeamKernels(kernels, ranks.stage, view))
+        logits = view.whole_logits if part.extent.has_head else None
     cache_format = CUDA_FORMATS[config.kv_cache_dtype]
     cache = KVCache(part.config, verdict.num_cache_blocks, device, cache_format)
     pages = -(-verdict.max_model_len // PAGE_TOKENS)
     max_rows = most_rows(config) if has_prefill else None
     return in_lanes(
-        kernels, weights, part, cache, pages, memory, Abort(memory.aborted), stages,
-        max_rows=max_rows, is_deterministic=config.is_deterministic,
+        kernels, weights, part, cache, pages, memory, Abort(memory.aborted), group.pipeline,
+        max_rows=max_rows, is_deterministic=config.is_deterministic, logits=logits,
     )  # fmt: skip
+
+
+def _peers(ranks: Ranks, shared: SharedMemory) -> list[int]:
+    """Addresses of the memory of the others in a rank's stage, in their order."""
+    size, place = ranks.stage.size, ranks.place
+    first = place.stage * size
+    return [shared.address_of(rank) for rank in range(first, first + size) if rank != place.rank]
 
 
 def in_lanes(
@@ -191,11 +216,15 @@ def in_lanes(
     *,
     max_rows: int | None,
     is_deterministic: bool = False,
+    logits: Tensor | None = None,
 ) -> CudaStage:
-    """max_rows: of prompts, where the kernels have those for them."""
+    """max_rows: of prompts, where the kernels have those for them. logits: where ranks of the last
+    stage write them to each other."""
     model, extent = part.config, part.extent
     hops = [memory.hops(kernels, lane) for lane in range(lanes)]
-    decoder = StageDecoder(kernels, weights, model, cache, pages_per_sequence, is_deterministic)
+    decoder = StageDecoder(
+        kernels, weights, model, cache, pages_per_sequence, is_deterministic, logits
+    )
     prefill = None if max_rows is None else StagePrefill(kernels, weights, model, cache, max_rows)
     return CudaStage(
         kernels,
@@ -205,8 +234,26 @@ def in_lanes(
     )
 
 
+def shared_bytes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
+    """What a rank has for others to write to: the stage before, and those who share its own."""
+    num_bytes = _layout(model, config, stage).num_bytes
+    if config.group.ranks_per_stage > 1:
+        num_bytes += _team_layout(model, config, stage).num_bytes
+    return num_bytes
+
+
 def _layout(model: ModelConfig, config: EngineConfig, stage: int) -> StageLayout:
     return layout_of(model, config.group.pipeline, stage, most_rows(config))
+
+
+def _team_layout(model: ModelConfig, config: EngineConfig, stage: int) -> device_memory.Layout:
+    logit_rows = MAX_ROWS if stage == config.group.pipeline - 1 else 0
+    ranks, rows = config.group.ranks_per_stage, most_rows(config)
+    return device_memory.layout_of(model, ranks, rows, logit_rows)
+
+
+def _shared(group: GroupConfig) -> str:
+    return f" shared by {sharing(group)}" if group.ranks_per_stage > 1 else ""
 
 
 def _more_inputs(model: ModelConfig, config: EngineConfig) -> int:

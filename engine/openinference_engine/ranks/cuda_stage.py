@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import msgspec
 from torch import Tensor
 
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.inputs import RowInputs
@@ -20,20 +21,33 @@ from openinference_engine.llama_weights import Extent
 from openinference_engine.prefill import Chunks, Prefill, State
 from openinference_engine.ranks.hops import Hops
 from openinference_engine.ranks.layout import layers_of
+from openinference_engine.ranks.part import part_of
+from openinference_engine.ranks.team import Team
+from openinference_engine.ranks.team_kernels import TeamKernels
 
 
 @dataclass(frozen=True, slots=True)
 class StageModel:
-    """config: the model, with as many layers as the stage has."""
+    """config: the model, with as many layers as the stage has, as far as a rank sees them."""
 
     config: ModelConfig
     extent: Extent
 
 
-def stage_model(model: ModelConfig, stages: int, stage: int) -> StageModel:
-    layers = layers_of(model, stages)[stage]
+def stage_model(model: ModelConfig, group: GroupConfig, stage: int, index: int = 0) -> StageModel:
+    """index: of the rank among those of the stage, of which the first has no less than others."""
+    layers = layers_of(model, group.pipeline)[stage]
     config = msgspec.structs.replace(model, num_layers=len(layers), windows=())
-    return StageModel(config, Extent(layers.start, stage == 0, stage == stages - 1))
+    return StageModel(
+        part_of(config, Team(index, group.ranks_per_stage), group.expert),
+        Extent(layers.start, stage == 0, stage == group.pipeline - 1),
+    )
+
+
+def end_step(kernels: ModuleType, stream: Any) -> None:
+    """Of a rank that shares its stage with others, if it does."""
+    if isinstance(kernels, TeamKernels):
+        kernels.end_step(stream)
 
 
 class StageDecoder(Decoder):
@@ -79,6 +93,7 @@ class StageDecoder(Decoder):
             return
         hidden, _, sum_squares = self._state(rows)
         self.hops.push_rows(self.inputs.positions[:rows], hidden, sum_squares, stream)
+        end_step(self._kernels, stream)
 
 
 class StagePrefill(Prefill):
@@ -97,6 +112,7 @@ class StagePrefill(Prefill):
         if not self.extent.has_head:
             hidden = self._hidden[: len(chunks.tokens)]
             self.hops.push_rows(chunks.positions, hidden, states[1], stream)
+        end_step(self._kernels, stream)
         return states
 
     def _enter(self, chunks: Chunks, state: State, stream: Any) -> None:

@@ -105,19 +105,22 @@ class DeviceMemory:
         shared = SharedMemory(kernels, team, layout.num_bytes, device, maps)
         own, bases = shared.bytes, shared.addresses
         self.inbox = own[: layout.logits].view(torch.int64).view(_COPIES, layout.words)
-        logits = own[layout.logits : layout.state].view(torch.float32)
-        logits = logits[: layout.rows * layout.vocabulary].view(layout.rows, layout.vocabulary)
         state = own[layout.state :].view(torch.int32)[:2]
         self.is_mapped = shared.is_mapped
-        self.view = TeamMemory(
-            bases,
-            [base + layout.logits for base in bases],
-            logits,
-            layout.words,
-            state,
-            [base + layout.state + state.element_size() for base in bases[1:]],
-        )
+        peers_aborted = [base + layout.state + state.element_size() for base in bases[1:]]
+        self.view = team_memory(layout, own, bases, state, peers_aborted)
         self.abort = Abort(state[1:])
+
+
+def team_memory(
+    layout: Layout, own: Tensor, bases: list[int], state: Tensor, peers_aborted: list[int]
+) -> TeamMemory:
+    """own: this rank's memory from the first inbox on, uint8; bases: its address, then the peers'
+    that it can write to; the others as in `TeamMemory`."""
+    logits = own[layout.logits : layout.state].view(torch.float32)
+    logits = logits[: layout.rows * layout.vocabulary].view(layout.rows, layout.vocabulary)
+    addresses = [base + layout.logits for base in bases]
+    return TeamMemory(bases, addresses, logits, layout.words, state, peers_aborted)
 
 
 class NcclGatherer(Gatherer):

@@ -19,7 +19,8 @@ from torch import Tensor
 from openinference_engine.config import ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
-from openinference_engine.ranks.team_kernels import PATIENCE_NANOSECONDS
+from openinference_engine.ranks.device_memory import Layout, team_memory
+from openinference_engine.ranks.team_kernels import PATIENCE_NANOSECONDS, TeamMemory
 
 _WORD_BYTES, _ALIGNMENT = 8, 16
 
@@ -46,12 +47,17 @@ class StageLayout:
 
     @property
     def num_bytes(self) -> int:
-        return self.aborted + _ALIGNMENT
+        return self.state + _ALIGNMENT
+
+    @property
+    def state(self) -> int:
+        """Of two int32, the exchanges of the stage's team that have ended and whether the pipeline
+        is lost; in bytes from the start."""
+        return self.lanes * self.lane_bytes
 
     @property
     def aborted(self) -> int:
-        """Of the word, int32, that says whether the pipeline is lost; in bytes from the start."""
-        return self.lanes * self.lane_bytes
+        return self.state + 4
 
     def inbox(self, lane: int) -> int:
         """In bytes from the start, as those of the logits."""
@@ -114,9 +120,20 @@ class StageMemory:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int32, device=own.device)
 
-        self.aborted = own[layout.aborted : layout.aborted + 4].view(torch.int32)
+        self.state = own[layout.state : layout.state + 8].view(torch.int32)
+        self.aborted = self.state[1:]
         self._ended = zeros(layout.lanes, 2)  # exchanges of the hops before and after
         self.counters = zeros(MAX_ROWS)  # scratch of `push_choice`
+
+    def shared_by(self, layout: Layout, peers: list[int]) -> TeamMemory:
+        """What ranks that share this stage write to each other, behind what stages do.
+
+        peers: addresses of the whole memory of the others, which is divided as this one is.
+        """
+        start = self._layout.num_bytes
+        bases = [address + start for address in (self._own.data_ptr(), *peers)]
+        aborted = [address + self._layout.aborted for address in peers]
+        return team_memory(layout, self._own[start:], bases, self.state, aborted)
 
     def logits(self, lane: int) -> Tensor | None:
         """(rows, vocabulary) float32, which the last stage writes to the first one's memory."""

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from openinference_engine.launches import Flight, Kind
 from openinference_engine.prefill import Parts, Prefill
 from openinference_engine.ranks.cuda_stage import StageDecoder
-from openinference_engine.ranks.launching import Follower, LeadingLaunches
-from openinference_engine.ranks.messages import ForLane, Head, Repeat, ToRank
+from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send
+from openinference_engine.ranks.messages import ForLane, Head, Repeat, TakeChoice, ToRank
 from openinference_engine.rows import Row
 
 
@@ -39,6 +42,19 @@ class LaneLaunches(LeadingLaunches):
     ends_prompts_with_head = True  # its choice says that all stages are done with the rows
     _decoder: StageDecoder
     _crossing: Crossing | None = None
+
+    def __init__(
+        self,
+        send: Send,
+        has_peers: bool,
+        kernels: ModuleType,
+        decoder: StageDecoder,
+        uses_graphs: bool,
+        overlaps: bool,
+    ) -> None:
+        """has_peers: others share the first stage with rank 0, and take each choice as it does."""
+        super().__init__(send, kernels, decoder, uses_graphs, overlaps)
+        self._has_peers = has_peers
 
     def launch(self, rows: list[Row]) -> Flight:
         self._bring_back_last()
@@ -87,20 +103,39 @@ class LaneLaunches(LeadingLaunches):
             self._depart(crossing)
 
     def _take_choice(self, kind: Kind) -> None:
-        """When all before it has ended: it waits for another GPU, and would take room meanwhile."""
-        stream = self._kernels.Stream(self.stream().handle, False)
-        self._decoder.take_choice(kind.bucket, stream, kind.draws, kind.rates)
+        if self._has_peers:
+            self._send(TakeChoice(kind))
+        _take_choice(self._kernels, self._decoder, self.stream(), kind)
+
+
+class LaneFollower(Follower):
+    """Another rank's, of one lane."""
+
+    _decoder: StageDecoder
+
+    @torch.inference_mode()
+    def take(self, message: ToRank) -> None:
+        if not isinstance(message, TakeChoice):
+            super().take(message)
+        elif self._decoder.extent.has_embedding:
+            _take_choice(self._kernels, self._decoder, self.stream(), message.kind)
 
 
 class LaneFollowers:
-    """Another stage: a `Follower` for each lane."""
+    """Another rank: a `LaneFollower` for each lane."""
 
-    def __init__(self, followers: list[Follower]) -> None:
+    def __init__(self, followers: list[LaneFollower]) -> None:
         self._followers = followers
 
     def take(self, message: ToRank) -> None:
         if isinstance(message, ForLane):
             self._followers[message.lane].take(message.told)
+
+
+def _take_choice(kernels: ModuleType, decoder: StageDecoder, stream: Any, kind: Kind) -> None:
+    """When all before it has ended: it waits for another GPU, and would take room meanwhile."""
+    alone = kernels.Stream(stream.handle, False)
+    decoder.take_choice(kind.bucket, alone, kind.draws, kind.rates)
 
 
 def _without_draws(kind: Kind) -> Kind:

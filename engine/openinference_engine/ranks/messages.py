@@ -71,7 +71,7 @@ def _tensor(data: bytes, dtype: np.dtype[Any]) -> Tensor:
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """GPU ranks, as the four below: to capture a graph."""
+    """GPU ranks, as the five below: to capture a graph."""
 
     kind: Kind
 
@@ -102,7 +102,13 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag=True):
     kind: Kind
 
 
-ToQueue = Prepare | Update | Repeat | Prompts | Head
+class TakeChoice(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """In the first stage of a pipeline: to queue what takes the last stage's choice."""
+
+    kind: Kind
+
+
+ToQueue = Prepare | Update | Repeat | Prompts | Head | TakeChoice
 
 
 class ForLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
