@@ -1,26 +1,32 @@
 """Which layout a replica gets whose sizes the user did not choose: pure, and told in words.
 
-GPUs share a model within one pod as yet: they split every matrix (tensor) where the heads of the
-model divide and the engine knows how, else they are stages. Without GPUs more pods are more stages,
-for over the network between them only a pipeline's small messages should go, and there are only as
-many as the memory asks for.
+GPUs share a model within one pod as yet: they split every matrix (tensor), but for experts that
+would become narrow (expert), where the heads of the model divide and the engine knows how, else
+fewer of them do so in each of several stages. Without GPUs more pods are more stages, for over the
+network between them only a pipeline's small messages should go, and there are only as many as the
+memory asks for.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openinference_operator.demand import Demand, measure
 from openinference_operator.layout import (
     Layout,
+    expert_columns,
     find_gpu_misfit,
+    find_misfit,
     given_layout,
     query_heads,
-    tensor_sizes,
     with_more_stages,
 )
 from openinference_operator.sizing import fewest_stages, human, needed_bytes
 from openinference_operator.spec import InferenceService
+
+# Whole experts are faster than narrower parts of them at any batch, and wider parts than whole
+# experts at few rows (docs/performance.md, "Mixtures of experts over several GPUs").
+LEAST_EXPERT_COLUMNS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +55,32 @@ def choose(service: InferenceService, summary: Mapping[str, Any] | None) -> Choi
 
 
 def _on_gpus(gpus: int, summary: Mapping[str, Any] | None) -> Choice:
-    """How the GPUs of one pod share a model."""
-    by_pipeline = Layout(pipeline=gpus)
+    """How the GPUs of one pod share a model: as many as can share a stage do."""
     if gpus == 1:
         return Choice(Layout(), "a pod has one GPU, and GPUs share a model within one pod as yet")
     if summary is None:
         # Any model has as many layers; how its heads divide is not known yet.
-        return Choice(by_pipeline, f"{gpus} stages, for the heads of the model are not known")
-    heads, kv_heads = query_heads(summary), int(summary["numKvHeads"])
-    its_heads = f"the {heads} query and {kv_heads} key heads"
-    if gpus not in tensor_sizes(heads, kv_heads):
-        return Choice(by_pipeline, f"{gpus} stages, for {gpus} GPUs do not divide {its_heads}")
+        reason = f"{gpus} stages, for the heads of the model are not known"
+        return Choice(Layout(pipeline=gpus), reason)
     by_tensor = Layout(tensor=gpus)
-    if misfit := find_gpu_misfit(by_tensor, summary):
-        return Choice(by_pipeline, f"{gpus} stages, for {misfit}")
-    return Choice(by_tensor, f"tensor {gpus}: {gpus} GPUs divide {its_heads}")
+    for_misfit = f"for {find_misfit(by_tensor, summary) or find_gpu_misfit(by_tensor, summary)}"
+    for stages in (number for number in range(1, gpus) if gpus % number == 0):
+        for layout, reason in _sharing(gpus // stages, summary):
+            if not (find_misfit(layout, summary) or find_gpu_misfit(layout, summary)):
+                words = f"{reason}; {stages} stages, {for_misfit}" if stages > 1 else reason
+                return Choice(replace(layout, pipeline=stages), words)
+    return Choice(Layout(pipeline=gpus), f"{gpus} stages, {for_misfit}")
+
+
+def _sharing(ranks: int, summary: Mapping[str, Any]) -> Iterator[tuple[Layout, str]]:
+    """How so many GPUs may share a stage, the fastest first, and why."""
+    heads, kv_heads = query_heads(summary), int(summary["numKvHeads"])
+    divide = f"{ranks} GPUs divide the {heads} query and {kv_heads} key heads"
+    columns = expert_columns(summary) // ranks
+    if 0 < columns < LEAST_EXPERT_COLUMNS:
+        faster = f"whole experts are faster than parts of {columns} columns"
+        yield Layout(expert=ranks), f"expert {ranks}: {faster}, and {divide}"
+    yield Layout(tensor=ranks), f"tensor {ranks}: {divide}"
 
 
 def _over_pods(demand: Demand, memory: int | None) -> Choice:

@@ -127,7 +127,20 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f"{sharing}: {ranks} GPUs do not divide {has} into multiples of {_columns(summary)};"
             f" use {_listed(sizes)} in all"
         )
+    if expert_columns(summary) % (layout.tensor * _columns(summary)):
+        return (
+            f"parallelism.tensor {layout.tensor} does not divide the {expert_columns(summary)}"
+            f" columns of an expert into multiples of {_columns(summary)}; use expert {ranks},"
+            " which gives GPUs whole ones"
+        )
     return ""
+
+
+def expert_columns(summary: Mapping[str, Any]) -> int:
+    """Of the down projection of each expert, from the parameters of all; 0 without experts."""
+    experts, hidden = int(summary.get("numExperts", 0)), int(summary.get("hiddenSize", 0))
+    matrices = 3 * int(summary["numLayers"]) * experts
+    return int(summary.get("expertParameters", 0)) // max(1, matrices * hidden)
 
 
 def _gpu_tensor_sizes(summary: Mapping[str, Any]) -> list[int]:

@@ -9,7 +9,7 @@ In the mode `deterministic` a request gets the same bits from the group alone an
 import msgspec
 import pytest
 import torch
-from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.config import EngineConfig, ExpertsConfig, GroupConfig
 from openinference_engine.engine import Engine
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.weights.checkpoint import open_checkpoint
@@ -23,6 +23,9 @@ MODEL = msgspec.structs.replace(
     SHAPES["tiny"], num_layers=4, hidden_size=512, intermediate_size=1024, num_heads=8,
     num_kv_heads=4, head_dim=64, vocab_size=1031,
 )  # fmt: skip
+MIXTURE = msgspec.structs.replace(
+    MODEL, architecture="qwen3moe", experts=ExpertsConfig(8, 2, 512, normalises_shares=True)
+)
 NUM_TOKENS, BOUND = 24, 0.05  # logits have a standard deviation of about one
 LENGTHS = (3, 19, 7, 60, 41)  # the longer ones by the kernels for prompts
 
@@ -32,10 +35,12 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module")
 def new_engine(tmp_path_factory):
     """(sizes of the group, settings) → an engine over as many GPUs; skips where there are fewer."""
-    folder = tmp_path_factory.mktemp("groups") / "model"
-    write_checkpoint(folder, MODEL)
+    folders = {model: tmp_path_factory.mktemp("groups") / "model" for model in (MODEL, MIXTURE)}
+    for model, folder in folders.items():
+        write_checkpoint(folder, model)
 
-    def build(sizes, **settings):
+    def build(sizes, model=MODEL, **settings):
+        folder = folders[model]
         group = GroupConfig(**sizes)
         if torch.cuda.device_count() < group.num_ranks:
             pytest.skip(f"needs {group.num_ranks} GPUs; ranks run emulated in the tests beside it")
@@ -107,15 +112,39 @@ def test_tensor_ranks_rate_and_draw_as_one_gpu_does(new_engine, prompts, of_one_
     assert num_equal > NUM_TOKENS  # of 120: else near ties would excuse all
 
 
-def check_draws(ours, theirs):
+def check_draws(ours, theirs, bound=BOUND):
     """How many are equal, until one GPU had two nearly as likely and the group took the other."""
     for count, ((token, rating), (other, of_other)) in enumerate(zip(ours, theirs, strict=True)):
         logprobs = dict(zip(of_other.top_ids, of_other.top_logprobs, strict=True))
         if token != other:
-            assert logprobs[token] > of_other.logprob - 2 * BOUND
+            assert logprobs[token] > of_other.logprob - 2 * bound
             return count
-        assert abs(rating.logprob - of_other.logprob) < BOUND
+        assert abs(rating.logprob - of_other.logprob) < bound
     return len(ours)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"tensor": 2}, {"expert": 2}, {"tensor": 2, "expert": 2}, {"pipeline": 2, "expert": 2}],
+    ids=str,
+)
+def test_ranks_share_experts(new_engine, prompts, sizes):
+    """Within twice the bound: a share of an expert is what rounding changes, too."""
+    expected = draw(new_engine({}, MIXTURE), prompts)
+    drawn = draw(new_engine(sizes, MIXTURE), prompts)
+    pairs = zip(drawn, expected, strict=True)
+    assert sum(check_draws(*pair, bound=2 * BOUND) for pair in pairs) > NUM_TOKENS
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_a_pipeline_of_teams_draws_what_one_team_does(new_engine, is_deterministic):
+    """Bit for bit where bits do not depend on what is beside a row; and one request else."""
+    team, pipeline = (
+        new_engine({"tensor": 2, "pipeline": stages}, is_deterministic=is_deterministic)
+        for stages in (1, 2)
+    )
+    asked = slice(None) if is_deterministic else slice(1)
+    assert serve(pipeline, requests()[asked]) == serve(team, requests()[asked])
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -34,6 +34,21 @@ LLAMA_70B = {
     "headDim": 128,
     "maxPositions": 8192,
 }
+MIXTRAL = LLAMA_70B | {
+    "numLayers": 32,
+    "numHeads": 32,
+    "hiddenSize": 4096,
+    "numExperts": 8,
+    "expertParameters": 3 * 8 * 32 * 4096 * 14_336,
+}
+QWEN3_MOE = LLAMA_70B | {
+    "numLayers": 48,
+    "numHeads": 32,
+    "numKvHeads": 4,
+    "hiddenSize": 2048,
+    "numExperts": 128,
+    "expertParameters": 3 * 128 * 48 * 2048 * 768,
+}
 
 
 def service_with(gpus=0, memory=None, **parallelism):
@@ -114,6 +129,15 @@ def test_what_gpus_do_not_do_yet_is_told_before_a_pod_is_made(layout, words):
     assert bool(words) == bool(misfit)
 
 
+def test_experts_too_narrow_to_be_cut_are_told():
+    packed = QWEN3_MOE | {"storedAs": "I32"}
+    assert not find_gpu_misfit(Layout(tensor=2), packed)
+    assert "tensor 4 does not divide the 768 columns of an expert into multiples of 128; use" in (
+        find_gpu_misfit(Layout(tensor=4), packed)
+    )
+    assert not find_gpu_misfit(Layout(tensor=2, expert=2), packed)
+
+
 @pytest.mark.parametrize(
     ("inner", "stored", "words"),
     [
@@ -137,9 +161,13 @@ def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
     [
         (1, LLAMA_70B, Layout(), "a pod has one GPU, and GPUs share a model within one pod"),
         (8, LLAMA_70B, Layout(tensor=8), "8 GPUs divide the 64 query and 8 key heads"),
-        (6, LLAMA_70B, Layout(pipeline=6), "6 GPUs do not divide the 64 query and 8 key heads"),
-        (16, LLAMA_70B, Layout(pipeline=16), "tensor 16: more ranks than GPUs can be"),
+        (6, LLAMA_70B, Layout(3, tensor=2), "3 stages, for parallelism.tensor 6 does not divide"),
+        (3, LLAMA_70B, Layout(3), "3 stages, for parallelism.tensor 3 does not divide the 64"),
+        (16, LLAMA_70B, Layout(2, tensor=8), "stages, for parallelism.tensor 16: more ranks than"),
         (2, LLAMA_70B | {"numExperts": 8}, Layout(tensor=2), "2 GPUs divide the 64 query"),
+        (2, MIXTRAL, Layout(tensor=2), "tensor 2: 2 GPUs divide the 32 query and 8 key heads"),
+        (2, QWEN3_MOE, Layout(expert=2), "whole experts are faster than parts of 384 columns"),
+        (6, QWEN3_MOE, Layout(3, expert=2), "expert 2: whole experts are faster"),
         (4, None, Layout(pipeline=4), "the heads of the model are not known"),
     ],
 )
