@@ -19,8 +19,8 @@ from openinference_engine.models.registry import build_model
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
 from openinference_engine.ranks.cuda_part import shared_layout
-from openinference_engine.ranks.cuda_pipeline import shared_bytes
 from openinference_engine.ranks.layout import layers_of, place_of
+from openinference_engine.ranks.pipeline_plan import shared_bytes
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.weights.checkpoint import (
     ALL,

@@ -11,9 +11,9 @@ from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks.cuda_part import most_rows
-from openinference_engine.ranks.cuda_pipeline import check_room, plan_pipeline, plan_stage
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.hops import layout_of
+from openinference_engine.ranks.pipeline_plan import check_room, plan_pipeline, plan_stage
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.loader import Weights

@@ -26,12 +26,13 @@ from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part, sharing
-from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage, plan_pipeline
+from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage
 from openinference_engine.ranks.layout import check_fits, listed, tensor_sizes
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
 from openinference_engine.ranks.part import CheckpointPart, first_part
+from openinference_engine.ranks.pipeline_plan import plan_pipeline
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.ranks.worker import Load

@@ -18,19 +18,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from openinference_engine.backend import Capacity, model_length, plan_capacity
-from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
-from openinference_engine.cuda_backend import plan_memory, runs_prefill
+from openinference_engine.config import EngineConfig, ModelConfig
+from openinference_engine.cuda_backend import runs_prefill
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
-from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.errors import StartError
-from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights, load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
-from openinference_engine.ranks import device_memory
-from openinference_engine.ranks.cuda_part import most_rows, sharing
+from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import (
     StageDecoder,
     StageModel,
@@ -38,12 +34,18 @@ from openinference_engine.ranks.cuda_stage import (
     stage_model,
 )
 from openinference_engine.ranks.device_memory import Abort, SharedMemory
-from openinference_engine.ranks.hops import StageLayout, StageMemory, layout_of
+from openinference_engine.ranks.hops import StageMemory
 from openinference_engine.ranks.lanes import LaneFollower, LaneFollowers, LaneLaunches
 from openinference_engine.ranks.launching import Send
 from openinference_engine.ranks.layout import rank_at
 from openinference_engine.ranks.messages import ForLane, ToQueue
 from openinference_engine.ranks.part import CheckpointPart
+from openinference_engine.ranks.pipeline_plan import (
+    check_room,
+    shared_bytes,
+    stage_layout,
+    team_layout,
+)
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Ranks
 from openinference_engine.ranks.team_kernels import TeamKernels
@@ -91,46 +93,6 @@ class CudaStage:
         return list(zip(self.decoders, self.prefills, strict=True))
 
 
-def plan_pipeline(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity:
-    """What all stages have room for, with so many bytes each. Raises StartError if one has not."""
-    stages = config.group.pipeline
-    capacities = [plan_stage(model, config, stage, free_bytes) for stage in range(stages)]
-    return min(capacities, key=lambda capacity: capacity.num_blocks)
-
-
-def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int) -> Capacity:
-    """Raises StartError, with the stage and what would fit, if its part of the model does not."""
-    part = stage_model(model, config.group, stage)
-    of_lanes = shared_bytes(model, config, stage) + _more_inputs(model, config)
-    spare_bytes = free_bytes - of_lanes
-    try:
-        spare_bytes = plan_memory(part.config, config, spare_bytes, part.extent)
-        position_bytes = part.config.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
-        return plan_capacity(part.config, config, spare_bytes, spare_bytes, position_bytes)
-    except StartError as error:
-        raise StartError(
-            f"stage {stage} of --pipeline {config.group.pipeline}, with {part.config.num_layers} "
-            f"layers{_shared(config.group)} and {of_lanes / 2**20:.0f} MiB for its lanes: {error}"
-        ) from None
-
-
-def check_room(
-    model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int, verdict: Verdict
-) -> None:
-    """Raises StartError if this GPU has less room than rank 0's, by which the cache was planned."""
-    capacity, stages = plan_stage(model, config, stage, free_bytes), config.group.pipeline
-    if capacity.num_cache_blocks >= verdict.num_cache_blocks:
-        return
-    part = stage_model(model, config.group, stage).config
-    position_bytes = part.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
-    raise StartError(
-        f"stage {stage} of --pipeline {stages}: {free_bytes} bytes of its GPU are free, which hold "
-        f"{capacity.num_blocks} blocks of the cache beside its layers, and rank 0 has planned "
-        f"{verdict.num_cache_blocks - 1}; end what else runs there, or use --kv-cache-bytes "
-        f"{capacity.num_blocks * config.block_size * position_bytes}"
-    )
-
-
 def load_stage(
     checkpoint: Checkpoint,
     config: EngineConfig,
@@ -164,27 +126,13 @@ def build_stage(
     has_prefill: bool,
 ) -> CudaStage:
     """weights: this rank's. All ranks call it at once. Raises StartError if GPUs are apart."""
-    group, place, device = config.group, ranks.place, weights.rotary.device
-    num_bytes = shared_bytes(model, config, place.stage)
-    shared = SharedMemory(kernels, ranks.everybody, num_bytes, device)
-    if not shared.is_mapped:
-        raise StartError(
-            f"--pipeline {group.pipeline}: these GPUs cannot map each other's memory; use GPUs "
-            f"that are linked, or --tensor {group.num_ranks}, which can go by NCCL"
-        )
-    fields = {"by": "mapped memory", "stage": place.stage, "stages": group.pipeline}
-    log.info("ranks exchange", extra={"fields": fields | {"ranks": group.num_ranks}})
-    following = (place.stage + 1) % group.pipeline
-    memory = StageMemory(
-        shared.bytes,
-        _layout(model, config, place.stage),
-        shared.address_of(rank_at(following, place.expert, place.tensor, group)),
-        _layout(model, config, following),
-    )
-    part = stage_model(model, group, place.stage, ranks.stage.index)
-    logits = None
+    group, device = config.group, weights.rotary.device
+    part = stage_model(model, group, ranks.place.stage, ranks.stage.index)
+    shared = _share_memory(kernels, model, config, ranks, device)
+    memory, logits = _stage_memory(shared, model, config, ranks), None
     if group.ranks_per_stage > 1:
-        view = memory.shared_by(_team_layout(model, config, place.stage), _peers(ranks, shared))
+        layout = team_layout(model, config, ranks.place.stage)
+        view = memory.shared_by(layout, _peers(ranks, shared))
         kernels = cast(ModuleType, TeamKernels(kernels, ranks.stage, view))
         logits = view.whole_logits if part.extent.has_head else None
     cache_format = CUDA_FORMATS[config.kv_cache_dtype]
@@ -195,6 +143,38 @@ def build_stage(
         kernels, weights, part, cache, pages, memory, Abort(memory.aborted), group.pipeline,
         max_rows=max_rows, is_deterministic=config.is_deterministic, logits=logits,
     )  # fmt: skip
+
+
+def _share_memory(
+    kernels: ModuleType,
+    model: ModelConfig,
+    config: EngineConfig,
+    ranks: Ranks,
+    device: torch.device,
+) -> SharedMemory:
+    group, stage = config.group, ranks.place.stage
+    shared = SharedMemory(kernels, ranks.everybody, shared_bytes(model, config, stage), device)
+    if not shared.is_mapped:
+        raise StartError(
+            f"--pipeline {group.pipeline}: these GPUs cannot map each other's memory; use GPUs "
+            f"that are linked, or --tensor {group.num_ranks}, which can go by NCCL"
+        )
+    fields = {"by": "mapped memory", "stage": stage, "stages": group.pipeline}
+    log.info("ranks exchange", extra={"fields": fields | {"ranks": group.num_ranks}})
+    return shared
+
+
+def _stage_memory(
+    shared: SharedMemory, model: ModelConfig, config: EngineConfig, ranks: Ranks
+) -> StageMemory:
+    group, place = config.group, ranks.place
+    following = (place.stage + 1) % group.pipeline
+    return StageMemory(
+        shared.bytes,
+        stage_layout(model, config, place.stage),
+        shared.address_of(rank_at(following, place.expert, place.tensor, group)),
+        stage_layout(model, config, following),
+    )
 
 
 def _peers(ranks: Ranks, shared: SharedMemory) -> list[int]:
@@ -232,31 +212,3 @@ def in_lanes(
         [None if prefill is None else prefill.in_lane(extent, of) for of in hops],
         abort,
     )
-
-
-def shared_bytes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
-    """What a rank has for others to write to: the stage before, and those who share its own."""
-    num_bytes = _layout(model, config, stage).num_bytes
-    if config.group.ranks_per_stage > 1:
-        num_bytes += _team_layout(model, config, stage).num_bytes
-    return num_bytes
-
-
-def _layout(model: ModelConfig, config: EngineConfig, stage: int) -> StageLayout:
-    return layout_of(model, config.group.pipeline, stage, most_rows(config))
-
-
-def _team_layout(model: ModelConfig, config: EngineConfig, stage: int) -> device_memory.Layout:
-    logit_rows = MAX_ROWS if stage == config.group.pipeline - 1 else 0
-    ranks, rows = config.group.ranks_per_stage, most_rows(config)
-    return device_memory.layout_of(model, ranks, rows, logit_rows)
-
-
-def _shared(group: GroupConfig) -> str:
-    return f" shared by {sharing(group)}" if group.ranks_per_stage > 1 else ""
-
-
-def _more_inputs(model: ModelConfig, config: EngineConfig) -> int:
-    """Bytes of the inputs of all lanes but one, which steps have everywhere."""
-    pages = -(-model_length(model, config) // PAGE_TOKENS)
-    return (config.group.pipeline - 1) * input_bytes(MAX_ROWS, pages, pages * PAGE_TOKENS)
