@@ -36,9 +36,15 @@ class DecodeBuffers:
 
 
 def allocate(
-    config: ModelConfig, multiprocessors: int, device: torch.device, logits: Tensor | None
+    config: ModelConfig,
+    vocabulary: int,
+    multiprocessors: int,
+    device: torch.device,
+    logits: Tensor | None,
 ) -> DecodeBuffers:
-    """`logits`: (MAX_ROWS, vocab) float32, where others write them too."""
+    """vocabulary: 0 where no token is chosen or drawn. logits: (MAX_ROWS, vocab) float32, where
+    others write them too.
+    """
     heads, head_dim = config.num_heads, config.head_dim
 
     def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -51,12 +57,12 @@ def allocate(
         query=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
         attended=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
         activations=zeros(MAX_ROWS, config.intermediate_size, dtype=torch.bfloat16),
-        logits=zeros(MAX_ROWS, config.vocab_size) if logits is None else logits,
+        logits=zeros(MAX_ROWS, vocabulary) if logits is None else logits,
         workspace=zeros(MAX_ROWS * heads * MAX_SPLITS * (head_dim + 2)),
         counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
         best=zeros(4 * MAX_ROWS * multiprocessors),
         counter=zeros(1, dtype=torch.int32),
-        token_counts=zeros(MAX_ROWS, config.vocab_size, dtype=torch.int32),
-        used_up=zeros(MAX_ROWS, config.vocab_size),
+        token_counts=zeros(MAX_ROWS, vocabulary, dtype=torch.int32),
+        used_up=zeros(MAX_ROWS, vocabulary),
         ratings=zeros(MAX_ROWS, RATING_WORDS, dtype=torch.int32),
     )

@@ -62,7 +62,9 @@ class Decoder:
         self._cache = cache
         self._new_heads = NewHeads(config, cache, MAX_ROWS)
         self._multiprocessors: int = kernels.multiprocessor_count()
-        self._buffers = allocate(config, self._multiprocessors, weights.embedding.device, logits)
+        is_end = len(weights.embedding) or len(weights.head)  # else the middle of a pipeline
+        vocabulary = config.vocab_size if is_end else 0
+        self._buffers = allocate(config, vocabulary, self._multiprocessors, device, logits)
         self._norms_after = weights.norms_after
         self._mixture: Mixture | None = None
         if config.experts is not None:

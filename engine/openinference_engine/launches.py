@@ -21,7 +21,7 @@ from torch import Tensor
 
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
-from openinference_engine.prefill import Parts, Prefill
+from openinference_engine.prefill import Parts, Prefill, send
 from openinference_engine.ratings import RATING_WORDS, unpack
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.rows import Row
@@ -128,7 +128,8 @@ class Launches:
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
         x, sum_squares = states
-        last_states = x[indices], sum_squares[indices]
+        rows = send(torch.tensor(indices), x.device)
+        last_states = x[rows], sum_squares[rows]
         self._decoder.queue_head(*last_states, self.stream(), kind.draws, kind.rates)
 
     def _fly(self, kind: Kind) -> Flight:

@@ -44,24 +44,31 @@ Parts = list[tuple[list[int], int, list[int]]]
 State = tuple[Tensor, Tensor, Tensor]  # hidden, x and sum_squares (csrc/ops.h)
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A copy there, once what is queued before has ended; the host does not wait for that."""
+    if device.type == "cuda":
+        values = values.pin_memory()  # torch keeps such memory until the copy has passed
+    return values.to(device, non_blocking=True)
+
+
 def chunks_of(parts: Parts, device: torch.device) -> Chunks:
     """Of (token ids, position of the first, pages of the sequence) for each sequence."""
     counts = torch.tensor([len(token_ids) for token_ids, _, _ in parts], dtype=torch.int32)
     firsts = torch.tensor([first for _, first, _ in parts], dtype=torch.int32)
     width = max(len(pages) for _, _, pages in parts)
-    pages = torch.tensor([[*ids, *[0] * (width - len(ids))] for _, _, ids in parts])
-    pages = pages.int().to(device)
+    rows_of_pages = [[*ids, *[0] * (width - len(ids))] for _, _, ids in parts]
+    pages = send(torch.tensor(rows_of_pages, dtype=torch.int32), device)
     sequences = torch.repeat_interleave(torch.arange(len(parts)), counts)
     starts = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
     positions = torch.arange(len(sequences), dtype=torch.int32) - starts[sequences]
     tokens = [token_id for token_ids, _, _ in parts for token_id in token_ids]
     return Chunks(
-        tokens=torch.tensor(tokens, dtype=torch.int32).to(device),
-        positions=(positions + firsts[sequences]).to(device),
-        starts=starts.to(device),
-        lengths=(firsts + counts).to(device),
+        tokens=send(torch.tensor(tokens, dtype=torch.int32), device),
+        positions=send(positions + firsts[sequences], device),
+        starts=send(starts, device),
+        lengths=send(firsts + counts, device),
         pages=pages,
-        row_pages=pages[sequences.to(device)],
+        row_pages=pages[send(sequences, device)],
         longest=int(counts.max()),
     )
 

@@ -66,9 +66,8 @@ class Pipeline:
             StageMemory(spaces[stage], layouts[stage], spaces[after].data_ptr(), layouts[after])
             for stage, after in enumerate(followings)
         ]
-        first, *others = [
-            self._stage(index, stages, config, has_prefill) for index in range(stages)
-        ]
+        self.stages = [self._stage(index, stages, config, has_prefill) for index in range(stages)]
+        first, *others = self.stages
         self._followers = [(stage.follow(config), deque()) for stage in others]
         self.lanes = first.lead(self._send, config)
 
@@ -171,6 +170,12 @@ def test_tokens_and_log_probabilities_are_those_of_one_gpu(
     pipeline = Pipeline(emulated, stages, is_deterministic=True, runs_ahead=runs_ahead)
     assert serve(new_engine(*pipeline.lanes), requests(), aborts=("4",)) == expected
     assert pipeline.is_sound
+
+
+def test_middle_stage_has_no_room_for_logits(emulated):
+    pipeline = Pipeline(emulated, 3)
+    widths = [stage.decoders[0].logits(1).shape[1] for stage in pipeline.stages]
+    assert widths == [MODEL.vocab_size, 0, MODEL.vocab_size]
 
 
 def test_prompts_of_many_rows_pass_the_stages(emulated, new_engine):

@@ -202,6 +202,7 @@ def in_lanes(
     stage write them to each other."""
     model, extent = part.config, part.extent
     hops = [memory.hops(kernels, lane) for lane in range(lanes)]
+    logits = memory.logits(0) if logits is None else logits
     decoder = StageDecoder(
         kernels, weights, model, cache, pages_per_sequence, is_deterministic, logits
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openinference_engine.decoder import Decoder
 from openinference_engine.launches import Flight, Kind, Launches
-from openinference_engine.prefill import Parts, Prefill
+from openinference_engine.prefill import Parts, Prefill, send
 from openinference_engine.ranks.messages import Head, Prepare, Prompts, Repeat, ToRank, Update
 
 Send = Callable[[ToRank], None]
@@ -105,5 +105,4 @@ class _TellingKernels:
 
 
 def _words(data: bytes, device: torch.device) -> Tensor:
-    """Queued without waiting for the step under way: CUDA stages what is not pinned at once."""
-    return torch.frombuffer(bytearray(data), dtype=torch.int32).to(device, non_blocking=True)
+    return send(torch.frombuffer(bytearray(data), dtype=torch.int32), device)
