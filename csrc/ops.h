@@ -126,7 +126,8 @@ void add_partials(const Team& team, int exchange, const Tensor& norm_weight, con
                   const Tensor& x, const Tensor& sum_squares, Stream stream);
 
 // To every rank ← this rank's logits (T, V') float32, which are those from `first` on of (T, V), and
-// what choose_token made of them: tokens (T) int32, each row's likeliest of these V'. counters (≥ T)
+// what choose_token made of them: tokens (T) int32, each row's likeliest of these V'. A team without
+// addresses of logits gets none, only what take_choice needs. counters (≥ T)
 // int32, zero before the first call and again after each, are scratch.
 void push_choice(const Tensor& logits, int first, int vocabulary, const Tensor& tokens, const Team& team,
                  int exchange, const Tensor& counters, Stream stream);

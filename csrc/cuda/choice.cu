@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kThreads)
     release_successor();
     wait_for_predecessor();
     const float* row = logits + static_cast<size_t>(token) * part;
-    for (int i = blockIdx.x * kThreads + threadIdx.x; i < part; i += gridDim.x * kThreads) {
+    const int copied = whole.count > 0 ? part : 0;
+    for (int i = blockIdx.x * kThreads + threadIdx.x; i < copied; i += gridDim.x * kThreads) {
         const float logit = row[i];
         const size_t at = static_cast<size_t>(token) * whole.vocabulary + whole.first + i;
 #pragma unroll
@@ -94,7 +95,8 @@ void push_choice(const Tensor& logits, int first, int vocabulary, const Tensor& 
     if (T == 0) return;
     Logits whole{{}, static_cast<int>(team.logits.size()), first, vocabulary};
     for (int i = 0; i < whole.count; ++i) whole.of[i] = reinterpret_cast<float*>(team.logits[i]);
-    const int64_t blocks = std::min<int64_t>((part + kThreads - 1) / kThreads, std::max<int64_t>(1, 64 / T));
+    const int64_t wanted = std::min<int64_t>((part + kThreads - 1) / kThreads, std::max<int64_t>(1, 64 / T));
+    const int64_t blocks = whole.count > 0 ? wanted : 1;
     launch("push_choice", push_choice_kernel, dim3(blocks, T), kThreads, 0, stream,
            exchange_of("push_choice", team, exchange, 2 * T), source, whole, static_cast<int>(part), ids,
            counters.as<int32_t>("counters", {-1}));

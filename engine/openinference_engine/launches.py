@@ -94,7 +94,7 @@ class Launches:
                 break
 
     def launch(self, rows: list[Row]) -> Flight:
-        kind = _kind_of(rows)
+        kind = self._kind_of(rows)
         self._prepare(kind)
         self._seats.place(rows, kind.bucket, self.stream())
         return self.repeat(kind)
@@ -107,7 +107,7 @@ class Launches:
         self, rows: list[Row], states: tuple[Tensor, Tensor], indices: list[int]
     ) -> Flight:
         """Only what chooses the rows' next tokens: `indices` of the last states of `prefill`."""
-        kind, stream = msgspec.structs.replace(_kind_of(rows), bucket=len(rows)), self.stream()
+        kind, stream = msgspec.structs.replace(self._kind_of(rows), bucket=len(rows)), self.stream()
         self._seats.place(rows, len(rows), stream)
         self._queue_head(states, indices, kind)
         return self._fly(kind)
@@ -125,6 +125,13 @@ class Launches:
         """The current one, as the kernels take it."""
         handle = torch.cuda.current_stream().cuda_stream if self._is_on_gpu else 0
         return self._kernels.Stream(handle, self._overlaps)
+
+    def _kind_of(self, rows: list[Row]) -> Kind:
+        return Kind(
+            next(size for size in BUCKETS if size >= len(rows)),
+            draws=any(row.draws_by_rule for row in rows),
+            rates=any(row.num_rated is not None for row in rows),
+        )
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
         x, sum_squares = states
@@ -171,12 +178,3 @@ class Launches:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._eager(kind)()
         return graph.replay
-
-
-def _kind_of(rows: list[Row]) -> Kind:
-    bucket = next(size for size in BUCKETS if size >= len(rows))
-    return Kind(
-        bucket,
-        draws=any(row.draws_by_rule for row in rows),
-        rates=any(row.num_rated is not None for row in rows),
-    )

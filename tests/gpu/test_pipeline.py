@@ -172,6 +172,18 @@ def test_tokens_and_log_probabilities_are_those_of_one_gpu(
     assert pipeline.is_sound
 
 
+@pytest.mark.parametrize(
+    ("way", "is_wanted"),
+    [({"temperature": 0}, False), ({"num_logprobs": 0}, True), ({"num_prompt_logprobs": 0}, True)],
+)
+def test_logits_come_to_the_first_stage_where_it_reads_them(emulated, new_engine, way, is_wanted):
+    pipeline = Pipeline(emulated, 2)
+    params = SamplingParams(**({"seed": 0, "max_tokens": 3, "temperature": 0} | way))
+    serve(new_engine(*pipeline.lanes), [Request("0", prompts_of(5)[0], params)])
+    logits = [pipeline.memories[0].logits(lane) for lane in range(2)]
+    assert any(map(torch.any, logits)) == is_wanted
+
+
 def test_middle_stage_has_no_room_for_logits(emulated):
     pipeline = Pipeline(emulated, 3)
     widths = [stage.decoders[0].logits(1).shape[1] for stage in pipeline.stages]

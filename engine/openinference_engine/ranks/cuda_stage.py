@@ -89,7 +89,7 @@ class StageDecoder(Decoder):
     def _queue_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
         if self.extent.has_head:
             self.choose_token(rows, stream)
-            self.hops.push_choice(self.logits(rows), self.inputs.tokens[:rows], stream)
+            self.hops.push_choice(self.logits(rows), self.inputs.tokens[:rows], stream, draws)
             return
         hidden, _, sum_squares = self._state(rows)
         self.hops.push_rows(self.inputs.positions[:rows], hidden, sum_squares, stream)

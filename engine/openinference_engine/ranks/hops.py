@@ -78,10 +78,14 @@ def layout_of(model: ModelConfig, stages: int, stage: int, max_rows: int) -> Sta
 class Hops:
     """The two ends that a stage has in one lane: it takes from one hop and pushes to the next."""
 
-    def __init__(self, kernels: ModuleType, before: Any, after: Any, memory: StageMemory) -> None:
-        """before, after: each a Team of the kernels, of addresses in `memory`."""
+    def __init__(
+        self, kernels: ModuleType, before: Any, after: Any, after_alone: Any, memory: StageMemory
+    ) -> None:
+        """before, after: each a Team of the kernels, of addresses in `memory`. after_alone: the
+        latter without its logits.
+        """
         self._kernels, self._before, self._after = kernels, before, after
-        self._memory = memory
+        self._after_alone, self._memory = after_alone, memory
 
     def push_rows(
         self, positions: Tensor, hidden: Tensor, sum_squares: Tensor, stream: Any
@@ -97,9 +101,11 @@ class Hops:
         self._kernels.take_rows(self._before, 0, norm_weight, positions, *state, stream)
         self._kernels.end_exchanges(self._before, 1, stream)
 
-    def push_choice(self, logits: Tensor, tokens: Tensor, stream: Any) -> None:
+    def push_choice(self, logits: Tensor, tokens: Tensor, stream: Any, with_logits: bool) -> None:
+        """with_logits: whether somebody draws from them, or rates."""
         counters, vocabulary = self._memory.counters, logits.shape[1]
-        self._kernels.push_choice(logits, 0, vocabulary, tokens, self._after, 0, counters, stream)
+        after = self._after if with_logits else self._after_alone
+        self._kernels.push_choice(logits, 0, vocabulary, tokens, after, 0, counters, stream)
         self._kernels.end_exchanges(self._after, 1, stream)
 
     def take_choice(self, tokens: Tensor, positions: Tensor, stream: Any) -> None:
@@ -148,8 +154,11 @@ class StageMemory:
         next_address, next_layout = self._next_address, self._next_layout
         own = self._team(kernels, self._own.data_ptr(), self._layout, lane, before, [])
         peers = [next_address + next_layout.aborted]
-        following = self._team(kernels, next_address, next_layout, lane, after, peers)
-        return Hops(kernels, own, following, self)
+        following, alone = (
+            self._team(kernels, next_address, next_layout, lane, after, peers, has_logits)
+            for has_logits in (True, False)
+        )
+        return Hops(kernels, own, following, alone, self)
 
     def _team(
         self,
@@ -159,12 +168,13 @@ class StageMemory:
         lane: int,
         ended: Tensor,
         peers_aborted: list[int],
+        has_logits: bool = True,
     ) -> Any:
         return kernels.Team(
             rank=0,
             ranks=1,
             inboxes=[address + layout.inbox(lane)],
-            logits=[address + layout.logits_of(lane)],
+            logits=[address + layout.logits_of(lane)] if has_logits else [],
             words=layout.words,
             ended=ended.data_ptr(),
             aborted=self.aborted.data_ptr(),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -72,13 +73,18 @@ class LaneLaunches(LeadingLaunches):
 
     def repeat(self, kind: Kind) -> Flight:
         self._bring_back_last()
-        plain = _without_draws(kind)
-        self._send(Repeat(plain))
-        self._replays[plain]()
+        told = _as_told(kind)
+        self._send(Repeat(told))
+        self._replays[told]()
         return self._fly(kind)
 
+    def _kind_of(self, rows: list[Row]) -> Kind:
+        """Where the host draws or rates, logits come as where a rule does."""
+        kind, asks = super()._kind_of(rows), any(row.needs_logits for row in rows)
+        return msgspec.structs.replace(kind, draws=kind.draws or asks)
+
     def _prepare(self, kind: Kind) -> None:
-        super()._prepare(_without_draws(kind))
+        super()._prepare(_as_told(kind))
 
     def _captured(self, kind: Kind) -> Callable[[], None]:
         replay = super()._captured(kind)
@@ -86,7 +92,7 @@ class LaneLaunches(LeadingLaunches):
         return replay
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
-        self._send(Head(indices, _without_draws(kind)))
+        self._send(Head(indices, _as_told(kind)))
 
     def _fly(self, kind: Kind) -> Flight:
         self._crossing = Crossing(kind, *self._next_return(), self._bring_back)
@@ -138,5 +144,6 @@ def _take_choice(kernels: ModuleType, decoder: StageDecoder, stream: Any, kind: 
     decoder.take_choice(kind.bucket, alone, kind.draws, kind.rates)
 
 
-def _without_draws(kind: Kind) -> Kind:
-    return Kind(kind.bucket, draws=False, rates=False)
+def _as_told(kind: Kind) -> Kind:
+    """Of a step to the last stage, which draws nothing: with `draws` it sends the logits along."""
+    return Kind(kind.bucket, draws=kind.draws or kind.rates, rates=False)
