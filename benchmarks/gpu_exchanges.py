@@ -26,7 +26,13 @@ from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 from openinference_engine.ranks.device_memory import DeviceMemory, Layout
 from openinference_engine.ranks.team import Team
 from openinference_engine.ranks.team_kernels import TeamKernels
-from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
+from torch._C._distributed_c10d import (
+    AllgatherOptions,
+    AllreduceOptions,
+    PrefixStore,
+    ProcessGroupGloo,
+    TCPStore,
+)
 
 WIDTHS = (4096, 8192)
 WAYS = ("marked words", "alone", "all-reduce", "all-gather")
@@ -56,8 +62,13 @@ def measure(rank: int, ranks: int, rows: list[int], port: int, results: Connecti
             ways: list[tuple[Callable[[], object], TeamKernels | None]] = [
                 (_summing(kernels, words, state), words),
                 (_summing(kernels, alone, state), alone),
-                (lambda part=part: nccl.allreduce([part]).wait(), None),
-                (lambda part=part, all=everybodys: nccl._allgather_base(all, part).wait(), None),
+                (partial(nccl.allreduce, [part], _on_this_stream(AllreduceOptions())), None),
+                (
+                    partial(
+                        nccl._allgather_base, everybodys, part, _on_this_stream(AllgatherOptions())
+                    ),
+                    None,
+                ),
             ]
             for way, (exchange, of) in zip(WAYS, ways, strict=True):
                 own = torch.tensor([[microseconds(exchange, of, 64 if count <= 128 else 8)]])
@@ -72,6 +83,12 @@ def _nccl(store: PrefixStore, rank: int, ranks: int) -> Any:
     from torch._C._distributed_c10d import ProcessGroupNCCL
 
     return ProcessGroupNCCL(store, rank, ranks, ProcessGroupNCCL.Options())
+
+
+def _on_this_stream(options: Any) -> Any:
+    """Else NCCL has a stream of its own, which waits for this one and is waited for."""
+    options.asyncOp = False
+    return options
 
 
 def _summing(kernels: ModuleType, team: TeamKernels, state: torch.Tensor) -> Callable[[], None]:
