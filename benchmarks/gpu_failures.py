@@ -1,11 +1,12 @@
-"""How long groups of two GPUs take to end after one of their ranks is lost, and what they leave.
+"""How long groups of GPUs take to end after one of their ranks is lost, and what they leave.
 
     python -m benchmarks.gpu_failures [--rounds 50] [--at-once 3] [--by pipeline] [--device cpu]
 
-Each round starts an engine over two ranks, lets it decode, and then kills rank 1, stops rank 1 or
-kills rank 0, in turn. On the clock: until both processes have ended, and until the GPUs' memory is
-free again. The promise is 5 seconds. Every round is a start and an end, so 50 of them show hangs,
-too. Rounds at once share the GPUs, and all lose a rank in the same moment.
+Each round starts an engine over two ranks, or four by both pipeline and tensor, lets it decode, and
+then kills another rank than 0, stops one or kills rank 0, in turn. On the clock: until all have
+ended, and until the GPUs' memory is free again. The promise is 5 seconds. Every round is a start
+and an end, so 50 of them show hangs, too. Rounds at once share the GPUs, and all lose a rank in the
+same moment.
 """
 
 from __future__ import annotations
@@ -34,10 +35,15 @@ from benchmarks.checkpoints import write_checkpoint
 from benchmarks.shapes import SHAPES
 
 _FAULTS = (
-    ("rank 1 killed", 1, signal.SIGKILL),
-    ("rank 1 stopped", 1, signal.SIGSTOP),
+    ("another rank killed", 1, signal.SIGKILL),
+    ("another rank stopped", 1, signal.SIGSTOP),
     ("rank 0 killed", 0, signal.SIGKILL),
 )
+_SIZES = {
+    "tensor": {"tensor": 2},
+    "pipeline": {"pipeline": 2},
+    "both": {"pipeline": 2, "tensor": 2},
+}
 _STEPS_BEFORE_A_FAULT = 50
 _START_SECONDS = 120.0
 _PATIENCE_SECONDS = 30.0
@@ -45,8 +51,8 @@ _FREE_MIB = 64  # what a GPU without processes may have in use
 
 
 def decode_for_ever(folder: Path, device: Device, by: str) -> None:
-    """Says the number of rank 1's process when all ranks decode."""
-    config = EngineConfig(f"file://{folder}", device=device, group=GroupConfig(**{by: 2}))
+    """Says the numbers of the other ranks' processes when all decode."""
+    config = EngineConfig(f"file://{folder}", device=device, group=GroupConfig(**_SIZES[by]))
     engine = Engine(open_checkpoint(folder), config)
     engine.warm_up()
     params = SamplingParams(seed=0, max_tokens=3000, temperature=0.0)
@@ -55,14 +61,14 @@ def decode_for_ever(folder: Path, device: Device, by: str) -> None:
             engine.add(Request(str(number), [1, 2, 3], params))
         engine.step()
         if number == _STEPS_BEFORE_A_FAULT:
-            print(_rank_process(), flush=True)
+            print(*_rank_processes(config.group.num_ranks - 1), flush=True)
 
 
-def _rank_process() -> int:
-    """The only child of this process."""
+def _rank_processes(count: int) -> list[int]:
+    """The first children of this process."""
     own = os.getpid()
     stats = (_stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
-    return next(number for number, _, parent in stats if parent == own)
+    return sorted(number for number, _, parent in stats if parent == own)[:count]
 
 
 def _stat(process: int) -> tuple[int, str, int]:
@@ -74,10 +80,8 @@ def _stat(process: int) -> tuple[int, str, int]:
 
 
 @contextmanager
-def decoding_groups(
-    folder: Path, device: Device, by: str, count: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Process numbers of rank 0 and rank 1 of each, which decode."""
+def decoding_groups(folder: Path, device: Device, by: str, count: int) -> Iterator[list[list[int]]]:
+    """Process numbers of all ranks of each, rank 0 first, which decode."""
     command = [sys.executable, "-m", "benchmarks.gpu_failures"]
     command += ["--decode", str(folder), "--device", device, "--by", by]
     with ExitStack() as stack:
@@ -93,21 +97,20 @@ def decoding_groups(
         stack.callback(kill)
         timer = threading.Timer(_START_SECONDS, kill)
         timer.start()
-        processes = [(group.pid, _told_rank(group)) for group in groups]
+        processes = [[group.pid, *_told_ranks(group)] for group in groups]
         timer.cancel()
         yield processes
 
 
-def _told_rank(group: subprocess.Popen[str]) -> int:
-    numbers = (int(line) for line in group.stdout or () if line.strip().isdigit())
-    if (number := next(numbers, None)) is None:
+def _told_ranks(group: subprocess.Popen[str]) -> list[int]:
+    lines = (line.split() for line in group.stdout or ())
+    numbers = next((words for words in lines if words and all(map(str.isdigit, words))), None)
+    if numbers is None:
         raise SystemExit(f"a group did not decode within {_START_SECONDS:g} s, or ended")
-    return number
+    return [int(number) for number in numbers]
 
 
-def lose_ranks(
-    groups: list[tuple[int, int]], first: int, device: Device
-) -> tuple[list[float], float]:
+def lose_ranks(groups: list[list[int]], first: int, device: Device) -> tuple[list[float], float]:
     """Seconds until each has ended, and until no GPU has memory in use.
 
     first: the number of the first group's round.
@@ -146,7 +149,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--device", choices=get_args(Device), default="cuda")
-    parser.add_argument("--by", choices=("tensor", "pipeline"), default="tensor")
+    parser.add_argument("--by", choices=_SIZES, default="tensor")
     parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.decode is not None:
