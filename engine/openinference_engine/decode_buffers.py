@@ -12,7 +12,6 @@ from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 from openinference_engine.ratings import RATING_WORDS
 
 MAX_ROWS = 128  # of a step; a tile of csrc/gpu/wide_gemm.cuh
-MAX_SPLITS = 16  # blocks of attention for a sequence and a key head
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,6 @@ class DecodeBuffers:
     attended: Tensor
     activations: Tensor
     logits: Tensor
-    workspace: Tensor
-    counters: Tensor
     best: Tensor
     counter: Tensor
     token_counts: Tensor
@@ -58,8 +55,6 @@ def allocate(
         attended=zeros(MAX_ROWS, heads, head_dim, dtype=torch.bfloat16),
         activations=zeros(MAX_ROWS, config.intermediate_size, dtype=torch.bfloat16),
         logits=zeros(MAX_ROWS, vocabulary) if logits is None else logits,
-        workspace=zeros(MAX_ROWS * heads * MAX_SPLITS * (head_dim + 2)),
-        counters=zeros(MAX_ROWS * heads, dtype=torch.int32),
         best=zeros(4 * MAX_ROWS * multiprocessors),
         counter=zeros(1, dtype=torch.int32),
         token_counts=zeros(MAX_ROWS, vocabulary, dtype=torch.int32),

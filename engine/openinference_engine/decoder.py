@@ -20,11 +20,12 @@ from torch import Tensor
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache, NewHeads
-from openinference_engine.decode_buffers import MAX_ROWS, MAX_SPLITS, allocate
+from openinference_engine.decode_buffers import MAX_ROWS, allocate
 from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.mixture import Mixture
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.row_attention import RowAttention
 
 _FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
 
@@ -53,7 +54,6 @@ class Decoder:
         """
         # Up to so many rows a product is one kernel, which adds up a row in one order.
         self.most_rows: int = _FEW_ROWS if is_deterministic else MAX_ROWS
-        self._is_deterministic = is_deterministic
         self.config = config
         device, num_positions = weights.embedding.device, pages_per_sequence * PAGE_TOKENS
         self.inputs = RowInputs(MAX_ROWS, pages_per_sequence, num_positions, device)
@@ -61,10 +61,11 @@ class Decoder:
         self._weights = weights
         self._cache = cache
         self._new_heads = NewHeads(config, cache, MAX_ROWS)
-        self._multiprocessors: int = kernels.multiprocessor_count()
+        multiprocessors: int = kernels.multiprocessor_count()
+        self.attention = RowAttention(kernels, config, device, multiprocessors, is_deterministic)
         is_end = len(weights.embedding) or len(weights.head)  # else the middle of a pipeline
         vocabulary = config.vocab_size if is_end else 0
-        self._buffers = allocate(config, vocabulary, self._multiprocessors, device, logits)
+        self._buffers = allocate(config, vocabulary, multiprocessors, device, logits)
         self._norms_after = weights.norms_after
         self._mixture: Mixture | None = None
         if config.experts is not None:
@@ -128,17 +129,8 @@ class Decoder:
         )
 
     def attend(self, layer: int, rows: int, stream: Any) -> None:
-        self._kernels.attend(
-            self._buffers.query[:rows],
-            *self._cache.layer(layer),
-            *self._places(rows),
-            self.config.head_dim**-0.5,
-            *self._attention_grid(rows),
-            self._buffers.workspace,
-            self._buffers.counters,
-            self._buffers.attended[:rows],
-            stream,
-        )
+        query, out = self._buffers.query[:rows], self._buffers.attended[:rows]
+        self.attention.queue(query, self._cache.layer(layer), self._places(rows), out, stream)
 
     def project_output(self, layer: int, rows: int, stream: Any) -> None:
         weights = self._weights.layers[layer]
@@ -229,16 +221,3 @@ class Decoder:
 
     def _places(self, rows: int) -> tuple[Tensor, Tensor]:
         return self.inputs.positions[:rows], self.inputs.pages[:rows]
-
-    def _attention_grid(self, rows: int) -> tuple[int, int]:
-        """Blocks for each sequence and key head, and warps of each; 16 fill a multiprocessor.
-
-        As many blocks as there are multiprocessors, then smaller blocks as long as all fit at once.
-        Where bits may not depend on the batch, always those of one row.
-        """
-        rows = 1 if self._is_deterministic else rows
-        blocks = rows * self.config.num_kv_heads
-        splits = min(max(self._multiprocessors // blocks, 1), MAX_SPLITS)
-        if blocks <= self._multiprocessors:
-            return splits, 16
-        return splits, 8 if blocks <= 2 * self._multiprocessors else 4
