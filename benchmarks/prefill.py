@@ -1,9 +1,10 @@
 """Time of a whole prompt, and of its attention alone, beside limits measured in the same run.
 
-    python -m benchmarks.prefill --shape llama-2-7b --tokens 2048 --lengths 1024,4096,8192
+    python -m benchmarks.prefill --shape llama-2-7b --kv int8,int8-int4 --lengths 1024,4096,8192
 
 The limit of a prompt is the time of its matrix products alone in bf16, by torch (cuBLAS), each
-layer with its own weights; the peer of attention is torch's scaled_dot_product_attention.
+layer with its own weights; the peer of attention is torch's scaled_dot_product_attention. Of
+codes of keys and values, attention is what it takes to read them, with what makes bf16 of them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import argparse
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import torch
+from openinference_engine.chunks import Chunks, Parts, chunks_of
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.kv_formats import CODED_FORMATS, CUDA_FORMATS, KVCacheDtype
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.prefill import Prefill, chunks_of
+from openinference_engine.prefill import Prefill
+from openinference_engine.prompt_attention import PromptAttention
+from openinference_engine.row_attention import RowAttention
 from torch import Tensor
 
 from benchmarks.kernels import replay_of
@@ -62,42 +68,74 @@ def matrices_seconds(config: ModelConfig, tokens: int, device: torch.device) -> 
 
 
 def attention_seconds(
-    kernels: ModuleType, config: ModelConfig, length: int, device: torch.device
-) -> tuple[float, float]:
-    """Of one layer over a prompt of `length` tokens: ours on scattered pages, then torch's."""
-    dim = config.head_dim
-    query = torch.randn(length, config.num_heads, dim, dtype=torch.bfloat16, device=device)
-    keys = torch.randn(length, config.num_kv_heads, dim, dtype=torch.bfloat16, device=device)
-    values, out = torch.randn_like(keys), torch.empty_like(query)
-    pages = torch.tensor([random_pages(length // _PAGE)], dtype=torch.int32, device=device)
-    starts = torch.tensor([0, length], dtype=torch.int32, device=device)
-    lengths = torch.tensor([length], dtype=torch.int32, device=device)
+    kernels: ModuleType, config: ModelConfig, kv: KVCacheDtype, length: int, device: torch.device
+) -> float:
+    """Of one layer over a prompt of `length` tokens, from scattered pages that hold its keys."""
+    layer = msgspec.structs.replace(config, num_layers=1)
+    cache = KVCache(layer, length // _PAGE, device, CUDA_FORMATS[kv])
+    parts: Parts = [([0] * length, 0, random_pages(length // _PAGE))]
+    chunks = chunks_of(parts, device, length // _PAGE if CUDA_FORMATS[kv].is_coded else None)
+    fill(kernels, layer, cache, chunks)
+    attention = attention_of(kernels, layer, cache, length)
+    query = random_heads(length, config.num_heads, config.head_dim, device)
+    out = torch.empty_like(query)
 
     def attend(stream: Any) -> None:
-        kernels.attend_prefill(
-            query, keys, values, starts, lengths, pages, length, dim**-0.5, 1 << 30, out, stream
-        )
+        attention.queue(0, chunks, query, out, stream)
 
-    dense = [tensor.transpose(0, 1)[None] for tensor in (query, keys, values)]
+    return seconds_of(replay_of(kernels, attend, True), device)
 
-    def peer() -> None:
+
+def attention_of(
+    kernels: ModuleType, config: ModelConfig, cache: KVCache, length: int
+) -> PromptAttention:
+    device = cache.keys[0].device
+    rows = RowAttention(kernels, config, device, kernels.multiprocessor_count())
+    return PromptAttention(kernels, cache, rows, length // _PAGE)
+
+
+def fill(kernels: ModuleType, config: ModelConfig, cache: KVCache, chunks: Chunks) -> None:
+    """The only layer of the cache, with random vectors at the chunks' positions."""
+    length, heads = len(chunks.tokens), (config.num_kv_heads, config.head_dim)
+    device = chunks.tokens.device
+    keys, values = (random_heads(length, *heads, device) for _ in range(2))
+    if cache.is_coded:
+        stream = kernels.Stream(torch.cuda.current_stream().cuda_stream, False)
+        places = chunks.positions, chunks.row_pages
+        kernels.append_codes(keys, values, *places, *cache.layer(0), stream)
+        return
+    for vectors, layer in zip((keys, values), cache.layer(0), strict=True):
+        layer.copy_(vectors)
+
+
+def torch_seconds(config: ModelConfig, length: int, device: torch.device) -> float:
+    """The same by torch, keys and values in bf16 and in order."""
+    heads = config.num_heads, config.num_kv_heads, config.num_kv_heads
+    dense = [random_heads(length, n, config.head_dim, device).transpose(0, 1)[None] for n in heads]
+
+    def attend() -> None:
         torch.nn.functional.scaled_dot_product_attention(*dense, is_causal=True, enable_gqa=True)
 
-    ours = seconds_of(replay_of(kernels, attend, True), device)
-    return ours, seconds_of(peer, device)
+    return seconds_of(attend, device)
+
+
+def random_heads(length: int, heads: int, head_dim: int, device: torch.device) -> Tensor:
+    return torch.randn(length, heads, head_dim, dtype=torch.bfloat16, device=device)
 
 
 def prompt_seconds(
     kernels: ModuleType,
     config: ModelConfig,
+    kv: KVCacheDtype,
     tokens: int,
     weights: LlamaWeights,
     device: torch.device,
 ) -> float:
-    cache = KVCache(config, tokens // _PAGE, device)
-    prefill = Prefill(kernels, weights, config, cache, tokens)
+    cache = KVCache(config, tokens // _PAGE, device, CUDA_FORMATS[kv])
+    attention = attention_of(kernels, config, cache, tokens)
+    prefill = Prefill(kernels, weights, config, cache, attention, tokens)
     ids = torch.randint(0, config.vocab_size, (tokens,)).tolist()
-    chunks = chunks_of([(ids, 0, random_pages(tokens // _PAGE))], device)
+    chunks = prefill.chunks_of([(ids, 0, random_pages(tokens // _PAGE))])
     replay = replay_of(kernels, lambda stream: prefill.queue(chunks, stream), True)
     return seconds_of(replay, device)
 
@@ -106,28 +144,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=DENSE_SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", default="bfloat16", help="comma-separated: bfloat16,fp8,int4")
+    parser.add_argument("--kv", default="", help="beside bf16: fp8,int8,int8-int4,int4")
     parser.add_argument("--tokens", type=int, default=2048, help="of the whole prompt")
     parser.add_argument("--lengths", default="1024,2048,4096,8192", help="of attention alone")
     options = parser.parse_args()
 
     kernels, device, config = load_kernels(), torch.device("cuda"), DENSE_SHAPES[options.shape]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.shape}")
+    kinds: list[KVCacheDtype] = [
+        "auto",
+        *(kv for kv in CODED_FORMATS if kv in options.kv.split(",")),
+    ]
     for length in map(int, options.lengths.split(",")):
-        ours, peer = attention_seconds(kernels, config, length, device)
+        peer = torch_seconds(config, length, device)
         work = 2 * length**2 * config.num_heads * config.head_dim  # half of the square is masked
-        print(
-            f"attention {length:6}: {ours * 1e6:8.1f} us {work / ours / 1e12:6.1f} TFLOP/s, "
-            f"{peer / ours:.2f} of torch's speed"
-        )
+        for kv in kinds:
+            seconds = attention_seconds(kernels, config, kv, length, device)
+            print(
+                f"attention {length:6}, {kv:9}: {seconds * 1e6:8.1f} us "
+                f"{work / seconds / 1e12:6.1f} TFLOP/s, {peer / seconds:.2f} of torch's speed"
+            )
     limit = matrices_seconds(config, options.tokens, device)
     print(f"matrix products of {options.tokens} tokens in bf16: {limit * 1e3:.2f} ms")
     for name in options.weights.split(","):
         weights = random_llama(config, options.tokens, device, name)
-        seconds = prompt_seconds(kernels, config, options.tokens, weights, device)
-        print(
-            f"whole prompt, {name:8}: {seconds * 1e3:7.2f} ms, {options.tokens / seconds:7.0f} "
-            f"tok/s, {seconds / limit:.2f} of the limit"
-        )
+        for kv in kinds:
+            seconds = prompt_seconds(kernels, config, kv, options.tokens, weights, device)
+            print(
+                f"whole prompt, {name:8}, {kv:9}: {seconds * 1e3:7.2f} ms, "
+                f"{options.tokens / seconds:7.0f} tok/s, {seconds / limit:.2f} of the limit"
+            )
         del weights
         torch.cuda.empty_cache()
 

@@ -55,6 +55,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "stream"_a);
     module.def("append_codes", &openinference::append_codes, "keys"_a, "values"_a, "positions"_a, "block_table"_a,
                "key_cache"_a, "value_cache"_a, "stream"_a);
+    module.def("expand_pages", &openinference::expand_pages, "key_cache"_a, "value_cache"_a, "blocks"_a, "keys"_a,
+               "values"_a, "stream"_a);
     module.def("attend", &openinference::attend, "query"_a, "key_cache"_a, "value_cache"_a, "positions"_a,
                "block_table"_a, "scale"_a, "splits"_a, "warps"_a, "workspace"_a, "counters"_a, "out"_a, "stream"_a);
     module.def("project_residual", &openinference::project_residual, "input"_a, "weights"_a,

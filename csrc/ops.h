@@ -35,6 +35,10 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
 void append_codes(const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& block_table,
                   const Tensor& key_cache, const Tensor& value_cache, Stream stream);
 
+// keys, values (≥ 16·N, KV, D) bf16 ← what the codes of the caches mean: page i is block blocks[i] of blocks (N) int32.
+void expand_pages(const Tensor& key_cache, const Tensor& value_cache, const Tensor& blocks, const Tensor& keys,
+                  const Tensor& values, Stream stream);
+
 // out (T, Q, D) bf16 ← softmax(scale·query·keysᵀ)·values over positions 0..position, caches of any
 // format. Each sequence is read by up to `splits` blocks per group of heads, of `warps` (4, 8, 16) warps;
 // workspace (≥ T·Q·splits·(D + 2)) float32 and counters (≥ T·Q) int32, zero before the first call and

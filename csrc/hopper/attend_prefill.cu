@@ -3,15 +3,14 @@
 // Grid: (query heads, tiles of 128 query tokens, sequences); the tiles with most keys come first. Three
 // warpgroups: one copies, two compute 64 query rows each. The copier's lanes fetch one page each of a
 // tile of 128 keys (values) into a ring of two; a page is 16 rows of a box, wherever it lies in the
-// cache. Of a cache of codes all its threads make bf16 rows instead, which takes longer than the
-// products. The others keep the online softmax of their rows in registers (arXiv:2205.14135):
+// cache. The others keep the online softmax of their rows in registers (arXiv:2205.14135):
 // while the tensor cores multiply the weights of one tile with its values and the next queries with
 // their keys, the exponentials of the tile in between are computed (arXiv:2407.08608).
 #include "hopper.cuh"
 #include "hopper_ops.h"
 #include "launch.cuh"
-#include "paged_cache.cuh"
 #include "prefill_pages.cuh"
+#include "prefill_rows.cuh"
 #include "tensor_map.cuh"
 
 namespace openinference {
@@ -19,7 +18,6 @@ namespace {
 
 constexpr int kStages = 2;
 constexpr int kThreads = 3 * kWarpgroup;
-constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kDim> struct PrefillShared {
     static constexpr int kHalves = kDim / kSwizzleColumns;
@@ -32,9 +30,9 @@ template <int kDim> struct PrefillShared {
 
 #ifdef OPENINFERENCE_HOPPER
 
-template <int kDim, class Pages>
-__device__ __forceinline__ void copy_tiles(PrefillShared<kDim>& shared, const CUtensorMap& query, const Pages& pages,
-                                           const Prefill& job, const Tile& work) {
+template <int kDim>
+__device__ __forceinline__ void copy_tiles(PrefillShared<kDim>& shared, const CUtensorMap& query,
+                                           const Pages<kDim>& pages, const Prefill& job, const Tile& work) {
     if (threadIdx.x == 0) {
         shared.query_full.expect(sizeof(shared.query));
         for (int half = 0; half < kDim / kSwizzleColumns; ++half)
@@ -44,108 +42,11 @@ __device__ __forceinline__ void copy_tiles(PrefillShared<kDim>& shared, const CU
     for (int turn = 0; turn < work.end_tile - work.first_tile; ++turn) {
         const int key_tile = work.end_tile - 1 - turn, stage = turn % kStages, parity = turn / kStages % 2 ^ 1;
         shared.keys_empty[stage].wait(parity);
-        pages.fill_keys(shared.keys[stage], shared.keys_full[stage], job, work, key_tile);
+        pages.fill(shared.keys[stage], pages.keys, shared.keys_full[stage], job, work, key_tile);
         shared.values_empty[stage].wait(parity);
-        pages.fill_values(shared.values[stage], shared.values_full[stage], job, work, key_tile);
+        pages.fill(shared.values[stage], pages.values, shared.values_full[stage], job, work, key_tile);
     }
 }
-
-// One warpgroup's 64 rows. A thread has rows g and g + 8 of its warp's 16, columns 2t and 2t + 1 of
-// every eight.
-template <int kDim> struct Rows {
-    float scores[kKeys / 2], sums[kDim / 2] = {};
-    float maximum[2] = {-INFINITY, -INFINITY}, weight[2] = {0, 0}, factor[2];
-    int position[2];
-
-    __device__ __forceinline__ void multiply_keys(const bf16 (*query)[kRows][kSwizzleColumns],
-                                                  const bf16 (&keys)[kDim / 64][kKeys][kSwizzleColumns], int group) {
-        begin_products();
-#pragma unroll
-        for (int step = 0; step < kDim / 16; ++step) {
-            const uint64_t a = tile_descriptor(&query[step / 4][group * 64][0]);
-            const uint64_t b = tile_descriptor(&keys[step / 4][0][0]);
-            Warpgroup<kKeys>::multiply(scores, advance(a, step % 4 * 32), advance(b, step % 4 * 32), step > 0);
-        }
-        commit_products();
-    }
-
-    __device__ __forceinline__ void multiply_values(const uint32_t (&weights)[kKeys / 16][4],
-                                                    const bf16 (&values)[kDim / 64][kKeys][kSwizzleColumns]) {
-        const uint64_t b = tile_descriptor(&values[0][0][0], kSwizzleBytes, kKeys * kSwizzleColumns * 2);
-        begin_products();
-#pragma unroll
-        for (int step = 0; step < kKeys / 16; ++step)
-            Warpgroup<kDim, true>::multiply(sums, weights[step], advance(b, step * 16 * kSwizzleColumns * 2), true);
-        commit_products();
-    }
-
-    __device__ __forceinline__ void mask(int key_tile, int window) {
-#pragma unroll
-        for (int i = 0; i < kKeys / 2; ++i) {
-            const int key = key_tile * kKeys + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2, own = position[i / 2 % 2];
-            if (key > own || key <= own - window) scores[i] = -INFINITY;
-        }
-    }
-
-    // Scores become weights 2^(scale·(score − maximum)); `factor` rescales what was summed before.
-    __device__ __forceinline__ void weigh(float scale) {
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-            float highest = maximum[row];
-#pragma unroll
-            for (int i = 0; i < kKeys / 2; ++i)
-                if (i / 2 % 2 == row) highest = max(highest, scores[i]);
-            highest = max(highest, shuffle_xor(highest, 1));
-            highest = max(highest, shuffle_xor(highest, 2));
-            const float shift = highest == -INFINITY ? 0 : highest * scale;
-            factor[row] = exp2_fast(maximum[row] * scale - shift);
-            maximum[row] = highest;
-            float sum = 0;
-#pragma unroll
-            for (int i = 0; i < kKeys / 2; ++i)
-                if (i / 2 % 2 == row) sum += scores[i] = exp2_fast(scores[i] * scale - shift);
-            weight[row] = weight[row] * factor[row] + sum;
-        }
-    }
-
-    __device__ __forceinline__ void rescale() {
-#pragma unroll
-        for (int i = 0; i < kDim / 2; ++i) sums[i] *= factor[i / 2 % 2];
-    }
-
-    __device__ __forceinline__ void pack(uint32_t (&weights)[kKeys / 16][4]) const {
-#pragma unroll
-        for (int i = 0; i < kKeys / 4; ++i) weights[i / 4][i % 4] = pack_bf16(scores[2 * i], scores[2 * i + 1]);
-    }
-
-    // Through shared memory (the query's, which only this warpgroup read), so that rows leave whole.
-    __device__ __forceinline__ void store(bf16 (*staging)[kRows][kSwizzleColumns], const Prefill& job, const Tile& work,
-                                          int group) {
-        const int thread = threadIdx.x % kWarpgroup, t = thread % 4;
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-            weight[row] += shuffle_xor(weight[row], 1);
-            weight[row] += shuffle_xor(weight[row], 2);
-            const float inverse = weight[row] > 0 ? 1 / weight[row] : 0;
-            const int r = group * 64 + thread / 32 * 16 + thread % 32 / 4 + row * 8;
-#pragma unroll
-            for (int eight = 0; eight < kDim / 8; ++eight) {
-                const int i = eight * 4 + row * 2, chunk = eight % 8 ^ r % 8;
-                reinterpret_cast<uint32_t*>(&staging[eight / 8][r][chunk * 8])[t] =
-                    pack_bf16(sums[i] * inverse, sums[i + 1] * inverse);
-            }
-        }
-        team_barrier(1 + group, kWarpgroup);
-        constexpr int kChunks = kDim / 8;
-        for (int item = thread; item < 64 * kChunks; item += kWarpgroup) {
-            const int r = group * 64 + item / kChunks, eight = item % kChunks;
-            if (r >= work.rows) break;
-            bf16* row = job.out + (static_cast<size_t>(work.first_row + r) * job.query_heads + blockIdx.x) * kDim;
-            *reinterpret_cast<uint4*>(row + eight * 8) =
-                *reinterpret_cast<const uint4*>(&staging[eight / 8][r][(eight % 8 ^ r % 8) * 8]);
-        }
-    }
-};
 
 // What the last page holds behind the sequence was never written: 0 · NaN would spoil the sums.
 template <int kDim>
@@ -222,17 +123,17 @@ __device__ __forceinline__ void attend_tiles(PrefillShared<kDim>& shared, const 
 
 #endif
 
-template <int kDim, class Pages>
+template <int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
-    attend_prefill_kernel(const __grid_constant__ CUtensorMap query, const __grid_constant__ Pages pages,
+    attend_prefill_kernel(const __grid_constant__ CUtensorMap query, const __grid_constant__ Pages<kDim> pages,
                           const Prefill job) {
 #ifdef OPENINFERENCE_HOPPER
     auto& shared = aligned_shared_memory<PrefillShared<kDim>>();
     if (threadIdx.x == 0) {
         shared.query_full.create(1);
         for (int stage = 0; stage < kStages; ++stage) {
-            shared.keys_full[stage].create(Pages::kArrivals);
-            shared.values_full[stage].create(Pages::kArrivals);
+            shared.keys_full[stage].create(1);
+            shared.values_full[stage].create(1);
             shared.keys_empty[stage].create(2);  // both computing warpgroups
             shared.values_empty[stage].create(2);
         }
@@ -244,40 +145,26 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Tile work(job);
     if (work.rows == 0) return;
     if (threadIdx.x < kWarpgroup) {
-        give_registers<Pages::kArrivals == 1 ? 24 : 40>();
-        if (threadIdx.x < Pages::kCopiers) copy_tiles<kDim>(shared, query, pages, job, work);
+        give_registers<24>();
+        if (threadIdx.x < 32) copy_tiles<kDim>(shared, query, pages, job, work);
     } else {
-        take_registers<Pages::kArrivals == 1 ? 240 : 232>();
+        take_registers<240>();
         attend_tiles<kDim>(shared, job, work, static_cast<int>(threadIdx.x) / kWarpgroup - 1);
     }
 #endif
 }
 
-template <class Keys, class Values> auto pages_of(const PagedCache& cache, int64_t slots) {
-    constexpr int kDim = Keys::kElements;
-    if constexpr (Keys::kNumbers > 0) {
-        return DecodedPages<Keys, Values>{cache.keys, cache.values, cache.heads};
-    } else {
-        const auto map = [&](const uint8_t* pages) {
-            const int64_t heads = cache.heads;
-            return tensor_map<3>("attend_prefill", reinterpret_cast<const bf16*>(pages), {kDim, heads, slots},
-                                 {kDim, heads * kDim}, {kSwizzleColumns, 1, kPageTokens});
-        };
-        return CopiedPages<kDim>{map(cache.keys), map(cache.values)};
-    }
-}
-
-template <class Keys, class Values>
-void launch_attend_prefill(const bf16* query, int64_t rows, const PagedCache& cache, const Prefill& job,
-                           int64_t sequences, int64_t max_rows, Stream stream) {
-    constexpr int kDim = Keys::kElements;
-    const int64_t heads = job.query_heads;
-    const auto query_map = tensor_map<3>("attend_prefill", query, {kDim, heads, rows}, {kDim, heads * kDim},
-                                         {kSwizzleColumns, 1, kRows});
-    const auto pages = pages_of<Keys, Values>(cache, job.slots);
-    launch("attend_prefill", attend_prefill_kernel<kDim, std::decay_t<decltype(pages)>>,
-           dim3(heads, (max_rows + kRows - 1) / kRows, sequences), kThreads,
-           sizeof(PrefillShared<kDim>) + kSwizzleBytes, stream, query_map, pages, job);
+template <int kDim>
+void launch_attend_prefill(const bf16* query, int64_t rows, const bf16* keys, const bf16* values, int64_t heads,
+                           const Prefill& job, int64_t sequences, int64_t max_rows, Stream stream) {
+    const auto map = [](const bf16* vectors, int64_t heads, int64_t rows, int box_rows) {
+        return tensor_map<3>("attend_prefill", vectors, {kDim, heads, rows}, {kDim, heads * kDim},
+                             {kSwizzleColumns, 1, box_rows});
+    };
+    const Pages<kDim> pages{map(keys, heads, job.slots, kPageTokens), map(values, heads, job.slots, kPageTokens)};
+    launch("attend_prefill", attend_prefill_kernel<kDim>,
+           dim3(job.query_heads, (max_rows + kRows - 1) / kRows, sequences), kThreads,
+           sizeof(PrefillShared<kDim>) + kSwizzleBytes, stream, map(query, job.query_heads, rows, kRows), pages, job);
 }
 
 }  // namespace
@@ -298,10 +185,13 @@ void attend_prefill(const Tensor& query, const Tensor& key_cache, const Tensor& 
                       block_table.as<int32_t>("block_table", {S, P}), static_cast<int>(P), static_cast<int>(Q),
                       static_cast<int>(Q / KV), static_cast<int>(slots), window, scale,
                       out.as<bf16>("out", {T, Q, D})};
-    with_cache(key_cache, value_cache, D, Places{}, [&](const PagedCache& cache, auto keys, auto values) {
-        if (T == 0 || S == 0 || max_rows == 0) return;
-        launch_attend_prefill<decltype(keys), decltype(values)>(queries, T, cache, job, S, max_rows, stream);
-    });
+    const auto* keys = key_cache.as<bf16>("key_cache", {slots, KV, D});
+    const auto* values = value_cache.as<bf16>("value_cache", {slots, KV, D});
+    require(slots % kPageTokens == 0, "key_cache: " + std::to_string(slots) + " slots, need a multiple of 16");
+    require(D == 64 || D == 128, "head_dim " + std::to_string(D) + ", supported are 64 and 128");
+    if (T == 0 || S == 0 || max_rows == 0) return;
+    const auto launch_for = D == 64 ? launch_attend_prefill<64> : launch_attend_prefill<128>;
+    launch_for(queries, T, keys, values, KV, job, S, max_rows, stream);
 }
 
 }  // namespace openinference

@@ -1,8 +1,8 @@
-// How tiles of keys and values reach shared memory for attend_prefill, out of pages of any format.
+// What a block of attend_prefill computes, and how its tiles of keys and values reach shared memory.
 #pragma once
 
+#include "cache_formats.cuh"
 #include "hopper.cuh"
-#include "paged_cache.cuh"
 
 namespace openinference {
 
@@ -42,15 +42,14 @@ struct Tile {
     }
 };
 
-// Of a bf16 cache the copy engine moves pages, which one warp asks for.
-template <int kDim> struct CopiedPages {
-    static constexpr int kCopiers = 32, kArrivals = 1;
+// The copy engine moves pages, which one warp asks for.
+template <int kDim> struct Pages {
     CUtensorMap keys, values;
 
-    __device__ __forceinline__ void fill(KeyTile<kDim>& tile, const CUtensorMap& cache, Barrier& full, const Prefill& job,
-                                         const Tile& work, int key_tile) const {
+    __device__ __forceinline__ static void fill(KeyTile<kDim>& tile, const CUtensorMap& cache, Barrier& full,
+                                                const Prefill& job, const Tile& work, int key_tile) {
         constexpr int kHalves = kDim / kSwizzleColumns;
-        const int lane = threadIdx.x % 32, page = lane / kHalves, half = lane % kHalves;
+        const int lane = threadIdx.x, page = lane / kHalves, half = lane % kHalves;
         if (lane == 0) full.expect(sizeof(tile));
         __syncwarp();
         if (page >= kPages) return;
@@ -59,75 +58,6 @@ template <int kDim> struct CopiedPages {
         // Behind the last page: outside the tensor, where the engine writes zeros.
         const int slot = index * kPageTokens < work.length ? blocks[index] * kPageTokens : job.slots;
         copy_box(&tile[half][page * kPageTokens][0], cache, full, half * kSwizzleColumns, blockIdx.x / job.group, slot);
-    }
-    __device__ __forceinline__ void fill_keys(KeyTile<kDim>& tile, Barrier& full, const Prefill& job, const Tile& work,
-                                              int key_tile) const {
-        fill(tile, keys, full, job, work, key_tile);
-    }
-    __device__ __forceinline__ void fill_values(KeyTile<kDim>& tile, Barrier& full, const Prefill& job,
-                                                const Tile& work, int key_tile) const {
-        fill(tile, values, full, job, work, key_tile);
-    }
-};
-
-// Of a cache of codes all threads of the warpgroup make rows.
-template <class Keys, class Values> struct DecodedPages {
-    static constexpr int kDim = Keys::kElements, kCopiers = kWarpgroup, kArrivals = kWarpgroup;
-    const uint8_t *keys, *values;
-    int heads;
-
-    // Eight codes of a row, four in each word.
-    template <class Page>
-    __device__ __forceinline__ static uint4 decode(uint32_t first, uint32_t second, float scale, float minimum) {
-        const auto pairs_of = [&](uint32_t codes) {
-            const TwoPairs halves = Page::halves(codes);
-            const auto pair = [&](uint32_t two) {
-                return pack_bf16(half_to_float(two & 0xffff) * scale + minimum, half_to_float(two >> 16) * scale + minimum);
-            };
-            return make_uint2(pair(halves.first), pair(halves.second));
-        };
-        const uint2 lower = pairs_of(first), upper = pairs_of(second);
-        return make_uint4(lower.x, lower.y, upper.x, upper.y);
-    }
-    template <class Page>
-    __device__ __forceinline__ void fill(KeyTile<kDim>& tile, const uint8_t* pages, Barrier& full, const Prefill& job,
-                                         const Tile& work, int key_tile) const {
-        constexpr int kPieces = Page::kRowBytes / 8;
-        const int* blocks = job.block_table + static_cast<size_t>(blockIdx.z) * job.pages_per_sequence;
-#pragma unroll 4
-        for (int item = threadIdx.x; item < kKeys * kPieces; item += kWarpgroup) {
-            const int row = item / kPieces, piece = item % kPieces, position = key_tile * kKeys + row;
-            uint2 codes = make_uint2(0, 0);
-            float scale = 0, minimum = 0;  // what lies behind the sequence was never written
-            if (position < work.length) {
-                const size_t block = blocks[position / kPageTokens];
-                const uint8_t* page = pages + Page::offset(block, blockIdx.x / job.group, heads);
-                codes = *reinterpret_cast<const uint2*>(page + row % kPageTokens * Page::kRowBytes + piece * 8);
-                const uint16_t* numbers = Page::numbers(page) + row % kPageTokens;
-                scale = half_to_float(numbers[0]) * Page::kUnit;
-                if (Page::kNumbers == 2) minimum = half_to_float(numbers[kPageTokens]);
-            }
-            const auto put = [&](int chunk, uint32_t first, uint32_t second) {
-                *reinterpret_cast<uint4*>(&tile[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]) =
-                    decode<Page>(first, second, scale, minimum);
-            };
-            if constexpr (Page::kRowBytes == kDim) {
-                put(piece, codes.x, codes.y);
-            } else {
-                put(piece, codes.x & 0x0f0f0f0f, codes.y & 0x0f0f0f0f);
-                put(piece + kPieces, codes.x >> 4 & 0x0f0f0f0f, codes.y >> 4 & 0x0f0f0f0f);
-            }
-        }
-        publish_to_tensor_cores();
-        full.arrive();
-    }
-    __device__ __forceinline__ void fill_keys(KeyTile<kDim>& tile, Barrier& full, const Prefill& job, const Tile& work,
-                                              int key_tile) const {
-        fill<Keys>(tile, keys, full, job, work, key_tile);
-    }
-    __device__ __forceinline__ void fill_values(KeyTile<kDim>& tile, Barrier& full, const Prefill& job,
-                                                const Tile& work, int key_tile) const {
-        fill<Values>(tile, values, full, job, work, key_tile);
     }
 };
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from types import ModuleType
 
-import msgspec
 import torch
+from msgspec.structs import replace
 
 from openinference_engine.backend import Backend, Capacity, model_length, plan_capacity
 from openinference_engine.config import EngineConfig, ModelConfig
@@ -17,7 +17,7 @@ from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
-from openinference_engine.kv_formats import CUDA_FORMATS
+from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS
 from openinference_engine.llama_weights import (
     WEIGHT_FORMATS,
     WHOLE,
@@ -28,6 +28,7 @@ from openinference_engine.llama_weights import (
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
+from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.timeline import Timeline
 from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.checkpoint import Checkpoint
@@ -43,7 +44,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
     """Raises StartError if this machine or this model cannot do it."""
     kernels, device = load_kernels(), find_gpu()
     if config.weights == "auto":
-        config = msgspec.structs.replace(config, weights=stored_format(checkpoint))
+        config = replace(config, weights=stored_format(checkpoint))
     check_settings(checkpoint.config, config)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     timeline.end("context")
@@ -116,11 +117,11 @@ def plan_memory(
 ) -> int:
     """Bytes left for the cache. Raises StartError, with what would fit, if no sequence does."""
     length = model_length(model, config)
-    sequence_bytes = length * _position_bytes(model, config)
+    sequence_bytes = length * _sequence_bytes(model, config)
     model_bytes = weight_bytes(model, config.weight_format, length, extent)
     spare_bytes = free_bytes - model_bytes - _RESERVE_BYTES
     if spare_bytes >= sequence_bytes:
-        return spare_bytes
+        return spare_bytes - length * _copy_bytes(model, config)
     raise StartError(
         f"--weights {config.weight_format}: the model takes {_gib(model_bytes)}, one sequence of "
         f"--max-model-len {length} {_gib(sequence_bytes)} and the steps {_gib(_RESERVE_BYTES)}, "
@@ -130,7 +131,7 @@ def plan_memory(
 
 
 def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: Extent) -> str:
-    length, token_bytes = model_length(model, config), _position_bytes(model, config)
+    length, token_bytes = model_length(model, config), _sequence_bytes(model, config)
     room = free_bytes - _RESERVE_BYTES
     remedies = [
         f"--weights {name}"
@@ -140,8 +141,8 @@ def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: E
     for_cache = room - weight_bytes(model, config.weight_format, length, extent)
     remedies += [
         f"--kv-cache-dtype {name}"
-        for name, cache_format in CUDA_FORMATS.items()
-        if length * model.kv_bytes_per_token(cache_format) <= for_cache
+        for name in CUDA_FORMATS
+        if length * _sequence_bytes(model, replace(config, kv_cache_dtype=name)) <= for_cache
     ]
     shorter = for_cache // token_bytes
     if shorter > 0:
@@ -149,8 +150,20 @@ def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: E
     return " or ".join(remedies) or "a GPU with more memory"
 
 
+def _sequence_bytes(model: ModelConfig, config: EngineConfig) -> int:
+    """What a position of the longest sequence takes: codes of all layers, and a layer's copy."""
+    return _position_bytes(model, config) + _copy_bytes(model, config)
+
+
 def _position_bytes(model: ModelConfig, config: EngineConfig) -> int:
     return model.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
+
+
+def _copy_bytes(model: ModelConfig, config: EngineConfig) -> int:
+    """Of a position, where prompts read codes (`prompt_pages`); planned on every GPU alike."""
+    if not CUDA_FORMATS[config.kv_cache_dtype].is_coded or not _is_for_prefill(model, config):
+        return 0
+    return model.num_kv_heads * BFLOAT16.head_bytes(model.head_dim)
 
 
 def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
@@ -162,10 +175,13 @@ def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
 def runs_prefill(
     kernels: ModuleType, device: torch.device, model: ModelConfig, config: EngineConfig
 ) -> bool:
-    """Whether these take long prompts: they add up a row in another order than decoding does, and
-    know no experts."""
-    is_fit = model.experts is None and not config.is_deterministic
-    return is_fit and has_prefill(kernels, device)
+    """Whether these take long prompts."""
+    return _is_for_prefill(model, config) and has_prefill(kernels, device)
+
+
+def _is_for_prefill(model: ModelConfig, config: EngineConfig) -> bool:
+    """They add up a row in another order than decoding does, and know no experts."""
+    return model.experts is None and not config.is_deterministic
 
 
 def most_prompt_rows(config: EngineConfig) -> int:
@@ -195,7 +211,9 @@ def _load_runner(
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence, config.is_deterministic)
     prefill = None
     if runs_prefill(kernels, device, model, config):
-        prefill = Prefill(kernels, weights, model, cache, most_prompt_rows(config))
+        attention = PromptAttention(kernels, cache, decoder.attention, pages_per_sequence)
+        most_rows = most_prompt_rows(config)
+        prefill = Prefill(kernels, weights, model, cache, attention, most_rows)
     return CudaRunner(
         kernels,
         decoder,

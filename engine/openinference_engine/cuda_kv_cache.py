@@ -27,13 +27,14 @@ class KVCache:
         sizes = config.num_layers, num_blocks, config.num_kv_heads, config.head_dim
         self.keys = empty_layers(cache_format.keys, *sizes, device)
         self.values = empty_layers(cache_format.values, *sizes, device)
-        self._new_vectors_shape = sizes[2:] if cache_format.is_coded else None
+        self.is_coded = cache_format.is_coded
+        self._vectors_shape = sizes[2:]
 
-    def new_vectors(self, rows: int) -> tuple[Tensor, Tensor] | None:
-        """Where the keys and values of a step's rows wait for their codes, if they need any."""
-        if self._new_vectors_shape is None:
+    def uncoded(self, rows: int) -> tuple[Tensor, Tensor] | None:
+        """Room for keys and values of a layer in bf16, if the cache holds codes."""
+        if not self.is_coded:
             return None
-        shape, device = (rows, *self._new_vectors_shape), self.keys[0].device
+        shape, device = (rows, *self._vectors_shape), self.keys[0].device
         keys, values = torch.zeros(2, *shape, dtype=torch.bfloat16, device=device).unbind()
         return keys, values
 
@@ -49,7 +50,7 @@ class NewHeads:
     """
 
     def __init__(self, config: ModelConfig, cache: KVCache, rows: int) -> None:
-        self._vectors = cache.new_vectors(rows)
+        self._vectors = cache.uncoded(rows)
         self._sums: Tensor | None = None
         if config.norms_heads:
             columns = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim

@@ -19,9 +19,10 @@ import msgspec
 import torch
 from torch import Tensor
 
+from openinference_engine.chunks import Parts, send
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
-from openinference_engine.prefill import Parts, Prefill, send
+from openinference_engine.prefill import Prefill
 from openinference_engine.ratings import RATING_WORDS, unpack
 from openinference_engine.results import TokenLogprobs
 from openinference_engine.rows import Row

@@ -51,7 +51,8 @@ class Demand:
     `matrices`: all but keys and values, experts, embedding and head. `head`: 0 where the embedding
     is the head. `sequence`: keys and values of the longest sequence of so many tokens.
     `layer_cost`, `head_cost`: by which stages are balanced. `inbox`, `logits`: of a tensor rank on
-    a GPU, for each peer and for all.
+    a GPU, for each peer and for all. `copy`: of one layer of that sequence, which prompts on GPUs
+    read instead of codes (openinference_engine.prompt_pages).
     """
 
     matrices: int
@@ -69,6 +70,11 @@ class Demand:
     is_on_gpus: bool
     inbox: int
     logits: int
+    copy: int
+
+    def copy_of(self, layout: Layout) -> int:
+        """A rank's heads of `copy`."""
+        return -(-self.copy // min(layout.tensor, self.num_kv_heads))
 
     def exchange(self, layout: Layout) -> int:
         """What a rank on a GPU has for the others to write to, and for the lanes of a pipeline.
@@ -161,6 +167,7 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
         is_on_gpus=service.gpus_per_pod > 0,
         inbox=_inbox_bytes(service, hidden),
         logits=4 * LOGIT_ROWS * vocabulary,
+        copy=_copy_bytes(service, heads * head_dim * tokens),
     )
 
 
@@ -209,6 +216,12 @@ def _element_bytes(service: InferenceService, summary: Mapping[str, Any]) -> int
 def _inbox_bytes(service: InferenceService, hidden: int) -> int:
     rows = max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)
     return 2 * 8 * max(rows * hidden // 2, 2 * LOGIT_ROWS)
+
+
+def _copy_bytes(service: InferenceService, elements: int) -> int:
+    """elements: of a layer's keys."""
+    is_coded = service.engine.kv_cache_dtype in CACHE_BITS
+    return 2 * ELEMENT_BYTES["bfloat16"] * elements if service.gpus_per_pod and is_coded else 0
 
 
 def _head_bytes(service: InferenceService, head_dim: int) -> int:

@@ -3,12 +3,13 @@
 With GPUs of M bytes, and a rank on each, which holds W bytes of weights and S bytes of keys and
 values of a sequence of full length (`demand` tells both for the fullest rank of every stage):
 
-    keys and values = M x 0.92 - 1.5 GiB - X - W
+    keys and values = M x 0.92 - 1.5 GiB - X - C - W
     sequences       = keys and values / S, of the rank with room for the fewest
 
 0.92 leaves what the driver and fragmentation take, 1.5 GiB what activations and graphs take; both
-are on the safe side. X is what tensor ranks write to each other. Without GPUs the memory limit of a
-pod takes the place of M for all ranks in it, and the engine gives a tenth of it to keys and values
+are on the safe side. X is what tensor ranks write to each other, C what prompts read instead of
+codes of keys and values. Without GPUs the memory limit of a pod takes the place of M for all ranks
+in it, and the engine gives a tenth of it to keys and values
 (`openinference_engine.backend.plan_capacity`).
 """
 
@@ -85,7 +86,7 @@ def needed_bytes(demand: Demand, layout: Layout) -> int:
 
 def workspace_bytes(demand: Demand, layout: Layout) -> int:
     """Of a GPU, beside weights, keys and values."""
-    return WORKSPACE_BYTES + demand.exchange(layout)
+    return WORKSPACE_BYTES + demand.exchange(layout) + demand.copy_of(layout)
 
 
 def fewest_stages(demand: Demand, layout: Layout, memory: int) -> Layout | None:

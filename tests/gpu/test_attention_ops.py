@@ -45,6 +45,43 @@ def test_append_codes_refuses_a_cache_without_codes(place, inputs):
         place.ops.append_codes(vectors, vectors, positions, table, cache, cache, place.stream)
 
 
+@coded
+@head_sizes
+@pytest.mark.parametrize("kv_heads", [1, 3, 10])
+def test_expand_pages_writes_the_very_bits_of_the_reference(
+    place, inputs, cache_format, head_dim, kv_heads
+):
+    pages = 5
+    table, blocks = inputs.pages(1, per_sequence=pages)
+    caches = list(inputs.caches(cache_format, blocks, kv_heads, head_dim))
+    positions = inputs.integers(0, 1, 16 * pages) + torch.arange(16 * pages).to(place.device)
+    reference.append_codes(
+        inputs.normal(16 * pages, kv_heads, head_dim),
+        inputs.normal(16 * pages, kv_heads, head_dim, scale=1e-3),
+        positions,
+        table.repeat(16 * pages, 1),
+        *caches,
+    )
+    names = ("keys", "values")
+    mine, theirs = (
+        [inputs.unwritten(16 * pages + 32, kv_heads, head_dim) for _ in names] for _ in range(2)
+    )
+    place.ops.expand_pages(*caches, table[0], *mine, place.stream)
+    reference.expand_pages(*caches, table[0], *theirs)
+    for name, own, other in zip(names, mine, theirs, strict=True):
+        assert torch.equal(own.view(torch.int16), other.view(torch.int16)), name
+        assert own[16 * pages :].isnan().all(), name
+
+
+def test_expand_pages_refuses_what_it_cannot_expand(place, inputs):
+    coded = list(inputs.caches(CODED_FORMATS["int8"], 4, 1, 64))
+    plain, pages = inputs.normal(64, 1, 64), inputs.integers(0, 4, 5)
+    with pytest.raises(ValueError, match="key_cache: dtype bfloat16, expected codes"):
+        place.ops.expand_pages(plain, plain, pages, plain, plain, place.stream)
+    with pytest.raises(ValueError, match="keys: 64 slots for 5 pages of 16"):
+        place.ops.expand_pages(*coded, pages, plain, plain, place.stream)
+
+
 grids = pytest.mark.parametrize(("splits", "warps"), [(1, 16), (3, 8), (6, 4)])
 
 

@@ -16,6 +16,7 @@ from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.packings import PACKINGS
 from openinference_engine.prefill import Prefill
+from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Chunk, Scheduler, Step
 from openinference_engine.weights.loader import Weights
@@ -43,7 +44,8 @@ def build_runner(
     pages = MAX_LENGTH // 16
     decoder = Decoder(place.ops, weights, config, cache, pages, is_deterministic)
     if prompt_kernels is not None:
-        switches["prefill"] = Prefill(prompt_kernels, weights, config, cache, max_rows=64)
+        attention = PromptAttention(prompt_kernels, cache, decoder.attention, pages)
+        switches["prefill"] = Prefill(prompt_kernels, weights, config, cache, attention, 64)
     return CudaRunner(place.ops, decoder, **switches)
 
 

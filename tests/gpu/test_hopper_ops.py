@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 from openinference_engine import tiles
-from openinference_engine.kv_formats import CODED_FORMATS
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.packings import PACKINGS
 
@@ -41,21 +40,6 @@ def test_attend_prefill_equals_softmax_over_the_pages(hopper, inputs, head_dim, 
         keys[unwritten] = values[unwritten] = math.nan
     arguments = _chunks(inputs, keys, values, table, group, head_dim, window)
     check(hopper, "attend_prefill", arguments, ["out"])
-
-
-@pytest.mark.parametrize("cache_format", CODED_FORMATS.values(), ids=CODED_FORMATS)
-@pytest.mark.parametrize("head_dim", [64, 128])
-def test_attend_prefill_reads_codes(hopper, inputs, cache_format, head_dim):
-    """An element of keys and values is rounded to bf16 once more, as the tensor cores take it."""
-    table, blocks = inputs.pages(len(LENGTHS), per_sequence=max(LENGTHS) // 16 + 1)
-    keys, values = inputs.caches(cache_format, blocks, 2, head_dim)
-    for sequence, length in enumerate(LENGTHS):
-        vectors = (inputs.normal(length, 2, head_dim) for _ in range(2))
-        positions = torch.arange(length, dtype=torch.int32, device=hopper.device)
-        rows = table[sequence].repeat(length, 1)
-        hopper.ops.append_codes(*vectors, positions, rows, keys, values, hopper.stream)
-    arguments = _chunks(inputs, keys, values, table, 3, head_dim, window=100)
-    check(hopper, "attend_prefill", arguments, ["out"], {"out": LOOSE})
 
 
 NEW_ROWS, LENGTHS = [1, 0, 5, 128, 130, 257], [1, 40, 300, 128, 130, 1000]

@@ -12,8 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from openinference_engine import tiles
-from openinference_engine.ops import cuda_cache
-from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.ops.cuda_attention_reference import append_codes as append_codes
+from openinference_engine.ops.cuda_attention_reference import attend as attend
+from openinference_engine.ops.cuda_attention_reference import attend_prefill as attend_prefill
+from openinference_engine.ops.cuda_attention_reference import expand_pages as expand_pages
+from openinference_engine.ops.cuda_attention_reference import slot_of
+from openinference_engine.ops.cuda_attention_reference import slots_of as slots_of
 from openinference_engine.packings import packing_of
 
 SQUARE_COLUMNS = 16
@@ -79,80 +83,6 @@ def append_normed(
     _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
 
 
-def append_codes(
-    keys: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    block_table: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    stream: Any = None,
-) -> None:
-    for token, position in enumerate(positions.tolist()):
-        if position >= 0:
-            slot = _slot(block_table[token], position)
-            cuda_cache.append(key_cache, slot, keys[token])
-            cuda_cache.append(value_cache, slot, values[token])
-
-
-def attend(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    positions: Tensor,
-    block_table: Tensor,
-    scale: float,
-    splits: int,
-    warps: int,
-    workspace: Tensor,
-    counters: Tensor,
-    out: Tensor,
-    stream: Any = None,
-) -> None:
-    group, head_dim = query.shape[1] // key_cache.shape[1], query.shape[2]
-    caches = [cuda_cache.vectors_of(cache, head_dim) for cache in (key_cache, value_cache)]
-    for token, position in enumerate(positions.tolist()):
-        if position < 0:
-            out[token] = 0
-            continue
-        slots = slots_of(block_table[token])[: position + 1]
-        # (kv_heads, position + 1, head_dim)
-        keys, values = (cache[slots].transpose(0, 1) for cache in caches)
-        queries = query[token].float().reshape(-1, group, head_dim)
-        weights = torch.softmax(queries @ keys.transpose(1, 2) * scale, dim=-1)
-        out[token] = (weights @ values).flatten(0, 1)
-
-
-def attend_prefill(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    starts: Tensor,
-    lengths: Tensor,
-    block_table: Tensor,
-    max_rows: int,
-    scale: float,
-    window: int,
-    out: Tensor,
-    stream: Any = None,
-) -> None:
-    group, head_dim = query.shape[1] // key_cache.shape[1], query.shape[2]
-    caches = [cuda_cache.vectors_of(cache, head_dim) for cache in (key_cache, value_cache)]
-    bounds = starts.tolist()
-    for index, length in enumerate(lengths.tolist()):
-        rows = slice(bounds[index], bounds[index + 1])
-        slots = slots_of(block_table[index])[:length]
-        keys, values = (
-            cache[slots].transpose(0, 1).repeat_interleave(group, dim=0) for cache in caches
-        )  # (query heads, length, head_dim)
-        scores = query[rows].transpose(0, 1).float() @ keys.transpose(1, 2) * scale
-        key_positions = torch.arange(length, device=query.device)
-        positions = key_positions[length - scores.shape[1] :, None]
-        is_seen = (key_positions <= positions) & (key_positions > positions - window)
-        weights = torch.softmax(scores.masked_fill(~is_seen, -torch.inf), dim=-1)
-        out[rows] = (weights @ values).transpose(0, 1)
-
-
 def project_residual(
     input: Tensor,
     weights: Tensor,
@@ -216,12 +146,6 @@ def write_norm_inputs(hidden: Tensor, norm_weight: Tensor, x: Tensor, sum_square
     sum_squares.copy_(hidden.square().view(*sum_squares.shape, SQUARE_COLUMNS).sum(-1))
 
 
-def slots_of(pages: Tensor) -> Tensor:
-    """pages: (P,) of one sequence → (P × 16,) int64, the cache slots of its positions."""
-    places = torch.arange(PAGE_TOKENS, device=pages.device)
-    return (pages.long()[:, None] * PAGE_TOKENS + places).flatten()
-
-
 def _append(
     queries: Tensor,
     keys: Tensor,
@@ -238,13 +162,9 @@ def _append(
         if position < 0:
             continue
         query[token] = _rotate(queries[token], rotary[position])
-        place = _slot(block_table[token], position) if block_table.shape[1] else token
+        place = slot_of(block_table[token], position) if block_table.shape[1] else token
         key_cache[place] = _rotate(keys[token], rotary[position])
         value_cache[place] = values[token]
-
-
-def _slot(pages: Tensor, position: int) -> int:
-    return int(pages[position // PAGE_TOKENS]) * PAGE_TOKENS + position % PAGE_TOKENS
 
 
 def dense(weights: Tensor, row_order: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
+from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.ranks.device_memory import (
     Abort,
     DeviceMemory,
@@ -107,7 +108,8 @@ def build_part(
     )
     prefill = None
     if has_prefill:
-        prefill = TeamPrefill(stand_in, weights, part, cache, most_rows(config))
+        attention = PromptAttention(stand_in, cache, decoder.attention, pages_per_sequence)
+        prefill = TeamPrefill(stand_in, weights, part, cache, attention, most_rows(config))
     return CudaPart(stand_in, decoder, prefill, memory)
 
 

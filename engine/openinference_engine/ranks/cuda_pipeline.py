@@ -26,6 +26,7 @@ from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights, load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import (
     StageDecoder,
@@ -206,7 +207,10 @@ def in_lanes(
     decoder = StageDecoder(
         kernels, weights, model, cache, pages_per_sequence, is_deterministic, logits
     )
-    prefill = None if max_rows is None else StagePrefill(kernels, weights, model, cache, max_rows)
+    prefill = None
+    if max_rows is not None:
+        attention = PromptAttention(kernels, cache, decoder.attention, pages_per_sequence)
+        prefill = StagePrefill(kernels, weights, model, cache, attention, max_rows)
     return CudaStage(
         kernels,
         [decoder.in_lane(lane, extent, of, memory.logits(lane)) for lane, of in enumerate(hops)],

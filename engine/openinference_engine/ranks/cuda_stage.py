@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
+from openinference_engine.chunks import Chunks
 from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import Extent
-from openinference_engine.prefill import Chunks, Prefill, State
+from openinference_engine.prefill import Prefill, State
 from openinference_engine.ranks.hops import Hops
 from openinference_engine.ranks.layout import layers_of
 from openinference_engine.ranks.part import part_of

@@ -18,8 +18,9 @@ import msgspec
 import torch
 from torch import Tensor
 
+from openinference_engine.chunks import Parts
 from openinference_engine.launches import Flight, Kind
-from openinference_engine.prefill import Parts, Prefill
+from openinference_engine.prefill import Prefill
 from openinference_engine.ranks.cuda_stage import StageDecoder
 from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send
 from openinference_engine.ranks.messages import ForLane, Head, Repeat, TakeChoice, ToRank

@@ -13,9 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from openinference_engine.chunks import Parts, send
 from openinference_engine.decoder import Decoder
 from openinference_engine.launches import Flight, Kind, Launches
-from openinference_engine.prefill import Parts, Prefill, send
+from openinference_engine.prefill import Prefill
 from openinference_engine.ranks.messages import Head, Prepare, Prompts, Repeat, ToRank, Update
 
 Send = Callable[[ToRank], None]
