@@ -12,6 +12,10 @@ struct Candidate {
 
 constexpr int kNoToken = -1;
 
+__device__ __forceinline__ Candidate candidate(float logit, int id) {
+    return {logit, logit == logit ? id : kNoToken};
+}
+
 // The larger logit wins, then the lower id; NaN never wins.
 __device__ __forceinline__ Candidate better(Candidate a, Candidate b) {
     if (b.id == kNoToken) return a;

@@ -1,14 +1,26 @@
-// LM head with greedy choice: logits are written, the best of each block is kept on the way, and the
-// last block to finish compares the blocks and moves every sequence one position on.
+// LM head with greedy choice. For few tokens one kernel: logits are written, the best of each block is
+// kept on the way, and the last block to finish compares the blocks. For many a product, and a kernel that
+// walks over each row of its logits. Either moves every sequence one position on.
 #include "candidate.cuh"
 #include "ops.h"
-#include "rms_scale.cuh"
-#include "skinny_gemm.cuh"
+#include "plain_epilogue.cuh"
 
 namespace openinference {
 namespace {
 
 constexpr int kMaxBlocks = 2;  // per multiprocessor, of any weight format
+
+// Of each row: the token that is chosen, and the position that it gets.
+struct Choice {
+    int* tokens;
+    int* positions;
+
+    __device__ void take(int row, const Candidate& best) const {
+        const bool is_running = positions[row] >= 0 && best.id != kNoToken;
+        tokens[row] = is_running ? best.id : kNoToken;
+        positions[row] = is_running ? positions[row] + 1 : -1;
+    }
+};
 
 struct TokenEpilogue {
     struct Scratch {
@@ -20,17 +32,13 @@ struct TokenEpilogue {
     RmsScale norm;
     int vocabulary;
     float* logits;
-    int* tokens;
-    int* positions;
+    Choice choice;
     Candidate* block_best;  // (blocks, tokens)
     int* finished_blocks;
 
     __host__ __device__ int tiles() const { return (vocabulary + 15) / 16; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
-    TokenEpilogue from(int64_t token) const {
-        return {norm.from(token), vocabulary,         logits + token * vocabulary, tokens + token,
-                positions + token, block_best, finished_blocks};
-    }
+    TokenEpilogue from(int64_t) const { return *this; }  // few tokens are a single launch
     __device__ void prepare(Scratch&, int) const {}
     __device__ void begin(Scratch& scratch, int count) const {
         norm.compute(scratch.scale, count);
@@ -54,7 +62,7 @@ struct TokenEpilogue {
     __device__ __forceinline__ Candidate write(float* row, int id, float logit) const {
         if (id >= vocabulary) return {0, kNoToken};
         row[id] = logit;
-        return {logit, logit == logit ? id : kNoToken};
+        return candidate(logit, id);
     }
 
     __device__ void end(Scratch& scratch, int count) const {
@@ -74,12 +82,38 @@ struct TokenEpilogue {
         for (unsigned block = threadIdx.x % 32; block < gridDim.x; block += 32)
             mine = better(mine, block_best[block * count + token]);
         mine = best_of_lanes<32>(mine);
-        if (threadIdx.x % 32 != 0) return;
-        const bool is_running = positions[token] >= 0 && mine.id != kNoToken;
-        tokens[token] = is_running ? mine.id : kNoToken;
-        positions[token] = is_running ? positions[token] + 1 : -1;
+        if (threadIdx.x % 32 == 0) choice.take(token, mine);
     }
 };
+
+constexpr int kThreads = 1024, kWarps = kThreads / 32, kAhead = 8;  // logits that a thread requests at once
+
+struct RowShared {
+    Candidate best[kWarps];
+};
+
+// A block for each row.
+__global__ void __launch_bounds__(kThreads) compare_logits(const float* logits, int vocabulary, const Choice choice) {
+    auto& shared = shared_memory<RowShared>();
+    release_successor();
+    wait_for_predecessor();
+    const float* row = logits + static_cast<size_t>(blockIdx.x) * vocabulary;
+    Candidate mine{0, kNoToken};
+    for (int first = threadIdx.x; first < vocabulary; first += kThreads * kAhead) {
+        const auto id = [&](int i) { return min(first + i * kThreads, vocabulary - 1); };  // the last may come twice
+        float logit[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) logit[i] = row[id(i)];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) mine = better(mine, candidate(logit[i], id(i)));
+    }
+    mine = best_of_lanes<32>(mine);
+    if (threadIdx.x % 32 == 0) shared.best[threadIdx.x / 32] = mine;
+    block_barrier();
+    if (threadIdx.x >= 32) return;
+    mine = best_of_lanes<kWarps>(shared.best[threadIdx.x]);
+    if (threadIdx.x == 0) choice.take(blockIdx.x, mine);
+}
 
 }  // namespace
 
@@ -89,17 +123,23 @@ void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, con
                   const Tensor& logits, const Tensor& tokens, const Tensor& positions,
                   const Tensor& best, const Tensor& counter, Stream stream) {
     const int64_t T = x.length("x", 0), H = x.length("x", 1), V = logits.length("logits", 1);
-    const int64_t scratch = 2 * T * multiprocessors() * kMaxBlocks;
+    const int64_t padded = (V + 15) / 16 * 16, scratch = 2 * T * multiprocessors() * kMaxBlocks;
     require(best.length("best", 0) >= scratch,
             "best: " + std::to_string(best.length("best", 0)) + " elements, need " + std::to_string(scratch));
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
-    const TokenEpilogue epilogue{norm, static_cast<int>(V), logits.as<float>("logits", {T, V}),
-                                 tokens.as<int32_t>("tokens", {T}),
-                                 positions.as<int32_t>("positions", {T}),
-                                 reinterpret_cast<Candidate*>(best.as<float>("best", {-1})),
-                                 counter.as<int32_t>("counter", {1})};
-    multiply_few_tokens("choose_token", weights, (V + 15) / 16 * 16, "x", x, epilogue, stream);
+    float* const out = logits.as<float>("logits", {T, V});
+    const int vocabulary = static_cast<int>(V);
+    const Choice choice{tokens.as<int32_t>("tokens", {T}), positions.as<int32_t>("positions", {T})};
+    auto* const block_best = reinterpret_cast<Candidate*>(best.as<float>("best", {-1}));
+    auto* const finished_blocks = counter.as<int32_t>("counter", {1});
+    if (T <= kFewTokens) {
+        const TokenEpilogue epilogue{norm, vocabulary, out, choice, block_best, finished_blocks};
+        return multiply_few_tokens("choose_token", weights, padded, "x", x, epilogue, stream);
+    }
+    multiply_tokens("choose_token", weights, padded, "x", x, PlainEpilogue{norm, vocabulary, out}, stream);
+    launch("choose_token", compare_logits, dim3(static_cast<unsigned>(T)), kThreads, sizeof(RowShared), stream,
+           static_cast<const float*>(out), vocabulary, choice);
 }
 
 }  // namespace openinference

@@ -1,43 +1,9 @@
 // A projection whose sums are wanted as they are: the experts' router, and queries, keys and values
 // that a norm of their heads comes before.
 #include "ops.h"
-#include "rms_scale.cuh"
-#include "skinny_gemm.cuh"
+#include "plain_epilogue.cuh"
 
 namespace openinference {
-namespace {
-
-struct PlainEpilogue {
-    struct Scratch {
-        float scale[kMaxTokens];
-    };
-
-    RmsScale norm;
-    int columns;  // of the output; a row that pads the weights has none
-    float* out;
-
-    __host__ __device__ int tiles() const { return (columns + 15) / 16; }
-    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
-    __device__ void prepare(Scratch&, int) const {}
-    __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
-    __device__ void end(Scratch&, int) const {}
-
-    __device__ __forceinline__ void store(Scratch& scratch, int tile, int pair, int token, bool is_live,
-                                          float lower, float upper) const {
-        if (!is_live) return;
-        write(token, tile * 16 + pair, lower * scratch.scale[token]);
-        write(token, tile * 16 + pair + 8, upper * scratch.scale[token]);
-    }
-    __device__ __forceinline__ void write(int token, int column, float value) const {
-        if (column < columns) out[static_cast<size_t>(token) * columns + column] = value;
-    }
-
-    __host__ __device__ PlainEpilogue from(int token) const {
-        return {norm.from(token), columns, out + static_cast<size_t>(token) * columns};
-    }
-};
-
-}  // namespace
 
 void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights, const Tensor& out,
              Stream stream) {

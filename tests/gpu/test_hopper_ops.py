@@ -12,7 +12,7 @@ from openinference_engine import tiles
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.packings import PACKINGS
 
-from tests.gpu.op_checks import EPSILON, Inputs, check
+from tests.gpu.op_checks import EPSILON, LOOSE, Inputs, check
 
 pytestmark = pytest.mark.gpu
 
@@ -21,7 +21,6 @@ FORMATS = {"bf16": lambda matrix, order: matrix} | {
     name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
     for name, packing in PACKINGS.items()
 }
-LOOSE = {"rtol": 2**-5, "atol": 2**-5}
 
 
 @pytest.fixture
