@@ -22,6 +22,7 @@ namespace batch {
 constexpr int kTokens = 32, kGroups = kTokens / 8;
 constexpr int kWarps = 8, kComputing = kWarps * 32, kThreads = kComputing + 32;
 constexpr int kSharedBytes = 113 * 1024, kSpareBytes = 3072;  // of a block; for all but the ring
+constexpr int kAloneBytes = 116 * 1024;  // with as many, a block of these kernels has no other beside it
 constexpr int kMaxStages = 12;
 constexpr int kStepColumns = 32;
 
@@ -306,9 +307,12 @@ void launch_plan(const char* op, const Source& source, const bf16* x, int64_t co
     const int groups = std::max((tiles + Plan::kBlockTiles - 1) / Plan::kBlockTiles,
                                 std::min(tiles, multiprocessors() / sharing));
     const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens});
+    // Released early, blocks go two by two to the multiprocessors that are free first: where there is one
+    // for each, it has to fill it (docs/log.md).
+    const bool is_alone = groups * sharing <= multiprocessors();
     launch_in_clusters(op, batch_gemm<Source, Plan, Epilogue>, dim3(sharing, groups), dim3(sharing), kThreads,
-                       sizeof(S) + kSwizzleBytes, stream, x_map, source, static_cast<int>(columns),
-                       static_cast<int>(tokens), epilogue);
+                       is_alone ? kAloneBytes : sizeof(S) + kSwizzleBytes, stream, x_map, source,
+                       static_cast<int>(columns), static_cast<int>(tokens), epilogue);
 }
 
 }  // namespace batch

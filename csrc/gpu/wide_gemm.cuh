@@ -38,6 +38,8 @@ template <int kTokens> struct Budget {
     static constexpr int kFeederRegisters = kBlocks == 2 ? 48 : 56;
     static constexpr int kNormsAhead = 4;  // as many as the feeders' registers hold
     static constexpr int kComputerRegisters = kBlocks == 2 ? 96 : 224;
+    // When successors may begin. Beside a batch's products they take its multiprocessors (docs/log.md).
+    static constexpr bool kReleasesAtStart = kTokens > 128;
 };
 
 __device__ __forceinline__ uint32_t multiply_bf16(uint32_t a, uint32_t b) {
@@ -417,7 +419,7 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
         if (threadIdx.x < 32) {
             feed<kTokens>(shared, x, source, steps, sharing, first_token, epilogue.tiles());
         } else {
-            release_successor();
+            if constexpr (Budget<kTokens>::kReleasesAtStart) release_successor();
             wait_for_predecessor();
             epilogue.template begin_many<Budget<kTokens>::kNormsAhead>(
                 shared.scales, own_tokens, static_cast<int>(threadIdx.x) - 32, kPreparing * 32);
@@ -429,6 +431,7 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
         const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
         float sums[kTokens / 2] = {};
         compute<Unpacker, kTokens>(shared, steps.count, sharing, group, sums);
+        if constexpr (!Budget<kTokens>::kReleasesAtStart) release_successor();
         wait_for_predecessor();
         finish<kTokens>(shared, epilogue, group, sums, own_tokens);
         if (sharing.blocks > 1) cluster_barrier();  // the other still announces free stages here
