@@ -41,7 +41,8 @@ struct Bf16Weights {
 
         // sums += W·xᵀ over this unit's columns.
         template <int kGroups, class Rows>
-        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4]) const {
+        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4],
+                                                 const Constants&) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {

@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     const int tiles = epilogue.tiles();
     const Share<Weights> share(weights.columns);
     typename Weights::Unit held[kDepth];
+    const Constants constants;
     release_successor();
     wait_for_predecessor();
     for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) shared.visits[i] = visits[i];
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
 #pragma unroll
         for (int slot = 0; slot < kDepth; ++slot) {
             if (now.tile >= end) break;
-            held[slot].multiply(rows, share.unit(now.index), sums);
+            held[slot].multiply(rows, share.unit(now.index), sums, constants);
             request(held[slot]);
             const bool ends_tile = now.index == share.count() - 1;
             if (ends_tile) {

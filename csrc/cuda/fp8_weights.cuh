@@ -40,7 +40,8 @@ struct Fp8Weights {
         }
 
         template <int kGroups, class Rows>
-        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4]) const {
+        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4],
+                                                 const Constants&) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
             float part[kGroups][4] = {};
 #pragma unroll

@@ -42,8 +42,10 @@ struct Int4Weights {
         }
 
         template <int kGroups, class Rows>
-        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4]) const {
+        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4],
+                                                 const Constants& constants) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            const uint32_t base = constants.base;
             float part[kGroups][4] = {};
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {
@@ -52,10 +54,10 @@ struct Int4Weights {
 #pragma unroll
                 for (int word = 0; word < 2; ++word) {
                     const int k = unit * kUnitColumns + run * kRunColumns + t * 16 + word * 8;
-                    const uint32_t first[4] = {pair<0>(low[word]), pair<0>(high[word]),
-                                               pair<1>(low[word]), pair<1>(high[word])};
-                    const uint32_t second[4] = {pair<2>(low[word]), pair<2>(high[word]),
-                                                pair<3>(low[word]), pair<3>(high[word])};
+                    const uint32_t first[4] = {pair<0>(low[word], base), pair<0>(high[word], base),
+                                               pair<1>(low[word], base), pair<1>(high[word], base)};
+                    const uint32_t second[4] = {pair<2>(low[word], base), pair<2>(high[word], base),
+                                                pair<3>(low[word], base), pair<3>(high[word], base)};
 #pragma unroll
                     for (int group = 0; group < kGroups; ++group) {
                         const uint4 values = x.at(group * 8 + g, k);
@@ -68,8 +70,9 @@ struct Int4Weights {
         }
 
         // Codes 2·kIndex and 2·kIndex + 1 of a word as bf16: 128 + code is 0x4300 | code, exactly.
-        template <int kIndex> __device__ __forceinline__ static uint32_t pair(uint32_t word) {
-            return subtract_bf16((word >> (4 * kIndex) & 0x000f000fu) | 0x43004300u, 0x43084308u);
+        template <int kIndex>
+        __device__ __forceinline__ static uint32_t pair(uint32_t word, uint32_t base = Constants::k128s) {
+            return subtract_bf16((word >> (4 * kIndex) & 0x000f000fu) | base, 0x43084308u);
         }
     };
 };

@@ -46,21 +46,23 @@ struct Int4ZeroWeights {
         }
 
         template <int kGroups, class Rows>
-        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4]) const {
+        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4],
+                                                 const Constants& constants) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            const uint32_t base = constants.base;
             float part[kGroups][4] = {};
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {
-                const uint32_t offsets = run >= first && run < end ? zeros : kOffsets;
-                const uint32_t low[2] = {codes[run].x, codes[run].y}, low_zeros = both_lower(offsets);
-                const uint32_t high[2] = {codes[run].z, codes[run].w}, high_zeros = both_upper(offsets);
+                const uint32_t zero = run >= first && run < end ? zeros : kOffsets;
+                const uint32_t low[2] = {codes[run].x, codes[run].y}, low_zero = both_lower(zero);
+                const uint32_t high[2] = {codes[run].z, codes[run].w}, high_zero = both_upper(zero);
 #pragma unroll
                 for (int word = 0; word < 2; ++word) {
                     const int k = unit * kUnitColumns + run * kRunColumns + t * 16 + word * 8;
-                    const uint32_t first[4] = {pair<0>(low[word], low_zeros), pair<0>(high[word], high_zeros),
-                                               pair<1>(low[word], low_zeros), pair<1>(high[word], high_zeros)};
-                    const uint32_t second[4] = {pair<2>(low[word], low_zeros), pair<2>(high[word], high_zeros),
-                                                pair<3>(low[word], low_zeros), pair<3>(high[word], high_zeros)};
+                    const uint32_t first[4] = {pair<0>(low[word], low_zero, base), pair<0>(high[word], high_zero, base),
+                                               pair<1>(low[word], low_zero, base), pair<1>(high[word], high_zero, base)};
+                    const uint32_t second[4] = {pair<2>(low[word], low_zero, base), pair<2>(high[word], high_zero, base),
+                                                pair<3>(low[word], low_zero, base), pair<3>(high[word], high_zero, base)};
 #pragma unroll
                     for (int group = 0; group < kGroups; ++group) {
                         const uint4 values = x.at(group * 8 + g, k);
@@ -73,8 +75,9 @@ struct Int4ZeroWeights {
         }
 
         // Codes 2·kIndex and 2·kIndex + 1 of a word less their zero, as bf16.
-        template <int kIndex> __device__ __forceinline__ static uint32_t pair(uint32_t word, uint32_t zeros) {
-            return subtract_bf16((word >> (4 * kIndex) & 0x000f000fu) | kOffsets, zeros);
+        template <int kIndex>
+        __device__ __forceinline__ static uint32_t pair(uint32_t word, uint32_t zeros, uint32_t base = kOffsets) {
+            return subtract_bf16((word >> (4 * kIndex) & 0x000f000fu) | base, zeros);
         }
         __device__ __forceinline__ static uint32_t both_lower(uint32_t halves) {
             return halves << 16 | (halves & 0xffffu);
@@ -84,7 +87,7 @@ struct Int4ZeroWeights {
         }
     };
 
-    static constexpr uint32_t kOffsets = 0x43004300u;  // 128 twice, whose last bits are a code's place
+    static constexpr uint32_t kOffsets = Constants::k128s;
 };
 
 }  // namespace openinference

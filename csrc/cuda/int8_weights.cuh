@@ -40,16 +40,18 @@ struct Int8Weights {
         }
 
         template <int kGroups, class Rows>
-        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4]) const {
+        __device__ __forceinline__ void multiply(const Rows& x, int unit, float (&sums)[kGroups][4],
+                                                 const Constants& constants) const {
             const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            const uint32_t base = constants.base;
             float part[kGroups][4] = {};
 #pragma unroll
             for (int run = 0; run < kRuns; ++run) {
                 const uint4 code = codes[run];
-                const uint32_t first[4] = {as_bf16(code.x >> 8), as_bf16(code.z >> 8), as_bf16(code.x),
-                                           as_bf16(code.z)};
-                const uint32_t second[4] = {as_bf16(code.y >> 8), as_bf16(code.w >> 8), as_bf16(code.y),
-                                            as_bf16(code.w)};
+                const uint32_t first[4] = {as_bf16(code.x >> 8, base), as_bf16(code.z >> 8, base),
+                                           as_bf16(code.x, base), as_bf16(code.z, base)};
+                const uint32_t second[4] = {as_bf16(code.y >> 8, base), as_bf16(code.w >> 8, base),
+                                            as_bf16(code.y, base), as_bf16(code.w, base)};
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group) {
                     const uint4 values = x.at(group * 8 + g, unit * kUnitColumns + run * kRunColumns + t * 8);
@@ -61,8 +63,8 @@ struct Int8Weights {
         }
 
         // Bytes 0 and 2 of a word as bf16, exactly.
-        __device__ __forceinline__ static uint32_t as_bf16(uint32_t word) {
-            return subtract_bf16((word & 0x007f007fu) | 0x43004300u, (word & 0x00800080u) | 0x43004300u);
+        __device__ __forceinline__ static uint32_t as_bf16(uint32_t word, uint32_t base = Constants::k128s) {
+            return subtract_bf16((word & 0x007f007fu) | base, (word & 0x00800080u) | base);
         }
     };
 };

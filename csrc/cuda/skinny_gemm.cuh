@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     const Share<Weights> share(weights.columns);
     Place now{static_cast<int>(blockIdx.x), 0}, ahead = now;
     typename Weights::Unit held[kDepth];
+    const Constants constants;
 
     const auto request = [&](typename Weights::Unit& unit) {
         if (ahead.tile >= tiles) return;
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
 #pragma unroll
         for (int slot = 0; slot < kDepth; ++slot) {
             if (now.tile >= tiles) break;
-            held[slot].multiply(activations, share.unit(now.index), sums);
+            held[slot].multiply(activations, share.unit(now.index), sums, constants);
             request(held[slot]);
             if (now.index == share.count() - 1) {
                 finish_tile<Epilogue, kGroups>(epilogue, shared, sums, now.tile, turn++, tokens);

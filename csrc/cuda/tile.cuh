@@ -49,6 +49,16 @@ template <class Weights> struct Share {
     }
 };
 
+// What unpacking ors into codes, in a register: the compiler would move a constant that it knows there
+// before each use, as an instruction takes one constant and the mask is another.
+struct Constants {
+    static constexpr uint32_t k128s = 0x43004300u;  // 128 twice in bf16, whose last bits are a code's place
+    uint32_t base;
+
+    // By all lanes of a warp, each of which brings a bit.
+    __device__ __forceinline__ Constants() : base(ballot(k128s >> threadIdx.x % 32 & 1)) {}
+};
+
 // Activations (tokens, columns) in global memory; the L1 cache keeps them from the first tile on.
 struct Activations {
     const bf16* rows;
