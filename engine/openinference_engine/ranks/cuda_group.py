@@ -25,13 +25,13 @@ from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part, sharing
+from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
 from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage
-from openinference_engine.ranks.layout import check_fits, listed, tensor_sizes
+from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart, first_part
+from openinference_engine.ranks.part import CheckpointPart, check_parts, first_part, sharing
 from openinference_engine.ranks.pipeline_plan import plan_pipeline
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Post, Ranks
@@ -42,8 +42,6 @@ from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.device_codes import stored_format
 from openinference_engine.weights.loader import Weights
-
-MOST_RANKS = 8  # kMaxRanks of csrc/tensor.h
 
 
 class CudaGroup:
@@ -218,20 +216,4 @@ def _check_group(group: GroupConfig, model: ModelConfig) -> None:
             f"--pods {group.pods} is for --device cpu so far; GPUs of one pod share a model"
         )
     check_fits(model, group)
-    ranks, experts = group.ranks_per_stage, model.experts
-    if ranks > MOST_RANKS or model.intermediate_size % ranks:
-        raise StartError(
-            f"{ranks} ranks by {sharing(group)}: GPUs share a model by at most {MOST_RANKS}, and "
-            f"by what divides its intermediate_size, which is {model.intermediate_size}"
-        )
-    if ranks not in (sizes := tensor_sizes(model.num_heads, model.num_kv_heads)):
-        raise StartError(
-            f"--tensor {group.tensor} and --expert {group.expert}: {ranks} GPUs do not divide the "
-            f"{model.num_heads} query heads and {model.num_kv_heads} key heads of the model; use "
-            f"{listed(sizes)} in all"
-        )
-    if experts is not None and experts.intermediate_size % group.tensor:
-        raise StartError(
-            f"--tensor {group.tensor} does not divide the experts' intermediate_size, which is "
-            f"{experts.intermediate_size}; use --expert {ranks}, which does not cut them"
-        )
+    check_parts(model, group)

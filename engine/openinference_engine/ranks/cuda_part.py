@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
-from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
+from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_backend import most_prompt_rows, plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
@@ -27,7 +27,7 @@ from openinference_engine.ranks.device_memory import (
     layout_of,
 )
 from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send, TeamPrefill
-from openinference_engine.ranks.part import first_part, part_of
+from openinference_engine.ranks.part import first_part, part_of, sharing
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Ranks
 from openinference_engine.ranks.team_kernels import TeamKernels
@@ -120,11 +120,6 @@ def most_rows(config: EngineConfig) -> int:
 
 def shared_layout(model: ModelConfig, config: EngineConfig) -> Layout:
     return layout_of(model, config.group.ranks_per_stage, most_rows(config), MAX_ROWS)
-
-
-def sharing(group: GroupConfig) -> str:
-    """The flags by which the ranks of a stage share a model."""
-    return " and ".join(f"--{name}" for name in ("tensor", "expert") if getattr(group, name) > 1)
 
 
 def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:

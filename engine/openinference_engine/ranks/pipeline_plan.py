@@ -11,8 +11,9 @@ from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks import device_memory, hops
-from openinference_engine.ranks.cuda_part import most_rows, sharing
+from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import stage_model
+from openinference_engine.ranks.part import sharing
 from openinference_engine.ranks.rendezvous import Verdict
 
 
