@@ -22,7 +22,12 @@ from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS, CacheFormat
 from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.weight_sizes import feed_forward_bytes, head_bytes, matrix_bytes
+from openinference_engine.weight_sizes import (
+    feed_forward_bytes,
+    head_bytes,
+    matrix_bytes,
+    router_elements,
+)
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
 from benchmarks.shapes import SHAPES, random_llama, step_bytes, visited_experts
@@ -75,8 +80,7 @@ def cases(
             matrix(decoder.project_down, hidden * inner),
         ]
     else:
-        read = feed_forward_bytes(config, weight_format, visited_experts(config, rows))
-        feed_forward = [per_layer(decoder.feed_forward, read)]
+        feed_forward = _expert_cases(decoder, rows, weight_format)
     return [
         matrix(decoder.project_qkv, (query + 2 * key) * hidden),
         per_layer(decoder.attend, rows * context * read_per_position),
@@ -92,11 +96,42 @@ def cases(
     ]
 
 
+def _expert_cases(decoder: Decoder, rows: int, weight_format: WeightFormat) -> list[Case]:
+    """Of a mixture's ops, by the experts that the last routing of as many rows sent them to."""
+    config, mixture = decoder.config, decoder.mixture
+    assert config.experts is not None
+    assert mixture is not None
+    ops = decoder.expert_ops(mixture, 0, rows)
+    router = matrix_bytes(router_elements(config.hidden_size, config.experts), "bfloat16")
+    visited = mixture.count_visited(rows) or visited_experts(config, rows)
+    read = feed_forward_bytes(config, weight_format, visited) - router
+    down = "expert_sum" if "expert_sum" in ops else "expert_down"
+    num_bytes = {"project": router, "expert_gate_up": read - read // 3, down: read // 3}
+
+    def case(name: str) -> Case:
+        def queue(stream: Any) -> None:
+            for layer in range(config.num_layers):
+                decoder.expert_ops(mixture, layer, rows)[name](stream)
+
+        return Case(name, queue, config.num_layers, num_bytes.get(name, 0))
+
+    return list(map(case, ops))
+
+
+def choose_at_random(decoder: Decoder, rows: int, stream: Any) -> None:
+    """Sends the rows to seeded random experts, whom a mixture's ops then visit in every layer."""
+    if (mixture := decoder.mixture) is None:
+        return
+    random = torch.Generator(mixture.logits.device).manual_seed(0)
+    mixture.logits[:rows].normal_(generator=random)
+    decoder.expert_ops(mixture, 0, rows)["route"](stream)
+
+
 def place_sequences(decoder: Decoder, rows: int, context: int) -> None:
     """Gives each row `context` positions on pages scattered over the cache."""
     pages = math.ceil(context / 16)
     order = torch.randperm(rows * pages, generator=torch.Generator().manual_seed(0))
-    decoder.inputs.tokens[:rows] = 0
+    decoder.inputs.tokens[:rows] = torch.arange(rows) * 37 % decoder.config.vocab_size
     decoder.inputs.positions[:rows] = context - 1
     decoder.inputs.pages[:rows, :pages] = order.view(rows, pages).int()
 
@@ -140,11 +175,15 @@ def main() -> None:
         f"context {options.context}"
     )
     print("us per call, plain and overlapping; speed of the faster")
+    stream = kernels.Stream(torch.cuda.current_stream().cuda_stream, False)
     for rows in counts:
+        place_sequences(decoder, rows, options.context)
+        choose_at_random(decoder, rows, stream)
         for case in cases(decoder, rows, options.context, options.weights, cache_format):
             times = []
             for overlaps in (False, True):
                 place_sequences(decoder, rows, options.context)
+                choose_at_random(decoder, rows, stream)
                 replay = replay_of(kernels, case.queue, overlaps)
                 times.append(seconds_of(replay, device) / case.calls)
             speed = case.num_bytes / min(times)

@@ -3,8 +3,10 @@
     python -m benchmarks.prefill --shape llama-2-7b --kv int8,int8-int4 --lengths 1024,4096,8192
 
 The limit of a prompt is the time of its matrix products alone in bf16, by torch (cuBLAS), each
-layer with its own weights; the peer of attention is torch's scaled_dot_product_attention. Of
-codes of keys and values, attention is what it takes to read them, with what makes bf16 of them.
+layer with its own weights. Of a mixture of experts it is the longer of two: its products at
+cuBLAS's speed, or what they read, all experts of a long prompt, at the speed of a copy. The peer
+of attention is torch's scaled_dot_product_attention. Of codes of keys and values, attention is
+what it takes to read them, with what makes bf16 of them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import msgspec
 import torch
 from openinference_engine.chunks import Chunks, Parts, chunks_of
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.kv_formats import CODED_FORMATS, CUDA_FORMATS, KVCacheDtype
 from openinference_engine.llama_weights import LlamaWeights
@@ -24,11 +26,12 @@ from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.prefill import Prefill
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.row_attention import RowAttention
+from openinference_engine.weight_sizes import expert_elements, layer_bytes, router_elements
 from torch import Tensor
 
 from benchmarks.kernels import replay_of
-from benchmarks.limits import seconds_of
-from benchmarks.shapes import DENSE_SHAPES, random_llama
+from benchmarks.limits import copy_bytes_per_second, seconds_of
+from benchmarks.shapes import SHAPES, random_llama, visited_experts
 
 _PAGE = 16
 
@@ -38,12 +41,32 @@ def random_pages(count: int) -> list[int]:
     return pages
 
 
+def limit_seconds(
+    config: ModelConfig, tokens: int, weight_format: WeightFormat, device: torch.device
+) -> float:
+    """Of a mixture's prompt, by what it computes and what it reads."""
+    experts = config.experts
+    assert experts is not None
+    size = 8192
+    square = torch.empty(size, size, dtype=torch.bfloat16, device=device).normal_()
+    rate = 2 * size**3 / seconds_of(lambda: torch.mm(square, square), device)
+    multiplied = sum(rows * columns for rows, columns in _attention_shapes(config))
+    multiplied += router_elements(config.hidden_size, experts)
+    multiplied += experts.per_token * expert_elements(config.hidden_size, experts)
+    read = layer_bytes(config, weight_format, visited_experts(config, tokens))
+    bandwidth = copy_bytes_per_second(device, 1 << 32)
+    return config.num_layers * max(2 * multiplied * tokens / rate, read / bandwidth)
+
+
+def _attention_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    query, key = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
+    return [(query + 2 * key, config.hidden_size), (config.hidden_size, query)]
+
+
 def matrices_seconds(config: ModelConfig, tokens: int, device: torch.device) -> float:
     """All layers' matrix products of `tokens` rows, in bf16, without anything between them."""
-    query = config.num_heads * config.head_dim
-    key = config.num_kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
-    shapes = [(query + 2 * key, hidden), (hidden, query), (2 * inner, hidden), (hidden, inner)]
+    shapes = [*_attention_shapes(config), (2 * inner, hidden), (hidden, inner)]
 
     def normal(*shape: int) -> Tensor:
         values = torch.empty(*shape, dtype=torch.bfloat16, device=device)
@@ -142,14 +165,14 @@ def prompt_seconds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=DENSE_SHAPES, default="llama-2-7b")
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", default="bfloat16", help="comma-separated: bfloat16,fp8,int4")
     parser.add_argument("--kv", default="", help="beside bf16: fp8,int8,int8-int4,int4")
     parser.add_argument("--tokens", type=int, default=2048, help="of the whole prompt")
     parser.add_argument("--lengths", default="1024,2048,4096,8192", help="of attention alone")
     options = parser.parse_args()
 
-    kernels, device, config = load_kernels(), torch.device("cuda"), DENSE_SHAPES[options.shape]
+    kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.shape}")
     kinds: list[KVCacheDtype] = [
         "auto",
@@ -164,9 +187,14 @@ def main() -> None:
                 f"attention {length:6}, {kv:9}: {seconds * 1e6:8.1f} us "
                 f"{work / seconds / 1e12:6.1f} TFLOP/s, {peer / seconds:.2f} of torch's speed"
             )
-    limit = matrices_seconds(config, options.tokens, device)
-    print(f"matrix products of {options.tokens} tokens in bf16: {limit * 1e3:.2f} ms")
+    limit = 0.0
+    if config.experts is None:
+        limit = matrices_seconds(config, options.tokens, device)
+        print(f"matrix products of {options.tokens} tokens in bf16: {limit * 1e3:.2f} ms")
     for name in options.weights.split(","):
+        if config.experts is not None:
+            limit = limit_seconds(config, options.tokens, name, device)
+            print(f"products and reads of {options.tokens} tokens: {limit * 1e3:.2f} ms")
         weights = random_llama(config, options.tokens, device, name)
         for kv in kinds:
             seconds = prompt_seconds(kernels, config, kv, options.tokens, weights, device)

@@ -69,10 +69,18 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a, "stream"_a);
     module.def("route", &openinference::route, "logits"_a, "positions"_a, "normalises"_a, "first_own"_a, "own"_a,
                "shares"_a, "places"_a, "sources"_a, "visits"_a, "stream"_a);
+    module.def("choose_experts", &openinference::choose_experts, "logits"_a, "positions"_a, "normalises"_a,
+               "first_own"_a, "own"_a, "shares"_a, "ids"_a, "stream"_a);
+    module.def("order_experts", &openinference::order_experts, "ids"_a, "experts"_a, "places"_a, "sources"_a, "visits"_a,
+               "stream"_a);
+    module.def("sort_rows", &openinference::sort_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "sources"_a, "sorted"_a,
+               "scales"_a, "stream"_a);
     module.def("expert_gate_up", &openinference::expert_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "sources"_a, "visits"_a, "out"_a, "stream"_a);
     module.def("expert_down", &openinference::expert_down, "input"_a, "weights"_a, "visits"_a, "tokens"_a, "out"_a,
                "stream"_a);
+    module.def("expert_sum", &openinference::expert_sum, "input"_a, "weights"_a, "visits"_a, "shares"_a, "places"_a,
+               "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("add_experts", &openinference::add_experts, "results"_a, "shares"_a, "places"_a, "norm_weight"_a,
                "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("choose_token", &openinference::choose_token, "x"_a, "sum_squares"_a, "epsilon"_a,
@@ -86,6 +94,9 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("attend_prefill", &openinference::attend_prefill, "query"_a, "key_cache"_a, "value_cache"_a,
                "starts"_a, "lengths"_a, "block_table"_a, "max_rows"_a, "scale"_a, "window"_a, "out"_a,
                "stream"_a);
+    module.def("prefill_gate_up", &openinference::prefill_gate_up, "x"_a, "scales"_a, "weights"_a, "visits"_a, "out"_a,
+               "stream"_a);
+    module.def("prefill_down", &openinference::prefill_down, "input"_a, "weights"_a, "visits"_a, "out"_a, "stream"_a);
     module.def(
         "share_memory",
         [](size_t bytes) {

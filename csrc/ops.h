@@ -65,7 +65,7 @@ void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, cons
                    const Tensor& positions, const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
                    const Tensor& value_cache, Stream stream);
 
-// The ops of a mixture of experts: E experts, K of them for each token, T ≤ 128. Each token's choices are
+// The ops of a mixture of experts: E experts, K of them for each token, T ≤ 128 but for add_experts. Each token's choices are
 // ordered by expert, then by token, and have a place in this order, of N = T·K. A row of a negative
 // position goes to no expert; what is written at places that nobody has means nothing.
 
@@ -77,6 +77,17 @@ void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, cons
 void route(const Tensor& logits, const Tensor& positions, bool normalises, int first_own, int own,
            const Tensor& shares, const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream);
 
+// The same of any number of tokens in two steps: shares, and ids (T, K) int32, the number of an expert among the
+// rank's own, −1 for none; from these places, sources and visits, of up to 128 places each.
+void choose_experts(const Tensor& logits, const Tensor& positions, bool normalises, int first_own, int own,
+                    const Tensor& shares, const Tensor& ids, Stream stream);
+void order_experts(const Tensor& ids, int experts, const Tensor& places, const Tensor& sources, const Tensor& visits,
+                   Stream stream);
+
+// sorted (N, H) bf16, scales (N) float32 ← x and its norm's scalar of the token of each place.
+void sort_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& sources, const Tensor& sorted,
+               const Tensor& scales, Stream stream);
+
 // out (N, I) bf16 ← project_gate_up of each place's token with its expert's weights (E, 2·I, H).
 void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                     const Tensor& sources, const Tensor& visits, const Tensor& out, Stream stream);
@@ -84,6 +95,12 @@ void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, c
 // out (N, H) float32 ← input·Wᵀ, input (N, I) bf16, with the place's expert's weights (E, H, I); tokens: T.
 void expert_down(const Tensor& input, const Tensor& weights, const Tensor& visits, int tokens, const Tensor& out,
                  Stream stream);
+
+// Both expert_down and add_experts, right behind expert_gate_up: of the same visits, which it reads before that
+// has ended.
+void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
+                const Tensor& places, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
+                const Tensor& sum_squares, Stream stream);
 
 // hidden += Σ share · results (N, H) float32 over a token's places; then x and sum_squares of the new hidden.
 void add_experts(const Tensor& results, const Tensor& shares, const Tensor& places, const Tensor& norm_weight,

@@ -1,8 +1,9 @@
 // y[p][n] = Σk W[expert of p][n][k] · x[row of p][k]: the products of skinny_gemm.cuh with the weights of
 // the experts that a step visits (visits.cuh), one below another in one tensor.
 //
-// Persistent blocks walk over the tiles of all visits; within a tile all is as there. Which weights are
-// wanted is known only once the predecessor has ended, so nothing is requested before.
+// Persistent blocks have a run of the tiles of all visits each, so that a visit's activations stay in the L1
+// cache; within a tile all is as there. Which weights are wanted is known only once the predecessor has
+// ended, so nothing is requested before.
 //
 // An epilogue is one of skinny_gemm.cuh, whose tiles and rows are those of one expert, and has
 //   at(visit)       itself, for the places of a visit
@@ -37,6 +38,19 @@ template <int kGroups> struct VisitedRows {
     }
 };
 
+// The products of a visit with a unit of weights: of as many groups of eight places as it has, not of as
+// many as the largest visit may have.
+template <int kGroups, class Unit, class Rows>
+__device__ __forceinline__ void multiply_live(const Unit& held, const Rows& rows, int unit, int places,
+                                              float (&sums)[kGroups][4], const Constants& constants) {
+    if constexpr (kGroups > 1) {
+        using Half = float[kGroups / 2][4];
+        if (places <= kGroups * 4)
+            return multiply_live<kGroups / 2>(held, rows, unit, places, reinterpret_cast<Half&>(sums), constants);
+    }
+    held.multiply(rows, unit, sums, constants);
+}
+
 template <class Epilogue, int kGroups> struct ExpertShared {
     GemmShared<Epilogue, kGroups> gemm;
     Visit visits[kMostVisits];
@@ -51,12 +65,18 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     const Share<Weights> share(weights.columns);
     typename Weights::Unit held[kDepth];
     const Constants constants;
-    release_successor();
     wait_for_predecessor();
+    release_successor();  // in this order: expert_sum reads the visits before this kernel has ended
     for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) shared.visits[i] = visits[i];
     block_barrier();
-    const int end = shared.visits[0].visits * tiles;
-    Place now{static_cast<int>(blockIdx.x), 0}, ahead = now;
+    const int all = shared.visits[0].visits * tiles, blocks = gridDim.x, block = blockIdx.x;
+    const int end = all * (block + 1) / blocks;
+    Place now{all * block / blocks, 0}, ahead = now;
+    const auto advance = [&](Place& place) {
+        if (++place.index < share.count()) return;
+        place.index = 0;
+        ++place.tile;
+    };
 
     const auto request = [&](typename Weights::Unit& unit) {
         if (ahead.tile >= end) return;
@@ -71,7 +91,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
             const auto piece = share.piece();
             unit.load(weights, rows, piece.unit, piece.first, piece.end);
         }
-        ahead.advance(share.count());
+        advance(ahead);
     };
 #pragma unroll
     for (int slot = 0; slot < kDepth; ++slot) request(held[slot]);
@@ -85,7 +105,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
 #pragma unroll
         for (int slot = 0; slot < kDepth; ++slot) {
             if (now.tile >= end) break;
-            held[slot].multiply(rows, share.unit(now.index), sums, constants);
+            multiply_live<kGroups>(held[slot], rows, share.unit(now.index), visit.count, sums, constants);
             request(held[slot]);
             const bool ends_tile = now.index == share.count() - 1;
             if (ends_tile) {
@@ -95,8 +115,8 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
                 for (int group = 0; group < kGroups; ++group)
                     for (float& sum : sums[group]) sum = 0;
             }
-            now.advance(share.count());
-            if (ends_tile && now.tile < end) {
+            advance(now);
+            if (ends_tile && now.tile < end && now.tile % tiles == 0) {
                 visit = shared.visits[now.tile / tiles];
                 rows = VisitedRows<kGroups>(x, weights.columns, epilogue, visit);
             }
@@ -119,12 +139,9 @@ template <class Epilogue>
 void multiply_visited(const char* op, const Tensor& weights, int64_t rows, int64_t columns, const bf16* x,
                       const Tensor& visits, int64_t tokens, int64_t places, const Epilogue& epilogue, Stream stream) {
     const int64_t experts = weights.length("weights", 0);
-    Tensor stacked = weights;  // a stack of matrices is one with more rows
-    stacked.shape.erase(stacked.shape.begin());
-    if (!stacked.shape.empty()) stacked.shape[0] *= experts;
     require_at_most(op, tokens, "tokens", kMostRouted);
     const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {places, 4}));
-    with_weights(op, stacked, experts * rows, columns, [&](const auto& format) {
+    with_weights(op, stacked(weights), experts * rows, columns, [&](const auto& format) {
         if (places == 0) return;
         const auto launch_groups = [&](auto groups) {
             launch_expert_gemm<decltype(groups)::value>(op, format, x, visited, static_cast<int>(tokens),

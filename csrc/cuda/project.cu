@@ -11,9 +11,9 @@ void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Te
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const PlainEpilogue epilogue{norm, static_cast<int>(N), out.as<float>("out", {T, N})};
-    // Not in wide tiles: of a router these would keep few multiprocessors busy, and for queries, keys
-    // and values they have yet to run on a device.
-    multiply_few_tokens("project", weights, (N + 15) / 16 * 16, "x", x, epilogue, stream);
+    const int64_t rows = (N + 15) / 16 * 16;
+    if (T <= kMaxTokens) return multiply_few_tokens("project", weights, rows, "x", x, epilogue, stream);
+    multiply_tokens("project", weights, rows, "x", x, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -24,6 +24,17 @@ __host__ __device__ constexpr int places_of_visit(int tokens) { return tokens <=
 constexpr int kMostVisits = kMostExperts + kMostRouted * kMostChosen / places_of_visit(kMostRouted);
 static_assert(kMostVisits >= 16 * kMostChosen);
 
+constexpr int kPlacesOfPrompt = 128;  // of a visit of many tokens (hopper/expert_prefill.cu)
+
+// A stack of matrices as one with more rows.
+inline Tensor stacked(const Tensor& weights) {
+    Tensor matrix = weights;
+    const int64_t count = weights.length("weights", 0);
+    matrix.shape.erase(matrix.shape.begin());
+    if (!matrix.shape.empty()) matrix.shape[0] *= count;
+    return matrix;
+}
+
 inline void require_at_most(const char* name, int64_t count, const char* what, int64_t most) {
     require(count <= most, std::string(name) + ": " + std::to_string(count) + " " + what + ", at most " +
                                std::to_string(most));

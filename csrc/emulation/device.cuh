@@ -134,6 +134,12 @@ template <class T> T shuffle(T value, int lane) {
 }
 template <class T> T shuffle_xor(T value, int lane_mask) { return shuffle(value, threadIdx.x % 32 ^ lane_mask); }
 
+inline uint32_t max_of_lanes(uint32_t mine) {
+    for (int mask = simt::kWarpLanes / 2; mask > 0; mask /= 2) mine = max(mine, shuffle_xor(mine, mask));
+    return mine;
+}
+inline uint32_t min_of_lanes(uint32_t mine) { return ~max_of_lanes(~mine); }
+
 inline uint32_t ballot(bool holds) {
     const simt::Mail* warp = simt::Block::current().exchange({{holds}});
     uint32_t bits = 0;

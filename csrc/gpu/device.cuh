@@ -128,6 +128,10 @@ template <class T> __device__ __forceinline__ T shuffle(T value, int lane) {
     return __shfl_sync(0xffffffffu, value, lane);
 }
 
+// Of all lanes of the warp.
+__device__ __forceinline__ uint32_t max_of_lanes(uint32_t mine) { return __reduce_max_sync(0xffffffffu, mine); }
+__device__ __forceinline__ uint32_t min_of_lanes(uint32_t mine) { return __reduce_min_sync(0xffffffffu, mine); }
+
 // Bit i: whether it holds in lane i of the warp.
 __device__ __forceinline__ uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
 __device__ __forceinline__ int count_bits(uint32_t word) { return __popc(word); }

@@ -180,8 +180,8 @@ def runs_prefill(
 
 
 def _is_for_prefill(model: ModelConfig, config: EngineConfig) -> bool:
-    """They add up a row in another order than decoding does, and know no experts."""
-    return model.experts is None and not config.is_deterministic
+    """They add up a row in another order than decoding does."""
+    return not config.is_deterministic
 
 
 def most_prompt_rows(config: EngineConfig) -> int:

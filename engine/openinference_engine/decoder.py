@@ -13,6 +13,7 @@ epilogue; its weight is applied where the hidden state is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.row_attention import RowAttention
 
 _FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
+_MOST_OVERLAPPING = 16  # rows of a mixture: kernels of more are slower beside others (docs/log.md)
 
 
 class Decoder:
@@ -67,9 +69,9 @@ class Decoder:
         vocabulary = config.vocab_size if is_end else 0
         self._buffers = allocate(config, vocabulary, multiprocessors, device, logits)
         self._norms_after = weights.norms_after
-        self._mixture: Mixture | None = None
+        self.mixture: Mixture | None = None
         if config.experts is not None:
-            self._mixture = Mixture(config.hidden_size, config.experts, MAX_ROWS, device)
+            self.mixture = Mixture(config.hidden_size, config.experts, MAX_ROWS, device)
 
     @property
     def num_positions(self) -> int:
@@ -94,6 +96,8 @@ class Decoder:
         `draws`: the next token is the one that the row's rule draws, else the likeliest one.
         `rates`: `ratings` say how likely it was, where the row's rule asks for that.
         """
+        if self.mixture is not None and rows > _MOST_OVERLAPPING:
+            stream = self._kernels.Stream(stream.handle, overlaps=False)
         self.embed(rows, stream)
         for layer in range(self.config.num_layers):
             self.project_qkv(layer, rows, stream)
@@ -139,19 +143,24 @@ class Decoder:
         self._kernels.project_residual(attended, weights.output, weights.mlp_norm, *state, stream)
 
     def feed_forward(self, layer: int, rows: int, stream: Any) -> None:
-        weights = self._weights.layers[layer]
-        if self._mixture is None or weights.router is None:
+        if self.mixture is None or self._weights.layers[layer].router is None:
             self.project_gate_up(layer, rows, stream)
             self.project_down(layer, rows, stream)
             return
-        self._mixture.queue(
+        for op in self.expert_ops(self.mixture, layer, rows).values():
+            op(stream)
+
+    def expert_ops(
+        self, mixture: Mixture, layer: int, rows: int
+    ) -> dict[str, Callable[[Any], None]]:
+        """`Mixture.ops` of a layer that has experts."""
+        return mixture.ops(
             self._kernels,
-            weights,
+            self._weights.layers[layer],
             self._norms_after[layer],
             self.inputs.positions[:rows],
             self._state(rows),
             self.config.rms_norm_epsilon,
-            stream,
         )
 
     def project_gate_up(self, layer: int, rows: int, stream: Any) -> None:

@@ -1,7 +1,12 @@
-"""A layer of experts as a queue of CUDA kernels: route, gate-up, down, sum (csrc/ops.h)."""
+"""A layer of experts as a queue of CUDA kernels: route, gate-up, down, sum (csrc/ops.h).
+
+`Mixture` serves the rows that decode, `PromptMixture` those of prompts, which it sorts by expert.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +15,8 @@ from torch import Tensor
 
 from openinference_engine.config import ExpertsConfig
 from openinference_engine.llama_weights import LayerWeights
+
+_MOST_ROWS = 2048  # of a prompt at once: each has a state for every expert that it goes to
 
 
 class Mixture:
@@ -22,13 +29,78 @@ class Mixture:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self._logits = zeros(rows, config.count)
+        self.logits = zeros(rows, config.count)
         self._shares = zeros(rows, config.per_token)
         self._places = zeros(rows, config.per_token, dtype=torch.int32)
         self._sources = zeros(places, dtype=torch.int32)
         self._visits = zeros(places, 4, dtype=torch.int32)
         self._activations = zeros(places, config.intermediate_size, dtype=torch.bfloat16)
         self._results = zeros(places, hidden)
+
+    def ops(
+        self,
+        kernels: ModuleType,
+        layer: LayerWeights,
+        norm_after: Tensor,
+        positions: Tensor,
+        state: tuple[Tensor, Tensor, Tensor],
+        epsilon: float,
+    ) -> dict[str, Callable[[Any], None]]:
+        """What a layer queues, by name and in order; each takes the stream.
+
+        state: hidden, to which the experts' sums are added, x and sum_squares of R rows.
+        """
+        _, x, sum_squares = state
+        rows, own = len(positions), self._config.own
+        places = rows * self._config.per_token
+        shares, places_of = self._shares[:rows], self._places[:rows]
+        sources, visits = self._sources[:places], self._visits[:places]
+        activations, normed = self._activations[:places], (x, sum_squares, epsilon)
+        choice = self._config.normalises_shares, own.start, len(own)
+        routed = *choice, shares, places_of, sources, visits
+        ops = {
+            "project": partial(kernels.project, *normed, layer.router, self.logits[:rows]),
+            "route": partial(kernels.route, self.logits[:rows], positions, *routed),
+            "expert_gate_up": partial(
+                kernels.expert_gate_up, *normed, layer.gate_up, sources, visits, activations
+            ),
+        }
+        down, sums = (activations, layer.down, visits), (shares, places_of, norm_after, *state)
+        if kernels.expert_sum is not None:
+            return ops | {"expert_sum": partial(kernels.expert_sum, *down, *sums)}
+        results = self._results[:places]
+        return ops | {
+            "expert_down": partial(kernels.expert_down, *down, rows, results),
+            "add_experts": partial(kernels.add_experts, results, *sums),
+        }
+
+    def count_visited(self, rows: int) -> int:
+        """Experts that the last routing of as many rows sent any of them to."""
+        visits = self._visits[: rows * self._config.per_token]
+        return len(set(visits[visits[:, 3] > 0, 0].tolist()))
+
+
+class PromptMixture:
+    """The same for many rows, by kernels of Hopper's instructions; up to _MOST_ROWS at once."""
+
+    def __init__(self, hidden: int, config: ExpertsConfig, rows: int, device: torch.device) -> None:
+        self._config = config
+        self._rows = min(rows, _MOST_ROWS)
+        places = self._rows * config.per_token
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        self._logits = empty(self._rows, config.count)
+        self._shares = empty(self._rows, config.per_token)
+        self._ids = empty(self._rows, config.per_token, dtype=torch.int32)
+        self._places = empty(self._rows, config.per_token, dtype=torch.int32)
+        self._sources = empty(places, dtype=torch.int32)
+        self._visits = empty(places, 4, dtype=torch.int32)
+        self._sorted = empty(places, hidden, dtype=torch.bfloat16)
+        self._scales = empty(places)
+        self._activations = empty(places, config.intermediate_size, dtype=torch.bfloat16)
+        self._results = empty(places, hidden)
 
     def queue(
         self,
@@ -40,19 +112,54 @@ class Mixture:
         epsilon: float,
         stream: Any,
     ) -> None:
-        """state: hidden, to which the experts' sums are added, x and sum_squares of R rows."""
+        """state: as in `Mixture.ops`, of any number of rows."""
+        for first in range(0, len(positions), self._rows):
+            part = slice(first, first + self._rows)
+            hidden, x, sum_squares = (tensor[part] for tensor in state)
+            of_part = positions[part], (hidden, x, sum_squares), epsilon
+            for op in self.ops(kernels, layer, norm_after, *of_part).values():
+                op(stream)
+
+    def ops(
+        self,
+        kernels: ModuleType,
+        layer: LayerWeights,
+        norm_after: Tensor,
+        positions: Tensor,
+        state: tuple[Tensor, Tensor, Tensor],
+        epsilon: float,
+    ) -> dict[str, Callable[[Any], None]]:
+        """Of up to _MOST_ROWS rows, by name and in order; each takes the stream."""
         _, x, sum_squares = state
-        rows = len(positions)
-        places = rows * self._config.per_token
-        logits, shares, places_of = self._logits[:rows], self._shares[:rows], self._places[:rows]
-        sources, visits = self._sources[:places], self._visits[:places]
-        activations, results = self._activations[:places], self._results[:places]
-        normed, own = (x, sum_squares, epsilon), self._config.own
-        kernels.project(*normed, layer.router, logits, stream)
-        kernels.route(
-            logits, positions, self._config.normalises_shares, own.start, len(own), shares,
-            places_of, sources, visits, stream,
-        )  # fmt: skip
-        kernels.expert_gate_up(*normed, layer.gate_up, sources, visits, activations, stream)
-        kernels.expert_down(activations, layer.down, visits, rows, results, stream)
-        kernels.add_experts(results, shares, places_of, norm_after, *state, stream)
+        rows, config = len(positions), self._config
+        places = rows * config.per_token
+        logits, shares, ids = self._logits[:rows], self._shares[:rows], self._ids[:rows]
+        places_of, sources = self._places[:rows], self._sources[:places]
+        visits, ordered = self._visits[:places], self._sorted[:places]
+        scales, activations = self._scales[:places], self._activations[:places]
+        results, normed = self._results[:places], (x, sum_squares, epsilon)
+        own = config.own
+        return {
+            "project": partial(kernels.project, *normed, layer.router, logits),
+            "choose_experts": partial(
+                kernels.choose_experts,
+                logits,
+                positions,
+                config.normalises_shares,
+                own.start,
+                len(own),
+                shares,
+                ids,
+            ),
+            "order_experts": partial(
+                kernels.order_experts, ids, len(own), places_of, sources, visits
+            ),
+            "sort_rows": partial(kernels.sort_rows, *normed, sources, ordered, scales),
+            "prefill_gate_up": partial(
+                kernels.prefill_gate_up, ordered, scales, layer.gate_up, visits, activations
+            ),
+            "prefill_down": partial(kernels.prefill_down, activations, layer.down, visits, results),
+            "add_experts": partial(
+                kernels.add_experts, results, shares, places_of, norm_after, *state
+            ),
+        }

@@ -17,6 +17,7 @@ from openinference_engine.chunks import Chunks, Parts, chunks_of
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache, NewHeads
 from openinference_engine.llama_weights import LlamaWeights
+from openinference_engine.mixture import PromptMixture
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
 from openinference_engine.prompt_attention import PromptAttention
 
@@ -24,10 +25,7 @@ State = tuple[Tensor, Tensor, Tensor]  # hidden, x and sum_squares (csrc/ops.h)
 
 
 class Prefill:
-    """Buffers of `max_rows` rows on the device of the weights, allocated once.
-
-    Not for a mixture of experts, whose prompts the decoder takes as rows.
-    """
+    """Buffers of `max_rows` rows on the device of the weights, allocated once."""
 
     def __init__(
         self,
@@ -54,6 +52,9 @@ class Prefill:
         self._attended = empty(config.num_heads, config.head_dim)
         self._activations = empty(config.intermediate_size)
         self._new_heads = NewHeads(config, cache, max_rows)
+        self._mixture: PromptMixture | None = None
+        if config.experts is not None:
+            self._mixture = PromptMixture(config.hidden_size, config.experts, max_rows, device)
 
     def chunks_of(self, parts: Parts) -> Chunks:
         """As `queue` takes them."""
@@ -85,10 +86,16 @@ class Prefill:
         normed = *state[1:], self._config.rms_norm_epsilon
         cache = self._cache.layer(index)
         query, attended = self._query[:rows], self._attended[:rows]
-        activations = self._activations[:rows]
         rotary, places = self._weights.rotary, (chunks.positions, chunks.row_pages)
         self._new_heads.queue(kernels, layer, normed, rotary, places, query, cache, stream)
         self._attention.queue(index, chunks, query, attended, stream)
         kernels.project_residual(attended.flatten(1), layer.output, layer.mlp_norm, *state, stream)
+        norm_after, epsilon = self._norms_after[index], self._config.rms_norm_epsilon
+        if self._mixture is not None and layer.router is not None:
+            self._mixture.queue(
+                kernels, layer, norm_after, chunks.positions, state, epsilon, stream
+            )
+            return
+        activations = self._activations[:rows]
         kernels.project_gate_up(*normed, layer.gate_up, activations, stream)
-        kernels.project_residual(activations, layer.down, self._norms_after[index], *state, stream)
+        kernels.project_residual(activations, layer.down, norm_after, *state, stream)

@@ -14,11 +14,11 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from openinference_engine.ops import cuda_reference
+from openinference_engine.ops import cuda_experts_reference, cuda_reference
 
 from tests.gpu.op_checks import Inputs
 
@@ -49,10 +49,10 @@ def inputs(place: Place) -> Inputs:
 
 
 @pytest.fixture
-def prompt_kernels(request: pytest.FixtureRequest, place: Place) -> ModuleType:
+def prompt_kernels(request: pytest.FixtureRequest, place: Place) -> ModuleType | SimpleNamespace:
     """Kernels for whole prompts have no emulation: their references stand in for them."""
     if place.device.type == "cpu":
-        return cuda_reference
+        return SimpleNamespace(**{**vars(cuda_reference), **vars(cuda_experts_reference)})
     return request.getfixturevalue("hopper").ops
 
 

@@ -105,6 +105,58 @@ def test_route_sends_rows_without_a_position_nowhere(place, inputs, tokens):
     assert (after["places"] == -1).all()
 
 
+PROMPT_COUNTS = [1, 33, 300]
+
+
+@pytest.mark.parametrize("tokens", PROMPT_COUNTS)
+@pytest.mark.parametrize(("experts", "chosen"), COUNTS)
+def test_choose_experts_of_many_tokens(place, inputs, tokens, experts, chosen):
+    logits = inputs.normal(tokens, experts, scale=3.0, dtype=torch.float32)
+    arguments = {
+        "logits": logits,
+        "positions": inputs.integers(-1, 3, tokens),
+        "normalises": True,
+        "first_own": experts // 3,
+        "own": experts // 2,
+        "shares": inputs.unwritten(tokens, chosen, dtype=torch.float32),
+        "ids": inputs.zeros(tokens, chosen) - 7,
+    }
+    check(place, "choose_experts", arguments, ["shares", "ids"])
+
+
+@pytest.mark.parametrize("tokens", PROMPT_COUNTS)
+@pytest.mark.parametrize("experts", [1, 3, 40])
+def test_order_experts_gives_each_choice_a_place(place, inputs, tokens, experts):
+    """Of all choices alike where there is one expert, which then has several visits."""
+    arguments = order(inputs, inputs.integers(-1, experts, tokens, 3), experts)
+    check(place, "order_experts", arguments, ["places", "sources", "visits"])
+
+
+def order(inputs, ids, experts):
+    tokens, chosen = ids.shape
+    return {
+        "ids": ids,
+        "experts": experts,
+        "places": inputs.zeros(tokens, chosen) - 7,
+        "sources": inputs.zeros(tokens * chosen) - 7,
+        "visits": inputs.zeros(tokens * chosen, 4) - 7,
+    }
+
+
+@pytest.mark.parametrize("hidden", [16, 576, 2064])
+def test_sort_rows_brings_each_place_its_token(place, inputs, hidden):
+    x, squares = inputs.normed(9, hidden)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "sources": inputs.integers(0, 9, 20),
+        "sorted": inputs.unwritten(20, hidden),
+        "scales": inputs.unwritten(20, dtype=torch.float32),
+    }
+    check(place, "sort_rows", arguments, ["sorted", "scales"])
+
+
 def visits_of(inputs, ids):
     """sources and visits of tokens that go to these experts: (T, K), each −1 for none."""
     tokens, chosen = ids.shape
@@ -148,6 +200,14 @@ def test_expert_down_serves_each_place(place, inputs, tokens, rows, columns, ids
     check(place, "expert_down", arguments, ["out"])
 
 
+@pytest.mark.parametrize("tokens", TOKEN_COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (80, 1120), (112, 2176)])
+@ids_of
+def test_expert_sum_adds_shares_of_each_place(place, inputs, tokens, rows, columns, ids_of):
+    arguments = _sum(inputs, ids_of(inputs, tokens), rows, columns)
+    check(place, "expert_sum", arguments, ["hidden", "x", "sum_squares"])
+
+
 packings = pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
 
 
@@ -166,6 +226,9 @@ def test_packed_experts_multiply_like_their_dense_matrices(place, inputs, packin
     arguments = _down(inputs, ids, 32, 384)
     arguments["weights"] = packed(arguments["weights"], tiles.plain_order(32))
     check(place, "expert_down", arguments, ["out"])
+    arguments = _sum(inputs, ids, 32, 1152)
+    arguments["weights"] = packed(arguments["weights"], tiles.plain_order(32))
+    check(place, "expert_sum", arguments, ["hidden", "x"])
 
 
 def _gate_up(inputs, ids, hidden, intermediate):
@@ -191,6 +254,23 @@ def _down(inputs, ids, rows, columns):
         "visits": visits_of(inputs, ids)["visits"],
         "tokens": len(ids),
         "out": inputs.unwritten(ids.numel(), rows, dtype=torch.float32),
+    }
+
+
+def _sum(inputs, ids, rows, columns):
+    activations = inputs.normal(ids.numel(), columns)
+    activations[(ids[:, 0] >= 0).sum() * ids.shape[1] :] = math.nan
+    routed, tokens = visits_of(inputs, ids), len(ids)
+    return {
+        "input": activations,
+        "weights": inputs.normal(9, rows, columns, scale=columns**-0.5),
+        "visits": routed["visits"],
+        "shares": routed["shares"],
+        "places": routed["places"],
+        "norm_weight": inputs.normal(rows),
+        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
+        "x": inputs.unwritten(tokens, rows),
+        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
     }
 
 

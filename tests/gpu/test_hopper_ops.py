@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from openinference_engine import tiles
+from openinference_engine.ops import cuda_experts_reference as experts_reference
 from openinference_engine.ops import cuda_reference as reference
 from openinference_engine.packings import PACKINGS
 
@@ -118,3 +119,65 @@ def test_many_tokens_are_rotated_and_appended(
     }
     outputs = ["query", "key_cache", "value_cache"]
     check(hopper, "project_qkv", arguments, outputs, dict.fromkeys(outputs, LOOSE))
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("tokens", [1, 40, 300, 700])
+@pytest.mark.parametrize(("hidden", "inner"), [(128, 128), (640, 384), (1152, 1280)])
+def test_sorted_rows_meet_their_experts(hopper, inputs, weight_format, tokens, hidden, inner):
+    """Visits of few and of many places, and experts that nobody visits."""
+    experts, pack = 11, FORMATS[weight_format]
+    routed = _ordered(inputs, tokens, experts)
+    places = len(routed["sources"])
+    gate_up = inputs.normal(experts, 2 * inner, hidden, scale=hidden**-0.5)
+    arguments = {
+        "x": inputs.normal(places, hidden),
+        "scales": inputs.normal(places, dtype=torch.float32).abs().clamp(max=1.0),
+        "weights": torch.stack([pack(m, tiles.gate_up_order(2 * inner)) for m in gate_up]),
+        "visits": routed["visits"],
+        "out": inputs.unwritten(places, inner),
+    }
+    check(hopper, "prefill_gate_up", arguments, ["out"], {"out": LOOSE}, oracle=experts_reference)
+    down = inputs.normal(experts, hidden, inner, scale=inner**-0.5)
+    activations = inputs.normal(places, inner)
+    activations[(routed["ids"] >= 0).sum() :] = math.nan
+    arguments = {
+        "input": activations,
+        "weights": torch.stack([pack(m, tiles.plain_order(hidden)) for m in down]),
+        "visits": routed["visits"],
+        "out": inputs.unwritten(places, hidden, dtype=torch.float32),
+    }
+    bounds = {} if weight_format == "bf16" else {"out": LOOSE}
+    check(hopper, "prefill_down", arguments, ["out"], bounds, oracle=experts_reference)
+
+
+def _ordered(inputs, tokens, experts):
+    """Most go to the second expert, some nowhere."""
+    ids = inputs.integers(-1, experts, tokens, 2)
+    ids[: tokens // 2, 0] = 1
+    arguments = {
+        "ids": ids,
+        "experts": experts,
+        "places": inputs.zeros(tokens, 2),
+        "sources": inputs.zeros(tokens * 2),
+        "visits": inputs.zeros(tokens * 2, 4),
+    }
+    experts_reference.order_experts(**arguments)
+    return arguments
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("tokens", [33, 300])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (5120, 2048)])
+def test_many_tokens_are_projected(hopper, inputs, weight_format, tokens, rows, columns):
+    x, squares = inputs.normed(tokens, columns)
+    matrix = inputs.normal(rows, columns, scale=columns**-0.5)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": FORMATS[weight_format](matrix, tiles.plain_order(rows)),
+        "out": inputs.unwritten(tokens, rows, dtype=torch.float32),
+    }
+    bounds = {} if weight_format == "bf16" else {"out": LOOSE}
+    check(hopper, "project", arguments, ["out"], bounds)

@@ -123,9 +123,9 @@ def test_logits_are_those_of_a_cpu_within_bf16(place, model):
     torch.testing.assert_close(logits, cpu_engine(checkpoint)(prompt), rtol=0, atol=ROWS_BOUND)
 
 
-def test_prompts_of_many_rows_have_normed_heads(place, prompt_kernels):
-    """Qwen3 without experts: those have no kernels for whole prompts."""
-    checkpoint = SparseCheckpoint(MODELS["qwen3"])
+@models
+def test_prompts_of_many_rows_follow_the_engine_on_a_cpu(place, prompt_kernels, model):
+    checkpoint = SparseCheckpoint(MODELS[model], dense=(1,) if model == "qwen3moe" else ())
     runner, prompt = build_runner(place, checkpoint, prompt_kernels=prompt_kernels), prompts_of(40)
     ((output,), _) = generate(runner, prompt, num_tokens=3)
     check_greedy(cpu_engine(checkpoint), prompt[0], output)

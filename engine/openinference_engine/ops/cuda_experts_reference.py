@@ -11,6 +11,8 @@ from torch.nn import functional
 from openinference_engine import tiles
 from openinference_engine.ops.cuda_reference import dense, project_normed, write_norm_inputs
 
+PLACES_OF_PROMPT = 128  # kPlacesOfPrompt of csrc/cuda/visits.cuh
+
 
 def route(
     logits: Tensor,
@@ -24,28 +26,76 @@ def route(
     visits: Tensor,
     stream: Any = None,
 ) -> None:
+    ids = torch.empty_like(places)
+    choose_experts(logits, positions, normalises, first_own, own, shares, ids)
+    _order(ids, places, sources, visits, places_of_visit(len(logits)))
+
+
+def choose_experts(
+    logits: Tensor,
+    positions: Tensor,
+    normalises: bool,
+    first_own: int,
+    own: int,
+    shares: Tensor,
+    ids: Tensor,
+    stream: Any = None,
+) -> None:
     chosen = shares.shape[1]
     ranked = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    best, ids = (part[:, :chosen] for part in ranked.sort(descending=True, stable=True))
+    best, best_ids = (part[:, :chosen] for part in ranked.sort(descending=True, stable=True))
     of_all = logits.softmax(-1)
     is_routed = positions >= 0
-    found = best.softmax(-1) if normalises else of_all.gather(1, ids)
+    found = best.softmax(-1) if normalises else of_all.gather(1, best_ids)
     found = torch.where(of_all.isnan().any(-1, keepdim=True), torch.nan, found)
     shares.copy_(torch.where(is_routed[:, None], found, 0.0))
-    places.fill_(-1)
-    sources.zero_()
-    visits.zero_()
-    is_own = is_routed[:, None] & (ids >= first_own) & (ids < first_own + own)
-    groups = _groups((ids - first_own).masked_fill(~is_own, -1).flatten().tolist())
-    first, of_visits = 0, []
-    for expert, items in groups.items():
-        for turn, item in enumerate(items):
-            places.view(-1)[item] = first + turn
-            sources[first + turn] = item // chosen
-        of_visits += _visits(expert, first, len(items), places_of_visit(len(logits)))
-        first += len(items)
-    for index, visit in enumerate(of_visits):
-        visits[index] = torch.tensor([*visit, len(of_visits)], dtype=torch.int32)
+    is_own = is_routed[:, None] & (best_ids >= first_own) & (best_ids < first_own + own)
+    ids.copy_(torch.where(is_own, best_ids - first_own, -1))
+
+
+def order_experts(
+    ids: Tensor,
+    experts: int,
+    places: Tensor,
+    sources: Tensor,
+    visits: Tensor,
+    stream: Any = None,
+) -> None:
+    _order(ids, places, sources, visits, PLACES_OF_PROMPT)
+
+
+def sort_rows(
+    x: Tensor,
+    sum_squares: Tensor,
+    epsilon: float,
+    sources: Tensor,
+    sorted: Tensor,
+    scales: Tensor,
+    stream: Any = None,
+) -> None:
+    sorted.copy_(x[sources.long()])
+    scales.copy_(torch.rsqrt(sum_squares.sum(-1) / x.shape[1] + epsilon)[sources.long()])
+
+
+def prefill_gate_up(
+    x: Tensor,
+    scales: Tensor,
+    weights: Tensor,
+    visits: Tensor,
+    out: Tensor,
+    stream: Any = None,
+) -> None:
+    order = tiles.gate_up_order(2 * out.shape[1])
+    for expert, places in _visited(visits):
+        products = x[places].float() @ dense(weights[expert], order).T
+        gate, up = (products * scales[places, None]).chunk(2, dim=-1)
+        out[places] = (functional.silu(gate) * up).to(out.dtype)
+
+
+def prefill_down(
+    input: Tensor, weights: Tensor, visits: Tensor, out: Tensor, stream: Any = None
+) -> None:
+    expert_down(input, weights, visits, len(input), out)
 
 
 def expert_gate_up(
@@ -80,6 +130,23 @@ def expert_down(
         out[places] = input[places].float() @ dense(weights[expert], order).T
 
 
+def expert_sum(
+    input: Tensor,
+    weights: Tensor,
+    visits: Tensor,
+    shares: Tensor,
+    places: Tensor,
+    norm_weight: Tensor,
+    hidden: Tensor,
+    x: Tensor,
+    sum_squares: Tensor,
+    stream: Any = None,
+) -> None:
+    results = hidden.new_zeros(len(input), hidden.shape[1])
+    expert_down(input, weights, visits, len(hidden), results)
+    add_experts(results, shares, places, norm_weight, hidden, x, sum_squares)
+
+
 def add_experts(
     results: Tensor,
     shares: Tensor,
@@ -100,6 +167,21 @@ def add_experts(
 def places_of_visit(tokens: int) -> int:
     """As csrc/cuda/visits.cuh."""
     return next((size for size in (8, 16) if tokens <= size), 32)
+
+
+def _order(ids: Tensor, places: Tensor, sources: Tensor, visits: Tensor, size: int) -> None:
+    places.fill_(-1)
+    sources.zero_()
+    visits.zero_()
+    first, of_visits = 0, []
+    for expert, items in _groups(ids.flatten().tolist()).items():
+        for turn, item in enumerate(items):
+            places.view(-1)[item] = first + turn
+            sources[first + turn] = item // ids.shape[1]
+        of_visits += _visits(expert, first, len(items), size)
+        first += len(items)
+    for index, visit in enumerate(of_visits):
+        visits[index] = torch.tensor([*visit, len(of_visits)], dtype=torch.int32)
 
 
 def _groups(experts: list[int]) -> dict[int, list[int]]:

@@ -50,6 +50,8 @@ class Gatherer(Protocol):
 class TeamKernels:
     """Of one rank. The exchanges of a step are numbered in the order in which they are queued."""
 
+    expert_sum = None  # what experts made is exchanged before it is added to the hidden state
+
     def __init__(
         self,
         kernels: ModuleType,

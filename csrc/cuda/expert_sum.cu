@@ -1,0 +1,224 @@
+// Down projections of the experts that a step visits, times their shares, added to the hidden state.
+//
+// A block owns a tile of 16 columns of the hidden state and reads that tile's weights of every visited
+// expert. Its warps go their own ways: each takes a part of k of one visit at a time, and leaves what that
+// makes of the visit's places in shared memory. At the end the parts of a place are added up in their order
+// and the places of a token in the order of its choices, so that no company changes a token's bits.
+//
+// Whom a step visits is known since the predecessor began (it releases after it has waited for `route`), so
+// the first weights are requested before it has ended.
+#include "expert_gemm.cuh"
+#include "ops.h"
+#include "rms_scale.cuh"
+
+namespace openinference {
+namespace {
+
+constexpr int kLeastUnits = 3;             // of a part
+constexpr int kMostPartBytes = 160 * 1024;  // of shared memory
+constexpr int kRows = 16;                  // of a tile
+
+struct ExpertSum {
+    const float* shares;  // (tokens, chosen)
+    const int* places;    // (tokens, chosen)
+    int tokens, chosen, columns;
+    const bf16* norm_weight;
+    float* hidden;
+    bf16* x;
+    float* sum_squares;
+
+    __device__ __forceinline__ void add(const float* sums, int parts, int tile) const {
+        const int tiles = columns / kRows, rounded = (tokens * 8 + 31) / 32 * 32;
+        for (int item = threadIdx.x; item < rounded; item += kGemmThreads) {
+            const int token = item / 8, pair = item % 8, column = tile * kRows + pair;
+            const bool is_live = token < tokens;
+            float lower = 0, upper = 0;
+            if (is_live) {
+                const size_t at = static_cast<size_t>(token) * columns + column;
+                lower = hidden[at];
+                upper = hidden[at + 8];
+                for (int choice = token * chosen; choice < (token + 1) * chosen; ++choice) {
+                    const int place = places[choice];
+                    if (place < 0) continue;
+                    const float* part = sums + place * parts * kRows + pair;
+                    float low = 0, up = 0;
+                    for (int i = 0; i < parts; ++i, part += kRows) {
+                        low += part[0];
+                        up += part[8];
+                    }
+                    lower += shares[choice] * low;
+                    upper += shares[choice] * up;
+                }
+                hidden[at] = lower;
+                hidden[at + 8] = upper;
+                x[at] = to_bf16(lower * to_float(norm_weight[column]));
+                x[at + 8] = to_bf16(upper * to_float(norm_weight[column + 8]));
+            }
+            write_sum_squares(sum_squares, tiles, tile, token, is_live, lower, upper);
+        }
+    }
+};
+
+struct SumShared {
+    Visit visits[kMostVisits];
+    float sums[1];  // (places, parts, 16)
+};
+
+struct Places {
+    __device__ __forceinline__ int row(int place) const { return place; }
+};
+
+// Leaves what a warp's part made of a visit's places, and starts again from zero.
+template <int kGroups>
+__device__ __forceinline__ void leave(float* all, float (&sums)[kGroups][4], const Visit& visit, int part, int parts) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int place = group * 8 + 2 * t + i % 2;
+            if (place < visit.count) all[((visit.first + place) * parts + part) * kRows + g + i / 2 * 8] = sums[group][i];
+            sums[group][i] = 0;
+        }
+    }
+}
+
+// A warp's way: the parts of visits that it takes, tile by tile, unit by unit.
+struct Way {
+    int items, parts, units, part_units, tiles;  // items: parts of all visits
+    int tile, item, unit;
+
+    __device__ __forceinline__ Way(int visits, int parts, int units, int tiles)
+        : items(visits * parts), parts(parts), units(units), part_units((units + parts - 1) / parts), tiles(tiles),
+          tile(blockIdx.x), item(threadIdx.x / 32) {
+        if (item >= items) tile = tiles;
+        unit = first();
+    }
+    __device__ __forceinline__ bool has_ended() const { return tile >= tiles; }
+    __device__ __forceinline__ int first() const { return item % parts * part_units; }
+    __device__ __forceinline__ bool ends_item() const { return unit + 1 >= min(first() + part_units, units); }
+    __device__ __forceinline__ bool ends_tile() const { return ends_item() && item + kGemmWarps >= items; }
+    __device__ __forceinline__ void advance() {
+        if (!ends_item()) {
+            ++unit;
+            return;
+        }
+        item += kGemmWarps;
+        if (item >= items) {
+            item = threadIdx.x / 32;
+            tile += gridDim.x;
+        }
+        unit = first();
+    }
+};
+
+template <class Weights, int kGroups>
+__global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
+    expert_sum_kernel(Weights weights, const bf16* x, const Visit* visits, int most_visits, int parts, ExpertSum sum) {
+    constexpr int kDepth = Weights::depth(kGroups);
+    auto& shared = shared_memory<SumShared>();
+    const int tiles = sum.columns / kRows, runs = weights.columns / Weights::kRunColumns;
+    for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) {
+        const auto* words = reinterpret_cast<const uint2*>(visits + i);
+        const uint2 first = load_whole(words), second = load_whole(words + 1);
+        shared.visits[i] = {static_cast<int>(first.x), static_cast<int>(first.y), static_cast<int>(second.x),
+                            static_cast<int>(second.y)};
+    }
+    block_barrier();
+    Way now(shared.visits[0].visits, parts, (runs + Weights::kRuns - 1) / Weights::kRuns, tiles), ahead = now;
+    typename Weights::Unit held[kDepth];
+    const Constants constants;
+
+    const auto request = [&](typename Weights::Unit& unit) {
+        if (ahead.has_ended()) return;
+        const int expert = shared.visits[ahead.item / parts].expert, tile = expert * tiles + ahead.tile;
+        const TileRows rows{tile, tile * kRows, tile * kRows + 8};
+        const int left = runs - ahead.unit * Weights::kRuns;
+        if (left >= Weights::kRuns) {
+            unit.load(weights, rows, ahead.unit);
+        } else {
+            unit.load(weights, rows, ahead.unit, 0, left);
+        }
+        ahead.advance();
+    };
+#pragma unroll
+    for (int slot = 0; slot < kDepth; ++slot) request(held[slot]);
+    release_successor();
+    wait_for_predecessor();
+
+    const auto finish = [&](int tile) {
+        block_barrier();
+        sum.add(shared.sums, parts, tile);
+        block_barrier();
+    };
+    if (now.has_ended())
+        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) finish(tile);
+    float sums[kGroups][4] = {};
+    while (!now.has_ended()) {
+#pragma unroll
+        for (int slot = 0; slot < kDepth; ++slot) {
+            if (now.has_ended()) break;
+            const Visit visit = shared.visits[now.item / parts];
+            const VisitedRows<kGroups> rows(x, weights.columns, Places{}, visit);
+            multiply_live<kGroups>(held[slot], rows, now.unit, visit.count, sums, constants);
+            request(held[slot]);
+            if (now.ends_item()) leave<kGroups>(shared.sums, sums, visit, now.item % parts, parts);
+            const bool ends_tile = now.ends_tile();
+            const int tile = now.tile;
+            now.advance();
+            if (ends_tile) finish(tile);
+        }
+    }
+}
+
+// As many parts of k as give each warp something to do at one token, and no more than shared memory holds.
+int parts_of(int64_t columns, int64_t run_columns, int runs, int64_t chosen, int64_t places) {
+    const int64_t units = (columns / run_columns + runs - 1) / runs, most = kMostPartBytes / (kRows * sizeof(float));
+    const int64_t parts = std::min({(units + kLeastUnits - 1) / kLeastUnits, int64_t{kGemmWarps},
+                                    most / (kFewTokens * chosen), most / places});
+    const int64_t length = (units + parts - 1) / parts;
+    return static_cast<int>((units + length - 1) / length);
+}
+
+template <int kGroups, class Weights>
+void launch_expert_sum(const Weights& weights, const bf16* x, const Visit* visits, const ExpertSum& sum, Stream stream) {
+    const int places = sum.tokens * sum.chosen, most_visits = std::min(places, kMostVisits);
+    const int parts = parts_of(weights.columns, Weights::kRunColumns, Weights::kRuns, sum.chosen, places);
+    const size_t shared_bytes = sizeof(SumShared) + sizeof(float) * places * parts * kRows;
+    const int blocks = std::min(sum.columns / kRows, multiprocessors() * Weights::blocks(kGroups));
+    launch("expert_sum", expert_sum_kernel<Weights, kGroups>, dim3(blocks), kGemmThreads, shared_bytes, stream, weights,
+           x, visits, most_visits, parts, sum);
+}
+
+}  // namespace
+
+void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
+                const Tensor& places, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
+                const Tensor& sum_squares, Stream stream) {
+    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1), K = shares.length("shares", 1);
+    const int64_t N = T * K, I = input.length("input", 1);
+    require(H % kRows == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
+    require_at_most("hidden", T, "tokens", kMostRouted);
+    require_at_most("shares", K, "experts of a token", kMostChosen);
+    const ExpertSum sum{shares.as<float>("shares", {T, K}),
+                        places.as<int32_t>("places", {T, K}),
+                        static_cast<int>(T),
+                        static_cast<int>(K),
+                        static_cast<int>(H),
+                        norm_weight.as<bf16>("norm_weight", {H}),
+                        hidden.as<float>("hidden", {T, H}),
+                        x.as<bf16>("x", {T, H}),
+                        sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
+    const auto* activations = input.as<bf16>("input", {N, I});
+    const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {N, 4}));
+    with_weights("expert_sum", stacked(weights), weights.length("weights", 0) * H, I, [&](const auto& format) {
+        if (N == 0) return;
+        switch (places_of_visit(static_cast<int>(T))) {
+            case 8: return launch_expert_sum<1>(format, activations, visited, sum, stream);
+            case 16: return launch_expert_sum<2>(format, activations, visited, sum, stream);
+            default: launch_expert_sum<4>(format, activations, visited, sum, stream);
+        }
+    });
+}
+
+}  // namespace openinference
