@@ -1,4 +1,8 @@
-"""The rows of a step with prompts, and which of its sequences attend together."""
+"""The rows of a step with prompts, and which of its sequences attend together.
+
+Without torch where it would divide a few numbers among all processors (`repeat_interleave`,
+`searchsorted`): that takes 15 ms where these are busy (docs/log.md).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,14 +63,14 @@ def chunks_of(parts: Parts, device: torch.device, room: int | None = None) -> Ch
 
     counts = [len(token_ids) for token_ids, _, _ in parts]
     positions = [first + row for token_ids, first, _ in parts for row in range(len(token_ids))]
-    sequences = torch.arange(len(parts)).repeat_interleave(torch.tensor(counts))
+    sequences = np.repeat(np.arange(len(parts)), counts)
     num_single = sum(1 for _ in takewhile(lambda count: count == 1, counts))
     return Chunks(
         tokens=there(
             torch.tensor([token_id for token_ids, _, _ in parts for token_id in token_ids])
         ),
         positions=there(torch.tensor(positions)),
-        row_pages=there(table_of(parts))[send(sequences, device)],
+        row_pages=there(table_of(parts))[send(torch.from_numpy(sequences), device)],
         num_single=num_single,
         readings=[
             replace(
@@ -89,7 +94,7 @@ def readings_of(parts: Parts, room: int | None, first_row: int = 0) -> Iterator[
         pages, blocks = table_of(group), None
         if room is not None:
             blocks = torch.tensor(sorted({block for part in group for block in part[2]}))
-            pages = torch.searchsorted(blocks, pages)
+            pages = torch.from_numpy(np.searchsorted(blocks.numpy(), pages.numpy()))
         yield Reading(starts, lengths, pages, int(counts.max()), blocks)
         first_row = int(starts[-1])
 
