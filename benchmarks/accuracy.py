@@ -3,8 +3,10 @@
     python -m benchmarks.accuracy [--folder build/accuracy] [--tokens 4096] [--only cache]
 
 Weights: folders as `openinference quantize` writes them, computed in float32 (what the codes alone
-cost) and as the CPU does by default (int8 products of codes). Cache: `--kv-cache-dtype`, weights in
-float32. Everything goes through the engine's own runner and kernels.
+cost) and as the CPU does by default (int8 products of codes). Activations: what a GPU's
+`--activations` adds to weights of eight bits, its rounding before each projection, in float32.
+Cache: `--kv-cache-dtype`, weights in float32. Everything goes through the engine's own runner and
+kernels.
 
 The texts are news of the Lee corpus, which the package gensim ships: lee.cor is read, and
 calibration is on lee_background.cor, other articles. The model's own weights come in Q4_1:
@@ -18,11 +20,14 @@ import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+from openinference_engine.coded_rows import CODE_TYPES, rounded
 from openinference_engine.config import DataType, EngineConfig
 from openinference_engine.engine import Engine
 from openinference_engine.kv_formats import BFLOAT16, CPU_FORMATS, FLOAT32, KVCacheDtype
+from openinference_engine.layers.linear import Linear
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
 from openinference_engine.runner import Runner
@@ -85,6 +90,17 @@ def read(
     return Reading(torch.cat(losses).double(), torch.cat(choices))
 
 
+def read_rounding(path: Path, samples: list[list[int]], activations: str) -> Reading:
+    """The same with the inputs of projections rounded as a GPU does for its eight-bit products."""
+    plain, dtype = Linear.__call__, CODE_TYPES[activations]
+
+    def project(layer: Linear, x: Tensor) -> Tensor:
+        return plain(layer, rounded(x.bfloat16(), dtype, GROUP_SIZE))
+
+    with patch.object(Linear, "__call__", project):
+        return read(path, samples)
+
+
 def corpus(name: str) -> str:
     """A text that gensim ships; the package is found and never imported."""
     spec = find_spec("gensim")
@@ -122,6 +138,8 @@ def tell_weights(source: Path, samples: list[list[int]], base: Reading, folder: 
         tell(name, bits, read(path, samples), base)
         if kind != "fp8":  # which a CPU multiplies in float32 in either case
             tell(f"{name}, int8 products", bits, read(path, samples, "auto"), base)
+        if kind in CODE_TYPES and text is None:
+            tell(f"{name}, {kind} activations", bits, read_rounding(path, samples, kind), base)
 
 
 def tell_caches(source: Path, samples: list[list[int]], base: Reading) -> None:

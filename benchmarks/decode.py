@@ -18,14 +18,17 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import get_args
 
 import msgspec
 import torch
 from openinference_engine.backend import Capacity
 from openinference_engine.blocks import BlockPool
-from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
+from openinference_engine.coded_kernels import with_activations
+from openinference_engine.config import ActivationChoice, EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import WEIGHT_FORMATS
@@ -127,6 +130,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: a shorter step")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
+    parser.add_argument("--activations", choices=get_args(ActivationChoice), default="auto")
     parser.add_argument("--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16")
     parser.add_argument("--cache-gib", type=float, help="of keys and values, at most")
     parser.add_argument("--batch", default="1,8,32", help="comma-separated, at most 128 each")
@@ -166,7 +170,8 @@ def model_of(options: argparse.Namespace) -> ModelConfig:
 
 def engine_config(options: argparse.Namespace, max_sequences: int) -> EngineConfig:
     return EngineConfig(
-        "", device="cuda", weights=options.weights, kv_cache_dtype=options.kv,
+        "", device="cuda", weights=options.weights, activations=options.activations,
+        kv_cache_dtype=options.kv,
         max_sequences=max_sequences, is_deterministic=options.deterministic,
         uses_graphs=not options.eager, overlaps_kernels=not options.no_overlap,
         runs_ahead=not options.no_run_ahead,
@@ -181,7 +186,8 @@ def build_runner(
     if (group := group_of(options)).num_ranks > 1:
         meeting = Meeting(group, options.rank, options.rendezvous, options.nccl)
         return group_runner(model, config, Capacity(length, num_blocks - 1), meeting)
-    kernels, device = load_kernels(), torch.device("cuda")
+    device = torch.device("cuda")
+    kernels = with_activations(load_kernels(), config.activations, model, MAX_ROWS, device)
     cache = KVCache(model, num_blocks, device, CUDA_FORMATS[options.kv])
     weights = random_llama(model, length, device, options.weights)
     decoder = Decoder(

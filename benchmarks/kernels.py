@@ -13,11 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from openinference_engine.config import WeightFormat
+from openinference_engine.coded_kernels import with_activations
+from openinference_engine.config import ActivationChoice, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS, CacheFormat
 from openinference_engine.llama_weights import WEIGHT_FORMATS
@@ -151,12 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="bfloat16")
+    parser.add_argument("--activations", choices=get_args(ActivationChoice), default="auto")
     parser.add_argument("--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16")
     parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--context", type=int, default=256)
     options = parser.parse_args()
 
-    kernels, device, config = load_kernels(), torch.device("cuda"), SHAPES[options.shape]
+    device, config = torch.device("cuda"), SHAPES[options.shape]
+    kernels = with_activations(load_kernels(), options.activations, config, MAX_ROWS, device)
     counts = [int(rows) for rows in options.rows.split(",")]
     pages = math.ceil(options.context / 16) + 16  # each replay of a step moves one position on
     cache_format = CUDA_FORMATS[options.kv]
@@ -171,8 +175,8 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {limit / 1e12:.2f} TB/s"
     )
     print(
-        f"{options.shape} {options.weights}, keys and values {options.kv}, "
-        f"context {options.context}"
+        f"{options.shape} {options.weights}, activations {options.activations}, keys and values "
+        f"{options.kv}, context {options.context}"
     )
     print("us per call, plain and overlapping; speed of the faster")
     stream = kernels.Stream(torch.cuda.current_stream().cuda_stream, False)

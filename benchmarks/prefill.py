@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import torch
 from openinference_engine.chunks import Chunks, Parts, chunks_of
+from openinference_engine.coded_kernels import with_activations
+from openinference_engine.coded_rows import CODE_TYPES
 from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.kv_formats import CODED_FORMATS, CUDA_FORMATS, KVCacheDtype
@@ -196,11 +198,14 @@ def main() -> None:
             limit = limit_seconds(config, options.tokens, name, device)
             print(f"products and reads of {options.tokens} tokens: {limit * 1e3:.2f} ms")
         weights = random_llama(config, options.tokens, device, name)
-        for kv in kinds:
-            seconds = prompt_seconds(kernels, config, kv, options.tokens, weights, device)
+        codes = [(name, "auto")] if name in CODE_TYPES else []
+        for activations, kv in [*(("auto", kv) for kv in kinds), *codes]:
+            own = with_activations(kernels, activations, config, options.tokens, device)
+            seconds = prompt_seconds(own, config, kv, options.tokens, weights, device)
             print(
-                f"whole prompt, {name:8}, {kv:9}: {seconds * 1e3:7.2f} ms, "
-                f"{options.tokens / seconds:7.0f} tok/s, {seconds / limit:.2f} of the limit"
+                f"whole prompt, {name:8}, activations {activations:4}, {kv:9}: "
+                f"{seconds * 1e3:7.2f} ms, {options.tokens / seconds:7.0f} tok/s, "
+                f"{seconds / limit:.2f} of the limit"
             )
         del weights
         torch.cuda.empty_cache()

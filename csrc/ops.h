@@ -22,6 +22,12 @@ namespace openinference {
 void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight, const Tensor& hidden,
            const Tensor& x, const Tensor& sum_squares, Stream stream);
 
+// out (H/128, T', 132) float8_e4m3fn or int8, T' being T up to a multiple of 4 ← x (T, H) bf16: for each 128
+// columns the codes of all rows, 128 bytes each in the order of fp8's words, then a float32 scale for each, into
+// which the norm goes that sum_squares (T, H/16), or (T, 0) for none, and epsilon make. Products of fp8 or int8
+// weights take it for x or input on compute capability 9.0, and norm no more.
+void code_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
+
 // query (T, Q, D) bf16 and the caches (S, KV, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
 // ((Q + 2·KV)·D, H) stacked q, k, v. rotary (positions, D/2, 2) float32: cos, sin. The new key and
 // value go to page block_table[token][position / 16] (T, P) int32 of positions (T) int32. Where P is

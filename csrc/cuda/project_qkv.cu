@@ -128,7 +128,7 @@ struct QkvEpilogue {
 void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                  const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
                  const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream) {
-    const int64_t T = x.length("x", 0), H = x.length("x", 1), Q = query.length("query", 1);
+    const int64_t T = tokens_of("x", x, query), H = columns_of(x), Q = query.length("query", 1);
     const auto fresh = new_vectors(key_cache, value_cache, places_of(T, positions, block_table), T);
     const int64_t D = fresh.head_dim, KV = fresh.heads;
     require(D % 16 == 0 && D <= 2 * QkvEpilogue::kMaxTurns,
@@ -139,7 +139,7 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
     const QkvEpilogue epilogue{norm, static_cast<int>(Q), fresh,
                                reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
                                query.as<bf16>("query", {T, Q, D})};
-    multiply_tokens("project_qkv", weights, (Q + 2 * KV) * D, "x", x, epilogue, stream);
+    multiply_rows("project_qkv", weights, (Q + 2 * KV) * D, "x", x, T, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -98,12 +98,12 @@ struct ResidualEpilogue {
 
 void project_residual(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
                       const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
-    const int64_t T = input.length("input", 0), H = hidden.length("hidden", 1);
+    const int64_t T = tokens_of("input", input, hidden), H = hidden.length("hidden", 1);
     require(H % 16 == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
     const ResidualEpilogue epilogue{norm_weight.as<bf16>("norm_weight", {H}), static_cast<int>(H),
                                     hidden.as<float>("hidden", {T, H}), x.as<bf16>("x", {T, H}),
                                     sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
-    multiply_tokens("project_residual", weights, H, "input", input, epilogue, stream);
+    multiply_rows("project_residual", weights, H, "input", input, T, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -193,6 +193,7 @@ template <class Source, int kTokens> struct Stage {
 };
 
 template <class Source, class Epilogue, int kTokens> struct Shared {
+    static constexpr int kBlockTiles = wide::kBlockTiles, kComputing = wide::kComputing;
     using Ring = Stage<Source, kTokens>;
     // Two halves of an unpacked slab; bf16 needs none.
     using Unpacked = bf16[2][Source::kIsPacked ? kBlockRows : 1][kSwizzleColumns];
@@ -365,8 +366,9 @@ __device__ __forceinline__ void add_splits(S& shared, int tile, int token, int s
 template <int kTokens, class S, class Epilogue>
 __device__ __forceinline__ void finish(S& shared, const Epilogue& epilogue, int group,
                                        const float (&sums)[kTokens / 2], int tokens) {
-    const int thread = threadIdx.x - kWarpgroup, splits = gridDim.z, own_tiles = kBlockTiles / splits;
-    const int first_tile = blockIdx.z * own_tiles, block_tile = blockIdx.y * kBlockTiles;
+    const int thread = threadIdx.x - kWarpgroup, splits = gridDim.z;
+    const int own_tiles = S::kBlockTiles / splits;
+    const int first_tile = blockIdx.z * own_tiles, block_tile = blockIdx.y * S::kBlockTiles;
     const int live_tiles = min(own_tiles, epilogue.tiles() - block_tile - first_tile);
     int tile = first_tile + thread % own_tiles, token = thread / own_tiles;
     const bool is_live = thread % own_tiles < live_tiles;
@@ -374,16 +376,16 @@ __device__ __forceinline__ void finish(S& shared, const Epilogue& epilogue, int 
         return is_live && token < tokens ? epilogue.fetch(block_tile + tile, token) : typename Epilogue::Fetched{};
     };
     auto fetched = fetch();
-    team_barrier(1, kComputing);  // nobody reads the ring any more
+    team_barrier(1, S::kComputing);  // nobody reads the ring any more
     leave_sums<kTokens>(shared, group, sums);
-    splits > 1 ? cluster_barrier() : team_barrier(1, kComputing);
+    splits > 1 ? cluster_barrier() : team_barrier(1, S::kComputing);
     shared.prepared.wait(0);
     while (is_live && token < tokens) {
         float lower[8], upper[8];
         add_splits(shared, tile, token, splits, lower, upper);
         const auto now = fetched;
         const int current = token;
-        token += kComputing / own_tiles;
+        token += S::kComputing / own_tiles;
         fetched = fetch();
         epilogue.store_tile(shared.scales, block_tile + tile, current, now, lower, upper);
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from openinference_engine.config import (
+    ActivationChoice,
     DataType,
     Device,
     EngineConfig,
@@ -73,6 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=get_args(DataType), default=engine.dtype, help="of weights in memory")
     add("--device", choices=get_args(Device), default=engine.device, help="what computes")
     add("--weights", choices=get_args(WeightChoice), default=engine.weights, help="on a GPU")
+    add(
+        "--activations",
+        choices=get_args(ActivationChoice),
+        default=engine.activations,
+        help="GPU: codes as the weights are, for more than 16 rows; auto: bfloat16",
+    )
     add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
     add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")
     add("--no-run-ahead", dest="runs_ahead", action="store_false", help="GPU: wait for tokens")
@@ -116,6 +123,7 @@ def engine_config(
         dtype=options.dtype,
         device=options.device,
         weights=options.weights,
+        activations=options.activations,
         uses_graphs=options.uses_graphs,
         overlaps_kernels=options.overlaps_kernels,
         runs_ahead=options.runs_ahead,

@@ -99,6 +99,11 @@ def load_backend(
         raise StartError(
             f"--weights {config.weights} is for --device cuda; a CPU keeps them as they are stored"
         )
+    if config.activations != "auto":
+        raise StartError(
+            f"--activations {config.activations} is for --device cuda; a CPU multiplies int8 codes "
+            "where weights are stored as codes, unless --dtype says otherwise"
+        )
     if config.group.num_ranks > 1:
         from openinference_engine.ranks.leader import load_group_backend
 

@@ -22,6 +22,9 @@ DataType = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 WeightFormat = Literal["bfloat16", "fp8", "int8", "int4", "int4-zero"]  # of the matrices on a GPU
 WeightChoice = Literal["auto", WeightFormat]  # auto: stored codes as they are, else bfloat16
+# What products multiply on a GPU: bfloat16, or codes of eight bits as the weights are.
+CodedActivations = Literal["fp8", "int8"]
+ActivationChoice = Literal["auto", CodedActivations]  # auto: bfloat16; a CPU goes by its DataType
 
 ReasoningFormat = Literal["none", "think"]
 
@@ -173,6 +176,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     dtype: DataType = "auto"
     device: Device = "cpu"
     weights: WeightChoice = "auto"  # only on a GPU: quantised while loading
+    activations: ActivationChoice = "auto"
     uses_graphs: bool = True  # on a GPU, as the next two: they cost or save time, never a token
     overlaps_kernels: bool = True
     runs_ahead: bool = True

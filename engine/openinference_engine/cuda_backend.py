@@ -12,9 +12,11 @@ import torch
 from msgspec.structs import replace
 
 from openinference_engine.backend import Backend, Capacity, model_length, plan_capacity
+from openinference_engine.coded_kernels import check_activations, with_activations
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
+from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS
@@ -46,6 +48,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
     if config.weights == "auto":
         config = replace(config, weights=stored_format(checkpoint))
     check_settings(checkpoint.config, config)
+    check_products(device, config)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     timeline.end("context")
     spare_bytes = plan_memory(checkpoint.config, config, free_bytes)
@@ -56,6 +59,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
     fields = {
         "gpu": torch.cuda.get_device_name(device),
         "weights": config.weight_format,
+        "activations": config.activations,
         "graphs": config.uses_graphs,
         "overlap": config.overlaps_kernels,
         "run_ahead": config.runs_ahead,
@@ -79,6 +83,8 @@ def kernel_path(device: torch.device, config: EngineConfig) -> str:
     gpu = torch.cuda.get_device_properties(device)
     major, minor = gpu.major, gpu.minor
     mode = f"-deterministic-{gpu.multi_processor_count}" if config.is_deterministic else ""
+    if config.activations != "auto":
+        mode += f"-activations-{config.activations}"
     return f"cuda-sm{major}{minor}-{config.weight_format}{mode}"
 
 
@@ -110,6 +116,17 @@ def check_settings(model: ModelConfig, config: EngineConfig) -> None:
             f"cache blocks of {config.block_size} positions: the CUDA kernels know {PAGE_TOKENS}"
         )
     check_supported(model, config.weight_format)
+    check_activations(model, config)
+
+
+def check_products(device: torch.device, config: EngineConfig) -> None:
+    """Raises StartError if the GPU has no products of codes."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if config.activations != "auto" and major != 9:
+        raise StartError(
+            f"--activations {config.activations} needs a GPU of compute capability 9.0, and "
+            f"{torch.cuda.get_device_name(device)} has {major}.{minor}; leave it out"
+        )
 
 
 def plan_memory(
@@ -205,6 +222,9 @@ def _load_runner(
     weights = load_llama(source, model, capacity.max_model_len, device, config.weight_format)
     torch.cuda.empty_cache()  # what packing needed
     timeline.end("weights")
+    most_rows = most_prompt_rows(config)
+    of_any_step = max(most_rows, MAX_ROWS)
+    kernels = with_activations(kernels, config.activations, model, of_any_step, device)
     cache_format = CUDA_FORMATS[config.kv_cache_dtype]
     cache = KVCache(model, capacity.num_cache_blocks, device, cache_format)
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
@@ -212,7 +232,6 @@ def _load_runner(
     prefill = None
     if runs_prefill(kernels, device, model, config):
         attention = PromptAttention(kernels, cache, decoder.attention, pages_per_sequence)
-        most_rows = most_prompt_rows(config)
         prefill = Prefill(kernels, weights, model, cache, attention, most_rows)
     return CudaRunner(
         kernels,

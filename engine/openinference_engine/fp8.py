@@ -12,7 +12,7 @@ from openinference_engine.tiles import GROUP_COLUMNS, TILE_ROWS, pack_units, unp
 
 UNIT_BYTES = TILE_ROWS * GROUP_COLUMNS + TILE_ROWS * 2
 _LARGEST = 448.0  # of e4m3
-_BYTE_COLUMNS = [2, 0, 3, 1]  # which of a word's four columns its bytes 0 to 3 hold
+BYTE_COLUMNS = [2, 0, 3, 1]  # which of a word's four columns its bytes 0 to 3 hold
 
 
 def quantise(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def pack(codes: Tensor, scales: Tensor, row_order: Tensor) -> Tensor:
     """Units (rows / 16, columns / 128, 2080) uint8; row_order as in `int4.pack`."""
     tiles, groups = len(codes) // TILE_ROWS, codes.shape[1] // GROUP_COLUMNS
     # row = half·8 + g; column = run·32 + t·8 + word·4 + place
-    places = codes[row_order].view(tiles, 2, 8, groups, 4, 4, 2, 4)[..., _BYTE_COLUMNS]
+    places = codes[row_order].view(tiles, 2, 8, groups, 4, 4, 2, 4)[..., BYTE_COLUMNS]
     words = places.contiguous().view(torch.int32)[..., 0]
     # in memory: tile, group, run, g, t, half, word
     return pack_units(words.permute(0, 3, 4, 2, 5, 1, 6), scales, row_order)
@@ -49,7 +49,7 @@ def unpack(units: Tensor, row_order: Tensor) -> tuple[Tensor, Tensor]:
     words, scales = unpack_units(units, row_order)
     words = words.view(tiles, groups, 4, 8, 4, 2, 2).permute(0, 5, 3, 1, 2, 4, 6)
     places = torch.empty(*words.shape, 4, dtype=torch.uint8, device=units.device)
-    places[..., _BYTE_COLUMNS] = words.contiguous().view(torch.uint8).view(*words.shape, 4)
+    places[..., BYTE_COLUMNS] = words.contiguous().view(torch.uint8).view(*words.shape, 4)
     rows, columns = tiles * TILE_ROWS, groups * GROUP_COLUMNS
     codes = torch.empty(rows, columns, dtype=torch.uint8, device=units.device)
     codes[row_order] = places.reshape(rows, columns)

@@ -24,6 +24,7 @@ from openinference_operator.scaling_spec import Autoscaling, parse_autoscaling
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 KV_CACHE_DTYPES = ("auto", "fp8", "int8", "int8-int4", "int4")
+ACTIVATIONS = ("auto", "fp8", "int8")
 ALGORITHMS = ("LeastLoad", "PrefixAware")
 
 
@@ -37,6 +38,7 @@ class Engine:
     max_waiting: int | None
     dtype: str | None
     kv_cache_dtype: str | None
+    activations: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ def _engine(fields: Fields) -> Engine:
         max_waiting=fields.integer("maxWaiting"),
         dtype=fields.choice("dtype", DTYPES),
         kv_cache_dtype=fields.choice("kvCacheDtype", KV_CACHE_DTYPES),
+        activations=fields.choice("activations", ACTIVATIONS),
     )
 
 

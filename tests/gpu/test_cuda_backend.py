@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 import torch
-from openinference_engine.config import EngineConfig, ExpertsConfig
-from openinference_engine.cuda_backend import check_settings, find_gpu, kernel_path, plan_memory
+from openinference_engine.config import EngineConfig, ExpertsConfig, GroupConfig
+from openinference_engine.cuda_backend import (
+    check_products,
+    check_settings,
+    find_gpu,
+    kernel_path,
+    plan_memory,
+)
 from openinference_engine.errors import StartError
 from openinference_engine.weight_sizes import weight_bytes
 
@@ -14,6 +20,9 @@ from benchmarks.shapes import SHAPES
 
 LLAMA_7B = SHAPES["llama-2-7b"]
 GIB = 1 << 30
+
+
+CODES = {"weights": "int8", "activations": "int8"}
 
 
 def config(**fields):
@@ -66,8 +75,10 @@ def test_an_answer_is_resumed_by_the_same_mode_alone(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
         for mode in (False, True):
             paths.add(kernel_path(torch.device("cuda", 0), config(is_deterministic=mode)))
+    paths.add(kernel_path(torch.device("cuda", 0), config(**CODES)))
     assert paths == {
         "cuda-sm90-bfloat16",
+        "cuda-sm90-int8-activations-int8",
         "cuda-sm90-bfloat16-deterministic-114",
         "cuda-sm90-bfloat16-deterministic-132",
     }
@@ -78,6 +89,15 @@ def test_an_answer_is_resumed_by_the_same_mode_alone(monkeypatch):
     [
         ({}, {"dtype": "float32"}, "--dtype float32: a GPU computes in bfloat16"),
         ({}, {"block_size": 32}, "blocks of 32 positions: the CUDA kernels know 16"),
+        (
+            {},
+            {"activations": "fp8"},
+            "same type, and these are bfloat16; use --weights fp8",
+        ),
+        ({}, CODES | {"weights": "fp8"}, "needs weights of the same type, and these are fp8"),
+        ({}, CODES | {"is_deterministic": True}, "--deterministic takes 16 rows at a time"),
+        ({}, CODES | {"group": GroupConfig(tensor=2)}, "for dense models on one GPU so far"),
+        ({"experts": ExpertsConfig(8, 2, 512, True)}, CODES, "for dense models on one GPU so far"),
         ({"experts": ExpertsConfig(512, 10, 512, True)}, {}, "the model has 512 experts"),
         ({"windows": (128,) * 32}, {}, "do not know attention windows yet"),
     ],
@@ -85,6 +105,15 @@ def test_an_answer_is_resumed_by_the_same_mode_alone(monkeypatch):
 def test_unknown_settings_are_refused(change, fields, message):
     with pytest.raises(StartError, match=message):
         check_settings(msgspec.structs.replace(LLAMA_7B, **change), config(**fields))
+
+
+def test_a_gpu_without_products_of_codes_is_refused(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
+    check_products(gpu, config())
+    with pytest.raises(StartError, match=r"needs a GPU of .* 9\.0, and NVIDIA A100 has 8\.0"):
+        check_products(gpu, config(**CODES))
 
 
 def test_a_machine_without_a_gpu_says_what_to_do():

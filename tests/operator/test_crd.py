@@ -8,7 +8,14 @@ import yaml
 from openinference_operator import names
 from openinference_operator.manifests import engine
 from openinference_operator.model_spec import URI_SCHEMES
-from openinference_operator.spec import ALGORITHMS, DTYPES, KV_CACHE_DTYPES, REVISED_FIELDS, parse
+from openinference_operator.spec import (
+    ACTIVATIONS,
+    ALGORITHMS,
+    DTYPES,
+    KV_CACHE_DTYPES,
+    REVISED_FIELDS,
+    parse,
+)
 
 PATH = Path(__file__).parents[2] / "crds" / "openinference.dev_inferenceservices.yaml"
 CRD = yaml.safe_load(PATH.read_text())
@@ -90,6 +97,7 @@ def test_every_rule_says_the_remedy(message):
 def test_enumerations_are_those_the_operator_knows():
     assert SPEC["spec.engine.dtype"]["enum"] == list(DTYPES)
     assert SPEC["spec.engine.kvCacheDtype"]["enum"] == list(KV_CACHE_DTYPES)
+    assert SPEC["spec.engine.activations"]["enum"] == list(ACTIVATIONS)
     assert SPEC["spec.router.algorithm"]["enum"] == list(ALGORITHMS)
     rule = SPEC["spec.model.uri"]["x-kubernetes-validations"][0]["rule"]
     assert set(re.findall(r"(\w+)://", rule)) == set(URI_SCHEMES)

@@ -114,15 +114,17 @@ def test_what_is_not_set_is_left_to_the_engine(raw_service):
     template = engine.build_pod_template(parse(raw_service()), "engine:1")
     args = template["spec"]["containers"][0]["args"]
     assert not any(
-        "max-model-len" in flag or "device" in flag or "kv-cache" in flag for flag in args
+        name in flag
+        for flag in args
+        for name in ("max-model-len", "device", "kv-cache", "activations")
     )
 
 
-def test_type_of_the_cache_is_a_flag_where_it_is_set(raw_service):
-    """Left out, an engine image of before that flag still starts."""
-    raw = raw_service(engine={"kvCacheDtype": "int8-int4"})
+def test_types_of_cache_and_activations_are_flags_where_they_are_set(raw_service):
+    """Left out, an engine image of before those flags still starts."""
+    raw = raw_service(engine={"kvCacheDtype": "int8-int4", "activations": "fp8"})
     args = engine.build_pod_template(parse(raw), "engine:1")["spec"]["containers"][0]["args"]
-    assert "--kv-cache-dtype=int8-int4" in args
+    assert {"--kv-cache-dtype=int8-int4", "--activations=fp8"} <= set(args)
 
 
 def test_engine_environment(container):

@@ -20,6 +20,7 @@ FULL = {
         "maxWaiting": 5,
         "dtype": "bfloat16",
         "kvCacheDtype": "int8",
+        "activations": "fp8",
     },
     "resources": {"requests": {"cpu": 1, "memory": "2Gi"}, "limits": {"cpu": "2"}},
     "replicas": 3,
@@ -64,6 +65,7 @@ def test_every_field_is_read(raw_service):
     assert (service.engine.image, service.engine.dtype) == ("engine:7", "bfloat16")
     assert (service.engine.max_model_len, service.engine.max_sequences) == (4096, 16)
     assert (service.engine.max_waiting, service.engine.kv_cache_dtype) == (5, "int8")
+    assert service.engine.activations == "fp8"
     assert (service.requests, service.limits) == ({"cpu": "1", "memory": "2Gi"}, {"cpu": "2"})
     assert service.replicas == 3
     assert service.rollout == Rollout(Share(25, True), Share(1, False), 3600, 1200)
@@ -194,6 +196,7 @@ BAD = {
     "spec.engine.kvCacheDtype: is 'int2'; use one of auto, fp8": {
         "engine": {"kvCacheDtype": "int2"}
     },
+    "spec.engine.activations: is 'bf16'; use one of auto, fp8": {"engine": {"activations": "bf16"}},
     "spec.replicas: is -1": {"replicas": -1},
     "spec.replicas: is True": {"replicas": True},
     "spec.rollout.maxSurge: is 0, and so is maxUnavailable": {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from openinference_engine import tiles
+from openinference_engine import coded_rows, tiles
 from openinference_engine.ops.cuda_attention_reference import append_codes as append_codes
 from openinference_engine.ops.cuda_attention_reference import attend as attend
 from openinference_engine.ops.cuda_attention_reference import attend_prefill as attend_prefill
@@ -36,6 +36,14 @@ def embed(
     rows = table[tokens.clamp(0, len(table) - 1).long()].float()
     hidden.copy_(torch.where(is_known[:, None], rows, 0.0))
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
+
+
+def code_rows(
+    x: Tensor, sum_squares: Tensor, epsilon: float, out: Tensor, stream: Any = None
+) -> None:
+    is_normed = sum_squares.shape[1] > 0
+    norms = _norms(sum_squares, epsilon, x.shape[1]) if is_normed else 1.0
+    coded_rows.code(x, out, norms)
 
 
 def project_qkv(
@@ -92,7 +100,9 @@ def project_residual(
     sum_squares: Tensor,
     stream: Any = None,
 ) -> None:
-    hidden += input.float() @ dense(weights, tiles.plain_order(hidden.shape[1])).T
+    matrix = dense(weights, tiles.plain_order(hidden.shape[1]))
+    rows = input.float() if input.dim() == 2 else coded_rows.decode(input, len(hidden))
+    hidden += rows @ matrix.T
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
 
 
@@ -176,8 +186,13 @@ def dense(weights: Tensor, row_order: Tensor) -> Tensor:
 
 
 def project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
-    mean_square = sum_squares.sum(-1, keepdim=True) / x.shape[-1]
-    return torch.rsqrt(mean_square + epsilon) * (x.float() @ matrix.T)
+    if x.dim() == 3:  # codes, normed already
+        return coded_rows.decode(x, len(sum_squares)) @ matrix.T
+    return _norms(sum_squares, epsilon, x.shape[1]) * (x.float() @ matrix.T)
+
+
+def _norms(sum_squares: Tensor, epsilon: float, columns: int) -> Tensor:
+    return torch.rsqrt(sum_squares.sum(-1, keepdim=True) / columns + epsilon)
 
 
 def _rotate(heads: Tensor, rotary: Tensor) -> Tensor:

@@ -160,6 +160,8 @@ def _flags(service: InferenceService) -> list[str]:
         flags.append(f"--max-model-len={engine.max_model_len}")
     if engine.kv_cache_dtype is not None:
         flags.append(f"--kv-cache-dtype={engine.kv_cache_dtype}")
+    if engine.activations is not None:
+        flags.append(f"--activations={engine.activations}")
     if service.gpus_per_pod:
         flags.append("--device=cuda")  # the engine computes on the CPU unless it is told
     return flags

@@ -1,0 +1,146 @@
+"""Activations of eight bits: their codes, and the products that tensor cores make of them."""
+
+import pytest
+import torch
+from openinference_engine import coded_rows, tiles
+from openinference_engine.packings import PACKINGS
+
+from tests.gpu.op_checks import EPSILON, Inputs, check
+
+TYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+MANY_TOKENS = [1, 17, 32, 33, 100, 129, 300]
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # e4m3 adds up with fewer bits than float32 within 128 columns
+
+
+@pytest.fixture
+def inputs(place):
+    return Inputs(place)
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 128), (3, 384), (67, 1152)])
+def test_code_rows_is_what_the_reference_makes(place, inputs, name, rows, columns):
+    x = inputs.normal(rows, columns)
+    x[:, :16] *= 300  # one scale for each 128 columns, whatever is beside them
+    x[0, :128] = 0
+    coded, expected = (_empty(inputs, rows, columns, name) for _ in range(2))
+    no_norm = inputs.zeros(rows, 0, dtype=torch.float32)
+    place.ops.code_rows(x, no_norm, 0, coded, stream=place.stream)
+    coded_rows.code(x, expected)
+    assert torch.equal(coded.view(torch.uint8), expected.view(torch.uint8))
+    largest = x.float().view(rows, -1, 128).abs().amax(dim=2).repeat_interleave(128, dim=1)
+    bound = largest / (27 if name == "fp8" else 253)
+    assert (coded_rows.decode(coded, rows) - x.float()).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_norm_goes_into_the_scales(place, inputs, name):
+    x, squares = inputs.normed(19, 1280)
+    coded = _empty(inputs, 19, 1280, name)
+    place.ops.code_rows(x, squares, EPSILON, coded, stream=place.stream)
+    norms = torch.rsqrt(squares.sum(1, keepdim=True) / 1280 + EPSILON)
+    expected = norms * coded_rows.rounded(x, TYPES[name])
+    torch.testing.assert_close(coded_rows.decode(coded, 19), expected)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_lane_meets_the_activations_of_its_weights(name):
+    """A product of k = 32, as PTX lays out wgmma's operands, over bytes as they lie in memory."""
+    torch.manual_seed(3)
+    matrix, x = torch.randn(16, 128), torch.randn(5, 128, dtype=torch.bfloat16)
+    packing = PACKINGS[name]
+    codes, scales = packing.quantise(matrix)
+    unit = packing.pack(codes, scales, tiles.plain_order(16)).view(torch.uint8).flatten()
+    coded = torch.zeros(coded_rows.shape_of(5, 128), dtype=TYPES[name])
+    coded_rows.code(x, coded)
+    lanes = unit[:2048].view(4, 8, 4, 4, 4)  # run, g, t, word, byte
+    a = torch.empty(4, 16, 32, dtype=torch.uint8)
+    for word, (half, first) in enumerate([(0, 0), (0, 16), (1, 0), (1, 16)]):
+        rows = slice(half * 8, half * 8 + 8)
+        a[:, rows, first : first + 16] = lanes[:, :, :, word].reshape(4, 8, 16)
+    b = coded.view(torch.uint8).flatten()[: 5 * 128].view(5, 4, 32).transpose(0, 1)
+    numbers = [part.contiguous().view(TYPES[name]).float() for part in (a, b)]
+    product = torch.bmm(numbers[0], numbers[1].transpose(1, 2)).sum(0)
+    row_scales = coded.view(torch.uint8).flatten()[8 * 128 :].view(torch.float32)[:5]
+    expected = packing.dequantise(codes, scales) @ coded_rows.decode(coded, 5).T
+    torch.testing.assert_close(product * scales.float() * row_scales, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (9104, 1152), (1040, 4224)])
+def test_coded_tokens_are_added_to_hidden(hopper, name, tokens, rows, columns):
+    inputs = Inputs(hopper)
+    matrix = inputs.normal(rows, columns, scale=columns**-0.5)
+    arguments = {
+        "input": _coded(inputs, inputs.normal(tokens, columns), name),
+        "weights": _packed(name, matrix, tiles.plain_order(rows)),
+        "norm_weight": inputs.normal(rows),
+        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
+        "x": inputs.unwritten(tokens, rows),
+        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+    }
+    outputs = ["hidden", "x", "sum_squares"]
+    bounds = {"hidden": CLOSE, "sum_squares": {"rtol": 1e-2, "atol": 1e-2}}
+    check(hopper, "project_residual", arguments, outputs, bounds)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("hidden", "inner"), [(128, 8), (640, 88), (640, 9088)])
+def test_coded_tokens_pass_swiglu(hopper, name, tokens, hidden, inner):
+    inputs = Inputs(hopper)
+    x, squares = inputs.normed(tokens, hidden)
+    matrix = inputs.normal(2 * inner, hidden, scale=hidden**-0.5)
+    arguments = {
+        "x": _coded(inputs, x, name),
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": _packed(name, matrix, tiles.gate_up_order(2 * inner)),
+        "out": inputs.unwritten(tokens, inner),
+    }
+    check(hopper, "project_gate_up", arguments, ["out"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
+def test_coded_tokens_are_rotated_and_appended(
+    hopper, name, tokens, query_heads, kv_heads, head_dim
+):
+    inputs = Inputs(hopper)
+    x, squares = inputs.normed(tokens, 384)
+    table, blocks = inputs.pages(tokens, per_sequence=3)
+    rows = (query_heads + 2 * kv_heads) * head_dim
+    matrix = inputs.normal(rows, 384, scale=384**-0.5)
+    arguments = {
+        "x": _coded(inputs, x, name),
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": _packed(name, matrix, tiles.qkv_order(rows, head_dim)),
+        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": table,
+        "query": inputs.unwritten(tokens, query_heads, head_dim),
+        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+    }
+    check(hopper, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
+
+
+def _packed(name, matrix, order):
+    return PACKINGS[name].pack(*PACKINGS[name].quantise(matrix), order)
+
+
+def _empty(inputs, rows, columns, name):
+    shape = coded_rows.shape_of(rows, columns)
+    return torch.zeros(shape, dtype=torch.uint8, device=inputs.device).view(TYPES[name])
+
+
+def _coded(inputs, x, name):
+    coded = _empty(inputs, *x.shape, name)
+    coded_rows.code(x, coded)
+    return coded
