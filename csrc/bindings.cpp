@@ -109,6 +109,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
 #endif
     module.def("push_partial", &openinference::push_partial, "input"_a, "weights"_a, "team"_a, "exchange"_a,
                "stream"_a);
+    module.def("push_expert_sum", &openinference::push_expert_sum, "input"_a, "weights"_a, "visits"_a, "shares"_a,
+               "places"_a, "team"_a, "exchange"_a, "stream"_a);
     module.def("push_experts", &openinference::push_experts, "results"_a, "shares"_a, "places"_a, "team"_a,
                "exchange"_a, "stream"_a);
     module.def("add_partials", &openinference::add_partials, "team"_a, "exchange"_a, "norm_weight"_a, "hidden"_a,

@@ -144,7 +144,10 @@ void update(const Tensor& words, const Tensor& places, const Tensor& values, Str
 // To every rank's inbox ← input·Wᵀ in bf16, weights (H, K) this rank's columns, input (T, K) bf16.
 void push_partial(const Tensor& input, const Tensor& weights, const Team& team, int exchange, Stream stream);
 
-// The same of Σ share · results over a token's places, as `add_experts` has them.
+// The same of Σ share · input·Wᵀ over a token's places, as `expert_sum` has it, and right behind expert_gate_up
+// as that; and of Σ share · results, as `add_experts` has them.
+void push_expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
+                     const Tensor& places, const Team& team, int exchange, Stream stream);
 void push_experts(const Tensor& results, const Tensor& shares, const Tensor& places, const Team& team, int exchange,
                   Stream stream);
 

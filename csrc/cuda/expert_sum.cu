@@ -1,4 +1,5 @@
-// Down projections of the experts that a step visits, times their shares, added to the hidden state.
+// Down projections of the experts that a step visits, times their shares: added to the hidden state, or
+// sent to all ranks of a team, to be added up there (add_partials.cu).
 //
 // A block owns a tile of 16 columns of the hidden state and reads that tile's weights of every visited
 // expert. Its warps go their own ways: each takes a part of k of one visit at a time, and leaves what that
@@ -10,6 +11,7 @@
 #include "expert_gemm.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
+#include "team.cuh"
 
 namespace openinference {
 namespace {
@@ -18,25 +20,57 @@ constexpr int kLeastUnits = 3;             // of a part
 constexpr int kMostPartBytes = 160 * 1024;  // of shared memory
 constexpr int kRows = 16;                  // of a tile
 
-struct ExpertSum {
-    const float* shares;  // (tokens, chosen)
-    const int* places;    // (tokens, chosen)
-    int tokens, chosen, columns;
+// Where two columns of a token's sum go: one of each of these.
+struct ToHidden {
     const bf16* norm_weight;
     float* hidden;
     bf16* x;
     float* sum_squares;
 
+    __device__ __forceinline__ uint32_t number() const { return 0; }
+    __device__ __forceinline__ float begin(size_t at) const { return hidden[at]; }
+    __device__ __forceinline__ void end(uint32_t, int token, int tile, int tiles, int pair, bool is_live, float lower,
+                                        float upper) const {
+        if (is_live) {
+            const int column = tile * kRows + pair;
+            const size_t at = static_cast<size_t>(token) * tiles * kRows + column;
+            hidden[at] = lower;
+            hidden[at + 8] = upper;
+            x[at] = to_bf16(lower * to_float(norm_weight[column]));
+            x[at + 8] = to_bf16(upper * to_float(norm_weight[column + 8]));
+        }
+        write_sum_squares(sum_squares, tiles, tile, token, is_live, lower, upper);
+    }
+};
+
+struct ToRanks {
+    Exchange exchange;
+
+    __device__ __forceinline__ uint32_t number() const { return exchange.number(); }
+    __device__ __forceinline__ float begin(size_t) const { return 0; }
+    __device__ __forceinline__ void end(uint32_t number, int token, int tile, int tiles, int pair, bool is_live,
+                                        float lower, float upper) const {
+        if (is_live) exchange.push(number, (token * tiles + tile) * 8 + pair, pack_bf16(lower, upper));
+    }
+};
+
+template <class Destination> struct ExpertSum {
+    const float* shares;  // (tokens, chosen)
+    const int* places;    // (tokens, chosen)
+    int tokens, chosen, columns;
+    Destination to;
+
     __device__ __forceinline__ void add(const float* sums, int parts, int tile) const {
+        const uint32_t number = to.number();
         const int tiles = columns / kRows, rounded = (tokens * 8 + 31) / 32 * 32;
         for (int item = threadIdx.x; item < rounded; item += kGemmThreads) {
-            const int token = item / 8, pair = item % 8, column = tile * kRows + pair;
+            const int token = item / 8, pair = item % 8;
             const bool is_live = token < tokens;
             float lower = 0, upper = 0;
             if (is_live) {
-                const size_t at = static_cast<size_t>(token) * columns + column;
-                lower = hidden[at];
-                upper = hidden[at + 8];
+                const size_t at = static_cast<size_t>(token) * columns + tile * kRows + pair;
+                lower = to.begin(at);
+                upper = to.begin(at + 8);
                 for (int choice = token * chosen; choice < (token + 1) * chosen; ++choice) {
                     const int place = places[choice];
                     if (place < 0) continue;
@@ -49,12 +83,8 @@ struct ExpertSum {
                     lower += shares[choice] * low;
                     upper += shares[choice] * up;
                 }
-                hidden[at] = lower;
-                hidden[at + 8] = upper;
-                x[at] = to_bf16(lower * to_float(norm_weight[column]));
-                x[at + 8] = to_bf16(upper * to_float(norm_weight[column + 8]));
             }
-            write_sum_squares(sum_squares, tiles, tile, token, is_live, lower, upper);
+            to.end(number, token, tile, tiles, pair, is_live, lower, upper);
         }
     }
 };
@@ -112,9 +142,10 @@ struct Way {
     }
 };
 
-template <class Weights, int kGroups>
+template <class Weights, int kGroups, class Destination>
 __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
-    expert_sum_kernel(Weights weights, const bf16* x, const Visit* visits, int most_visits, int parts, ExpertSum sum) {
+    expert_sum_kernel(Weights weights, const bf16* x, const Visit* visits, int most_visits, int parts,
+                      ExpertSum<Destination> sum) {
     constexpr int kDepth = Weights::depth(kGroups);
     auto& shared = shared_memory<SumShared>();
     const int tiles = sum.columns / kRows, runs = weights.columns / Weights::kRunColumns;
@@ -180,14 +211,41 @@ int parts_of(int64_t columns, int64_t run_columns, int runs, int64_t chosen, int
     return static_cast<int>((units + length - 1) / length);
 }
 
-template <int kGroups, class Weights>
-void launch_expert_sum(const Weights& weights, const bf16* x, const Visit* visits, const ExpertSum& sum, Stream stream) {
+template <int kGroups, class Weights, class Destination>
+void launch_expert_sum(const char* op, const Weights& weights, const bf16* x, const Visit* visits,
+                       const ExpertSum<Destination>& sum, Stream stream) {
     const int places = sum.tokens * sum.chosen, most_visits = std::min(places, kMostVisits);
     const int parts = parts_of(weights.columns, Weights::kRunColumns, Weights::kRuns, sum.chosen, places);
     const size_t shared_bytes = sizeof(SumShared) + sizeof(float) * places * parts * kRows;
     const int blocks = std::min(sum.columns / kRows, multiprocessors() * Weights::blocks(kGroups));
-    launch("expert_sum", expert_sum_kernel<Weights, kGroups>, dim3(blocks), kGemmThreads, shared_bytes, stream, weights,
-           x, visits, most_visits, parts, sum);
+    launch(op, expert_sum_kernel<Weights, kGroups, Destination>, dim3(blocks), kGemmThreads, shared_bytes, stream,
+           weights, x, visits, most_visits, parts, sum);
+}
+
+// columns: of the result, H.
+template <class Destination>
+void sum_experts(const char* op, const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
+                 const Tensor& places, int64_t H, const Destination& to, Stream stream) {
+    const int64_t T = shares.length("shares", 0), K = shares.length("shares", 1);
+    const int64_t N = T * K, I = input.length("input", 1);
+    require_at_most("shares", T, "tokens", kMostRouted);
+    require_at_most("shares", K, "experts of a token", kMostChosen);
+    const ExpertSum<Destination> sum{shares.as<float>("shares", {T, K}),
+                                     places.as<int32_t>("places", {T, K}),
+                                     static_cast<int>(T),
+                                     static_cast<int>(K),
+                                     static_cast<int>(H),
+                                     to};
+    const auto* activations = input.as<bf16>("input", {N, I});
+    const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {N, 4}));
+    with_weights(op, stacked(weights), weights.length("weights", 0) * H, I, [&](const auto& format) {
+        if (N == 0) return;
+        switch (places_of_visit(static_cast<int>(T))) {
+            case 8: return launch_expert_sum<1>(op, format, activations, visited, sum, stream);
+            case 16: return launch_expert_sum<2>(op, format, activations, visited, sum, stream);
+            default: launch_expert_sum<4>(op, format, activations, visited, sum, stream);
+        }
+    });
 }
 
 }  // namespace
@@ -195,30 +253,20 @@ void launch_expert_sum(const Weights& weights, const bf16* x, const Visit* visit
 void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
                 const Tensor& places, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
                 const Tensor& sum_squares, Stream stream) {
-    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1), K = shares.length("shares", 1);
-    const int64_t N = T * K, I = input.length("input", 1);
+    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1);
     require(H % kRows == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
-    require_at_most("hidden", T, "tokens", kMostRouted);
-    require_at_most("shares", K, "experts of a token", kMostChosen);
-    const ExpertSum sum{shares.as<float>("shares", {T, K}),
-                        places.as<int32_t>("places", {T, K}),
-                        static_cast<int>(T),
-                        static_cast<int>(K),
-                        static_cast<int>(H),
-                        norm_weight.as<bf16>("norm_weight", {H}),
-                        hidden.as<float>("hidden", {T, H}),
-                        x.as<bf16>("x", {T, H}),
-                        sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
-    const auto* activations = input.as<bf16>("input", {N, I});
-    const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {N, 4}));
-    with_weights("expert_sum", stacked(weights), weights.length("weights", 0) * H, I, [&](const auto& format) {
-        if (N == 0) return;
-        switch (places_of_visit(static_cast<int>(T))) {
-            case 8: return launch_expert_sum<1>(format, activations, visited, sum, stream);
-            case 16: return launch_expert_sum<2>(format, activations, visited, sum, stream);
-            default: launch_expert_sum<4>(format, activations, visited, sum, stream);
-        }
-    });
+    const ToHidden to{norm_weight.as<bf16>("norm_weight", {H}), hidden.as<float>("hidden", {T, H}),
+                      x.as<bf16>("x", {T, H}), sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
+    sum_experts("expert_sum", input, weights, visits, shares, places, H, to, stream);
+}
+
+void push_expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
+                     const Tensor& places, const Team& team, int exchange, Stream stream) {
+    const int64_t T = shares.length("shares", 0);
+    const int64_t H = weights.length("weights", 1) * (weights.dtype == kDtype<uint8_t> ? kRows : 1);
+    require(H % kRows == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
+    const ToRanks to{exchange_of("push_expert_sum", team, exchange, T * H / 2)};
+    sum_experts("push_expert_sum", input, weights, visits, shares, places, H, to, stream);
 }
 
 }  // namespace openinference

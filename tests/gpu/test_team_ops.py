@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from openinference_engine.ops import cuda_experts_reference as experts_reference
 from openinference_engine.ops import cuda_reference as reference
 
 from tests.gpu.team_memory import Memory
@@ -75,6 +76,42 @@ def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
     states = [add_partials(place, team, 0, gamma, hidden.clone()) for team in members]
     torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
     assert all(map(torch.equal, states[1], states[0]))
+
+
+@pytest.mark.parametrize(("tokens", "columns"), [(1, 64), (11, 1120), (33, 96)])
+def test_sums_of_experts_of_all_ranks_become_one(place, random, tokens, columns):
+    """Of two ranks that have four experts each."""
+    ranks, experts, chosen, hidden_size = 2, 8, 3, 48
+    memory = Memory(ranks, ranks * tokens * hidden_size // 2, 1, 1, place.device)
+    logits = torch.randn(tokens, experts, generator=random).to(place.device)
+    gamma = torch.ones(hidden_size, dtype=torch.bfloat16, device=place.device)
+    hidden = torch.randn(tokens, hidden_size, generator=random).to(place.device)
+    expected, members = hidden.clone(), teams(place.ops, memory, ranks)
+
+    def zeros(*shape, dtype=torch.int32):
+        return torch.zeros(shape, dtype=dtype, device=place.device)
+
+    for rank, team in enumerate(members):
+        shares, places = zeros(tokens, chosen, dtype=torch.float32), zeros(tokens, chosen)
+        sources, visits = zeros(tokens * chosen), zeros(tokens * chosen, 4)
+        own = experts // ranks * rank, experts // ranks
+        routed = True, *own, shares, places, sources, visits
+        place.ops.route(logits, zeros(tokens), *routed, place.stream)
+        weights = torch.randn(own[1], hidden_size, columns, generator=random) * columns**-0.5
+        input = torch.randn(tokens * chosen, columns, generator=random).bfloat16()
+        weights, input = weights.bfloat16().to(place.device), input.to(place.device)
+        sums = input, weights, visits, shares, places
+        place.ops.push_expert_sum(*sums, team, 0, place.stream)
+        experts_reference.expert_sum(*sums, gamma, expected, *states_of(expected))
+    states = [add_partials(place, team, 0, gamma, hidden.clone()) for team in members]
+    torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
+    assert all(map(torch.equal, states[1], states[0]))
+
+
+def states_of(hidden):
+    """x and sum_squares, to be written."""
+    tokens, columns = hidden.shape
+    return torch.empty_like(hidden, dtype=torch.bfloat16), hidden.new_empty(tokens, columns // 16)
 
 
 def add_partials(place, team, exchange, gamma, hidden):

@@ -1,6 +1,6 @@
 """The kernels as a rank of a team calls them: its part of every matrix in, everybody's result out.
 
-A stand-in for the kernels' module: the same ops and arguments. Three of them end in an exchange
+A stand-in for the kernels' module: the same ops and arguments. Four of them end in an exchange
 with the other ranks (csrc/cuda/team.cuh); all others work on what this rank has.
 """
 
@@ -50,8 +50,6 @@ class Gatherer(Protocol):
 class TeamKernels:
     """Of one rank. The exchanges of a step are numbered in the order in which they are queued."""
 
-    expert_sum = None  # what experts made is exchanged before it is added to the hidden state
-
     def __init__(
         self,
         kernels: ModuleType,
@@ -97,6 +95,25 @@ class TeamKernels:
         """input, weights: this rank's columns."""
         exchange = self._next_exchange()
         self._kernels.push_partial(input, weights, self._team, exchange, stream)
+        self._add_partials(exchange, norm_weight, (hidden, x, sum_squares), stream)
+
+    def expert_sum(
+        self,
+        input: Tensor,
+        weights: Tensor,
+        visits: Tensor,
+        shares: Tensor,
+        places: Tensor,
+        norm_weight: Tensor,
+        hidden: Tensor,
+        x: Tensor,
+        sum_squares: Tensor,
+        stream: Any,
+    ) -> None:
+        """weights: of this rank's experts, or its inner columns of all."""
+        exchange = self._next_exchange()
+        routed = visits, shares, places
+        self._kernels.push_expert_sum(input, weights, *routed, self._team, exchange, stream)
         self._add_partials(exchange, norm_weight, (hidden, x, sum_squares), stream)
 
     def add_experts(
