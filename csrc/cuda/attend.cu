@@ -134,7 +134,6 @@ template <class Keys> constexpr int blocks_at_once(int warps) {
 
 template <class Keys, class Values, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) attend_kernel(const Attention job) {
-    release_successor();
     // The same in all layers of a step, so known before the predecessor has ended.
     const Part part(job, kWarps);
     if (static_cast<int>(blockIdx.x) >= part.splits) return;
@@ -152,6 +151,7 @@ __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) att
     const bool is_old = index < part.pages && seen() >= kPageTokens + static_cast<int>(gridDim.z);
     if (is_old) load();
     wait_for_predecessor();
+    release_successor();  // no earlier: pages would queue behind the weights that it requests
     const size_t first = static_cast<size_t>(part.token) * job.query_heads + part.first_head;
     const Queries<Keys> queries(job.query + first * Keys::kElements, part.heads);
     if (!is_old && index < part.pages) load();
