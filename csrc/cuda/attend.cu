@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) att
     const bool is_old = index < part.pages && seen() >= kPageTokens + static_cast<int>(gridDim.z);
     if (is_old) load();
     wait_for_predecessor();
-    release_successor();  // no earlier: pages would queue behind the weights that it requests
+    release_successor();  // measured: no earlier (docs/log.md)
     const size_t first = static_cast<size_t>(part.token) * job.query_heads + part.first_head;
     const Queries<Keys> queries(job.query + first * Keys::kElements, part.heads);
     if (!is_old && index < part.pages) load();
