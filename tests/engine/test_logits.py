@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from openinference_engine.__main__ import build_parser, engine_config
 from openinference_engine.config import EngineConfig
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
@@ -236,6 +237,18 @@ def test_model_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(StartError, match=message):
         Engine(open_checkpoint(tiny_llama), EngineConfig("", **settings))
+
+
+@pytest.mark.parametrize("settings", [{"weights": "fp8"}, {"activations": "int8"}])
+def test_what_a_gpu_alone_does_is_refused(tiny_llama: Path, settings: dict[str, Any]) -> None:
+    (flag, value), *_ = settings.items()
+    with pytest.raises(StartError, match=f"--{flag} {value} is for --device cuda; a CPU"):
+        Engine(open_checkpoint(tiny_llama), EngineConfig("", **settings))
+
+
+def test_activations_are_a_flag() -> None:
+    options = build_parser().parse_args(["serve", "file:///model.gguf", "--activations", "int8"])
+    assert engine_config(options).activations == "int8"
 
 
 def last_logits(engine: Engine, token_ids: list[int]) -> torch.Tensor:
