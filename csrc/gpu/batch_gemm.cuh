@@ -2,7 +2,7 @@
 //
 // Reading W bounds it, as it does for fewer tokens, but x is no longer small beside W: a block that read
 // all of x for 16 rows would read more of it than of W. So a block takes several tiles of 16 rows. Where
-// there are few tiles and many columns, two blocks, a cluster, take twice as many and share k.
+// there are few tiles and many columns of four bits, two blocks, a cluster, take twice as many and share k.
 //
 // One warp feeds a ring in shared memory with the copy engine, weights before the predecessor has ended;
 // eight multiply: `kRowWarps` parts of the tiles times `kDepthWarps` parts of each slab's columns. A
@@ -63,10 +63,10 @@ template <class Weights> struct PackedSource {
             : codes(first_step / 4 * kUnitBytes + Format::run(first_step) * 512 + threadIdx.x % 32 * 16),
               numbers(first_step / 4 * kUnitBytes + Weights::kRuns * 512 +
                       threadIdx.x % 32 / 4 * Format::kNumberBytes) {}
-        __device__ __forceinline__ void load(const Slab<Plan>& slab, int tile, int i, Step& a) const {
+        __device__ __forceinline__ void load(const Slab<Plan>& slab, int tile, int i, uint32_t base, Step& a) const {
             const uint8_t* unit = &slab[tile][0][0] + i / 4 * kUnitBytes;
             const uint8_t* code = unit + codes + Format::run(i) * 512;
-            Format::load(*reinterpret_cast<const uint4*>(code), i, unit + numbers, a);
+            Format::load(*reinterpret_cast<const uint4*>(code), i, unit + numbers, base, a);
         }
     };
 };
@@ -170,6 +170,7 @@ __device__ __forceinline__ void multiply(S& shared, const Work<Plan>& work, cons
     static_assert(Plan::kSteps == Source::Format::kLoadSteps || Plan::kSteps % 2 == 0);
     const int first_step = share.depth_warp * Plan::kSteps, token = Source::Format::token_of(threadIdx.x % 32 / 4);
     const typename Source::template Place<Plan> place(first_step);
+    const Constants constants;
     const int columns[2] = {(Source::Format::chunk(first_step) ^ token) * 8, (Source::Format::chunk(first_step + 1) ^ token) * 8};
     Turn<S::kStages> turn;
     for (int slab = 0; slab < work.slabs; ++slab, turn.advance()) {
@@ -185,9 +186,10 @@ __device__ __forceinline__ void multiply(S& shared, const Work<Plan>& work, cons
                     &stage.x[(first_step + i) / 2][group * 8 + token][columns[i % 2]]);
 #pragma unroll
             for (int index = 0; index < Plan::kTiles; ++index) {
-                if (index > 0 && share.tile(index) >= work.tiles) break;
+                // Two are multiplied in one go, there or not: what is not is never read.
+                if (Plan::kTiles > 2 && index > 0 && share.tile(index) >= work.tiles) break;
                 Step a;
-                place.load(stage.weights, share.tile(index), i, a);
+                place.load(stage.weights, share.tile(index), i, constants.base, a);
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group)
                     multiply_add(sums[index][group], a[0], {x[group].x, x[group].y});
@@ -270,7 +272,7 @@ __device__ __forceinline__ void finish(S& shared, const Work<Plan>& work, const 
 template <class Source, class Plan, class Epilogue>
 __global__ void __launch_bounds__(kThreads, 2)
     batch_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ Source source, int columns, int tokens,
-               const Epilogue epilogue) {
+               const Epilogue epilogue, bool is_alone) {
 #ifdef OPENINFERENCE_HOPPER
     using S = Shared<Source, Plan>;
     auto& shared = aligned_shared_memory<S>();
@@ -283,6 +285,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         publish_barriers();
     }
     block_barrier();
+    if (is_alone) release_successor();
     if (threadIdx.x >= kComputing) {
         feed(shared, x, source, work);
     } else {
@@ -291,7 +294,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         const Share<Plan> share;
         Sums<Plan> sums = {};
         multiply<Source>(shared, work, share, sums);
-        release_successor();  // not earlier: its blocks are in the way (docs/log.md)
+        if (!is_alone) release_successor();  // not earlier: its blocks would be in the way (docs/log.md)
         finish(shared, work, epilogue, tokens, [&] { leave_sums<Source>(shared, share, sums); });
     }
 #endif
@@ -303,16 +306,16 @@ void launch_plan(const char* op, const Source& source, const bf16* x, int64_t co
                  const Epilogue& epilogue, Stream stream) {
     using S = Shared<Source, Plan>;
     static_assert(sizeof(S) + kSwizzleBytes <= kSharedBytes);
-    const int tiles = epilogue.tiles();
-    const int groups = std::max((tiles + Plan::kBlockTiles - 1) / Plan::kBlockTiles,
-                                std::min(tiles, multiprocessors() / sharing));
+    const int tiles = epilogue.tiles(), least = (tiles + Plan::kBlockTiles - 1) / Plan::kBlockTiles;
+    const int ones = multiprocessors() / sharing, twos = 2 * ones;
+    // Blocks of a kernel that is released early go two by two to the multiprocessors that are free first. So
+    // either one fills a multiprocessor, or there are two for each, once or several times (docs/log.md).
+    const bool is_alone = least <= ones;
+    const int groups = is_alone ? std::min(tiles, ones) : (least + twos - 1) / twos * twos;
     const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens});
-    // Released early, blocks go two by two to the multiprocessors that are free first: where there is one
-    // for each, it has to fill it (docs/log.md).
-    const bool is_alone = groups * sharing <= multiprocessors();
     launch_in_clusters(op, batch_gemm<Source, Plan, Epilogue>, dim3(sharing, groups), dim3(sharing), kThreads,
                        is_alone ? kAloneBytes : sizeof(S) + kSwizzleBytes, stream, x_map, source,
-                       static_cast<int>(columns), static_cast<int>(tokens), epilogue);
+                       static_cast<int>(columns), static_cast<int>(tokens), epilogue, is_alone);
 }
 
 }  // namespace batch
@@ -326,12 +329,17 @@ void multiply_batch(const char* op, const Weights& weights, const bf16* x, int64
     using namespace batch;
     const PackedSource<Weights> source{weights.units, weights.columns / Weights::kUnitColumns};
     constexpr bool kIsFourBits = Weights::kRuns == 2;
-    using Many = Plan<2, 3, kIsFourBits ? 256 : 128>;
-    using Few = Plan<2, 2, 256>;
-    if (epilogue.tiles() > Few::kBlockTiles * multiprocessors())
-        return launch_plan<Many>(op, source, x, weights.columns, tokens, 1, epilogue, stream);
-    const int sharing = weights.columns >= 32 * Few::kColumns ? 2 : 1;  // as long as enough slabs are left
-    launch_plan<Few>(op, source, x, weights.columns, tokens, sharing, epilogue, stream);
+    constexpr int kLong = 8192;  // columns, of which half are enough for a block
+    using Six = Plan<2, 3, kIsFourBits ? 256 : 128>;
+    using Four = Plan<2, 2, 256>;
+    using Two = Plan<2, 1, 256>;
+    const auto launch = [&](auto plan, int sharing) {
+        launch_plan<decltype(plan)>(op, source, x, weights.columns, tokens, sharing, epilogue, stream);
+    };
+    const int each = epilogue.tiles() / multiprocessors();
+    if (each >= Four::kBlockTiles) return launch(Six{}, 1);
+    if (kIsFourBits && weights.columns > kLong) return launch(Four{}, 2);  // x is more than W
+    each < Two::kBlockTiles ? launch(Two{}, 1) : launch(Four{}, 1);
 }
 
 }  // namespace openinference

@@ -46,10 +46,10 @@ struct FourBits {
     __device__ __forceinline__ static int chunk(int step) { return threadIdx.x % 4 * 2 + step % 2; }
     __device__ __forceinline__ static int token_of(int g) { return g; }
     __device__ __forceinline__ static void unpack(const uint4& codes, int step, const RowPair& scales,
-                                                  const RowPair& zeros, Step& a) {
+                                                  const RowPair& zeros, uint32_t base, Step& a) {
         const uint32_t lower = step % 2 ? codes.y : codes.x, upper = step % 2 ? codes.w : codes.z;
-        const auto columns = [](uint32_t word, int i, uint32_t zero) {
-            return subtract_bf16((word >> 4 * i & 0x000f000fu) | Int4ZeroWeights::kOffsets, zero);
+        const auto columns = [base](uint32_t word, int i, uint32_t zero) {
+            return subtract_bf16((word >> 4 * i & 0x000f000fu) | base, zero);
         };
 #pragma unroll
         for (int i = 0; i < 4; ++i)
@@ -75,32 +75,36 @@ struct EightBits {
 };
 
 // load: a step from its codes and the numbers behind the unit's codes, from those of this lane's rows on.
-// kLoadSteps: in 16 bytes; kNumberBytes: of the numbers of a pair of rows.
+// base: that of Constants; kLoadSteps: in 16 bytes; kNumberBytes: of the numbers of a pair of rows.
 template <class Weights> struct Packed;
 
 template <> struct Packed<Int4Weights> : FourBits {
-    __device__ __forceinline__ static void load(const uint4& codes, int step, const uint8_t* numbers, Step& a) {
+    __device__ __forceinline__ static void load(const uint4& codes, int step, const uint8_t* numbers, uint32_t base,
+                                                Step& a) {
         constexpr uint32_t kZero = Int4ZeroWeights::kOffsets + 0x00080008u;  // 128 + 8, twice
-        unpack(codes, step, RowPair(row_numbers(numbers)), RowPair(kZero), a);
+        unpack(codes, step, RowPair(row_numbers(numbers)), RowPair(kZero), base, a);
     }
 };
 template <> struct Packed<Int4ZeroWeights> : FourBits {
     static constexpr int kNumberBytes = 8;
-    __device__ __forceinline__ static void load(const uint4& codes, int step, const uint8_t* numbers, Step& a) {
-        unpack(codes, step, RowPair(row_numbers(numbers)), RowPair(row_numbers(numbers + 4)), a);
+    __device__ __forceinline__ static void load(const uint4& codes, int step, const uint8_t* numbers, uint32_t base,
+                                                Step& a) {
+        unpack(codes, step, RowPair(row_numbers(numbers)), RowPair(row_numbers(numbers + 4)), base, a);
     }
 };
 template <> struct Packed<Fp8Weights> : EightBits {
-    __device__ __forceinline__ static void load(const uint4& codes, int, const uint8_t* numbers, Step& a) {
-        constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
-        const uint32_t scales = row_numbers(numbers);
-        const RowPair spread(pack_bf16(lower_half(scales) * kExponentGap, upper_half(scales) * kExponentGap));
+    __device__ __forceinline__ static void load(const uint4& codes, int, const uint8_t* numbers, uint32_t, Step& a) {
+        constexpr uint32_t kExponentGap = 0x7b807b80u;  // 2^120 twice, between the exponent biases of bf16 and e4m3
+        const RowPair spread(multiply_bf16(row_numbers(numbers), kExponentGap));
         unpack(codes, spread, [](uint32_t word, int i) { return Fp8Weights::Unit::as_bf16(word << 8 * i); }, a);
     }
 };
 template <> struct Packed<Int8Weights> : EightBits {
-    __device__ __forceinline__ static void load(const uint4& codes, int, const uint8_t* numbers, Step& a) {
-        const auto columns = [](uint32_t word, int i) { return Int8Weights::Unit::as_bf16(word >> 8 * (1 - i)); };
+    __device__ __forceinline__ static void load(const uint4& codes, int, const uint8_t* numbers, uint32_t base,
+                                                Step& a) {
+        const auto columns = [base](uint32_t word, int i) {
+            return Int8Weights::Unit::as_bf16(word >> 8 * (1 - i), base);
+        };
         unpack(codes, RowPair(row_numbers(numbers)), columns, a);
     }
 };
