@@ -88,6 +88,11 @@ async def test_a_bad_model_is_rejected_with_the_remedy(
     assert remedy in str(rejection.value)
 
 
+async def test_activations_in_codes_need_a_gpu(kube: Kube) -> None:
+    with pytest.raises(KubeError, match=r"set resources\.limits nvidia\.com/gpu, or remove it"):
+        await InferenceService(kube, "bad").apply(engine={"activations": "fp8"})
+
+
 async def test_labels_of_the_operator_cannot_be_taken(kube: Kube) -> None:
     labels = {"app.kubernetes.io/component": "router"}
     with pytest.raises(KubeError, match="belong to the operator; choose another name"):
