@@ -46,6 +46,25 @@ struct GateUpEpilogue {
         for (int i = 0; i < 8; ++i) gate[i] = swiglu(gate[i], up[i], scales.of[token]);
         store_bf16(out + static_cast<size_t>(token) * columns + tile * 8, gate);
     }
+
+    // For prompts (prompt_gemm.cuh).
+    static constexpr bool kIsNormed = true;
+    using Columns = int;  // two neighbouring ones of this lane
+    struct Token {};
+    struct Row {};
+    __device__ __forceinline__ Columns columns_of(int first_tile) const {
+        const int lane = threadIdx.x % 32;
+        return first_tile * 8 + lane * 2;
+    }
+    __device__ __forceinline__ Token fetch_token(int) const { return {}; }
+    __device__ __forceinline__ static Token token_of(Token, int) { return {}; }
+    __device__ __forceinline__ Row fetch_row(Columns, Token, int) const { return {}; }
+    __device__ __forceinline__ void store_row(Columns column, Token, float scale, int token, bool is_live, Row,
+                                              const SumsOfToken& sums) const {
+        const float2 gate = sums.two_lower(), up = sums.two_upper();
+        const uint32_t two = pack_bf16(swiglu(gate.x, up.x, scale), swiglu(gate.y, up.y, scale));
+        if (is_live && column < columns) *reinterpret_cast<uint32_t*>(out + token * columns + column) = two;
+    }
 };
 
 }  // namespace

@@ -121,6 +121,44 @@ struct QkvEpilogue {
         store_bf16(row, lower);
         store_bf16(row + fresh.head_dim / 2, upper);
     }
+
+    // For prompts (prompt_gemm.cuh): a lane has two neighbouring pairs.
+    static constexpr bool kIsNormed = true;
+    struct Columns {
+        int head, column;
+    };
+    struct Token {
+        int position;
+        uint32_t eights;  // of elements before the new key and value
+    };
+    using Row = float4;  // two turns
+    __device__ __forceinline__ Columns columns_of(int first_tile) const {
+        const int lane = threadIdx.x % 32, tile = first_tile + lane / 4;
+        return {tile / tiles_per_head(), tile % tiles_per_head() * 8 + lane % 4 * 2};
+    }
+    __device__ __forceinline__ Token fetch_token(int token) const {
+        const int position = fresh.places.positions[token];
+        return {position, position < 0 ? 0 : static_cast<uint32_t>(fresh.row(token, position) / 8)};
+    }
+    __device__ __forceinline__ static Token token_of(const Token& mine, int lane) {
+        return {shuffle(mine.position, lane), shuffle(mine.eights, lane)};
+    }
+    __device__ __forceinline__ Row fetch_row(const Columns& own, const Token& token, int) const {
+        if (own.head >= query_heads + fresh.heads) return make_float4(1, 0, 1, 0);
+        return *reinterpret_cast<const float4*>(rotary + max(0, token.position) * (fresh.head_dim / 2) + own.column);
+    }
+    __device__ __forceinline__ void store_row(const Columns& own, const Token& place, float scale, int token,
+                                              bool is_live, const Row& turns, const SumsOfToken& sums) const {
+        float2 lower = sums.two_lower(), upper = sums.two_upper();
+        lower = make_float2(lower.x * scale, lower.y * scale);
+        upper = make_float2(upper.x * scale, upper.y * scale);
+        rotate(make_float2(turns.x, turns.y), lower.x, upper.x);
+        rotate(make_float2(turns.z, turns.w), lower.y, upper.y);
+        if (!is_live || place.position < 0 || own.head >= query_heads + 2 * fresh.heads) return;
+        bf16* row = row_of(own.head, token, static_cast<size_t>(place.eights) * 8) + own.column;
+        *reinterpret_cast<uint32_t*>(row) = pack_bf16(lower.x, lower.y);
+        *reinterpret_cast<uint32_t*>(row + fresh.head_dim / 2) = pack_bf16(upper.x, upper.y);
+    }
 };
 
 }  // namespace

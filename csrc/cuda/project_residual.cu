@@ -73,6 +73,40 @@ struct ResidualEpilogue {
         sum_squares[static_cast<size_t>(token) * tiles() + tile] = sum;
     }
 
+    // For prompts (prompt_gemm.cuh): a lane has four neighbouring columns.
+    static constexpr bool kIsNormed = false;
+    struct Columns {
+        int first;
+        uint2 gamma;
+    };
+    struct Token {};
+    using Row = float4;  // of hidden
+    __device__ __forceinline__ Columns columns_of(int first_tile) const {
+        const int lane = threadIdx.x % 32, column = first_tile * 16 + lane * 4;
+        return {column, column < columns ? *reinterpret_cast<const uint2*>(norm_weight + column) : make_uint2(0, 0)};
+    }
+    __device__ __forceinline__ Token fetch_token(int) const { return {}; }
+    __device__ __forceinline__ static Token token_of(Token, int) { return {}; }
+    __device__ __forceinline__ Row fetch_row(const Columns& own, Token, int token) const {
+        if (own.first >= columns) return make_float4(0, 0, 0, 0);
+        return *reinterpret_cast<const float4*>(hidden + token * columns + own.first);
+    }
+    __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live,
+                                              const Row& before, const SumsOfToken& sums) const {
+        const float4 four = sums.four();
+        const float4 sum = make_float4(four.x + before.x, four.y + before.y, four.z + before.z, four.w + before.w);
+        float squares = sum.x * sum.x + sum.y * sum.y + sum.z * sum.z + sum.w * sum.w;
+        squares += shuffle_xor(squares, 1);
+        squares += shuffle_xor(squares, 2);
+        if (!is_live || own.first >= columns) return;
+        const int at = token * columns + own.first;
+        *reinterpret_cast<float4*>(hidden + at) = sum;
+        *reinterpret_cast<uint2*>(x + at) =
+            make_uint2(pack_bf16(sum.x * lower_half(own.gamma.x), sum.y * upper_half(own.gamma.x)),
+                       pack_bf16(sum.z * lower_half(own.gamma.y), sum.w * upper_half(own.gamma.y)));
+        if (own.first % 16 == 0) sum_squares[at / kSquareColumns] = squares;
+    }
+
     // Returns the sum of the eight new squares.
     __device__ __forceinline__ float add_eight(size_t at, int column, float4 first, float4 second,
                                                const float (&value)[8]) const {

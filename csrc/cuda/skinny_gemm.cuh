@@ -28,6 +28,13 @@
 //   begin_many<ahead>(scales, tokens, thread, threads)     begin, with few warps for many tokens
 //   fetch(tile, token)                       what store_tile will need, requested early
 //   store_tile(scales, tile, token, fetched, lower[8], upper[8])    all pairs of one token
+//
+// For prompts (prompt_gemm.cuh) it may store a token's sums of a block's eight tiles, a warp for each token:
+//   kIsNormed                                whether it needs begin_many
+//   columns_of(first_tile)                   what a lane keeps of the block's columns
+//   fetch_token(token), token_of(mine, lane) what a lane learns of a token early, and how all lanes do
+//   fetch_row(columns, token's, token)       what store_row will need, requested early
+//   store_row(columns, token's, scale, token, is_live, row, sums)    by all lanes of a warp
 #pragma once
 
 #include <type_traits>
@@ -41,7 +48,7 @@
 #include "int4_zero_weights.cuh"
 #include "int8_weights.cuh"
 #include "launch.cuh"
-#include "wide_gemm.cuh"
+#include "many_tokens.cuh"
 
 namespace openinference {
 

@@ -75,6 +75,30 @@ struct Activations {
     }
 };
 
+// A token's sums of 128 rows in shared memory, those of a tile's 16 behind one another: the lower eight,
+// then the upper. Spread over the banks for warps that write eight rows of four pairs of tokens together.
+struct SumsOfToken {
+    const float* sums;
+    int token;
+
+    __device__ __forceinline__ static int place(int token, int row) {
+        return row ^ (token / 2 % 4 * 8) ^ (row / 32 % 2 * 8);
+    }
+    // Of this lane's two neighbouring pairs, or its four neighbouring rows.
+    __device__ __forceinline__ float2 two_lower() const {
+        const int lane = threadIdx.x % 32;
+        return *reinterpret_cast<const float2*>(sums + place(token, lane / 4 * 16 + lane % 4 * 2));
+    }
+    __device__ __forceinline__ float2 two_upper() const {
+        const int lane = threadIdx.x % 32;
+        return *reinterpret_cast<const float2*>(sums + place(token, lane / 4 * 16 + lane % 4 * 2 + 8));
+    }
+    __device__ __forceinline__ float4 four() const {
+        const int lane = threadIdx.x % 32;
+        return *reinterpret_cast<const float4*>(sums + place(token, lane * 4));
+    }
+};
+
 // sums += what a unit of packed weights added up to, in fp32, times the scales of rows g and g+8.
 template <int kGroups>
 __device__ __forceinline__ void add_scaled(float (&sums)[kGroups][4], const float (&part)[kGroups][4], float lower,

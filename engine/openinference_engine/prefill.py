@@ -1,4 +1,4 @@
-"""Prompts as a queue of the kernels for many tokens (csrc/gpu/wide_gemm.cuh, csrc/hopper).
+"""Prompts as a queue of the kernels for many tokens (csrc/gpu/prompt_gemm.cuh, csrc/hopper).
 
 The same ops as in `decoder`, with as many rows as a step brings, and attention over whole chunks:
 rows of one sequence lie next to one another and share the keys that they read. Whoever draws takes

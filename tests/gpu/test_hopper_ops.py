@@ -97,7 +97,9 @@ def test_many_tokens_pass_swiglu(hopper, inputs, weight_format, tokens, hidden, 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("tokens", MANY_TOKENS)
-@pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
+@pytest.mark.parametrize(
+    ("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64), (41, 3, 128), (90, 3, 64)]
+)
 def test_many_tokens_are_rotated_and_appended(
     hopper, inputs, weight_format, tokens, query_heads, kv_heads, head_dim
 ):

@@ -1,4 +1,4 @@
-// gpu/wide_gemm.cuh for a CPU: there is none; its instructions are tested on a device alone.
+// gpu/many_tokens.cuh for a CPU: there is none; its instructions are tested on a device alone.
 #pragma once
 
 #include "tensor.h"

@@ -1,0 +1,53 @@
+// Products of many tokens on Hopper, by the kernel for as many.
+#pragma once
+
+#include "prompt_gemm.cuh"
+#include "wide_gemm.cuh"
+
+namespace openinference {
+
+// Whether multiply_many_tokens can run here.
+inline bool has_wide_gemm() { return current_device().is_hopper; }
+
+template <class Unpacker, class Epilogue>
+void multiply_from(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns,
+                   int64_t tokens, const Epilogue& epilogue, Stream stream) {
+    if constexpr (prompt::Can<Unpacker, Epilogue>::value)
+        if (prompt::fills_device(tokens, epilogue))
+            return prompt::launch<Unpacker>(op, source, x, columns, tokens, epilogue, stream);
+    wide::launch<Unpacker>(op, source, x, columns, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    const wide::Bf16Source source{wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
+    multiply_from<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+}
+template <class Unpacker, class Weights, class Epilogue>
+void multiply_packed(const char* op, const Weights& weights, const bf16* x, int64_t tokens, const Epilogue& epilogue,
+                     Stream stream) {
+    const typename Unpacker::Source source{weights.units, weights.columns / Weights::kUnitColumns};
+    multiply_from<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Fp8Weights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    multiply_packed<wide::Fp8Unpacker>(op, weights, x, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Int8Weights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    multiply_packed<wide::Int8Unpacker>(op, weights, x, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Int4Weights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    multiply_packed<wide::Int4Unpacker>(op, weights, x, tokens, epilogue, stream);
+}
+template <class Epilogue>
+void multiply_many_tokens(const char* op, const Int4ZeroWeights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    multiply_packed<wide::Int4ZeroUnpacker>(op, weights, x, tokens, epilogue, stream);
+}
+
+}  // namespace openinference

@@ -1,0 +1,64 @@
+// The shared memory of a block that multiplies prompts (prompt_gemm.cuh), and its way over the tiles.
+#pragma once
+
+#include "wide_ring.cuh"
+
+namespace openinference {
+namespace prompt {
+
+using namespace wide;
+
+constexpr int kTokens = 256, kColumns = 64;  // of a tile, and of a step
+constexpr int kPartTokens = 32, kParts = kTokens / kPartTokens;
+constexpr int kWarps = kComputing / 32, kWarpRows = kPartTokens / kWarps;
+constexpr int kHelpers = 3;  // warps of the first group that do not feed
+
+// Slabs of packed weights on their way to a ring of unpacked ones; bf16 has none.
+template <class Source> struct Packed {
+    static constexpr int kStages = sizeof(typename Source::Slab) <= 9 * 1024 ? 4 : 2;
+    alignas(128) typename Source::Slab slabs[kStages];
+    Barrier copied[kStages], empty[kStages];
+};
+template <> struct Packed<Bf16Source> {};
+
+template <class Unpacker> struct Ring {
+    using Source = typename Unpacker::Source;
+    using Place = Stage<Bf16Source, kTokens>;
+    static constexpr int kStages = Source::kIsPacked ? 3 : 4;
+    alignas(kSwizzleBytes) Place places[kStages];
+    alignas(kSwizzleBytes) float sums[2][kPartTokens * kBlockRows];
+    Packed<Source> packed;
+    Barrier copied[kStages];
+    Barrier empty[kStages];  // in all blocks that the stage's x goes to
+    Barrier scaled;          // the tokens of this tile
+    Barrier stored;          // the tile: scales may go
+    TokenScales scales;
+};
+
+// The tiles of a cluster: token tiles in groups of eight, so that a wave of blocks shares both W and x.
+struct Walk {
+    static constexpr int kGroup = 8;
+    int token_tiles, row_groups, blocks, rank, next, stride;
+    int first_token, block;  // of this block's tile
+
+    __device__ __forceinline__ Walk(int tokens, int tiles, const Sharing& sharing)
+        : token_tiles((tokens + kTokens - 1) / kTokens),
+          row_groups((tiles + kBlockTiles - 1) / kBlockTiles / sharing.blocks), blocks(sharing.blocks),
+          rank(sharing.rank), next(blockIdx.y / sharing.blocks), stride(gridDim.y / sharing.blocks) {
+        settle();
+    }
+    __device__ __forceinline__ bool is_over() const { return next >= token_tiles * row_groups; }
+    __device__ __forceinline__ void advance() {
+        next += stride;
+        settle();
+    }
+    __device__ __forceinline__ void settle() {
+        const int group = next / (kGroup * row_groups), place = next - group * kGroup * row_groups;
+        const int width = max(1, min(kGroup, token_tiles - group * kGroup));
+        first_token = (group * kGroup + place % width) * kTokens;
+        block = place / width * blocks + rank;
+    }
+};
+
+}  // namespace prompt
+}  // namespace openinference

@@ -1,0 +1,96 @@
+// The ring of shared memory through which slabs of W and x pass, and who of a cluster takes what.
+#pragma once
+
+#include "rms_scale.cuh"
+#include "weight_sources.cuh"
+
+namespace openinference {
+namespace wide {
+
+constexpr int kThreads = 3 * kWarpgroup, kComputing = 2 * kWarpgroup;
+constexpr int kMaxStages = 12;
+constexpr int kSpareBytes = 4096;  // of shared memory, for all but the ring
+
+// Small tiles: two blocks share a multiprocessor, and one computes while the other begins or ends.
+template <int kTokens> struct Budget {
+    static constexpr int kBlocks = kTokens <= 64 ? 2 : 1;
+    static constexpr int kSharedBytes = kBlocks == 2 ? 113 * 1024 : 227 * 1024;
+    static constexpr int kFeederRegisters = kBlocks == 2 ? 48 : 56;
+    static constexpr int kNormsAhead = 4;  // as many as the feeders' registers hold
+    static constexpr int kComputerRegisters = kBlocks == 2 ? 96 : 224;
+    // When successors may begin. Beside a batch's products they take its multiprocessors (docs/log.md).
+    static constexpr bool kReleasesAtStart = kTokens > 128;
+};
+
+template <class Source, int kTokens> struct Stage {
+    static constexpr int kHalves = Source::kColumns / kSwizzleColumns;
+    alignas(kSwizzleBytes) bf16 x[kHalves][kTokens][kSwizzleColumns];
+    alignas(kSwizzleBytes) typename Source::Slab weights;
+};
+
+template <class Source, class Epilogue, int kTokens> struct Shared {
+    static constexpr int kBlockTiles = wide::kBlockTiles, kComputing = wide::kComputing;
+    using Ring = Stage<Source, kTokens>;
+    // Two halves of an unpacked slab; bf16 needs none.
+    using Unpacked = bf16[2][Source::kIsPacked ? kBlockRows : 1][kSwizzleColumns];
+    static constexpr int kFitting =
+        (Budget<kTokens>::kSharedBytes - kSpareBytes - static_cast<int>(sizeof(Unpacked))) / static_cast<int>(sizeof(Ring));
+    static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
+    // Sums of each tile, once the ring is drained; padded so that tiles start in different banks.
+    struct Partial {
+        float4 pairs[kBlockTiles][kTokens * 4 + 1];
+    };
+
+    alignas(kSwizzleBytes) Ring ring[kStages];
+    alignas(kSwizzleBytes) Unpacked unpacked;
+    Barrier copied[kStages];
+    Barrier empty[kStages];  // in all blocks that the stage's x goes to
+    Barrier prepared;        // the epilogue
+    TokenScales scales;
+
+    __device__ __forceinline__ Partial& partial() { return *reinterpret_cast<Partial*>(ring); }
+    static_assert(sizeof(Partial) <= sizeof(Ring) * kStages);
+};
+
+#ifdef OPENINFERENCE_HOPPER
+
+// A place in the ring, and how often the ring has been walked.
+template <int kStages> struct Turn {
+    int stage = 0, parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == kStages) stage = 0, parity ^= 1;
+    }
+};
+
+struct Steps {
+    int first, count;
+    __device__ __forceinline__ Steps(int total) {
+        const int split = blockIdx.z, splits = gridDim.z;
+        first = total * split / splits;
+        count = total * (split + 1) / splits - first;
+    }
+};
+
+// Blocks of rows that share x (see above), and which of them this is.
+struct Sharing {
+    int blocks, rank;
+    __device__ __forceinline__ Sharing() {
+        const dim3 cluster = cluster_shape();
+        blocks = cluster.y;
+        rank = blockIdx.y % cluster.y;
+    }
+};
+
+#endif
+
+// Splits of k, so that a small grid still reads from all multiprocessors. Clusters of four large
+// blocks do not fit everywhere: a GPU's multiprocessors come in groups of 16 to 18, less what is broken.
+inline int splits_for(int64_t blocks, int blocks_per_multiprocessor) {
+    const int most = 2 * blocks_per_multiprocessor;
+    int splits = 1;
+    while (splits < most && blocks * splits * 2 <= multiprocessors() * blocks_per_multiprocessor) splits *= 2;
+    return splits;
+}
+
+}  // namespace wide
+}  // namespace openinference
