@@ -1,5 +1,5 @@
-// Down projections of the experts that a step visits. What they make of a token is in several blocks'
-// hands, so add_experts.cu adds it up in a fixed order.
+// Down projections of the experts that a step visits, for ranks, which exchange what becomes of them;
+// expert_sum.cu adds it up itself.
 #include "expert_gemm.cuh"
 #include "ops.h"
 
@@ -15,17 +15,12 @@ struct ExpertDownEpilogue {
     __host__ __device__ int tiles() const { return columns / 16; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
     __device__ int row(int place) const { return place; }
-    __device__ ExpertDownEpilogue at(const Visit& visit) const {
-        return {columns, out + static_cast<size_t>(visit.first) * columns};
-    }
     __device__ void begin(Scratch&, int) const {}
 
-    __device__ __forceinline__ void store(Scratch&, int tile, int pair, int place, bool is_live, float lower,
-                                          float upper) const {
-        if (!is_live) return;
-        float* row = out + static_cast<size_t>(place) * columns + tile * 16 + pair;
-        row[0] = lower;
-        row[8] = upper;
+    __device__ __forceinline__ void store(Scratch&, int tile, int row, int place, float lower, float upper) const {
+        float* target = out + static_cast<size_t>(place) * columns + tile * 16 + row;
+        target[0] = lower;
+        target[8] = upper;
     }
 };
 

@@ -20,16 +20,11 @@ struct ExpertGateUpEpilogue {
     __host__ __device__ int tiles() const { return columns / 8; }
     __device__ TileRows rows(int tile) const { return {tile, tile * 8, columns + tile * 8}; }
     __device__ int row(int place) const { return sources[place]; }
-    __device__ ExpertGateUpEpilogue at(const Visit& visit) const {
-        return {norm, sources + visit.first, columns, out + static_cast<size_t>(visit.first) * columns};
-    }
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
 
-    __device__ __forceinline__ void store(Scratch& scratch, int tile, int pair, int place, bool is_live,
-                                          float lower, float upper) const {
-        if (!is_live) return;
-        out[static_cast<size_t>(place) * columns + tile * 8 + pair] =
-            to_bf16(swiglu(lower, upper, scratch.scale[sources[place]]));
+    __device__ __forceinline__ void store(Scratch& scratch, int tile, int row, int place, float gate, float up) const {
+        out[static_cast<size_t>(place) * columns + tile * 8 + row] =
+            to_bf16(swiglu(gate, up, scratch.scale[sources[place]]));
     }
 };
 
@@ -43,6 +38,8 @@ void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, c
                         static_cast<int>(H / kSquareColumns), epsilon};
     const ExpertGateUpEpilogue epilogue{norm, sources.as<int32_t>("sources", {N}), static_cast<int>(I),
                                         out.as<bf16>("out", {N, I})};
+    // Of more tokens, blocks that wait beside the kernels before them cost a step a quarter (docs/log.md).
+    stream.overlaps = stream.overlaps && T <= kFewTokens;
     multiply_visited("expert_gate_up", weights, 2 * I, H, x.as<bf16>("x", {T, H}), visits, T, N, epilogue, stream);
 }
 

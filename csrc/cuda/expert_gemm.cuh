@@ -5,54 +5,37 @@
 // cache; within a tile all is as there. Which weights are wanted is known only once the predecessor has
 // ended, so nothing is requested before.
 //
-// An epilogue is one of skinny_gemm.cuh, whose tiles and rows are those of one expert, and has
-//   at(visit)       itself, for the places of a visit
-//   row(place)      where the place's activations lie
+// Packed weights, whose units are runs of memory, are multiplied by warps of their own (expert_walk.cuh).
+//
+// An epilogue is a struct with
+//   tiles(), rows(tile)       how many tiles an expert has, and which of its rows they hold
+//   row(place)                where the place's activations lie
+//   begin(Scratch&, tokens)   once, by all threads
+//   store(Scratch&, tile, row, place, lower, upper)   what rows `row` and `row` + 8 of a tile made of a place
+// and a type Scratch in shared memory.
 #pragma once
 
+#include "expert_walk.cuh"
 #include "skinny_gemm.cuh"
 #include "visits.cuh"
 
 namespace openinference {
 
-// A lane's rows of the activations of a visit, as `Activations` has them; `multiply` asks for rows
-// group · 8 + g, g being the lane's.
-template <int kGroups> struct VisitedRows {
-    const bf16* rows[kGroups];
-    int columns;
+// Of a visit, as finish_tile takes it.
+template <class Epilogue> struct OfVisit {
+    using Scratch = typename Epilogue::Scratch;
 
-    template <class Epilogue>
-    __device__ __forceinline__ VisitedRows(const bf16* x, int columns, const Epilogue& epilogue, const Visit& visit)
-        : columns(columns) {
-#pragma unroll
-        for (int group = 0; group < kGroups; ++group) {
-            const int place = min(group * 8 + static_cast<int>(threadIdx.x % 32 / 4), visit.count - 1);
-            rows[group] = x + static_cast<size_t>(epilogue.row(visit.first + place)) * columns;
-        }
-    }
-    __device__ __forceinline__ uint4 at(int token, int column) const {
-        return *reinterpret_cast<const uint4*>(rows[token / 8] + column);
-    }
-    __device__ __forceinline__ uint4 at_or_zero(int token, int column) const {
-        return column < columns ? at(token, column) : make_uint4(0, 0, 0, 0);
+    const Epilogue& whole;
+    int first;
+
+    __device__ __forceinline__ void store(Scratch& scratch, int tile, int row, int place, bool is_live, float lower,
+                                          float upper) const {
+        if (is_live) whole.store(scratch, tile, row, first + place, lower, upper);
     }
 };
 
-// The products of a visit with a unit of weights: of as many groups of eight places as it has, not of as
-// many as the largest visit may have.
-template <int kGroups, class Unit, class Rows>
-__device__ __forceinline__ void multiply_live(const Unit& held, const Rows& rows, int unit, int places,
-                                              float (&sums)[kGroups][4], const Constants& constants) {
-    if constexpr (kGroups > 1) {
-        using Half = float[kGroups / 2][4];
-        if (places <= kGroups * 4)
-            return multiply_live<kGroups / 2>(held, rows, unit, places, reinterpret_cast<Half&>(sums), constants);
-    }
-    held.multiply(rows, unit, sums, constants);
-}
-
 template <class Epilogue, int kGroups> struct ExpertShared {
-    GemmShared<Epilogue, kGroups> gemm;
+    GemmShared<OfVisit<Epilogue>, kGroups> gemm;
     Visit visits[kMostVisits];
 };
 
@@ -99,7 +82,9 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     if (now.tile >= end) return;
 
     Visit visit = shared.visits[now.tile / tiles];
-    VisitedRows<kGroups> rows(x, weights.columns, epilogue, visit);
+    VisitedRows<kGroups> rows{{}, weights.columns};
+    const auto row = [&](int place) { return epilogue.row(place); };
+    rows.enter(x, visit, row);
     float sums[kGroups][4] = {};
     for (int turn = 0; now.tile < end;) {
 #pragma unroll
@@ -109,8 +94,8 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
             request(held[slot]);
             const bool ends_tile = now.index == share.count() - 1;
             if (ends_tile) {
-                finish_tile<Epilogue, kGroups>(epilogue.at(visit), shared.gemm, sums, now.tile % tiles, turn++,
-                                               visit.count);
+                finish_tile<OfVisit<Epilogue>, kGroups>({epilogue, visit.first}, shared.gemm, sums, now.tile % tiles,
+                                                        turn++, visit.count);
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group)
                     for (float& sum : sums[group]) sum = 0;
@@ -118,7 +103,7 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
             advance(now);
             if (ends_tile && now.tile < end && now.tile % tiles == 0) {
                 visit = shared.visits[now.tile / tiles];
-                rows = VisitedRows<kGroups>(x, weights.columns, epilogue, visit);
+                rows.enter(x, visit, row);
             }
         }
     }
@@ -138,20 +123,21 @@ void launch_expert_gemm(const char* op, const Weights& weights, const bf16* x, c
 template <class Epilogue>
 void multiply_visited(const char* op, const Tensor& weights, int64_t rows, int64_t columns, const bf16* x,
                       const Tensor& visits, int64_t tokens, int64_t places, const Epilogue& epilogue, Stream stream) {
-    const int64_t experts = weights.length("weights", 0);
     require_at_most(op, tokens, "tokens", kMostRouted);
     const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {places, 4}));
-    with_weights(op, stacked(weights), experts * rows, columns, [&](const auto& format) {
-        if (places == 0) return;
-        const auto launch_groups = [&](auto groups) {
-            launch_expert_gemm<decltype(groups)::value>(op, format, x, visited, static_cast<int>(tokens),
-                                                        static_cast<int>(places), epilogue, stream);
+    with_weights(op, stacked(weights), weights.length("weights", 0) * rows, columns, [&](const auto& format) {
+        const auto launch = [&](auto groups) {
+            constexpr int kGroups = decltype(groups)::value;
+            const int count = static_cast<int>(tokens), most = static_cast<int>(places);
+            if constexpr (std::is_same_v<std::decay_t<decltype(format)>, Bf16Weights>) {
+                launch_expert_gemm<kGroups>(op, format, x, visited, count, most, epilogue, stream);
+            } else {
+                launch_expert_walk<kGroups>(op, format, x, visited, count, most, epilogue, stream);
+            }
         };
-        switch (places_of_visit(static_cast<int>(tokens))) {
-            case 8: return launch_groups(std::integral_constant<int, 1>{});
-            case 16: return launch_groups(std::integral_constant<int, 2>{});
-            default: launch_groups(std::integral_constant<int, 4>{});
-        }
+        if (places == 0) return;
+        places_of_visit(static_cast<int>(tokens)) == 8 ? launch(std::integral_constant<int, 1>{})
+                                                       : launch(std::integral_constant<int, 2>{});
     });
 }
 

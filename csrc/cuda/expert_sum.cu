@@ -94,59 +94,52 @@ struct SumShared {
     float sums[1];  // (places, parts, 16)
 };
 
-struct Places {
-    __device__ __forceinline__ int row(int place) const { return place; }
-};
-
-// Leaves what a warp's part made of a visit's places, and starts again from zero.
-template <int kGroups>
-__device__ __forceinline__ void leave(float* all, float (&sums)[kGroups][4], const Visit& visit, int part, int parts) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int place = group * 8 + 2 * t + i % 2;
-            if (place < visit.count) all[((visit.first + place) * parts + part) * kRows + g + i / 2 * 8] = sums[group][i];
-            sums[group][i] = 0;
-        }
+// A unit of a tile that has so many runs; only bf16 has columns that fill no unit.
+template <class Weights>
+__device__ __forceinline__ void load_unit(typename Weights::Unit& held, const Weights& weights, const TileRows& rows,
+                                          int unit, int runs) {
+    if constexpr (std::is_same_v<Weights, Bf16Weights>) {
+        const int left = runs - unit * Weights::kRuns;
+        if (left < Weights::kRuns) return held.load(weights, rows, unit, 0, left);
     }
+    held.load(weights, rows, unit);
 }
 
-// A warp's way: the parts of visits that it takes, tile by tile, unit by unit.
+// A warp's way: tile by tile of the block, the parts of visits that it takes, unit by unit.
 struct Way {
     int items, parts, units, part_units, tiles;  // items: parts of all visits
-    int tile, item, unit;
+    int tile, item, visit, part, unit, end;
 
     __device__ __forceinline__ Way(int visits, int parts, int units, int tiles)
         : items(visits * parts), parts(parts), units(units), part_units((units + parts - 1) / parts), tiles(tiles),
           tile(blockIdx.x), item(threadIdx.x / 32) {
         if (item >= items) tile = tiles;
-        unit = first();
+        enter();
+    }
+    __device__ __forceinline__ void enter() {
+        visit = item / parts;
+        part = item - visit * parts;
+        unit = part * part_units;
+        end = min(unit + part_units, units);
     }
     __device__ __forceinline__ bool has_ended() const { return tile >= tiles; }
-    __device__ __forceinline__ int first() const { return item % parts * part_units; }
-    __device__ __forceinline__ bool ends_item() const { return unit + 1 >= min(first() + part_units, units); }
-    __device__ __forceinline__ bool ends_tile() const { return ends_item() && item + kGemmWarps >= items; }
-    __device__ __forceinline__ void advance() {
-        if (!ends_item()) {
-            ++unit;
-            return;
-        }
+    __device__ __forceinline__ bool is_at_end() const { return unit + 1 == end; }
+    __device__ __forceinline__ bool ends_tile() const { return item + kGemmWarps >= items; }
+    __device__ __forceinline__ void leave() {
         item += kGemmWarps;
         if (item >= items) {
             item = threadIdx.x / 32;
             tile += gridDim.x;
         }
-        unit = first();
+        enter();
     }
 };
 
 template <class Weights, int kGroups, class Destination>
-__global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
+__global__ void __launch_bounds__(kGemmThreads, 1)
     expert_sum_kernel(Weights weights, const bf16* x, const Visit* visits, int most_visits, int parts,
                       ExpertSum<Destination> sum) {
-    constexpr int kDepth = Weights::depth(kGroups);
+    constexpr int kDepth = units_ahead<Weights>(kGroups);
     auto& shared = shared_memory<SumShared>();
     const int tiles = sum.columns / kRows, runs = weights.columns / Weights::kRunColumns;
     for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) {
@@ -159,18 +152,16 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     Way now(shared.visits[0].visits, parts, (runs + Weights::kRuns - 1) / Weights::kRuns, tiles), ahead = now;
     typename Weights::Unit held[kDepth];
     const Constants constants;
-
+    int first_tile = shared.visits[ahead.visit].expert * tiles;  // of the expert ahead
     const auto request = [&](typename Weights::Unit& unit) {
         if (ahead.has_ended()) return;
-        const int expert = shared.visits[ahead.item / parts].expert, tile = expert * tiles + ahead.tile;
-        const TileRows rows{tile, tile * kRows, tile * kRows + 8};
-        const int left = runs - ahead.unit * Weights::kRuns;
-        if (left >= Weights::kRuns) {
-            unit.load(weights, rows, ahead.unit);
-        } else {
-            unit.load(weights, rows, ahead.unit, 0, left);
-        }
-        ahead.advance();
+        const int tile = first_tile + ahead.tile;
+        load_unit(unit, weights, {tile, tile * kRows, tile * kRows + 8}, ahead.unit, runs);
+        const bool leaves = ahead.is_at_end();
+        ++ahead.unit;
+        if (!leaves) return;
+        ahead.leave();
+        first_tile = shared.visits[ahead.visit].expert * tiles;
     };
 #pragma unroll
     for (int slot = 0; slot < kDepth; ++slot) request(held[slot]);
@@ -184,20 +175,33 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     };
     if (now.has_ended())
         for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) finish(tile);
+    Visit visit = shared.visits[now.visit];
+    VisitedRows<kGroups> rows{{}, weights.columns};
+    const auto row = [](int place) { return place; };
+    rows.enter(x, visit, row);
     float sums[kGroups][4] = {};
     while (!now.has_ended()) {
 #pragma unroll
         for (int slot = 0; slot < kDepth; ++slot) {
             if (now.has_ended()) break;
-            const Visit visit = shared.visits[now.item / parts];
-            const VisitedRows<kGroups> rows(x, weights.columns, Places{}, visit);
             multiply_live<kGroups>(held[slot], rows, now.unit, visit.count, sums, constants);
             request(held[slot]);
-            if (now.ends_item()) leave<kGroups>(shared.sums, sums, visit, now.item % parts, parts);
+            const bool leaves = now.is_at_end();
+            ++now.unit;
+            if (!leaves) continue;
+            float* of_visit = shared.sums + (visit.first * parts + now.part) * kRows;
+            take_sums<kGroups>(sums, visit.count, [&](int place, int row, float lower, float upper) {
+                float* of_place = of_visit + place * parts * kRows + row;
+                of_place[0] = lower;
+                of_place[8] = upper;
+            });
             const bool ends_tile = now.ends_tile();
             const int tile = now.tile;
-            now.advance();
+            now.leave();
             if (ends_tile) finish(tile);
+            if (now.has_ended()) break;
+            visit = shared.visits[now.visit];
+            rows.enter(x, visit, row);
         }
     }
 }
@@ -217,7 +221,7 @@ void launch_expert_sum(const char* op, const Weights& weights, const bf16* x, co
     const int places = sum.tokens * sum.chosen, most_visits = std::min(places, kMostVisits);
     const int parts = parts_of(weights.columns, Weights::kRunColumns, Weights::kRuns, sum.chosen, places);
     const size_t shared_bytes = sizeof(SumShared) + sizeof(float) * places * parts * kRows;
-    const int blocks = std::min(sum.columns / kRows, multiprocessors() * Weights::blocks(kGroups));
+    const int blocks = std::min(sum.columns / kRows, multiprocessors());
     launch(op, expert_sum_kernel<Weights, kGroups, Destination>, dim3(blocks), kGemmThreads, shared_bytes, stream,
            weights, x, visits, most_visits, parts, sum);
 }
@@ -240,11 +244,8 @@ void sum_experts(const char* op, const Tensor& input, const Tensor& weights, con
     const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {N, 4}));
     with_weights(op, stacked(weights), weights.length("weights", 0) * H, I, [&](const auto& format) {
         if (N == 0) return;
-        switch (places_of_visit(static_cast<int>(T))) {
-            case 8: return launch_expert_sum<1>(op, format, activations, visited, sum, stream);
-            case 16: return launch_expert_sum<2>(op, format, activations, visited, sum, stream);
-            default: launch_expert_sum<4>(op, format, activations, visited, sum, stream);
-        }
+        places_of_visit(static_cast<int>(T)) == 8 ? launch_expert_sum<1>(op, format, activations, visited, sum, stream)
+                                                  : launch_expert_sum<2>(op, format, activations, visited, sum, stream);
     });
 }
 

@@ -2,6 +2,7 @@
 // that a norm of their heads comes before.
 #include "ops.h"
 #include "plain_epilogue.cuh"
+#include "visits.cuh"
 
 namespace openinference {
 
@@ -12,7 +13,8 @@ void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Te
                         static_cast<int>(H / kSquareColumns), epsilon};
     const PlainEpilogue epilogue{norm, static_cast<int>(N), out.as<float>("out", {T, N})};
     const int64_t rows = (N + 15) / 16 * 16;
-    if (T <= kMaxTokens) return multiply_few_tokens("project", weights, rows, "x", x, epilogue, stream);
+    const bool is_router = N <= kMostExperts;  // too few rows for wide tiles to keep a device busy
+    if (is_router && T <= kMaxTokens) return multiply_few_tokens("project", weights, rows, "x", x, epilogue, stream);
     multiply_tokens("project", weights, rows, "x", x, epilogue, stream);
 }
 

@@ -73,7 +73,8 @@ __global__ void __launch_bounds__(kThreads) route_kernel(Routing routing) {
     auto& shared = shared_memory<RouteShared>();
     const Choice& choice = routing.choice;
     const int items = choice.tokens * choice.chosen, size = places_of_visit(choice.tokens);
-    for (int word = threadIdx.x; word < kMostExperts * kWords; word += kThreads) shared.tokens[word / kWords][word % kWords] = 0;
+    for (int expert = threadIdx.x; expert < kMostExperts; expert += kThreads)
+        for (int& word : shared.tokens[expert]) word = 0;
     block_barrier();
     release_successor();
     wait_for_predecessor();

@@ -4,6 +4,7 @@
 
 #include "device.cuh"
 #include "tensor.h"
+#include "tile.cuh"
 
 namespace openinference {
 
@@ -17,14 +18,50 @@ struct alignas(16) Visit {
     int visits;  // how many the step has; 0 where this is none
 };
 
-// Up to 32 tokens no expert needs a second visit.
-__host__ __device__ constexpr int places_of_visit(int tokens) { return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32; }
+// Up to 16 tokens no expert needs a second visit; of more, few do.
+__host__ __device__ constexpr int places_of_visit(int tokens) { return tokens <= 8 ? 8 : 16; }
 
 // At most one of each expert that is not full, and the full ones; of up to 16 tokens each pair is one at most.
 constexpr int kMostVisits = kMostExperts + kMostRouted * kMostChosen / places_of_visit(kMostRouted);
 static_assert(kMostVisits >= 16 * kMostChosen);
 
 constexpr int kPlacesOfPrompt = 128;  // of a visit of many tokens (hopper/expert_prefill.cu)
+
+// A lane's rows of the activations of a visit, as `Activations` has them; `multiply` asks for rows
+// group · 8 + g, g being the lane's.
+template <int kGroups> struct VisitedRows {
+    const bf16* rows[kGroups];
+    int columns;
+
+    // row(place): where a place's activations lie.
+    template <class RowOf>
+    __device__ __forceinline__ void enter(const bf16* x, const Visit& visit, RowOf row) {
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+            const int place = min(group * 8 + static_cast<int>(threadIdx.x % 32 / 4), visit.count - 1);
+            rows[group] = x + static_cast<size_t>(row(visit.first + place)) * columns;
+        }
+    }
+    __device__ __forceinline__ uint4 at(int token, int column) const {
+        return *reinterpret_cast<const uint4*>(rows[token / 8] + column);
+    }
+    __device__ __forceinline__ uint4 at_or_zero(int token, int column) const {
+        return column < columns ? at(token, column) : make_uint4(0, 0, 0, 0);
+    }
+};
+
+// The products of a visit with a unit of weights: of as many groups of eight places as it has, not of as
+// many as the largest visit may have.
+template <int kGroups, class Unit>
+__device__ __forceinline__ void multiply_live(const Unit& held, const VisitedRows<kGroups>& rows, int unit, int places,
+                                              float (&sums)[kGroups][4], const Constants& constants) {
+    if constexpr (kGroups == 2)
+        if (places <= 8) {
+            using One = float[1][4];
+            return held.multiply(rows, unit, reinterpret_cast<One&>(sums), constants);
+        }
+    held.multiply(rows, unit, sums, constants);
+}
 
 // A stack of matrices as one with more rows.
 inline Tensor stacked(const Tensor& weights) {

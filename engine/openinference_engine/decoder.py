@@ -29,7 +29,6 @@ from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.row_attention import RowAttention
 
 _FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
-_MOST_OVERLAPPING = 16  # rows of a mixture: kernels of more are slower beside others (docs/log.md)
 
 
 class Decoder:
@@ -96,8 +95,6 @@ class Decoder:
         `draws`: the next token is the one that the row's rule draws, else the likeliest one.
         `rates`: `ratings` say how likely it was, where the row's rule asks for that.
         """
-        if self.mixture is not None and rows > _MOST_OVERLAPPING:
-            stream = self._kernels.Stream(stream.handle, overlaps=False)
         self.embed(rows, stream)
         for layer in range(self.config.num_layers):
             self.project_qkv(layer, rows, stream)

@@ -169,7 +169,7 @@ def _ordered(inputs, tokens, experts):
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("tokens", [33, 300])
+@pytest.mark.parametrize("tokens", [17, 33, 300])
 @pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (5120, 2048)])
 def test_many_tokens_are_projected(hopper, inputs, weight_format, tokens, rows, columns):
     x, squares = inputs.normed(tokens, columns)
