@@ -120,8 +120,8 @@ void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, con
                   const Tensor& logits, const Tensor& tokens, const Tensor& positions,
                   const Tensor& best, const Tensor& counter, Stream stream);
 
-// tokens (T) int32 ← the tokens that rules draw from logits (T, V) float32, which are used up; positions
-// (T) int32 are theirs, negative for no row. rules (T, 16) int32 and biases (T, B, 2) int32, id and
+// tokens (T) int32, the likeliest of logits (T, V) float32, ← the tokens that rules draw from these, which are used up;
+// positions (T) int32 are theirs, negative for no row. rules (T, 16) int32 and biases (T, B, 2) int32, id and
 // float32, as engine/openinference_engine/rules.py packs them; a rule that draws nothing keeps its row's
 // token. history (T, L) int32: the tokens of each row up to its position, to which a row with penalties
 // adds what it draws. counts (T, V) int32 is scratch, zero before the first call and again after each.

@@ -5,10 +5,10 @@
 //
 // A token's weight is its probability relative to the likeliest one's, an integer. So sums do not
 // depend on their order, and the same logits give the same token as on a CPU (chance.py), but for the
-// last bit of an exponential. Tokens are ordered by key: weight, then lower id; no two are equal. The
-// key at which the head ends is found by halving the range of keys until a warp can hold it.
+// last bit of an exponential. head_of_row.cuh finds what top-k and top-p leave.
 #include "candidate.cuh"
 #include "device.cuh"
+#include "head_of_row.cuh"
 #include "launch.cuh"
 #include "ops.h"
 #include "row_of_logits.cuh"
@@ -17,8 +17,6 @@
 namespace openinference {
 namespace {
 
-constexpr uint32_t kFullWeight = 1u << 31;
-constexpr uint64_t kLastKey = static_cast<uint64_t>(kFullWeight) << 32 | 0xffffffffu;
 constexpr int kInPrompt = 1 << 30;  // in a count of how often a token was drawn
 
 struct Rows {
@@ -34,22 +32,11 @@ struct Rows {
     int* counts;  // (rows, vocabulary), zero
 };
 
-// Tokens that come before a place in the order.
-struct Head {
-    unsigned tokens;
-    uint64_t weight;
-};
-
 struct DrawShared {
     Candidate best[kWarps];
-    Head heads[2][kWarps];
-    uint64_t weights[kWarps], keys[32];
-    int found;
+    uint64_t weights[kWarps];
+    HeadShared head;
 };
-
-__device__ __forceinline__ uint64_t key_of(uint32_t weight, int id) {
-    return static_cast<uint64_t>(weight) << 32 | ~static_cast<uint32_t>(id);
-}
 
 // What the row has said, counted once per token; `counts` is zero again afterwards.
 __device__ inline void penalise(const Rule& rule, const int* history, int length, int vocabulary, int* counts,
@@ -73,16 +60,6 @@ __device__ inline void penalise(const Rule& rule, const int* history, int length
     block_barrier();
 }
 
-// The sum over the block; `turn` alternates, so that one barrier is enough.
-__device__ __forceinline__ Head sum_of_block(DrawShared& shared, Head mine, int turn) {
-    const auto sum = [](Head part) { return Head{sum_of_lanes(part.tokens), sum_of_lanes(part.weight)}; };
-    Head* parts = shared.heads[turn % 2];
-    mine = sum(mine);
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = mine;
-    block_barrier();
-    return sum(parts[threadIdx.x % 32]);
-}
-
 __device__ __forceinline__ Candidate best_of_row(DrawShared& shared, const Ids& ids, const float* logits) {
     Candidate mine{0, kNoToken};
     ids.each([&](int id) {
@@ -95,106 +72,82 @@ __device__ __forceinline__ Candidate best_of_row(DrawShared& shared, const Ids& 
     return best_of_lanes<32>(shared.best[threadIdx.x % 32]);
 }
 
-// The last key that the head keeps: those before it are fewer than top_k and weigh less than `limit`.
-__device__ inline uint64_t end_of_head(DrawShared& shared, const Ids& ids, const uint32_t* weights, unsigned top_k,
-                                       uint64_t limit) {
-    uint64_t low = 0, high = kLastKey;  // it lies above the one, and not above the other
-    Head before{0, 0};                  // keys above `high`
-    unsigned upto = ids.vocabulary;     // keys above `low`
-    for (int turn = 0; upto - before.tokens > 32; ++turn) {
-        const uint64_t middle = low + (high - low) / 2;
-        Head mine{0, 0};
-        ids.each([&](int id) {
-            const uint32_t weight = weights[id];
-            const bool is_before = key_of(weight, id) > middle;
-            mine.tokens += is_before;
-            mine.weight += is_before ? weight : 0;
-        });
-        const Head above = sum_of_block(shared, mine, turn);
-        if (above.tokens < top_k && above.weight < limit) {
-            high = middle;
-            before = above;
-        } else {
-            low = middle;
-            upto = above.tokens;
+// Weights of a warp's lanes and their running sum.
+struct Sums {
+    uint64_t mine, upto;
+
+    __device__ __forceinline__ explicit Sums(uint64_t weight) : mine(weight), upto(weight) {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+            const uint64_t before = shuffle(upto, lane - step & 31);
+            if (lane >= step) upto += before;
         }
     }
-    const int lane = threadIdx.x % 32;
-    if (threadIdx.x < 32) shared.keys[lane] = 0;
-    if (threadIdx.x == 0) shared.found = 0;
-    block_barrier();
-    ids.each([&](int id) {
-        const uint64_t key = key_of(weights[id], id);
-        if (key > low && key <= high) shared.keys[fetch_add(&shared.found, 1)] = key;
-    });
-    block_barrier();
-    const uint64_t mine = shared.keys[lane];
-    for (int other = 0; other < 32; ++other) {
-        const uint64_t key = shared.keys[other];
-        if (key <= mine) continue;
-        before.tokens += 1;
-        before.weight += key >> 32;
+    __device__ __forceinline__ uint64_t total() const { return shuffle(upto, 31); }
+    // The lane at which it passes `target`, which becomes relative to that lane.
+    __device__ __forceinline__ int descend(uint64_t& target) const {
+        const int lane = min(count_bits(ballot(upto <= target)), 31);
+        target -= shuffle(upto - mine, lane);
+        return lane;
     }
-    uint64_t last = mine != 0 && before.tokens < top_k && before.weight < limit ? mine : kLastKey;
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) last = min(last, shuffle_xor(last, mask));
-    return last;
-}
-
-// The place at which the running sum of 32 weights passes `target`, which becomes relative to it.
-__device__ __forceinline__ int descend(const uint64_t (&weights)[32], uint64_t& target) {
-    int place = 0;
-    while (place < 31 && target >= weights[place]) target -= weights[place++];
-    return place;
-}
+};
 
 // The token at which the running sum of kept weights, by id, passes bits · 2^-64 of their total.
 template <class Kept>
 __device__ __forceinline__ int pick(DrawShared& shared, const Ids& ids, uint64_t bits, int otherwise, Kept kept) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = ids.run / 32;
     uint64_t mine = 0;
     ids.each([&](int id) { mine += kept(id); });
     mine = sum_of_lanes(mine);
     if (lane == 0) shared.weights[warp] = mine;
     block_barrier();
-    uint64_t total = 0;
-    for (uint64_t weight : shared.weights) total += weight;
+    const Sums of_warps(shared.weights[lane]);
+    const uint64_t total = of_warps.total();
     uint64_t target = part_of(total, bits);
-    const int first = ids.first(descend(shared.weights, target)), part = ids.run / 32;
+    int first = ids.first(of_warps.descend(target));
+    const auto weight_of = [&](int id, int end) { return id < min(end, ids.vocabulary) ? kept(id) : 0u; };
+    mine = 0;
+    for (int i = lane; i < part; i += 32) mine += weight_of(first + warp * part + i, ids.vocabulary);
+    mine = sum_of_lanes(mine);
     block_barrier();
-    const auto weight_of = [&](int id) { return id < ids.vocabulary ? kept(id) : 0u; };
-    if (warp == 0) {
-        uint64_t weight = 0;
-        for (int i = 0; i < part; ++i) weight += weight_of(first + lane * part + i);
-        shared.weights[lane] = weight;
-    }
+    if (lane == 0) shared.weights[warp] = mine;
     block_barrier();
-    int id = first + descend(shared.weights, target) * part;
-    for (uint64_t weight = weight_of(id); target >= weight && id < ids.vocabulary; weight = weight_of(id)) {
-        target -= weight;
-        ++id;
+    first += Sums(shared.weights[lane]).descend(target) * part;
+    for (const int end = first + part; first < end; first += 32) {
+        const Sums of_tokens(weight_of(first + lane, end));
+        if (target < of_tokens.total()) {
+            first += of_tokens.descend(target);
+            break;
+        }
+        target -= of_tokens.total();
     }
-    return total == 0 ? otherwise : id;
+    return total == 0 ? otherwise : first;
 }
 
-__device__ inline int draw(DrawShared& shared, const Rule& rule, int vocabulary, float* logits, int position) {
+// likeliest: the token of the largest logit before penalties and biases, if it is known.
+__device__ inline int draw(DrawShared& shared, const Rule& rule, int vocabulary, float* logits, int position,
+                           int likeliest) {
     const Ids ids(vocabulary);
-    const Candidate best = best_of_row(shared, ids, logits);
+    const bool is_known = likeliest >= 0 && !rule.counts_history && rule.biases == 0;
+    const Candidate best = is_known ? Candidate{logits[likeliest], likeliest} : best_of_row(shared, ids, logits);
     if (rule.temperature == 0) return best.id;
+    block_barrier();  // weights take the place of logits
     auto* weights = reinterpret_cast<uint32_t*>(logits);
     const float largest = min(best.logit, kLargest), scale = kLog2E / rule.temperature;
     Head all{0, 0};
     ids.each([&](int id) {
         const float logit = logits[id];
         const float relative = exp2_fast((min(logit, kLargest) - largest) * scale);
-        weights[id] = logit == logit ? round_to_unsigned(relative * kFullWeight) : 0;
-        all.weight += weights[id];
+        const uint32_t weight = logit == logit ? round_to_unsigned(relative * kFullWeight) : 0;
+        weights[id] = weight;
+        all.weight += weight;
     });
     uint64_t last = 0;
     if (rule.top_p != 0 || rule.top_k < vocabulary) {
-        all = sum_of_block(shared, all, 1);
+        all = sum_of_block(shared.head, all, 1);
         const uint64_t limit = rule.top_p == 0 ? ~0ull : max(part_of(all.weight, rule.top_p), uint64_t{1});
-        last = end_of_head(shared, ids, weights, rule.top_k, limit);
+        last = end_of_head(shared.head, ids, weights, rule.top_k, limit);
     }
     return pick(shared, ids, random_bits(rule, position - rule.prompt_tokens), best.id, [&](int id) {
         const uint32_t weight = weights[id];
@@ -219,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) draw_token_kernel(Rows rows) {
         if (bias.x < rows.vocabulary) logits[bias.x] += float_of(bias.y);
     }
     block_barrier();
-    const int token = draw(shared, rule, rows.vocabulary, logits, position);
+    const int token = draw(shared, rule, rows.vocabulary, logits, position, rows.tokens[row]);
     if (threadIdx.x != 0) return;
     rows.tokens[row] = token;
     if (rule.counts_history && position < rows.most_positions) history[position] = token;

@@ -23,6 +23,12 @@ struct Ids {
 #pragma unroll 4
         for (int id = begin + threadIdx.x % 32; id < end; id += 32) visit(id);
     }
+    // The same for warps that stay together, `is_one` telling whether a lane has an id.
+    template <class Visit> __device__ __forceinline__ void each_warp(Visit visit) const {
+        const int begin = first(threadIdx.x / 32), end = min(begin + run, vocabulary), lane = threadIdx.x % 32;
+#pragma unroll 4
+        for (int id = begin; id < end; id += 32) visit(id + lane, id + lane < end);
+    }
 };
 
 template <class T> __device__ __forceinline__ T sum_of_lanes(T mine) {

@@ -148,6 +148,7 @@ inline uint32_t ballot(bool holds) {
 }
 inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
 inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
+inline int highest_bit(uint64_t bits) { return 63 - __builtin_clzll(bits); }
 
 constexpr float kInfinity = __builtin_huge_valf();
 

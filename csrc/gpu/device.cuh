@@ -136,6 +136,7 @@ __device__ __forceinline__ uint32_t min_of_lanes(uint32_t mine) { return __reduc
 __device__ __forceinline__ uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
 __device__ __forceinline__ int count_bits(uint32_t word) { return __popc(word); }
 __device__ __forceinline__ int lowest_bit(uint32_t bits) { return __ffs(bits) - 1; }
+__device__ __forceinline__ int highest_bit(uint64_t bits) { return 63 - __clzll(bits); }
 
 constexpr float kInfinity = __builtin_huge_valf();
 

@@ -90,6 +90,15 @@ def test_kernel_draws_what_the_cpu_draws(place, name):
     assert drawn_by_kernel(place, logits, draws) == sample(logits, draws)
 
 
+@pytest.mark.parametrize("name", ["all tokens", "one", "top-k", "wide top-p", "all three"])
+def test_rows_of_more_tokens_than_shared_memory_holds(place, name):
+    """The head ends among the first of them, or behind more than fit there."""
+    random = torch.Generator().manual_seed(5)
+    logits = torch.randn(4, 9001, generator=random) * torch.tensor([[0.0], [0.5], [1.0], [4.0]])
+    draws = draws_of(RULES[name], 4, random)
+    assert drawn_by_kernel(place, logits, draws) == sample(logits, draws)
+
+
 @pytest.mark.parametrize("name", ["all tokens", "top-k", "top-p", "min-p"])
 @pytest.mark.parametrize("vocabulary", [1, 33, 1024])
 def test_ties_go_by_the_lower_id(place, name, vocabulary):
