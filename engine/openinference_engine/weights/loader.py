@@ -19,6 +19,8 @@ from openinference_engine.errors import StartError
 from openinference_engine.ranks.team import ALONE, Ranks
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix
 from openinference_engine.weights.coded_checkpoint import Coded
+from openinference_engine.weights.device_blocks import EXPANSIONS
+from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint
 from openinference_engine.weights.stored_codes import StoredCodes
 
 Observer = Callable[[Sequence[str], torch.Tensor], None]  # whole names of matrices, their inputs
@@ -62,6 +64,18 @@ class Weights:
         codes = checkpoint.stored_codes(full_name)
         self._check_shape(name, codes.shape, shape)
         return codes
+
+    def blocks(self, name: str, shape: tuple[int, ...]) -> StoredMatrix | None:
+        """The matrix as a GGUF file holds it, if it is in blocks that devices expand.
+
+        None for the parts of ranks. Raises StartError as `tensor` does.
+        """
+        full_name, checkpoint = self._full_name(name), self.checkpoint
+        if not isinstance(checkpoint, GGUFCheckpoint):
+            return None
+        stored = checkpoint.stored(full_name)
+        self._check_shape(name, stored.shape, shape)
+        return stored if stored.format in EXPANSIONS else None
 
     def stored(self, name: str, shape: tuple[int, int], rows: slice = ALL) -> StoredMatrix:
         """The matrix, or a part of it, in the format it is to be kept in.

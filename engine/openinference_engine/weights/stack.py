@@ -2,7 +2,7 @@
 
 Kernels read what belongs together as one matrix: queries, keys and values; gate and up. A part in
 bfloat16 is copied straight to its rows of the whole. Codes are copied as they are stored, and stay
-the codes they are where a format of the kernels holds them.
+the codes they are where a format of the kernels holds them; blocks of GGUF files are expanded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from openinference_engine.config import WeightFormat
 from openinference_engine.packings import PACKINGS, pack_matrix
+from openinference_engine.weights.device_blocks import expand as expand_blocks
 from openinference_engine.weights.device_codes import expand, kernel_format, kernel_parts
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stored_codes import StoredCodes
 from openinference_engine.weights.upload import Upload, element_type
 
+_ROWS_AT_ONCE = 2048  # of blocks: what they become on the way takes many times their bytes
 _FOUR_BITS: set[WeightFormat | None] = {"int4", "int4-zero"}
 
 
@@ -33,6 +35,7 @@ class Stack:
         self._parts = dict(zip(sizes, torch.split(self._whole, rows), strict=True))
         self._others: dict[str, Tensor] = {}  # parts in other types, to be rounded
         self._codes: dict[str, StoredCodes] = {}
+        self._blocks: dict[str, tuple[str, Tensor]] = {}  # their format, and rows of bytes
         for name, part in self._parts.items():
             self._begin(f"{name}.weight", name, part, weights, upload)
 
@@ -43,6 +46,10 @@ class Stack:
         stored = weights.codes(full_name, shape)
         if stored is not None:
             self._codes[name] = stored.without_plain_zeros().moved(upload.tensor)
+            return
+        blocks = weights.blocks(full_name, shape)
+        if blocks is not None:
+            self._blocks[name] = blocks.format, upload.tensor(blocks.rows)
             return
         array = weights.array(full_name, shape)
         if element_type(array) == part.dtype:
@@ -56,6 +63,10 @@ class Stack:
             self._parts[name].copy_(stored)
         for name, codes in self._codes.items():
             self._parts[name].copy_(expand(codes))
+        for name, (block_format, rows) in self._blocks.items():
+            pieces = (torch.split(whole, _ROWS_AT_ONCE) for whole in (self._parts[name], rows))
+            for part, stored in zip(*pieces, strict=True):
+                part.copy_(expand_blocks(block_format, stored))
         return self._whole
 
     def packed(self, weight_format: WeightFormat, row_order: Tensor) -> Tensor:
