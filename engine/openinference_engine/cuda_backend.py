@@ -177,7 +177,7 @@ def _position_bytes(model: ModelConfig, config: EngineConfig) -> int:
 
 
 def _copy_bytes(model: ModelConfig, config: EngineConfig) -> int:
-    """Of a position, where prompts read codes (`prompt_pages`); planned on every GPU alike."""
+    """Of a position, where prompts read codes (`prompt_attention`); planned on every GPU alike."""
     if not CUDA_FORMATS[config.kv_cache_dtype].is_coded or not _is_for_prefill(model, config):
         return 0
     return model.num_kv_heads * BFLOAT16.head_bytes(model.head_dim)

@@ -52,7 +52,7 @@ class Demand:
     is the head. `sequence`: keys and values of the longest sequence of so many tokens.
     `layer_cost`, `head_cost`: by which stages are balanced. `inbox`, `logits`: of a tensor rank on
     a GPU, for each peer and for all. `copy`: of one layer of that sequence, which prompts on GPUs
-    read instead of codes (openinference_engine.prompt_pages).
+    read instead of codes (openinference_engine.prompt_attention).
     """
 
     matrices: int
