@@ -1,7 +1,7 @@
 """Blocks of a GGUF file on a device: what `quantisation` does, in torch.
 
 The arithmetic and its order are the same, so values are too, bit for bit. A file's bytes are a
-quarter of float32 or less, and a processor takes a minute to expand what a device does at once.
+quarter of float32 or less, and numpy would expand them in one thread.
 """
 
 from __future__ import annotations
