@@ -107,8 +107,7 @@ def _expert_cases(decoder: Decoder, rows: int, weight_format: WeightFormat) -> l
     router = matrix_bytes(router_elements(config.hidden_size, config.experts), "bfloat16")
     visited = mixture.count_visited(rows) or visited_experts(config, rows)
     read = feed_forward_bytes(config, weight_format, visited) - router
-    down = "expert_sum" if "expert_sum" in ops else "expert_down"
-    num_bytes = {"project": router, "expert_gate_up": read - read // 3, down: read // 3}
+    num_bytes = {"project": router, "expert_gate_up": read - read // 3, "expert_sum": read // 3}
 
     def case(name: str) -> Case:
         def queue(stream: Any) -> None:

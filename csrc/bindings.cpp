@@ -78,8 +78,6 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "scales"_a, "stream"_a);
     module.def("expert_gate_up", &openinference::expert_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "sources"_a, "visits"_a, "out"_a, "stream"_a);
-    module.def("expert_down", &openinference::expert_down, "input"_a, "weights"_a, "visits"_a, "tokens"_a, "out"_a,
-               "stream"_a);
     module.def("expert_sum", &openinference::expert_sum, "input"_a, "weights"_a, "visits"_a, "shares"_a, "places"_a,
                "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("add_experts", &openinference::add_experts, "results"_a, "shares"_a, "places"_a, "norm_weight"_a,

@@ -98,12 +98,9 @@ void sort_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const 
 void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                     const Tensor& sources, const Tensor& visits, const Tensor& out, Stream stream);
 
-// out (N, H) float32 ← input·Wᵀ, input (N, I) bf16, with the place's expert's weights (E, H, I); tokens: T.
-void expert_down(const Tensor& input, const Tensor& weights, const Tensor& visits, int tokens, const Tensor& out,
-                 Stream stream);
-
-// Both expert_down and add_experts, right behind expert_gate_up: of the same visits, which it reads before that
-// has ended.
+// hidden += Σ share · input·Wᵀ over a token's places, input (N, I) bf16, with the place's expert's weights
+// (E, H, I); then x and sum_squares of the new hidden. Right behind expert_gate_up: of the same visits, which it
+// reads before that has ended.
 void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
                 const Tensor& places, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
                 const Tensor& sum_squares, Stream stream);

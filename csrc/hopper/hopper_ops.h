@@ -13,7 +13,7 @@ void attend_prefill(const Tensor& query, const Tensor& key_cache, const Tensor& 
                     const Tensor& lengths, const Tensor& block_table, int max_rows, float scale, int window,
                     const Tensor& out, Stream stream);
 
-// expert_gate_up and expert_down of many tokens: x (N, H) and scales (N) as sort_rows leaves them, visits as
+// The products of experts for many tokens: x (N, H) and scales (N) as sort_rows leaves them, visits as
 // order_experts does; out (N, I) bf16, and (N, H) float32.
 void prefill_gate_up(const Tensor& x, const Tensor& scales, const Tensor& weights, const Tensor& visits,
                      const Tensor& out, Stream stream);

@@ -70,7 +70,7 @@ class Decoder:
         self._norms_after = weights.norms_after
         self.mixture: Mixture | None = None
         if config.experts is not None:
-            self.mixture = Mixture(config.hidden_size, config.experts, MAX_ROWS, device)
+            self.mixture = Mixture(config.experts, MAX_ROWS, device)
 
     @property
     def num_positions(self) -> int:

@@ -22,7 +22,7 @@ _MOST_ROWS = 2048  # of a prompt at once: each has a state for every expert that
 class Mixture:
     """Buffers of up to `rows` rows, for all layers. A row without a position visits nobody."""
 
-    def __init__(self, hidden: int, config: ExpertsConfig, rows: int, device: torch.device) -> None:
+    def __init__(self, config: ExpertsConfig, rows: int, device: torch.device) -> None:
         self._config = config
         places = rows * config.per_token
 
@@ -35,7 +35,6 @@ class Mixture:
         self._sources = zeros(places, dtype=torch.int32)
         self._visits = zeros(places, 4, dtype=torch.int32)
         self._activations = zeros(places, config.intermediate_size, dtype=torch.bfloat16)
-        self._results = zeros(places, hidden)
 
     def ops(
         self,
@@ -58,20 +57,14 @@ class Mixture:
         activations, normed = self._activations[:places], (x, sum_squares, epsilon)
         choice = self._config.normalises_shares, own.start, len(own)
         routed = *choice, shares, places_of, sources, visits
-        ops = {
+        down, sums = (activations, layer.down, visits), (shares, places_of, norm_after, *state)
+        return {
             "project": partial(kernels.project, *normed, layer.router, self.logits[:rows]),
             "route": partial(kernels.route, self.logits[:rows], positions, *routed),
             "expert_gate_up": partial(
                 kernels.expert_gate_up, *normed, layer.gate_up, sources, visits, activations
             ),
-        }
-        down, sums = (activations, layer.down, visits), (shares, places_of, norm_after, *state)
-        if kernels.expert_sum is not None:
-            return ops | {"expert_sum": partial(kernels.expert_sum, *down, *sums)}
-        results = self._results[:places]
-        return ops | {
-            "expert_down": partial(kernels.expert_down, *down, rows, results),
-            "add_experts": partial(kernels.add_experts, results, *sums),
+            "expert_sum": partial(kernels.expert_sum, *down, *sums),
         }
 
     def count_visited(self, rows: int) -> int:

@@ -192,14 +192,6 @@ def test_expert_gate_up_serves_each_place(place, inputs, tokens, hidden, interme
     check(place, "expert_gate_up", arguments, ["out"])
 
 
-@pytest.mark.parametrize("tokens", PRODUCT_COUNTS)
-@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (48, 1120)])
-@ids_of
-def test_expert_down_serves_each_place(place, inputs, tokens, rows, columns, ids_of):
-    arguments = _down(inputs, ids_of(inputs, tokens), rows, columns)
-    check(place, "expert_down", arguments, ["out"])
-
-
 @pytest.mark.parametrize("tokens", TOKEN_COUNTS)
 @pytest.mark.parametrize(("rows", "columns"), [(16, 32), (80, 1120), (112, 2176)])
 @ids_of
@@ -223,9 +215,6 @@ def test_packed_experts_multiply_like_their_dense_matrices(place, inputs, packin
     arguments = _gate_up(inputs, ids, 256, 16)
     arguments["weights"] = packed(arguments["weights"], tiles.gate_up_order(32))
     check(place, "expert_gate_up", arguments, ["out"])
-    arguments = _down(inputs, ids, 32, 384)
-    arguments["weights"] = packed(arguments["weights"], tiles.plain_order(32))
-    check(place, "expert_down", arguments, ["out"])
     arguments = _sum(inputs, ids, 32, 1152)
     arguments["weights"] = packed(arguments["weights"], tiles.plain_order(32))
     check(place, "expert_sum", arguments, ["hidden", "x"])
@@ -242,18 +231,6 @@ def _gate_up(inputs, ids, hidden, intermediate):
         "sources": routed["sources"],
         "visits": routed["visits"],
         "out": inputs.unwritten(ids.numel(), intermediate),
-    }
-
-
-def _down(inputs, ids, rows, columns):
-    activations = inputs.normal(ids.numel(), columns)
-    activations[(ids[:, 0] >= 0).sum() * ids.shape[1] :] = math.nan
-    return {
-        "input": activations,
-        "weights": inputs.normal(9, rows, columns, scale=columns**-0.5),
-        "visits": visits_of(inputs, ids)["visits"],
-        "tokens": len(ids),
-        "out": inputs.unwritten(ids.numel(), rows, dtype=torch.float32),
     }
 
 
@@ -314,7 +291,7 @@ def test_empty_batch_visits_nobody(place, inputs):
     place.ops.route(**arguments, stream=place.stream)
     nobody = torch.empty(0, 1, dtype=torch.int64)
     place.ops.expert_gate_up(**_gate_up(inputs, nobody, 32, 8), stream=place.stream)
-    place.ops.expert_down(**_down(inputs, nobody, 16, 32), stream=place.stream)
+    place.ops.expert_sum(**_sum(inputs, nobody, 16, 32), stream=place.stream)
 
 
 @pytest.mark.parametrize(

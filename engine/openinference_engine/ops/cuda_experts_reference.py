@@ -95,7 +95,9 @@ def prefill_gate_up(
 def prefill_down(
     input: Tensor, weights: Tensor, visits: Tensor, out: Tensor, stream: Any = None
 ) -> None:
-    expert_down(input, weights, visits, len(input), out)
+    order = tiles.plain_order(out.shape[1])
+    for expert, places in _visited(visits):
+        out[places] = input[places].float() @ dense(weights[expert], order).T
 
 
 def expert_gate_up(
@@ -117,19 +119,6 @@ def expert_gate_up(
         out[places] = (functional.silu(gate) * up).to(out.dtype)
 
 
-def expert_down(
-    input: Tensor,
-    weights: Tensor,
-    visits: Tensor,
-    tokens: int,
-    out: Tensor,
-    stream: Any = None,
-) -> None:
-    order = tiles.plain_order(out.shape[1])
-    for expert, places in _visited(visits):
-        out[places] = input[places].float() @ dense(weights[expert], order).T
-
-
 def expert_sum(
     input: Tensor,
     weights: Tensor,
@@ -143,7 +132,7 @@ def expert_sum(
     stream: Any = None,
 ) -> None:
     results = hidden.new_zeros(len(input), hidden.shape[1])
-    expert_down(input, weights, visits, len(hidden), results)
+    prefill_down(input, weights, visits, results)
     add_experts(results, shares, places, norm_weight, hidden, x, sum_squares)
 
 
