@@ -6,7 +6,7 @@
 // which share a scale in W and in x, are multiplied by themselves and then added up in float32: e4m3's
 // products keep too few bits for more.
 //
-// One thread requests a slab by three copies. With one copy for each tile of 16 rows, as in wide_gemm.cuh,
+// One thread requests a slab by three copies. Where each tile of 16 rows had its own (weight_sources.cuh)
 // requests took longer than products (docs/log.md).
 #pragma once
 
