@@ -17,7 +17,7 @@ from openinference_engine.config import EngineConfig, ExpertsConfig, GroupConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.llama_weights import load_llama
-from openinference_engine.ops import cuda_reference
+from openinference_engine.ops import cuda_experts_reference, cuda_reference
 from openinference_engine.ranks import device_memory
 from openinference_engine.ranks.cuda_pipeline import in_lanes
 from openinference_engine.ranks.cuda_stage import stage_model
@@ -56,6 +56,8 @@ class Turns:
     """The kernels of one rank, which is called when what it is to wait for is there."""
 
     attend_prefill = staticmethod(cuda_reference.attend_prefill)
+    prefill_gate_up = staticmethod(cuda_experts_reference.prefill_gate_up)
+    prefill_down = staticmethod(cuda_experts_reference.prefill_down)
 
     def __init__(self, kernels, barrier, pushed):
         """pushed: for the address of an inbox between stages, what was pushed there."""
@@ -173,7 +175,7 @@ class PipelineOfTeams:
             mail.put(msgspec.msgpack.encode(message))
 
 
-@pytest.mark.parametrize(
+groups = pytest.mark.parametrize(
     ("checkpoint", "group"),
     [
         (SparseCheckpoint(MODEL), GroupConfig(pipeline=2, tensor=2)),
@@ -181,6 +183,9 @@ class PipelineOfTeams:
     ],
     ids=["tensor", "expert"],
 )
+
+
+@groups
 def test_tokens_and_log_probabilities_are_those_of_one_team(
     emulated, new_engine, place, checkpoint, group  # noqa: F811
 ):  # fmt: skip
@@ -198,11 +203,12 @@ def test_tokens_and_log_probabilities_are_those_of_one_team(
     assert pipeline.end()
 
 
-def test_prompts_of_many_rows_pass_the_teams(emulated, new_engine):  # noqa: F811
+@groups
+def test_prompts_of_many_rows_pass_the_teams(
+    emulated, new_engine, checkpoint, group  # noqa: F811
+):  # fmt: skip
     """In chunks of up to 35 rows, of which nobody waits for the first."""
-    params = SamplingParams(seed=0, max_tokens=3, temperature=0)
-    checkpoint, prompts = SparseCheckpoint(MODEL), prompts_of(90, 40)
-    group = GroupConfig(pipeline=2, tensor=2)
+    params, prompts = SamplingParams(seed=0, max_tokens=3, temperature=0), prompts_of(90, 40)
     pipeline = PipelineOfTeams(emulated, group, checkpoint, has_prefill=True)
     several = [Request(str(index), prompt, params) for index, prompt in enumerate(prompts)]
     results = serve(new_engine(*pipeline.lanes, step_tokens=35), several, every=1)
