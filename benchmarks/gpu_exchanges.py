@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu_exchanges [--ranks 2] [--rows 1,8,32,128,512,2048]
 
-Microseconds, one after another in a CUDA graph, of the slower rank. Marked words are those of the
-engine: `push_partial` sends what a product (of 128 columns here) has made, `add_partials` adds up
-what came, to the residual. "alone" is the same of one rank: the difference is what peers cost. NCCL
-does nothing but to sum bfloat16 of the same shape (all-reduce) or to bring it (all-gather).
+Microseconds, one after another in a CUDA graph, of the slower rank. "words" and "parts" are the
+engine's ways: a product (of 128 columns here) sends what it makes, or leaves it for peers to read,
+and what all have made is added to the residual. "alone" is the first of one rank: the difference is
+what peers cost. NCCL does nothing but to sum bfloat16 of the same shape (all-reduce) or to bring it
+(all-gather).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from torch._C._distributed_c10d import (
 )
 
 WIDTHS = (4096, 8192)
-WAYS = ("marked words", "alone", "all-reduce", "all-gather")
+WAYS = ("words", "parts", "alone", "all-reduce", "all-gather")
 TIMEOUT = timedelta(seconds=60)
 _PRODUCT_COLUMNS = 128
 _REPLAYS = 9
@@ -49,11 +50,14 @@ def measure(rank: int, ranks: int, rows: list[int], port: int, results: Connecti
     team = Team(rank, ranks, ProcessGroupGloo(store, rank, ranks, TIMEOUT))
     nccl = _nccl(PrefixStore("nccl", store), rank, ranks)
     for columns in WIDTHS:
-        layout = Layout(ranks * max(rows) * columns // 2, 1, 16)
-        memories = [DeviceMemory(kernels, of, layout, device) for of in (team, Team())]
-        words, alone = (
-            TeamKernels(kernels, of, memory.view)
-            for of, memory in zip((team, Team()), memories, strict=True)
+        elements = max(rows) * columns
+        layout = Layout(ranks * elements // 2, 1, 16, elements)
+        memories = [DeviceMemory(kernels, of, layout, device) for of in (team, team, Team())]
+        words, parts, alone = (
+            TeamKernels(kernels, of, memory.view, many_rows=many)
+            for of, memory, many in zip(
+                (team, team, Team()), memories, (1 << 30, 0, 1 << 30), strict=True
+            )
         )
         for count in rows:
             state = torch.zeros(count, columns, device=device)
@@ -61,6 +65,7 @@ def measure(rank: int, ranks: int, rows: list[int], port: int, results: Connecti
             everybodys = part.new_empty(ranks * count, columns)
             ways: list[tuple[Callable[[], object], TeamKernels | None]] = [
                 (_summing(kernels, words, state), words),
+                (_summing(kernels, parts, state), parts),
                 (_summing(kernels, alone, state), alone),
                 (partial(nccl.allreduce, [part], _on_this_stream(AllreduceOptions())), None),
                 (
@@ -133,7 +138,7 @@ def microseconds(exchange: Callable[[], object], team: TeamKernels | None, count
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--rows", default="1,8,32,128,512,2048", help="comma-separated")
+    parser.add_argument("--rows", default="1,8,16,32,64,128,512,2048", help="comma-separated")
     parser.add_argument("--port", type=int, default=29_519)
     options = parser.parse_args()
     rows = [int(count) for count in options.rows.split(",")]
@@ -143,7 +148,9 @@ def main() -> None:
     common = (options.ranks, rows, options.port, sender)
     for rank in range(options.ranks):
         start(args=(rank, *common), daemon=True).start()
-    print(f"| µs, {options.ranks} GPUs | rows | {' | '.join(WAYS)} |\n|---|--:|--:|--:|--:|--:|")
+    print(
+        f"| µs, {options.ranks} GPUs | rows | {' | '.join(WAYS)} |\n|---|--:|--:|--:|--:|--:|--:|"
+    )
     for columns in WIDTHS:
         for count in rows:
             figures = " | ".join(f"{receiver.recv()[-1]:.1f}" for _ in WAYS)

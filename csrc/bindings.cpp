@@ -44,9 +44,9 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
 
     py::class_<Team>(module, "Team", py::module_local())
         .def(py::init<int, int, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t, uintptr_t,
-                      uintptr_t, int64_t, std::vector<uintptr_t>>(),
+                      uintptr_t, int64_t, std::vector<uintptr_t>, std::vector<uintptr_t>, int64_t>(),
              "rank"_a, "ranks"_a, "inboxes"_a, "logits"_a, "words"_a, "ended"_a, "aborted"_a,
-             "patience_nanoseconds"_a, "peers_aborted"_a);
+             "patience_nanoseconds"_a, "peers_aborted"_a, "parts"_a = std::vector<uintptr_t>{}, "part_elements"_a = 0);
 
     module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
                "sum_squares"_a, "stream"_a);
@@ -113,6 +113,9 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "exchange"_a, "stream"_a);
     module.def("add_partials", &openinference::add_partials, "team"_a, "exchange"_a, "norm_weight"_a, "hidden"_a,
                "x"_a, "sum_squares"_a, "stream"_a);
+    module.def("store_part", &openinference::store_part, "input"_a, "weights"_a, "team"_a, "exchange"_a, "stream"_a);
+    module.def("add_parts", &openinference::add_parts, "team"_a, "exchange"_a, "norm_weight"_a, "hidden"_a, "x"_a,
+               "sum_squares"_a, "stream"_a);
     module.def("push_choice", &openinference::push_choice, "logits"_a, "first"_a, "vocabulary"_a, "tokens"_a,
                "team"_a, "exchange"_a, "counters"_a, "stream"_a);
     module.def("take_choice", &openinference::take_choice, "team"_a, "exchange"_a, "tokens"_a, "positions"_a,

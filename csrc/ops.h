@@ -152,6 +152,12 @@ void push_experts(const Tensor& results, const Tensor& shares, const Tensor& pla
 void add_partials(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& hidden,
                   const Tensor& x, const Tensor& sum_squares, Stream stream);
 
+// push_partial and add_partials for many tokens: this rank's part of the team's memory ← input·Wᵀ in bf16;
+// hidden += what all ranks stored.
+void store_part(const Tensor& input, const Tensor& weights, const Team& team, int exchange, Stream stream);
+void add_parts(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
+               const Tensor& sum_squares, Stream stream);
+
 // To every rank ← this rank's logits (T, V') float32, which are those from `first` on of (T, V), and
 // what choose_token made of them: tokens (T) int32, each row's likeliest of these V'. A team without
 // addresses of logits gets none, only what take_choice needs. counters (≥ T)

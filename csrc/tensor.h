@@ -93,7 +93,9 @@ constexpr int kMaxRanks = 8;  // of a team: the GPUs of one host
 // own, (2, words) uint2 that start as zeros, and, in the order of the ranks, of the peers' that it can
 // write to: all or none. logits: addresses in the same order, (T, V) float32. ended, aborted: addresses of
 // one int32 each of its own that start as zeros: how many exchanges have ended, whether the team has.
-// peers_aborted: addresses of the peers' second one, as far as it can write to them.
+// peers_aborted: addresses of the peers' second one, as far as it can write to them. parts: addresses of
+// every rank's, in their order, (2, part_elements) bf16; what a peer's is, it has brought where it cannot
+// read the peer's memory (cuda/parts.cuh).
 //
 // Between two stages of a pipeline it is a team of one: both ends take the inbox of the one that receives
 // for their own, (1, words), and its logits.
@@ -104,6 +106,8 @@ struct Team {
     uintptr_t ended, aborted;
     int64_t patience_nanoseconds;
     std::vector<uintptr_t> peers_aborted;
+    std::vector<uintptr_t> parts = {};
+    int64_t part_elements = 0;
 };
 
 }  // namespace openinference

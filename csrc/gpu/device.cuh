@@ -190,6 +190,14 @@ __device__ __forceinline__ uint2 load_whole(const uint2* address) {
     asm volatile("ld.volatile.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address) : "memory");
     return v;
 }
+__device__ __forceinline__ uint4 load_whole(const uint4* address) {
+    uint4 v;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(address)
+                 : "memory");
+    return v;
+}
 
 // What this block wrote before is visible to other GPUs before what this thread writes after.
 __device__ __forceinline__ void publish_to_peers() { __threadfence_system(); }

@@ -26,8 +26,9 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.
 CACHE_BITS = {"fp8": (8, 8, 4), "int8": (8, 8, 4), "int8-int4": (8, 4, 6), "int4": (4, 4, 8)}
 FLOAT32_BITS, BFLOAT16_BITS = (32, 32, 0), (16, 16, 0)
-# What tensor ranks on GPUs write to each other (openinference_engine.ranks.device_memory): words of
-# eight bytes with two columns of a step's rows, in two inboxes, and float32 logits of some rows.
+# What tensor ranks on GPUs have for each other (openinference_engine.ranks.device_memory): words of
+# eight bytes with two columns of a step's rows, in two inboxes, float32 logits of some rows, and
+# twice the columns of a step's rows in bfloat16.
 STEP_TOKENS, BLOCK_TOKENS, LOGIT_ROWS = 512, 16, 128
 
 
@@ -50,9 +51,9 @@ class Demand:
 
     `matrices`: all but keys and values, experts, embedding and head. `head`: 0 where the embedding
     is the head. `sequence`: keys and values of the longest sequence of so many tokens.
-    `layer_cost`, `head_cost`: by which stages are balanced. `inbox`, `logits`: of a tensor rank on
-    a GPU, for each peer and for all. `copy`: of one layer of that sequence, which prompts on GPUs
-    read instead of codes (openinference_engine.prompt_attention).
+    `layer_cost`, `head_cost`: by which stages are balanced. `inbox`, `parts`, `logits`: of a tensor
+    rank on a GPU, the first for each peer. `copy`: of one layer of that sequence, which prompts on
+    GPUs read instead of codes (openinference_engine.prompt_attention).
     """
 
     matrices: int
@@ -69,6 +70,7 @@ class Demand:
     head_cost: int
     is_on_gpus: bool
     inbox: int
+    parts: int
     logits: int
     copy: int
 
@@ -83,7 +85,7 @@ class Demand:
         """
         if not self.is_on_gpus or layout.num_ranks == 1:
             return 0
-        of_team = layout.ranks_per_stage * self.inbox + self.logits
+        of_team = layout.ranks_per_stage * self.inbox + self.parts + self.logits
         if layout.pipeline == 1:
             return of_team
         inputs = LOGIT_ROWS * 4 * (self.sequence_tokens + self.sequence_tokens // BLOCK_TOKENS)
@@ -165,7 +167,8 @@ def measure(service: InferenceService, summary: Mapping[str, Any]) -> Demand:
         layer_cost=int(summary.get("layerWeightsPerToken", 1)),
         head_cost=vocabulary * hidden if "layerWeightsPerToken" in summary else 0,
         is_on_gpus=service.gpus_per_pod > 0,
-        inbox=_inbox_bytes(service, hidden),
+        inbox=2 * 8 * max(_step_rows(service) * hidden // 2, 2 * LOGIT_ROWS),
+        parts=2 * ELEMENT_BYTES["bfloat16"] * _step_rows(service) * hidden,
         logits=4 * LOGIT_ROWS * vocabulary,
         copy=_copy_bytes(service, heads * head_dim * tokens),
     )
@@ -213,9 +216,8 @@ def _element_bytes(service: InferenceService, summary: Mapping[str, Any]) -> int
     return ELEMENT_BYTES["bfloat16"] if is_expanded else 0
 
 
-def _inbox_bytes(service: InferenceService, hidden: int) -> int:
-    rows = max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)
-    return 2 * 8 * max(rows * hidden // 2, 2 * LOGIT_ROWS)
+def _step_rows(service: InferenceService) -> int:
+    return max(STEP_TOKENS, seats(service) + BLOCK_TOKENS, LOGIT_ROWS)
 
 
 def _copy_bytes(service: InferenceService, elements: int) -> int:

@@ -7,14 +7,15 @@ from openinference_engine.ranks.team_kernels import TeamMemory
 class Memory:
     """What the ranks of a team map of one another, in the memory of this process."""
 
-    def __init__(self, ranks, words, rows, vocabulary, device):
+    def __init__(self, ranks, words, rows, vocabulary, device, part_elements=0):
         def zeros(*shape, dtype):
             return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(ranks)]
 
         self.inboxes = zeros(2, words, dtype=torch.int64)
         self.logits = zeros(rows, vocabulary, dtype=torch.float32)
         self.states = zeros(4, dtype=torch.int32)
-        self._words = words
+        self._words, self._part_elements = words, part_elements
+        self.parts = zeros(2, part_elements, dtype=torch.bfloat16)
 
     def seen_by(self, rank):
         def addresses(tensors):
@@ -28,4 +29,6 @@ class Memory:
             self._words,
             self.states[rank],
             addresses([state[1:] for state in self.states])[1:],
+            [part.data_ptr() for part in self.parts],
+            self._part_elements,
         )

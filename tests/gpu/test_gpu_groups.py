@@ -27,7 +27,7 @@ MIXTURE = msgspec.structs.replace(
     MODEL, architecture="qwen3moe", experts=ExpertsConfig(8, 2, 512, normalises_shares=True)
 )
 NUM_TOKENS, BOUND = 24, 0.05  # logits have a standard deviation of about one
-LENGTHS = (3, 19, 7, 60, 41)  # the longer ones by the kernels for prompts
+LENGTHS = (3, 19, 7, 90, 41)  # the longer ones by the kernels for prompts
 
 pytestmark = pytest.mark.gpu
 

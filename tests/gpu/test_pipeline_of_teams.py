@@ -72,7 +72,14 @@ class Turns:
 
     def __getattr__(self, name):
         op = getattr(self._kernels, name)
-        if name in ("push_rows", "push_choice", "take_rows", "take_choice", "add_partials"):
+        if name in (
+            "push_rows",
+            "push_choice",
+            "take_rows",
+            "take_choice",
+            "add_partials",
+            "add_parts",
+        ):
             return lambda *arguments: self._in_turn(name, op, arguments)
         return op
 
@@ -134,7 +141,7 @@ class PipelineOfTeams:
         size = group.ranks_per_stage
         team = Team(place.rank % size, size)
         memory = self._memory(place)
-        view = memory.shared_by(self._of_team, self._peers(place))
+        view = memory.shared_by(self._of_team, team.index, self._peers(place))
         part = stage_model(model, group, place.stage, team.index)
         own = CheckpointPart(self._checkpoint, team, group.expert)
         source = Weights(own, torch.bfloat16, ranks=Ranks(group, place.rank, stage=team))

@@ -53,7 +53,7 @@ class Lockstep:
         self._kernels, self._barrier = kernels, barrier
 
     def __getattr__(self, name):
-        if name in ("add_partials", "take_choice"):
+        if name in ("add_partials", "add_parts", "take_choice"):
             self._barrier.wait(60)
         return getattr(self._kernels, name)
 
@@ -64,8 +64,10 @@ def build_team(place, checkpoint, ranks, weight_format, expert=1, is_determinist
     expert: in so many parts the team divides whole experts.
     """
     model = checkpoint.config
-    words = ranks * MAX_ROWS * model.hidden_size // 2
-    memory = Memory(ranks, words, MAX_ROWS, model.vocab_size, place.device)
+    elements = MAX_ROWS * model.hidden_size
+    memory = Memory(
+        ranks, ranks * elements // 2, MAX_ROWS, model.vocab_size, place.device, elements
+    )
     barrier, mail = threading.Barrier(ranks), [queue.SimpleQueue() for _ in range(ranks - 1)]
 
     def decoder_of(rank):
@@ -111,7 +113,7 @@ def test_team_draws_what_the_model_does(place, ranks, weight_format):
         pytest.skip("ranks of one process would wait for one another on one stream")
     checkpoint = RandomCheckpoint(CONFIG)
     oracle = build_oracle(checkpoint.config, weight_format)
-    prompts = prompts_of(3, 9)
+    prompts = prompts_of(3, 66 if ranks == 4 else 9)  # many rows, which peers read
     runner, send, threads, memory = build_team(place, checkpoint, ranks, weight_format)
     outputs, _ = generate(runner, prompts, num_tokens=4)
     chance = {"temperature": 1.0, "num_logprobs": 2}  # drawn and rated on every rank
@@ -142,14 +144,16 @@ def test_step_of_a_lost_team_is_an_error(place, draws):
 
 
 def test_what_ranks_write_to_each_other_is_no_room_for_the_cache():
-    """7B on two GPUs: two inboxes with 4,096 rows of each rank, and 128 rows of logits."""
+    """7B on two GPUs: two inboxes with 4,096 rows of each rank, 128 rows of logits, and twice
+    4,096 rows of a product."""
     model = SHAPES["llama-2-7b"]
     config = EngineConfig("", max_step_tokens=4096, group=GroupConfig(tensor=2))
     own, gib = part_of(model, Team(0, 2)), 1 << 30
     taken = plan_memory(own, config, 79 * gib) - plan_part(model, config, 79 * gib)
-    assert taken == pytest.approx(2 * 2 * 4096 * 2048 * 8 + 128 * 32_000 * 4, abs=64)
+    inboxes, parts = 2 * 2 * 4096 * 2048 * 8, 2 * 4096 * 4096 * 2
+    assert taken == pytest.approx(inboxes + parts + 128 * 32_000 * 4, abs=64)
     message = (
-        r"a part of 2 by --tensor, beside 272 MiB for what ranks write to each other: --weights"
+        r"a part of 2 by --tensor, beside 336 MiB for what ranks write to each other: --weights"
     )
     with pytest.raises(StartError, match=message):
         plan_part(model, config, 8 * gib)
@@ -167,14 +171,17 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
         own = vocabulary_of(vocabulary, ranks, rank)
         inbox[0, 4 * rank : 4 * rank + 4] = words[4 * rank : 4 * rank + 4]
         view = SimpleNamespace(whole_logits=whole)
-        memory = SimpleNamespace(inbox=inbox, view=view)
+        parts = [torch.zeros(7) for _ in range(ranks)]
+        parts[rank][:6] = rank
+        memory = SimpleNamespace(inbox=inbox, view=view, gathered=parts)
         options = ProcessGroupGloo._Options()
         options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
         group = ProcessGroupGloo(store, rank, ranks, options)
         gatherer = NcclGatherer(Team(rank, ranks), memory, group)
         gatherer.gather_words(4)
         gatherer.gather_logits(logits[:, own].contiguous())
-        gathered[rank] = inbox[0, : ranks * 4], whole[:rows]
+        gatherer.gather_parts(6)
+        gathered[rank] = inbox[0, : ranks * 4], whole[:rows], torch.stack(parts)
 
     threads = [threading.Thread(target=gather, args=(rank,)) for rank in range(ranks)]
     for thread in threads:
@@ -184,6 +191,7 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
     for rank in range(ranks):
         assert torch.equal(gathered[rank][0], words)
         assert torch.equal(gathered[rank][1], logits)
+        assert gathered[rank][2].tolist() == [[float(of)] * 6 + [0] for of in range(ranks)]
 
 
 def test_several_pods_are_refused_on_gpus():

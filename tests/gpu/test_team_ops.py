@@ -15,7 +15,8 @@ def teams(ops, memory, ranks, patience_nanoseconds=PATIENCE_NANOSECONDS):
     return [
         ops.Team(
             rank, ranks, view.inboxes, view.logits, view.words, view.state.data_ptr(),
-            view.state[1:].data_ptr(), patience_nanoseconds, view.peers_aborted,
+            view.state[1:].data_ptr(), patience_nanoseconds, view.peers_aborted, view.parts,
+            view.part_elements,
         )
         for rank in range(ranks)
         for view in [memory.seen_by(rank)]
@@ -27,10 +28,14 @@ def random():
     return torch.Generator().manual_seed(11)
 
 
+@pytest.mark.parametrize("way", [("push_partial", "add_partials"), ("store_part", "add_parts")])
 @pytest.mark.parametrize(("ranks", "tokens"), [(2, 1), (3, 17), (8, 5)])
-def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(place, random, ranks, tokens):
+def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
+    place, random, ranks, tokens, way
+):
     hidden_size, columns = 80, 64
-    memory = Memory(ranks, ranks * tokens * hidden_size // 2, 1, 1, place.device)
+    elements = tokens * hidden_size
+    memory = Memory(ranks, ranks * elements // 2, 1, 1, place.device, elements)
     members = teams(place.ops, memory, ranks)
     gamma = torch.randn(hidden_size, generator=random).bfloat16().to(place.device)
     before = torch.randn(tokens, hidden_size, generator=random).to(place.device)
@@ -40,9 +45,9 @@ def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(place, rando
             weights = torch.randn(hidden_size, columns, generator=random).bfloat16()
             part = torch.randn(tokens, columns, generator=random).bfloat16()
             weights, part = weights.to(place.device), part.to(place.device)
-            place.ops.push_partial(part, weights, team, exchange, place.stream)
+            getattr(place.ops, way[0])(part, weights, team, exchange, place.stream)
             expected += (part.float() @ weights.float().T).bfloat16()
-        states = [add_partials(place, team, exchange, gamma, before.clone()) for team in members]
+        states = [add_up(place, way[1], team, exchange, gamma, before.clone()) for team in members]
         x, squares = torch.empty_like(states[0][1]), torch.empty_like(states[0][2])
         reference.write_norm_inputs(expected, gamma, x, squares)
         torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
@@ -73,7 +78,7 @@ def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
         place.ops.push_experts(results, shares, places.to(place.device), team, 0, place.stream)
         for token, choice in is_own.view(tokens, chosen).nonzero().tolist():
             expected[token] += shares[token, choice] * results[places[token, choice]]
-    states = [add_partials(place, team, 0, gamma, hidden.clone()) for team in members]
+    states = [add_up(place, "add_partials", team, 0, gamma, hidden.clone()) for team in members]
     torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
     assert all(map(torch.equal, states[1], states[0]))
 
@@ -103,7 +108,7 @@ def test_sums_of_experts_of_all_ranks_become_one(place, random, tokens, columns)
         sums = input, weights, visits, shares, places
         place.ops.push_expert_sum(*sums, team, 0, place.stream)
         experts_reference.expert_sum(*sums, gamma, expected, *states_of(expected))
-    states = [add_partials(place, team, 0, gamma, hidden.clone()) for team in members]
+    states = [add_up(place, "add_partials", team, 0, gamma, hidden.clone()) for team in members]
     torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
     assert all(map(torch.equal, states[1], states[0]))
 
@@ -114,11 +119,11 @@ def states_of(hidden):
     return torch.empty_like(hidden, dtype=torch.bfloat16), hidden.new_empty(tokens, columns // 16)
 
 
-def add_partials(place, team, exchange, gamma, hidden):
+def add_up(place, op, team, exchange, gamma, hidden):
     tokens, columns = hidden.shape
     x = torch.full((tokens, columns), torch.nan, dtype=torch.bfloat16, device=place.device)
     squares = torch.full((tokens, columns // 16), torch.nan, device=place.device)
-    place.ops.add_partials(team, exchange, gamma, hidden, x, squares, place.stream)
+    getattr(place.ops, op)(team, exchange, gamma, hidden, x, squares, place.stream)
     return hidden, x, squares
 
 

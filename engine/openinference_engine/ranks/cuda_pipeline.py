@@ -133,7 +133,7 @@ def build_stage(
     memory, logits = _stage_memory(shared, model, config, ranks), None
     if group.ranks_per_stage > 1:
         layout = team_layout(model, config, ranks.place.stage)
-        view = memory.shared_by(layout, _peers(ranks, shared))
+        view = memory.shared_by(layout, ranks.stage.index, _peers(ranks, shared))
         kernels = cast(ModuleType, TeamKernels(kernels, ranks.stage, view))
         logits = view.whole_logits if part.extent.has_head else None
     cache_format = CUDA_FORMATS[config.kv_cache_dtype]

@@ -6,7 +6,7 @@ One allocation holds two inboxes, the whole logits and the state; ranks tell eac
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, cast
 
@@ -19,17 +19,18 @@ from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.team import Team
 from openinference_engine.ranks.team_kernels import Gatherer, TeamMemory
 
-_WORD_BYTES, _COPIES, _STATE_BYTES = 8, 2, 16
+_WORD_BYTES, _PART_BYTES, _COPIES, _STATE_BYTES = 8, 2, 2, 16
 log = logging.getLogger("openinference.ranks")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Bytes from the start of the allocation on: inboxes, then logits, then state."""
+    """Bytes from the start of the allocation on: inboxes, logits, state, then parts of products."""
 
     words: int  # of an inbox
     rows: int  # that have logits
     vocabulary: int
+    part_elements: int
 
     @property
     def logits(self) -> int:
@@ -40,14 +41,18 @@ class Layout:
         return self.logits + -(-self.rows * self.vocabulary * 4 // 16) * 16
 
     @property
-    def num_bytes(self) -> int:
+    def parts(self) -> int:
         return self.state + _STATE_BYTES
+
+    @property
+    def num_bytes(self) -> int:
+        return self.parts + _COPIES * self.part_elements * _PART_BYTES
 
 
 def layout_of(config: ModelConfig, ranks: int, max_rows: int, logit_rows: int) -> Layout:
     """max_rows: of a step; two columns of a row are a word."""
     words = ranks * max(max_rows * config.hidden_size // 2, 2 * logit_rows)
-    return Layout(words, logit_rows, config.vocab_size)
+    return Layout(words, logit_rows, config.vocab_size, max_rows * config.hidden_size)
 
 
 class SharedMemory:
@@ -108,19 +113,34 @@ class DeviceMemory:
         state = own[layout.state :].view(torch.int32)[:2]
         self.is_mapped = shared.is_mapped
         peers_aborted = [base + layout.state + state.element_size() for base in bases[1:]]
-        self.view = team_memory(layout, own, bases, state, peers_aborted)
+        self.view = team_memory(layout, team.index, own, bases, state, peers_aborted)
+        self.gathered: list[Tensor] = []  # parts of products, where peers' cannot be read
+        if not shared.is_mapped:
+            of_own = own[layout.parts :].view(torch.bfloat16)[: layout.part_elements]
+            self.gathered = [torch.zeros_like(of_own) for _ in range(team.size)]
+            self.gathered[team.index] = of_own
+            self.view = replace(self.view, parts=[part.data_ptr() for part in self.gathered])
         self.abort = Abort(state[1:])
 
 
 def team_memory(
-    layout: Layout, own: Tensor, bases: list[int], state: Tensor, peers_aborted: list[int]
+    layout: Layout,
+    rank: int,
+    own: Tensor,
+    bases: list[int],
+    state: Tensor,
+    peers_aborted: list[int],
 ) -> TeamMemory:
     """own: this rank's memory from the first inbox on, uint8; bases: its address, then the peers'
     that it can write to; the others as in `TeamMemory`."""
     logits = own[layout.logits : layout.state].view(torch.float32)
     logits = logits[: layout.rows * layout.vocabulary].view(layout.rows, layout.vocabulary)
     addresses = [base + layout.logits for base in bases]
-    return TeamMemory(bases, addresses, logits, layout.words, state, peers_aborted)
+    own_part, *peers_parts = [base + layout.parts for base in bases]
+    parts = [*peers_parts[:rank], own_part, *peers_parts[rank:]]
+    return TeamMemory(
+        bases, addresses, logits, layout.words, state, peers_aborted, parts, layout.part_elements
+    )
 
 
 class NcclGatherer(Gatherer):
@@ -142,6 +162,10 @@ class NcclGatherer(Gatherer):
         parts = self._memory.inbox[0, : self._team.size * num_words]
         own = parts.view(self._team.size, -1)[self._team.index]
         self._group._allgather_base(parts, own).wait()
+
+    def gather_parts(self, num_elements: int) -> None:
+        parts = [part[:num_elements] for part in self._memory.gathered]
+        self._group.allgather([parts], [parts[self._team.index]]).wait()
 
     def gather_logits(self, part: Tensor) -> None:
         rows, width = part.shape

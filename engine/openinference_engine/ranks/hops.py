@@ -131,15 +131,16 @@ class StageMemory:
         self._ended = zeros(layout.lanes, 2)  # exchanges of the hops before and after
         self.counters = zeros(MAX_ROWS)  # scratch of `push_choice`
 
-    def shared_by(self, layout: Layout, peers: list[int]) -> TeamMemory:
+    def shared_by(self, layout: Layout, rank: int, peers: list[int]) -> TeamMemory:
         """What ranks that share this stage write to each other, behind what stages do.
 
-        peers: addresses of the whole memory of the others, which is divided as this one is.
+        rank: of this one among them. peers: addresses of the whole memory of the others, which is
+        divided as this one is.
         """
         start = self._layout.num_bytes
         bases = [address + start for address in (self._own.data_ptr(), *peers)]
         aborted = [address + self._layout.aborted for address in peers]
-        return team_memory(layout, self._own[start:], bases, self.state, aborted)
+        return team_memory(layout, rank, self._own[start:], bases, self.state, aborted)
 
     def logits(self, lane: int) -> Tensor | None:
         """(rows, vocabulary) float32, which the last stage writes to the first one's memory."""

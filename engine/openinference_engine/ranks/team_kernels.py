@@ -17,6 +17,7 @@ from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.team import Team
 
 PATIENCE_NANOSECONDS = 10_000_000_000  # for a peer's word; the watch ends a lost group before
+MANY_ROWS = 64  # by benchmarks.gpu_exchanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class TeamMemory:
     inboxes, logits: addresses, its own first, then the peers' that it can write to: all or none.
     whole_logits: (rows, vocabulary) float32, its own. words: of one of its two inboxes.
     state: two int32, exchanges ended and whether the team is lost. peers_aborted: addresses of the
-    peers' second one, in their order.
+    peers' second one, in their order. parts: addresses by rank of what each has made of many rows,
+    (2, part_elements) bf16, which it can read.
     """
 
     inboxes: list[int]
@@ -35,6 +37,8 @@ class TeamMemory:
     words: int
     state: Tensor
     peers_aborted: list[int]
+    parts: list[int]
+    part_elements: int
 
 
 class Gatherer(Protocol):
@@ -42,6 +46,9 @@ class Gatherer(Protocol):
 
     def gather_words(self, num_words: int) -> None:
         """Each rank's part of the inbox, of so many words."""
+
+    def gather_parts(self, num_elements: int) -> None:
+        """Each rank's part of a product of many rows, of so many elements."""
 
     def gather_logits(self, part: Tensor) -> None:
         """part: (rows, this rank's share of the vocabulary) → the whole logits."""
@@ -56,8 +63,10 @@ class TeamKernels:
         team: Team,
         memory: TeamMemory,
         gatherer: Gatherer | None = None,
+        many_rows: int = MANY_ROWS,
     ) -> None:
-        self._kernels, self._gatherer = kernels, gatherer
+        """many_rows: from so many on, peers read what a rank has made, instead of being sent it."""
+        self._kernels, self._gatherer, self._many_rows = kernels, gatherer, many_rows
         self._team = kernels.Team(
             rank=team.index,
             ranks=team.size,
@@ -68,6 +77,8 @@ class TeamKernels:
             aborted=memory.state[1:].data_ptr(),
             patience_nanoseconds=PATIENCE_NANOSECONDS,
             peers_aborted=memory.peers_aborted,
+            parts=memory.parts,
+            part_elements=memory.part_elements,
         )
         rows, self._vocabulary = memory.whole_logits.shape
         device = memory.whole_logits.device
@@ -93,9 +104,16 @@ class TeamKernels:
         stream: Any,
     ) -> None:
         """input, weights: this rank's columns."""
-        exchange = self._next_exchange()
-        self._kernels.push_partial(input, weights, self._team, exchange, stream)
-        self._add_partials(exchange, norm_weight, (hidden, x, sum_squares), stream)
+        exchange, state = self._next_exchange(), (hidden, x, sum_squares)
+        if len(input) < self._many_rows:
+            self._kernels.push_partial(input, weights, self._team, exchange, stream)
+            self._add_partials(exchange, norm_weight, state, stream)
+            return
+        self._kernels.store_part(input, weights, self._team, exchange, stream)
+        if self._gatherer is not None:
+            self._gatherer.gather_parts(hidden.numel())
+            self._gatherer.gather_words(1)
+        self._kernels.add_parts(self._team, exchange, norm_weight, *state, stream)
 
     def expert_sum(
         self,
