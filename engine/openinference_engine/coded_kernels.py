@@ -23,7 +23,7 @@ from openinference_engine.config import (
 )
 from openinference_engine.errors import StartError
 
-_FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
+_FEW_ROWS = 32  # kBatchTokens of csrc/gpu/batch_gemm.cuh, which is as fast up to there
 
 
 def check_activations(model: ModelConfig, config: EngineConfig) -> None:

@@ -52,8 +52,8 @@ def test_many_rows_are_multiplied_as_codes(inputs, kernels, name):
 
 
 def test_few_rows_stay_as_they_are(inputs, kernels, name):
-    arguments = _gate_up(inputs, name, 16)
-    out, expected = (inputs.unwritten(16, TINY.intermediate_size) for _ in range(2))
+    arguments = _gate_up(inputs, name, 32)
+    out, expected = (inputs.unwritten(32, TINY.intermediate_size) for _ in range(2))
     kernels.project_gate_up(*arguments, out, None)
     cuda_reference.project_gate_up(*arguments, expected)
     assert torch.equal(out, expected)
@@ -77,7 +77,7 @@ def test_an_input_without_a_norm_is_coded_as_it_is(inputs, kernels, name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rows", [17, 100])
+@pytest.mark.parametrize("rows", [33, 100])
 def test_a_step_of_codes_is_near_one_of_bfloat16(hopper, name, rows):
     """Every buffer, norm and residual of a step: logits of the same weights, one rounding apart."""
     weights = random_llama(TINY, 64, hopper.device, name)
