@@ -24,9 +24,10 @@ from openinference_operator.layout import (
 from openinference_operator.sizing import fewest_stages, human, needed_bytes
 from openinference_operator.spec import InferenceService
 
-# Whole experts are faster than narrower parts of them at any batch, and wider parts than whole
-# experts at few rows (docs/performance.md, "Mixtures of experts over several GPUs").
-LEAST_EXPERT_COLUMNS = 1024
+# A GPU is as fast with parts of so many columns as with whole experts, which do not spread evenly;
+# with parts of half as many it was slower (docs/performance.md, "Mixtures of experts over several
+# GPUs").
+LEAST_EXPERT_COLUMNS = 384
 
 
 @dataclass(frozen=True, slots=True)

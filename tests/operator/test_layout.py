@@ -166,8 +166,9 @@ def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
         (16, LLAMA_70B, Layout(2, tensor=8), "stages, for parallelism.tensor 16: more ranks than"),
         (2, LLAMA_70B | {"numExperts": 8}, Layout(tensor=2), "2 GPUs divide the 64 query"),
         (2, MIXTRAL, Layout(tensor=2), "tensor 2: 2 GPUs divide the 32 query and 8 key heads"),
-        (2, QWEN3_MOE, Layout(expert=2), "whole experts are faster than parts of 384 columns"),
-        (6, QWEN3_MOE, Layout(3, expert=2), "expert 2: whole experts are faster"),
+        (2, QWEN3_MOE, Layout(tensor=2), "tensor 2: 2 GPUs divide the 32 query and 4 key heads"),
+        (4, QWEN3_MOE, Layout(expert=4), "whole experts are faster than parts of 192 columns"),
+        (12, QWEN3_MOE, Layout(3, expert=4), "expert 4: whole experts are faster"),
         (4, None, Layout(pipeline=4), "the heads of the model are not known"),
     ],
 )
