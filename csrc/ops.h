@@ -24,8 +24,8 @@ void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight,
 
 // out (H/128, T', 132) float8_e4m3fn or int8, T' being T up to a multiple of 4 ← x (T, H) bf16: for each 128
 // columns the codes of all rows, 128 bytes each in the order of fp8's words, then a float32 scale for each, into
-// which the norm goes that sum_squares (T, H/16), or (T, 0) for none, and epsilon make. Products of fp8 or int8
-// weights take it for x or input on compute capability 9.0, and norm no more.
+// which the norm goes that sum_squares (T, H/16), or (T, 0) for none, and epsilon make. The projections
+// of fp8 or int8 weights take it for x or input on compute capability 9.0, and norm no more.
 void code_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
 
 // query (T, Q, D) bf16 and the caches (S, KV, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
@@ -71,9 +71,9 @@ void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, cons
                    const Tensor& positions, const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
                    const Tensor& value_cache, Stream stream);
 
-// The ops of a mixture of experts: E experts, K of them for each token, T ≤ 128 but for add_experts. Each token's choices are
-// ordered by expert, then by token, and have a place in this order, of N = T·K. A row of a negative
-// position goes to no expert; what is written at places that nobody has means nothing.
+// The ops of a mixture of experts: E experts, K of them for each token. T ≤ 128 for those of a step in which
+// tokens decode. Each token's choices are ordered by expert, then by token, and have a place in this order, of
+// N = T·K. A row of a negative position goes to no expert; what is written at places that nobody has means nothing.
 
 // From logits (T, E) float32: places (T, K) int32 of each token's best experts, the best first and the
 // lowest number of equals, −1 for none; shares (T, K) float32 of their sum, softmax over all experts or, if it

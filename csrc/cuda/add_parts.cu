@@ -23,7 +23,10 @@ __global__ void __launch_bounds__(kThreads)
     wait_for_predecessor();
     const auto* residual = reinterpret_cast<const float4*>(hidden + at);
     const float4 first = residual[0], second = residual[1];
-    if (threadIdx.x == 0) parts.exchange.receive(number, 0, [](int, uint32_t) {});
+    if (threadIdx.x == 0) {
+        parts.exchange.receive(number, 0, [](int, uint32_t) {});
+        acquire_from_peers();
+    }
     block_barrier();
     uint4 terms[kMaxRanks];
 #pragma unroll

@@ -121,7 +121,8 @@ inline Choice choice_of(const Tensor& logits, const Tensor& positions, bool norm
     require_at_most("logits", E, "experts", kMostExperts);
     require_at_most("shares", K, "experts of a token", std::min<int64_t>(E, kMostChosen));
     require(first_own >= 0 && own >= 0 && first_own + own <= E,
-            "experts " + std::to_string(first_own) + " to " + std::to_string(first_own + own) + " of " + std::to_string(E));
+            "first_own " + std::to_string(first_own) + ", own " + std::to_string(own) + ": not among " +
+                std::to_string(E) + " experts");
     return {logits.as<float>("logits", {T, E}),
             positions.as<int32_t>("positions", {T}),
             static_cast<int>(T),

@@ -33,6 +33,9 @@ template <class Code> __device__ __forceinline__ uint32_t word(const float (&v)[
     return byte(2) | byte(0) << 8 | byte(3) << 16 | byte(1) << 24;
 }
 
+// NaN if either is, which `max` would drop, and so hide from whoever looks for it in the logits.
+__device__ __forceinline__ float greater(float a, float b) { return b > a || b != b ? b : a; }
+
 // The codes of eight columns a lane; returns the scale.
 template <class Code> __device__ __forceinline__ float code_group(const uint4& eight, uint32_t* words) {
     const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
@@ -40,10 +43,10 @@ template <class Code> __device__ __forceinline__ float code_group(const uint4& e
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
         v[i] = i % 2 ? upper_half(pairs[i / 2]) : lower_half(pairs[i / 2]);
-        most = max(most, v[i] < 0 ? -v[i] : v[i]);
+        most = greater(most, v[i] < 0 ? -v[i] : v[i]);
     }
 #pragma unroll
-    for (int mask = kLanes / 2; mask > 0; mask /= 2) most = max(most, shuffle_xor(most, mask));
+    for (int mask = kLanes / 2; mask > 0; mask /= 2) most = greater(most, shuffle_xor(most, mask));
     const float factor = most > 0 ? kMost<Code> / most : 0;
     words[0] = word<Code>(v, 0, factor);
     words[4] = word<Code>(v, 4, factor);

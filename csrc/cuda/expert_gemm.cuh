@@ -123,7 +123,7 @@ void launch_expert_gemm(const char* op, const Weights& weights, const bf16* x, c
 template <class Epilogue>
 void multiply_visited(const char* op, const Tensor& weights, int64_t rows, int64_t columns, const bf16* x,
                       const Tensor& visits, int64_t tokens, int64_t places, const Epilogue& epilogue, Stream stream) {
-    require_at_most(op, tokens, "tokens", kMostRouted);
+    require_at_most("tokens", tokens, "tokens", kMostRouted);
     const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {places, 4}));
     with_weights(op, stacked(weights), weights.length("weights", 0) * rows, columns, [&](const auto& format) {
         const auto launch = [&](auto groups) {

@@ -4,7 +4,8 @@
 // A block owns a tile of 16 columns of the hidden state and reads that tile's weights of every visited
 // expert. Its warps go their own ways: each takes a part of k of one visit at a time, and leaves what that
 // makes of the visit's places in shared memory. At the end the parts of a place are added up in their order
-// and the places of a token in the order of its choices, so that no company changes a token's bits.
+// and the places of a token in the order of its choices: up to 16 tokens no company changes a token's bits
+// (with more, k has fewer parts).
 //
 // Whom a step visits is known since the predecessor began (it releases after it has waited for `route`), so
 // the first weights are requested before it has ended.
@@ -17,7 +18,7 @@ namespace openinference {
 namespace {
 
 constexpr int kLeastUnits = 3;             // of a part
-constexpr int kMostPartBytes = 160 * 1024;  // of shared memory
+constexpr int kMostPartBytes = 144 * 1024;  // of shared memory, which an A100 has beside SumShared
 constexpr int kRows = 16;                  // of a tile
 
 // Where two columns of a token's sum go: one of each of these.
@@ -229,8 +230,8 @@ void launch_expert_sum(const char* op, const Weights& weights, const bf16* x, co
 // columns: of the result, H.
 template <class Destination>
 void sum_experts(const char* op, const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
-                 const Tensor& places, int64_t H, const Destination& to, Stream stream) {
-    const int64_t T = shares.length("shares", 0), K = shares.length("shares", 1);
+                 const Tensor& places, int64_t T, int64_t H, const Destination& to, Stream stream) {
+    const int64_t K = shares.length("shares", 1);
     const int64_t N = T * K, I = input.length("input", 1);
     require_at_most("shares", T, "tokens", kMostRouted);
     require_at_most("shares", K, "experts of a token", kMostChosen);
@@ -258,7 +259,7 @@ void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits
     require(H % kRows == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
     const ToHidden to{norm_weight.as<bf16>("norm_weight", {H}), hidden.as<float>("hidden", {T, H}),
                       x.as<bf16>("x", {T, H}), sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
-    sum_experts("expert_sum", input, weights, visits, shares, places, H, to, stream);
+    sum_experts("expert_sum", input, weights, visits, shares, places, T, H, to, stream);
 }
 
 void push_expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
@@ -267,7 +268,7 @@ void push_expert_sum(const Tensor& input, const Tensor& weights, const Tensor& v
     const int64_t H = weights.length("weights", 1) * (weights.dtype == kDtype<uint8_t> ? kRows : 1);
     require(H % kRows == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
     const ToRanks to{exchange_of("push_expert_sum", team, exchange, T * H / 2)};
-    sum_experts("push_expert_sum", input, weights, visits, shares, places, H, to, stream);
+    sum_experts("push_expert_sum", input, weights, visits, shares, places, T, H, to, stream);
 }
 
 }  // namespace openinference

@@ -107,7 +107,8 @@ void launch_expert_walk(const char* op, const Weights& weights, const bf16* x, c
                         int places, const Epilogue& epilogue, Stream stream) {
     const int most_visits = std::min(places, kMostVisits);
     const int blocks = std::min(most_visits * epilogue.tiles(), multiprocessors());
-    launch(op, expert_walk<Weights, Epilogue, kGroups>, dim3(blocks), kGemmThreads, sizeof(WalkShared<Epilogue>), stream, weights, x, visits, most_visits, tokens, epilogue);
+    launch(op, expert_walk<Weights, Epilogue, kGroups>, dim3(blocks), kGemmThreads, sizeof(WalkShared<Epilogue>), stream,
+           weights, x, visits, most_visits, tokens, epilogue);
 }
 
 }  // namespace openinference

@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(kWarps * kLanes) order_experts_kernel(Order or
 void order_experts(const Tensor& ids, int experts, const Tensor& places, const Tensor& sources, const Tensor& visits,
                    Stream stream) {
     const int64_t T = ids.length("ids", 0), K = ids.length("ids", 1), N = T * K;
+    require(experts > 0, "experts: " + std::to_string(experts) + ", need one at least");
     require_at_most("experts", experts, "experts", kMostExperts);
     const Order order{ids.as<int32_t>("ids", {T, K}),
                       static_cast<int>(N),

@@ -176,6 +176,7 @@ inline void store_whole(uint4* address, uint4 v) { *address = v; }
 inline uint2 load_whole(const uint2* address) { return *address; }
 inline uint4 load_whole(const uint4* address) { return *address; }
 inline void publish_to_peers() {}
+inline void acquire_from_peers() {}
 inline int64_t nanoseconds() {
     return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }

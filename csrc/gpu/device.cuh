@@ -201,6 +201,8 @@ __device__ __forceinline__ uint4 load_whole(const uint4* address) {
 
 // What this block wrote before is visible to other GPUs before what this thread writes after.
 __device__ __forceinline__ void publish_to_peers() { __threadfence_system(); }
+// What other GPUs wrote before what this thread has read is seen by what its block reads behind a barrier.
+__device__ __forceinline__ void acquire_from_peers() { __threadfence_system(); }
 
 __device__ __forceinline__ int64_t nanoseconds() {
     int64_t now;

@@ -1,5 +1,6 @@
-// y[m][n] = Σk W[n][k]·x[m][k] for prompts: tiles of 128 rows × 256 tokens, more than a device has
-// multiprocessors, so that each block walks over several and hides the start of one behind another.
+// y[m][n] = Σk W[n][k]·x[m][k] for prompts: tiles of 128 rows × 256 tokens, for more than half of a
+// device's multiprocessors; where there are more than those, a block walks over several and hides the start
+// of one behind another.
 //
 // As in wide_gemm.cuh, the first warpgroup feeds and two compute 64 rows each; two blocks of a cluster
 // share x. The ring goes on across tiles: while the sums of one are stored, the copy engine brings the

@@ -1,5 +1,5 @@
 // Products of prompts with the weights of their experts, on Hopper's tensor cores: wide_gemm.cuh with a
-// grid of (blocks of 128 rows of an expert's W, visits). Rows come sorted by expert (order_rows.cu), so a
+// grid of (blocks of 128 rows of an expert's W, visits). Rows come sorted by expert (sort_rows.cu), so a
 // visit's are neighbours and the copy engine brings them in boxes of kBoxTokens, as many as there are.
 //
 // Blocks of one visit are neighbours in the grid, and so are the visits of one expert: its weights and a
@@ -170,9 +170,10 @@ template <> struct UnpackerOf<Int4Weights> { using Type = Int4Unpacker; };
 template <> struct UnpackerOf<Int4ZeroWeights> { using Type = Int4ZeroUnpacker; };
 
 template <class Epilogue>
-void multiply_sorted(const char* op, const Tensor& weights, const char* x_name, const Tensor& x, const Tensor& visits,
-                     const Epilogue& epilogue, Stream stream) {
-    const int64_t places = x.length(x_name, 0), columns = x.length(x_name, 1), experts = weights.length("weights", 0);
+void multiply_sorted(const char* op, const Tensor& weights, const char* x_name, const Tensor& x, int64_t places,
+                     const Tensor& visits, const Epilogue& epilogue, Stream stream) {
+    require(current_device().is_hopper, std::string(op) + ": needs a GPU of compute capability 9");
+    const int64_t columns = x.length(x_name, 1), experts = weights.length("weights", 0);
     const bf16* rows = x.as<bf16>(x_name, {places, columns});
     const auto* visited = reinterpret_cast<const Visit*>(visits.as<int32_t>("visits", {places, 4}));
     with_weights(op, stacked(weights), experts * epilogue.expert_rows(), columns, [&](const auto& format) {
@@ -196,14 +197,14 @@ void prefill_gate_up(const Tensor& x, const Tensor& scales, const Tensor& weight
     const int64_t N = out.length("out", 0), I = out.length("out", 1);
     require(I % 8 == 0, "out: " + std::to_string(I) + " columns, need a multiple of 8");
     const GateUp epilogue{scales.as<float>("scales", {N}), static_cast<int>(I), out.as<bf16>("out", {N, I})};
-    multiply_sorted("prefill_gate_up", weights, "x", x, visits, epilogue, stream);
+    multiply_sorted("prefill_gate_up", weights, "x", x, N, visits, epilogue, stream);
 }
 
 void prefill_down(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& out, Stream stream) {
     const int64_t N = out.length("out", 0), H = out.length("out", 1);
     require(H % 16 == 0, "out: " + std::to_string(H) + " columns, need a multiple of 16");
     const Down epilogue{static_cast<int>(H), out.as<float>("out", {N, H})};
-    multiply_sorted("prefill_down", weights, "input", input, visits, epilogue, stream);
+    multiply_sorted("prefill_down", weights, "input", input, N, visits, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -34,6 +34,19 @@ def test_code_rows_is_what_the_reference_makes(place, inputs, name, rows, column
 
 
 @pytest.mark.parametrize("name", TYPES)
+def test_a_value_that_is_no_number_makes_none_of_its_columns(place, inputs, name):
+    """Else it would be a plausible number, and nobody would see it in the logits."""
+    x = inputs.normal(3, 384)
+    x[1, 200] = torch.nan
+    coded = _empty(inputs, 3, 384, name)
+    no_norm = inputs.zeros(3, 0, dtype=torch.float32)
+    place.ops.code_rows(x, no_norm, 0, coded, stream=place.stream)
+    expected = torch.zeros(3, 384, dtype=torch.bool)
+    expected[1, 128:256] = True
+    assert torch.equal(coded_rows.decode(coded, 3).isnan().cpu(), expected)
+
+
+@pytest.mark.parametrize("name", TYPES)
 def test_the_norm_goes_into_the_scales(place, inputs, name):
     x, squares = inputs.normed(19, 1280)
     coded = _empty(inputs, 19, 1280, name)

@@ -93,7 +93,7 @@ def test_route_gives_places_to_a_ranks_own_experts_alone(place, inputs, tokens, 
 
 def test_route_refuses_experts_that_there_are_not(place, inputs):
     logits = inputs.normal(1, 8, dtype=torch.float32)
-    with pytest.raises(place.ops.KernelError, match="experts 6 to 9 of 8"):
+    with pytest.raises(place.ops.KernelError, match="first_own 6, own 3: not among 8 experts"):
         place.ops.route(**routing(inputs, logits, 2, own=range(6, 9)), stream=place.stream)
 
 
