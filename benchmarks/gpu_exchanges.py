@@ -148,6 +148,7 @@ def main() -> None:
     common = (options.ranks, rows, options.port, sender)
     for rank in range(options.ranks):
         start(args=(rank, *common), daemon=True).start()
+    sender.close()  # else the end of all ranks would not be seen
     print(
         f"| µs, {options.ranks} GPUs | rows | {' | '.join(WAYS)} |\n|---|--:|--:|--:|--:|--:|--:|"
     )

@@ -96,6 +96,7 @@ def decoding_groups(folder: Path, device: Device, by: str, count: int) -> Iterat
 
         stack.callback(kill)
         timer = threading.Timer(_START_SECONDS, kill)
+        stack.callback(timer.cancel)
         timer.start()
         processes = [[group.pid, *_told_ranks(group)] for group in groups]
         timer.cancel()

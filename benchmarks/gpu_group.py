@@ -69,7 +69,7 @@ def group_runner(
     config = msgspec.structs.replace(config, group=group)
     checkpoint = cast(Checkpoint, Shape(model))
 
-    has_prefill = runs_prefill(kernels, device, model, config)
+    has_prefill = runs_prefill(kernels, device, config)
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
         part = stage_model(model, group, ranks.place.stage, ranks.stage.index).config

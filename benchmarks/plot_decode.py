@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ def points(lines: Iterable[str], shape: str) -> Iterator[Point]:
     for line in lines:
         if line.startswith("{"):
             options = ast.literal_eval(line)
-            ranks = options["tensor_parallel"] * options["pipeline_parallel"]
+            sizes = ("tensor_parallel", "expert_parallel", "pipeline_parallel")
+            ranks = math.prod(options.get(size, 1) for size in sizes)
             activations = options.get("activations", "auto")
             name = options["weights"] if options["shape"] == shape and ranks == 1 else ""
             name += "" if not name or activations == "auto" else f" × {activations}"

@@ -64,9 +64,7 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
         "overlap": config.overlaps_kernels,
         "run_ahead": config.runs_ahead,
         "deterministic": config.is_deterministic,
-        "prompts": "prefill"
-        if runs_prefill(kernels, device, checkpoint.config, config)
-        else "rows",
+        "prompts": "prefill" if runs_prefill(kernels, device, config) else "rows",
         "cache_blocks": capacity.num_blocks,
     }
     log.info("model on GPU", extra={"fields": fields})
@@ -178,7 +176,7 @@ def _position_bytes(model: ModelConfig, config: EngineConfig) -> int:
 
 def _copy_bytes(model: ModelConfig, config: EngineConfig) -> int:
     """Of a position, where prompts read codes (`prompt_attention`); planned on every GPU alike."""
-    if not CUDA_FORMATS[config.kv_cache_dtype].is_coded or not _is_for_prefill(model, config):
+    if not CUDA_FORMATS[config.kv_cache_dtype].is_coded or config.is_deterministic:
         return 0
     return model.num_kv_heads * BFLOAT16.head_bytes(model.head_dim)
 
@@ -189,16 +187,9 @@ def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
     return major == 9 and hasattr(kernels, "attend_prefill")
 
 
-def runs_prefill(
-    kernels: ModuleType, device: torch.device, model: ModelConfig, config: EngineConfig
-) -> bool:
-    """Whether these take long prompts."""
-    return _is_for_prefill(model, config) and has_prefill(kernels, device)
-
-
-def _is_for_prefill(model: ModelConfig, config: EngineConfig) -> bool:
-    """They add up a row in another order than decoding does."""
-    return not config.is_deterministic
+def runs_prefill(kernels: ModuleType, device: torch.device, config: EngineConfig) -> bool:
+    """Whether these take long prompts; they add up a row in another order than decoding does."""
+    return not config.is_deterministic and has_prefill(kernels, device)
 
 
 def most_prompt_rows(config: EngineConfig) -> int:
@@ -230,7 +221,7 @@ def _load_runner(
     pages_per_sequence = -(-capacity.max_model_len // PAGE_TOKENS)
     decoder = Decoder(kernels, weights, model, cache, pages_per_sequence, config.is_deterministic)
     prefill = None
-    if runs_prefill(kernels, device, model, config):
+    if runs_prefill(kernels, device, config):
         attention = PromptAttention(kernels, cache, decoder.attention, pages_per_sequence)
         prefill = Prefill(kernels, weights, model, cache, attention, most_rows)
     return CudaRunner(

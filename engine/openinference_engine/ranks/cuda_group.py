@@ -189,7 +189,7 @@ def _load_slices(
     torch.cuda.empty_cache()
     return build_part(
         kernels, weights, model, config, ranks, verdict,
-        has_prefill=runs_prefill(kernels, device, model, config),
+        has_prefill=runs_prefill(kernels, device, config),
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def load_stage(
         config.weight_format, part.extent,
     )  # fmt: skip
     torch.cuda.empty_cache()
-    has_prefill = runs_prefill(kernels, device, model, config)
+    has_prefill = runs_prefill(kernels, device, config)
     return build_stage(kernels, weights, model, config, ranks, verdict, has_prefill=has_prefill)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.limits import processor_limit
 
 _MODULE = "openinference_engine.ranks"
+log = logging.getLogger("openinference.ranks")
 BEAT_SECONDS = 0.5
+_END_SECONDS = 5.0
 _SILENCE_SECONDS = 4.0  # then a rank hangs as a whole: its own watch would have ended it before
 
 
@@ -118,10 +121,13 @@ class LocalRanks:
                 process.stdin.close()
 
     def end(self) -> None:
-        """Until they have gone."""
+        """Until they have gone; but a driver that has lost its GPU may hold one for ever."""
         self.kill()
-        for process in self._processes:
-            process.wait()
+        for rank, process in enumerate(self._processes, start=1):
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                log.warning("rank does not end", extra={"fields": {"rank": rank}})
 
     def _is_ready(self, rank: int) -> bool:
         return self._folder is not None and (self._folder / str(rank)).exists()
