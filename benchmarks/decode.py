@@ -33,28 +33,16 @@ from openinference_engine.decoder import Decoder
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks.cuda_group import CudaGroup
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.scheduler import Scheduler, Step
 
 from benchmarks.gpu_group import Meeting, group_runner
 from benchmarks.limits import copy_bytes_per_second
+from benchmarks.peers import tokens_per_second
 from benchmarks.shapes import SHAPES, random_llama, step_bytes
 from benchmarks.trace import device_time, waiting_for_tokens
-
-PAGE_SIZE = 16  # positions
-PEER_TOKENS_PER_SECOND = {
-    ("llama-2-7b", "bfloat16"): {1: 164, 8: 1212, 32: 4097, 128: 9970},
-    ("llama-2-7b", "fp8"): {1: 261, 8: 1883, 32: 5423, 128: 11787},
-    ("llama-2-7b", "int4"): {1: 264, 8: 1903, 32: 5640, 128: 10967},
-    ("llama-2-13b", "bfloat16"): {1: 96, 8: 708},
-    ("llama-2-13b", "int4"): {1: 186, 8: 1306},
-    ("llama-2-70b", "int4"): {1: 48, 8: 384, 32: 1439},
-}
-PEER_OF_TWO = {  # tensor parallel on two H200
-    ("llama-2-7b", "bfloat16"): {1: 312, 8: 2335, 32: 7630},
-    ("llama-2-70b", "int4"): {1: 79, 8: 613, 32: 2197},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +72,7 @@ def measure(
     rules: dict[str, float] | None = None,
 ) -> Speed:
     """`rules`: of SamplingParams, for tokens that are not the likeliest ones."""
-    pool, stages = BlockPool(num_blocks, PAGE_SIZE), num_stages(runner)
+    pool, stages = BlockPool(num_blocks, PAGE_TOKENS), num_stages(runner)
     scheduler = Scheduler(
         pool, batch, caches_prefixes=False, looks_ahead=True, steps_under_way=stages
     )
@@ -156,7 +144,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--nccl", action="store_true", help="ranks do not map each other's memory")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--rendezvous", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.activations != "auto" and group_of(options).num_ranks > 1:
+        parser.error("--activations is for one GPU")
+    return options
 
 
 def group_of(options: argparse.Namespace) -> GroupConfig:
@@ -191,7 +182,7 @@ def build_runner(
     cache = KVCache(model, num_blocks, device, CUDA_FORMATS[options.kv])
     weights = random_llama(model, length, device, options.weights)
     decoder = Decoder(
-        kernels, weights, model, cache, -(-length // PAGE_SIZE), config.is_deterministic
+        kernels, weights, model, cache, -(-length // PAGE_TOKENS), config.is_deterministic
     )
     return CudaRunner(
         kernels, decoder, uses_graphs=config.uses_graphs, overlaps=config.overlaps_kernels,
@@ -199,20 +190,13 @@ def build_runner(
     )  # fmt: skip
 
 
-def peer_of(options: argparse.Namespace, batch: int) -> int | None:
-    """Tokens a second of the peer on as many GPUs, where it was measured."""
-    tables = {GroupConfig(): PEER_TOKENS_PER_SECOND, GroupConfig(tensor=2): PEER_OF_TWO}
-    table = tables.get(group_of(options), {})
-    return table.get((options.shape, options.weights), {}).get(batch)
-
-
 def main() -> None:
     options = parse_options()
     model, cache_format = model_of(options), CUDA_FORMATS[options.kv]
     batches = [int(batch) for batch in options.batch.split(",")]
-    num_blocks = max(batches) * -(-(options.prompt + options.output) // PAGE_SIZE)
+    num_blocks = max(batches) * -(-(options.prompt + options.output) // PAGE_TOKENS)
     if options.cache_gib:
-        block_bytes = PAGE_SIZE * model.kv_bytes_per_token(cache_format)
+        block_bytes = PAGE_TOKENS * model.kv_bytes_per_token(cache_format)
         num_blocks = min(num_blocks, int(options.cache_gib * 2**30) // block_bytes)
     rules = {"temperature": 0.8, "top_p": 0.9, "top_k": 40} if options.sampled else {}
     rules |= {"num_logprobs": options.logprobs}
@@ -237,7 +221,8 @@ def main() -> None:
         rows = -(-batch // num_stages(runner))
         context = options.prompt + options.output // 2
         floor = step_bytes(model, rows, context, options.weights, cache_format) / limit
-        print(f"b{batch}: {describe(speed, floor, peer_of(options, batch))}")
+        peer = tokens_per_second(group_of(options), options.shape, options.weights, batch)
+        print(f"b{batch}: {describe(speed, floor, peer)}")
         if options.trace:
             traced = device_time(lambda batch=batch: run(batch, 96))
             longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])

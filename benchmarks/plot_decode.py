@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.decode import PEER_TOKENS_PER_SECOND
+from openinference_engine.config import GroupConfig
+
+from benchmarks.peers import tokens_per_second
 
 _SPEED = re.compile(r"b(\d+): (\d+) tok/s.* (\d+)% of the copy bandwidth")
 
@@ -56,8 +58,15 @@ def draw(found: Iterable[Point], shape: str, path: Path) -> None:
     for weights in sorted({point.weights for point in latest.values()}):
         own = sorted((p for p in latest.values() if p.weights == weights), key=lambda p: p.batch)
         shares.plot([p.batch for p in own], [p.share for p in own], marker="o", label=weights)
-        peers = PEER_TOKENS_PER_SECOND.get((shape, weights.partition(" ")[0]), {})
-        pairs = [(p.batch, p.tokens_per_second / peers[p.batch]) for p in own if p.batch in peers]
+        peers = [
+            tokens_per_second(GroupConfig(), shape, weights.partition(" ")[0], point.batch)
+            for point in own
+        ]
+        pairs = [
+            (point.batch, point.tokens_per_second / peer)
+            for point, peer in zip(own, peers, strict=True)
+            if peer is not None
+        ]
         if pairs:
             ratios.plot(*zip(*pairs, strict=True), marker="o", label=weights)
     for axes, title in ((shares, "share of the copy bandwidth"), (ratios, "ratio to the peer")):
