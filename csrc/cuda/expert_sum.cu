@@ -265,7 +265,7 @@ void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits
 void push_expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& shares,
                      const Tensor& places, const Team& team, int exchange, Stream stream) {
     const int64_t T = shares.length("shares", 0);
-    const int64_t H = weights.length("weights", 1) * (weights.dtype == kDtype<uint8_t> ? kRows : 1);
+    const int64_t H = rows_of(weights, 1);
     require(H % kRows == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
     const ToRanks to{exchange_of("push_expert_sum", team, exchange, T * H / 2)};
     sum_experts("push_expert_sum", input, weights, visits, shares, places, T, H, to, stream);

@@ -54,7 +54,7 @@ struct PushEpilogue {
 
 void push_partial(const Tensor& input, const Tensor& weights, const Team& team, int exchange, Stream stream) {
     const int64_t T = input.length("input", 0);
-    const int64_t H = weights.length("weights", 0) * (weights.dtype == kDtype<uint8_t> ? 16 : 1);
+    const int64_t H = rows_of(weights, 0);
     require(H % 16 == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
     const PushEpilogue epilogue{exchange_of("push_partial", team, exchange, T * H / 2), static_cast<int>(H), 0};
     multiply_tokens("push_partial", weights, H, "input", input, epilogue, stream);

@@ -207,6 +207,11 @@ void with_weights(const char* op, const Tensor& weights, int64_t rows, int64_t c
     action(Bf16Weights{matrix, static_cast<int>(columns)});
 }
 
+// How many rows weights have whose axis of rows that is: of packed ones it counts tiles.
+inline int64_t rows_of(const Tensor& weights, size_t axis) {
+    return weights.length("weights", axis) * (weights.dtype == kDtype<bf16> ? 1 : 16);
+}
+
 // x: (tokens, columns) bf16. W is read once for each slice of kMaxTokens tokens.
 template <class Epilogue>
 void multiply_few_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name,

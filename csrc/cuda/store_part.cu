@@ -70,7 +70,7 @@ __global__ void announce_part_kernel(Exchange exchange) {
 
 void store_part(const Tensor& input, const Tensor& weights, const Team& team, int exchange, Stream stream) {
     const int64_t T = input.length("input", 0);
-    const int64_t H = weights.length("weights", 0) * (weights.dtype == kDtype<uint8_t> ? 16 : 1);
+    const int64_t H = rows_of(weights, 0);
     require(H % 16 == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
     const Parts parts = parts_of("store_part", team, exchange, T * H);
     const PartEpilogue epilogue{parts.exchange, parts.of[team.rank], parts.elements, static_cast<int>(H), 0};

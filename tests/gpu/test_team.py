@@ -105,7 +105,8 @@ def build_team(place, checkpoint, ranks, weight_format, expert=1, is_determinist
 
 
 @pytest.mark.parametrize(
-    ("ranks", "weight_format"), [(2, "bfloat16"), (2, "fp8"), (2, "int4"), (4, "bfloat16")]
+    ("ranks", "weight_format"),
+    [(2, "bfloat16"), (2, "fp8"), (2, "int8"), (2, "int4"), (4, "bfloat16")],
 )
 def test_team_draws_what_the_model_does(place, ranks, weight_format):
     """Four ranks share two key heads. Ranks of the team hold the same logits, bit for bit."""

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from openinference_engine import tiles
 from openinference_engine.ops import cuda_experts_reference as experts_reference
 from openinference_engine.ops import cuda_reference as reference
+from openinference_engine.packings import PACKINGS, pack_matrix
 
 from tests.gpu.team_memory import Memory
 
@@ -28,12 +30,22 @@ def random():
     return torch.Generator().manual_seed(11)
 
 
+def as_weights(matrix, packing):
+    """In the packed format of that name, or in bf16."""
+    if packing is None:
+        return matrix.bfloat16()
+    return pack_matrix(PACKINGS[packing], matrix, tiles.plain_order(len(matrix)))
+
+
 @pytest.mark.parametrize("way", [("push_partial", "add_partials"), ("store_part", "add_parts")])
-@pytest.mark.parametrize(("ranks", "tokens"), [(2, 1), (3, 17), (8, 5)])
+@pytest.mark.parametrize(
+    ("ranks", "tokens", "packing"),
+    [(2, 1, None), (3, 17, None), (8, 5, None), *((2, 3, name) for name in PACKINGS)],
+)
 def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
-    place, random, ranks, tokens, way
+    place, random, ranks, tokens, packing, way
 ):
-    hidden_size, columns = 80, 64
+    hidden_size, columns = 80, 128
     elements = tokens * hidden_size
     memory = Memory(ranks, ranks * elements // 2, 1, 1, place.device, elements)
     members = teams(place.ops, memory, ranks)
@@ -42,11 +54,13 @@ def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
     for exchange in range(3):  # both inboxes, and the first anew
         expected = before.clone()
         for team in members:
-            weights = torch.randn(hidden_size, columns, generator=random).bfloat16()
+            weights = torch.randn(hidden_size, columns, generator=random) * columns**-0.5
+            weights = as_weights(weights, packing)
             part = torch.randn(tokens, columns, generator=random).bfloat16()
             weights, part = weights.to(place.device), part.to(place.device)
             getattr(place.ops, way[0])(part, weights, team, exchange, place.stream)
-            expected += (part.float() @ weights.float().T).bfloat16()
+            dense = reference.dense(weights, tiles.plain_order(hidden_size))
+            expected += (part.float() @ dense.T).bfloat16()
         states = [add_up(place, way[1], team, exchange, gamma, before.clone()) for team in members]
         x, squares = torch.empty_like(states[0][1]), torch.empty_like(states[0][2])
         reference.write_norm_inputs(expected, gamma, x, squares)
@@ -83,8 +97,11 @@ def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
     assert all(map(torch.equal, states[1], states[0]))
 
 
-@pytest.mark.parametrize(("tokens", "columns"), [(1, 64), (11, 1120), (33, 96)])
-def test_sums_of_experts_of_all_ranks_become_one(place, random, tokens, columns):
+@pytest.mark.parametrize(
+    ("tokens", "columns", "packing"),
+    [(1, 64, None), (11, 1120, None), (33, 96, None), *((3, 256, name) for name in PACKINGS)],
+)
+def test_sums_of_experts_of_all_ranks_become_one(place, random, tokens, columns, packing):
     """Of two ranks that have four experts each."""
     ranks, experts, chosen, hidden_size = 2, 8, 3, 48
     memory = Memory(ranks, ranks * tokens * hidden_size // 2, 1, 1, place.device)
@@ -104,7 +121,8 @@ def test_sums_of_experts_of_all_ranks_become_one(place, random, tokens, columns)
         place.ops.route(logits, zeros(tokens), *routed, place.stream)
         weights = torch.randn(own[1], hidden_size, columns, generator=random) * columns**-0.5
         input = torch.randn(tokens * chosen, columns, generator=random).bfloat16()
-        weights, input = weights.bfloat16().to(place.device), input.to(place.device)
+        weights = torch.stack([as_weights(matrix, packing) for matrix in weights])
+        weights, input = weights.to(place.device), input.to(place.device)
         sums = input, weights, visits, shares, places
         place.ops.push_expert_sum(*sums, team, 0, place.stream)
         experts_reference.expert_sum(*sums, gamma, expected, *states_of(expected))
