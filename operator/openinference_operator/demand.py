@@ -76,7 +76,7 @@ class Demand:
 
     def copy_of(self, layout: Layout) -> int:
         """A rank's heads of `copy`."""
-        return -(-self.copy // min(layout.tensor, self.num_kv_heads))
+        return -(-self.copy // min(self._slices(layout), self.num_kv_heads))
 
     def exchange(self, layout: Layout) -> int:
         """What a rank on a GPU has for the others to write to, and for the lanes of a pipeline.

@@ -190,13 +190,14 @@ def test_the_fullest_of_several_gpus_is_sized_embedding_and_head_included():
 
 def test_codes_on_gpus_leave_room_for_a_layer_in_bfloat16():
     """Each rank's heads of it: what prompts read."""
-    for gpus, copy in ((1, 8192 * 8 * 128 * 4), (2, 8192 * 4 * 128 * 4)):
+    for gpus, sizes, heads in ((1, None, 8), (2, {"tensor": 2}, 4), (2, {"expert": 2}, 4)):
         rooms = [
             sizing.kv_per_gpu + sizing.weights_per_gpu
             for dtype in ("auto", "int8-int4")
-            for sizing in [size(service_with(gpus=gpus, kvCacheDtype=dtype), LLAMA_8B, [H100])]
+            for service in [service_with(gpus=gpus, sizes=sizes, kvCacheDtype=dtype)]
+            for sizing in [size(service, LLAMA_8B, [H100])]
         ]
-        assert rooms[0] - rooms[1] == copy
+        assert rooms[0] - rooms[1] == 8192 * heads * 128 * 4
 
 
 def test_pods_without_gpus_are_advised_as_many_stages_as_fit():
