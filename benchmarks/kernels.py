@@ -105,7 +105,8 @@ def _expert_cases(decoder: Decoder, rows: int, weight_format: WeightFormat) -> l
     assert mixture is not None
     ops = decoder.expert_ops(mixture, 0, rows)
     router = matrix_bytes(router_elements(config.hidden_size, config.experts), "bfloat16")
-    visited = mixture.count_visited(rows) or visited_experts(config, rows)
+    visits = mixture.visits[: rows * config.experts.per_token]
+    visited = len(set(visits[visits[:, 3] > 0, 0].tolist())) or visited_experts(config, rows)
     read = feed_forward_bytes(config, weight_format, visited) - router
     num_bytes = {"project": router, "expert_gate_up": read - read // 3, "expert_sum": read // 3}
 

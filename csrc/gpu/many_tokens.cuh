@@ -23,31 +23,12 @@ void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16
     const wide::Bf16Source source{wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
     multiply_from<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
-template <class Unpacker, class Weights, class Epilogue>
-void multiply_packed(const char* op, const Weights& weights, const bf16* x, int64_t tokens, const Epilogue& epilogue,
-                     Stream stream) {
+template <class Weights, class Epilogue>
+void multiply_many_tokens(const char* op, const Weights& weights, const bf16* x, int64_t tokens,
+                          const Epilogue& epilogue, Stream stream) {
+    using Unpacker = typename wide::UnpackerOf<Weights>::Type;
     const typename Unpacker::Source source{weights.units, weights.columns / Weights::kUnitColumns};
     multiply_from<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
-}
-template <class Epilogue>
-void multiply_many_tokens(const char* op, const Fp8Weights& weights, const bf16* x, int64_t tokens,
-                          const Epilogue& epilogue, Stream stream) {
-    multiply_packed<wide::Fp8Unpacker>(op, weights, x, tokens, epilogue, stream);
-}
-template <class Epilogue>
-void multiply_many_tokens(const char* op, const Int8Weights& weights, const bf16* x, int64_t tokens,
-                          const Epilogue& epilogue, Stream stream) {
-    multiply_packed<wide::Int8Unpacker>(op, weights, x, tokens, epilogue, stream);
-}
-template <class Epilogue>
-void multiply_many_tokens(const char* op, const Int4Weights& weights, const bf16* x, int64_t tokens,
-                          const Epilogue& epilogue, Stream stream) {
-    multiply_packed<wide::Int4Unpacker>(op, weights, x, tokens, epilogue, stream);
-}
-template <class Epilogue>
-void multiply_many_tokens(const char* op, const Int4ZeroWeights& weights, const bf16* x, int64_t tokens,
-                          const Epilogue& epilogue, Stream stream) {
-    multiply_packed<wide::Int4ZeroUnpacker>(op, weights, x, tokens, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -171,6 +171,13 @@ struct Bf16Unpacker {
     using Source = Bf16Source;
 };
 
+template <class Weights> struct UnpackerOf;
+template <> struct UnpackerOf<Bf16Weights> { using Type = Bf16Unpacker; };
+template <> struct UnpackerOf<Fp8Weights> { using Type = Fp8Unpacker; };
+template <> struct UnpackerOf<Int8Weights> { using Type = Int8Unpacker; };
+template <> struct UnpackerOf<Int4Weights> { using Type = Int4Unpacker; };
+template <> struct UnpackerOf<Int4ZeroWeights> { using Type = Int4ZeroUnpacker; };
+
 // The map whose box (k, 8, 2, 4, 1) is the 64 rows of four tiles, as the epilogue names them.
 template <class Epilogue> CUtensorMap tile_map(const char* op, const bf16* rows, int64_t columns, const Epilogue& epilogue) {
     const int64_t run = epilogue.run_tiles(), runs = (epilogue.tiles() + run - 1) / run;

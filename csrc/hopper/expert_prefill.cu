@@ -162,13 +162,6 @@ PackedSource<Weights> source_of(const char*, const Weights& weights, int64_t, co
     return {weights.units, weights.columns / Weights::kUnitColumns};
 }
 
-template <class Weights> struct UnpackerOf;
-template <> struct UnpackerOf<Bf16Weights> { using Type = Bf16Unpacker; };
-template <> struct UnpackerOf<Fp8Weights> { using Type = Fp8Unpacker; };
-template <> struct UnpackerOf<Int8Weights> { using Type = Int8Unpacker; };
-template <> struct UnpackerOf<Int4Weights> { using Type = Int4Unpacker; };
-template <> struct UnpackerOf<Int4ZeroWeights> { using Type = Int4ZeroUnpacker; };
-
 template <class Epilogue>
 void multiply_sorted(const char* op, const Tensor& weights, const char* x_name, const Tensor& x, int64_t places,
                      const Tensor& visits, const Epilogue& epilogue, Stream stream) {

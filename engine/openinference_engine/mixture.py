@@ -20,7 +20,10 @@ _MOST_ROWS = 2048  # of a prompt at once: each has a state for every expert that
 
 
 class Mixture:
-    """Buffers of up to `rows` rows, for all layers. A row without a position visits nobody."""
+    """Buffers of up to `rows` rows, for all layers. A row without a position visits nobody.
+
+    visits: those of the last routing, as `route` leaves them.
+    """
 
     def __init__(self, config: ExpertsConfig, rows: int, device: torch.device) -> None:
         self._config = config
@@ -33,7 +36,7 @@ class Mixture:
         self._shares = zeros(rows, config.per_token)
         self._places = zeros(rows, config.per_token, dtype=torch.int32)
         self._sources = zeros(places, dtype=torch.int32)
-        self._visits = zeros(places, 4, dtype=torch.int32)
+        self.visits = zeros(places, 4, dtype=torch.int32)
         self._activations = zeros(places, config.intermediate_size, dtype=torch.bfloat16)
 
     def ops(
@@ -50,13 +53,12 @@ class Mixture:
         state: hidden, to which the experts' sums are added, x and sum_squares of R rows.
         """
         _, x, sum_squares = state
-        rows, own = len(positions), self._config.own
+        rows = len(positions)
         places = rows * self._config.per_token
         shares, places_of = self._shares[:rows], self._places[:rows]
-        sources, visits = self._sources[:places], self._visits[:places]
+        sources, visits = self._sources[:places], self.visits[:places]
         activations, normed = self._activations[:places], (x, sum_squares, epsilon)
-        choice = self._config.normalises_shares, own.start, len(own)
-        routed = *choice, shares, places_of, sources, visits
+        routed = *_choice(self._config), shares, places_of, sources, visits
         down, sums = (activations, layer.down, visits), (shares, places_of, norm_after, *state)
         return {
             "project": partial(kernels.project, *normed, layer.router, self.logits[:rows]),
@@ -66,11 +68,6 @@ class Mixture:
             ),
             "expert_sum": partial(kernels.expert_sum, *down, *sums),
         }
-
-    def count_visited(self, rows: int) -> int:
-        """Experts that the last routing of as many rows sent any of them to."""
-        visits = self._visits[: rows * self._config.per_token]
-        return len(set(visits[visits[:, 3] > 0, 0].tolist()))
 
 
 class PromptMixture:
@@ -131,21 +128,13 @@ class PromptMixture:
         visits, ordered = self._visits[:places], self._sorted[:places]
         scales, activations = self._scales[:places], self._activations[:places]
         results, normed = self._results[:places], (x, sum_squares, epsilon)
-        own = config.own
         return {
             "project": partial(kernels.project, *normed, layer.router, logits),
             "choose_experts": partial(
-                kernels.choose_experts,
-                logits,
-                positions,
-                config.normalises_shares,
-                own.start,
-                len(own),
-                shares,
-                ids,
+                kernels.choose_experts, logits, positions, *_choice(config), shares, ids
             ),
             "order_experts": partial(
-                kernels.order_experts, ids, len(own), places_of, sources, visits
+                kernels.order_experts, ids, len(config.own), places_of, sources, visits
             ),
             "sort_rows": partial(kernels.sort_rows, *normed, sources, ordered, scales),
             "prefill_gate_up": partial(
@@ -156,3 +145,8 @@ class PromptMixture:
                 kernels.add_experts, results, shares, places_of, norm_after, *state
             ),
         }
+
+
+def _choice(config: ExpertsConfig) -> tuple[bool, int, int]:
+    """How kernels choose: whether shares add up to 1, this rank's first expert, and how many."""
+    return config.normalises_shares, config.own.start, len(config.own)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from openinference_engine import tiles
 from openinference_engine.ops.cuda_reference import dense, project_normed, write_norm_inputs
+from openinference_engine.ops.reference import silu_mul
 
 PLACES_OF_PROMPT = 128  # kPlacesOfPrompt of csrc/cuda/visits.cuh
 
@@ -88,8 +88,7 @@ def prefill_gate_up(
     order = tiles.gate_up_order(2 * out.shape[1])
     for expert, places in _visited(visits):
         products = x[places].float() @ dense(weights[expert], order).T
-        gate, up = (products * scales[places, None]).chunk(2, dim=-1)
-        out[places] = (functional.silu(gate) * up).to(out.dtype)
+        out[places] = silu_mul(products * scales[places, None]).to(out.dtype)
 
 
 def prefill_down(
@@ -114,9 +113,8 @@ def expert_gate_up(
     for expert, places in _visited(visits):
         tokens = sources[places].long()
         matrix = dense(weights[expert], order)
-        normed = project_normed(x[tokens], sum_squares[tokens], epsilon, matrix)
-        gate, up = normed.chunk(2, dim=-1)
-        out[places] = (functional.silu(gate) * up).to(out.dtype)
+        products = project_normed(x[tokens], sum_squares[tokens], epsilon, matrix)
+        out[places] = silu_mul(products).to(out.dtype)
 
 
 def expert_sum(

@@ -18,6 +18,7 @@ from openinference_engine.ops.cuda_attention_reference import attend_prefill as 
 from openinference_engine.ops.cuda_attention_reference import expand_pages as expand_pages
 from openinference_engine.ops.cuda_attention_reference import slot_of
 from openinference_engine.ops.cuda_attention_reference import slots_of as slots_of
+from openinference_engine.ops.reference import silu_mul
 from openinference_engine.packings import packing_of
 
 SQUARE_COLUMNS = 16
@@ -115,8 +116,7 @@ def project_gate_up(
     stream: Any = None,
 ) -> None:
     matrix = dense(weights, tiles.gate_up_order(2 * out.shape[1]))
-    gate, up = project_normed(x, sum_squares, epsilon, matrix).chunk(2, dim=-1)
-    out.copy_(functional.silu(gate) * up)
+    out.copy_(silu_mul(project_normed(x, sum_squares, epsilon, matrix)))
 
 
 def project(
