@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openinference_operator.activations import find_activations_misfit
 from openinference_operator.demand import Demand, measure
 from openinference_operator.fields import parse_quantity
 from openinference_operator.layout import (
@@ -67,7 +68,8 @@ def size(
     misfit = find_misfit(layout, summary)
     if service.gpus_per_pod:
         misfit = misfit or find_gpu_misfit(layout, summary)
-        misfit = misfit or _activations_misfit(service, layout, summary)
+        chosen = service.engine.activations
+        misfit = misfit or find_activations_misfit(chosen, layout, summary)
     if misfit:
         ranks = layout.ranks_per_pod if service.gpus_per_pod else 0
         return Sizing(layout.pods, ranks, 0, problem=misfit, is_misfit=True)
@@ -75,19 +77,6 @@ def size(
     if service.gpus_per_pod:
         return _size_gpus(demand, layout, gpu_memories)
     return _size_cpu(demand, layout, service.memory_limit)
-
-
-def _activations_misfit(
-    service: InferenceService, layout: Layout, summary: Mapping[str, Any]
-) -> str:
-    """As the engine refuses codes of activations (its coded_kernels.check_activations)."""
-    chosen = service.engine.activations
-    if chosen in (None, "auto") or (layout.num_ranks == 1 and not summary.get("numExperts")):
-        return ""
-    return (
-        f"engine.activations {chosen} is for dense models on one GPU so far; leave it out, or use"
-        " one GPU and a model without experts"
-    )
 
 
 def needed_bytes(demand: Demand, layout: Layout) -> int:

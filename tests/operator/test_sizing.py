@@ -200,17 +200,12 @@ def test_codes_on_gpus_leave_room_for_a_layer_in_bfloat16():
         assert rooms[0] - rooms[1] == 8192 * heads * 128 * 4
 
 
-def test_codes_of_activations_are_for_dense_models_on_one_gpu():
-    coded = LLAMA_8B | {"storedAs": "I8"}
-    for gpus, model, is_misfit in (
-        (1, coded, False),
-        (2, coded, True),
-        (1, coded | {"numExperts": 8}, True),
-    ):
-        sizing = size(service_with(gpus=gpus, activations="int8"), model, [H100])
-        assert sizing.is_misfit == is_misfit
-        assert ("engine.activations int8 is for dense models" in sizing.problem) == is_misfit
-        assert not size(service_with(gpus=gpus), model, [H100]).is_misfit
+def test_codes_of_activations_that_do_not_fit_are_a_misfit_on_gpus():
+    service = service_with(gpus=1, activations="int8")
+    assert not size(service, LLAMA_8B | {"storedAs": "I8"}, [H100]).is_misfit
+    sizing = size(service, LLAMA_8B | {"storedAs": "BF16"}, [H100])
+    assert sizing.is_misfit
+    assert "engine.activations int8 is for weights stored as int8" in sizing.problem
 
 
 def test_pods_without_gpus_are_advised_as_many_stages_as_fit():

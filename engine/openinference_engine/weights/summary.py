@@ -16,10 +16,13 @@ from openinference_engine.config import ModelConfig
 from openinference_engine.weights.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
 
+_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+
 
 class Summary(msgspec.Struct, frozen=True, rename="camel"):
-    """The shape of a model. `weight_bytes` as stored; `stored_as` is what most bytes are in.
+    """The shape of a model. `weight_bytes`: as stored.
 
+    `stored_as`: what most bytes of its layers are in, as the file calls it.
     `expert_parameters`: those that belong to single experts; without any, both are 0.
     `head_bytes`: 0 where the embedding is the head, too. `layer_weights_per_token`: how many of a
     layer's weights a token is multiplied by, which a layer costs.
@@ -48,14 +51,11 @@ def summarise(path: Path) -> Summary:
     """The summary of a checkpoint. Raises StartError if it cannot be read or lacks something."""
     checkpoint = open_checkpoint(path)
     config, tensors = checkpoint.config, list(checkpoint.tensors())
-    bytes_by_format: Counter[str] = Counter()
-    for tensor in tensors:
-        bytes_by_format[tensor.format] += tensor.num_bytes
     return Summary(
         architecture=config.architecture,
         parameters=_parameters(checkpoint, tensors),
-        weight_bytes=bytes_by_format.total(),
-        stored_as=bytes_by_format.most_common(1)[0][0],
+        weight_bytes=sum(tensor.num_bytes for tensor in tensors),
+        stored_as=_format_of_layers(tensors),
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
@@ -66,10 +66,19 @@ def summarise(path: Path) -> Summary:
         max_positions=config.max_positions,
         num_experts=config.experts.count if config.experts else 0,
         expert_parameters=_expert_parameters(config),
-        embedding_bytes=_bytes_of(tensors, "model.embed_tokens"),
-        head_bytes=_bytes_of(tensors, "lm_head"),
+        embedding_bytes=_bytes_of(tensors, _EMBEDDING),
+        head_bytes=_bytes_of(tensors, _HEAD),
         layer_weights_per_token=config.layer_weights_per_token,
     )
+
+
+def _format_of_layers(tensors: Iterable[StoredTensor]) -> str:
+    """Embedding and head, which are seldom codes, are most of a small model's bytes."""
+    num_bytes: Counter[str] = Counter()
+    for tensor in tensors:
+        is_table = tensor.name.startswith((f"{_EMBEDDING}.", f"{_HEAD}."))
+        num_bytes[tensor.format] += 0 if is_table else tensor.num_bytes
+    return num_bytes.most_common(1)[0][0]
 
 
 def _bytes_of(tensors: Iterable[StoredTensor], owner: str) -> int:

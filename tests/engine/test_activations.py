@@ -1,0 +1,66 @@
+"""Which weights `activations` is refused for: by the operator before a pod is made, as the engine
+would when it starts."""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from openinference_engine.coded_kernels import check_activations
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.errors import StartError
+from openinference_engine.quantise.folder import quantise_folder
+from openinference_engine.quantise.scheme import SCHEMES
+from openinference_engine.weights.checkpoint import Checkpoint, open_checkpoint
+from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.summary import summarise
+from openinference_operator.activations import WEIGHTS_OF, find_activations_misfit
+from openinference_operator.layout import Layout
+
+# Embedding and head are most of the bytes, as of small models with many words.
+SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "vocab_size": 4096,
+}
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+FAMILIES: dict[str, dict[str, Any]] = {"Llama": {}, "Mixtral": EXPERTS}
+
+
+@pytest.fixture(scope="module", params=product(FAMILIES, ("as made", *SCHEMES)), ids=str)
+def model(
+    request: pytest.FixtureRequest,
+    make_tiny_model: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder of each kind of weights."""
+    family, kind = request.param
+    plain = make_tiny_model(family, **SHAPE, **FAMILIES[family])
+    if kind == "as made":
+        return plain
+    folder = tmp_path_factory.mktemp("coded") / kind
+    quantise_folder(plain, folder, SCHEMES[kind])
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("activations", WEIGHTS_OF)
+def test_operator_refuses_what_the_engine_would(model: Path, activations: Any, ranks: int) -> None:
+    group = GroupConfig(tensor=ranks)
+    summary = msgspec.to_builtins(summarise(model))
+    misfit = find_activations_misfit(activations, Layout(tensor=ranks), summary)
+    assert bool(misfit) == is_refused(open_checkpoint(model), activations, group), misfit
+
+
+def is_refused(checkpoint: Checkpoint, activations: Any, group: GroupConfig) -> bool:
+    """By the engine, which keeps weights as they are stored."""
+    weights = stored_format(checkpoint)
+    config = EngineConfig("", weights=weights, activations=activations, group=group)
+    try:
+        check_activations(checkpoint.config, config)
+    except StartError:
+        return True
+    return False
