@@ -31,8 +31,8 @@ from openinference_engine.request import Request, SamplingParams
 from openinference_engine.weights.loader import Weights
 
 from tests.gpu.random_model import changed
+from tests.gpu.sparse_model import SparseCheckpoint, cpu_engine
 from tests.gpu.test_cuda_runner import NUM_BLOCKS, check_greedy, prompts_of
-from tests.gpu.test_mixture import SparseCheckpoint, cpu_engine
 from tests.gpu.test_pipeline import (  # noqa: F401 new_engine and emulated are fixtures
     PAGES,
     PROMPT_ROWS,
