@@ -229,11 +229,16 @@ def _vector(weights: Weights, name: str, size: int, device: torch.device) -> Ten
     return weights.tensor(f"{name}.weight", (size,)).to(device)
 
 
+def column_multiple(weight_format: WeightFormat) -> int:
+    """What a matrix's columns must be a multiple of for the kernels."""
+    return 32 if weight_format == "bfloat16" else tiles.GROUP_COLUMNS
+
+
 def check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
     """What every launcher would refuse later, said before the weights are read."""
     if any(window is not None for window in config.windows):
         raise StartError("the CUDA kernels do not know attention windows yet; use --device cpu")
-    multiple = 32 if weight_format == "bfloat16" else tiles.GROUP_COLUMNS
+    multiple = column_multiple(weight_format)
     if config.head_dim not in (64, 128):
         raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")
     widths = {

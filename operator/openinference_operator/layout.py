@@ -104,7 +104,7 @@ def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
 
 
 def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
-    """What the engine does not do on GPUs yet (its ranks.cuda_group); empty if it does."""
+    """What the engine does not do on GPUs (its ranks.sharing); empty if it does."""
     if layout.pods > 1:
         return (
             f"parallelism has {layout.num_ranks} ranks in {layout.pods} pods, and GPUs share a"
@@ -121,17 +121,18 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f"{sharing}: {ranks} GPUs do not divide the {heads} query heads and {kv_heads} key"
             f" heads of the model, as they do beside experts; use {_listed(sizes)} in all"
         )
-    if ranks not in (sizes := _gpu_tensor_sizes(summary)):
-        has = f"the model's {_listed(_cut_widths(summary))} columns"
+    columns = _columns(summary)
+    if uneven := _uneven_widths(ranks, summary):
+        even = [size for size in sizes if size == 1 or not _uneven_widths(size, summary)]
         return (
-            f"{sharing}: {ranks} GPUs do not divide {has} into multiples of {_columns(summary)};"
-            f" use {_listed(sizes)} in all"
+            f"{sharing}: {ranks} GPUs do not divide the model's {' and '.join(uneven)} into"
+            f" multiples of {columns}; use {_listed(even)} in all"
         )
-    if expert_columns(summary) % (layout.tensor * _columns(summary)):
+    if expert_columns(summary) % (layout.tensor * columns):
         return (
             f"parallelism.tensor {layout.tensor} does not divide the {expert_columns(summary)}"
-            f" columns of an expert into multiples of {_columns(summary)}; use expert {ranks},"
-            " which gives GPUs whole ones"
+            f" columns of an expert into multiples of {columns}; use"
+            f" {_ways_to_share_experts(ranks, sizes, summary)}"
         )
     return ""
 
@@ -143,23 +144,40 @@ def expert_columns(summary: Mapping[str, Any]) -> int:
     return int(summary.get("expertParameters", 0)) // max(1, matrices * hidden)
 
 
-def _gpu_tensor_sizes(summary: Mapping[str, Any]) -> list[int]:
-    """Those that leave each rank what the kernels take of every matrix."""
-    sizes = tensor_sizes(query_heads(summary), int(summary["numKvHeads"]))
-    columns, widths = _columns(summary), _cut_widths(summary)
-    return [
+def _uneven_widths(ranks: int, summary: Mapping[str, Any]) -> list[str]:
+    """The matrices cut by columns, output and down, of which ranks would not get what kernels take.
+
+    Of down also beside experts, since any layer may be without.
+    """
+    widths = {
+        "heads": query_heads(summary) * int(summary["headDim"]),
+        "intermediate size": int(summary.get("intermediateSize", 0)),  # older engines do not tell
+    }
+    of_all = ranks * _columns(summary)
+    return [f"{name} ({width} columns)" for name, width in widths.items() if width % of_all]
+
+
+def _ways_to_share_experts(ranks: int, sizes: Iterable[int], summary: Mapping[str, Any]) -> str:
+    """As many GPUs by other sizes; where there are none, which numbers of `sizes` can."""
+    if found := _expert_sizes(ranks, summary):
+        expert, tensor = found[0], ranks // found[0]
+        return f"tensor {tensor} and expert {expert}" if tensor > 1 else f"expert {expert}"
+    others = [
         size
         for size in sizes
-        if size == 1
-        or (size <= MOST_TENSOR_GPUS and not any(width % (size * columns) for width in widths))
+        if size == 1 or (_expert_sizes(size, summary) and not _uneven_widths(size, summary))
     ]
+    return f"{_listed(others)} GPUs in all"
 
 
-def _cut_widths(summary: Mapping[str, Any]) -> list[int]:
-    """Columns of the matrices that ranks cut by columns: output and down."""
-    queries = query_heads(summary) * int(summary["headDim"])
-    inner = int(summary.get("intermediateSize", 0))  # older engines do not tell
-    return [queries, inner] if inner and not summary.get("numExperts") else [queries]
+def _expert_sizes(ranks: int, summary: Mapping[str, Any]) -> list[int]:
+    """Into how many parts of whole experts so many GPUs may go, the fewest first."""
+    return [
+        size
+        for size in _divisors(ranks)
+        if int(summary["numExperts"]) % size == 0
+        and expert_columns(summary) % (ranks // size * _columns(summary)) == 0
+    ]
 
 
 def _columns(summary: Mapping[str, Any]) -> int:

@@ -62,19 +62,20 @@ def test_heads_of_ranks_are_the_whole_head(weight_format, ties_embeddings):
 def test_inner_columns_that_ranks_cannot_share_are_refused():
     odd = RandomCheckpoint(changed(num_heads=4, num_kv_heads=2, intermediate_size=130))
     config = EngineConfig("", device="cuda", group=GroupConfig(tensor=4))
-    with pytest.raises(StartError, match="divides its intermediate_size, which is 130"):
+    with pytest.raises(StartError, match="intermediate_size 130 into multiples of 32; use 1"):
         prepare_gpu(odd, config, 0)
 
 
 @pytest.mark.parametrize(
     ("heads", "inner", "layout", "message"),
     [
-        (3, 64, {"tensor": 3}, "--tensor 3 does not divide the experts' intermediate_size, which "
-         "is 64; use --expert 3, which does not cut them"),
+        (3, 64, {"tensor": 3}, "--tensor 3 does not divide the experts' intermediate_size 64 "
+         "into multiples of 32; use --expert 3"),
         (4, 64, {"expert": 8}, "--expert 8 does not divide the 6 experts of the model; use 1"),
         (4, 64, {"tensor": 4, "expert": 2}, "8 GPUs do not divide the 4 query heads and 1 key "
          "heads of the model; use 1, 2 or 4 in all"),
-        (4, 96, {"tensor": 2}, "a part of 2 by --tensor: the experts' intermediate_size 48"),
+        (4, 96, {"tensor": 2}, "--tensor 2 does not .* 96 into multiples of 32; use --expert 2"),
+        (4, 32, {"tensor": 4}, "intermediate_size 32 into multiples of 32; use 1 or 2 GPUs in all"),
     ],
 )  # fmt: skip
 def test_experts_that_ranks_cannot_share_are_refused(monkeypatch, heads, inner, layout, message):

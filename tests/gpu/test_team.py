@@ -152,7 +152,7 @@ def test_what_ranks_write_to_each_other_is_no_room_for_the_cache():
     inboxes, parts = 2 * 2 * 4096 * 2048 * 8, 2 * 4096 * 4096 * 2
     assert taken == pytest.approx(inboxes + parts + 128 * 32_000 * 4, abs=64)
     message = (
-        r"a part of 2 by --tensor, beside 336 MiB for what ranks write to each other: --weights"
+        r"a part of 2 by --tensor 2, beside 336 MiB for what ranks write to each other: --weights"
     )
     with pytest.raises(StartError, match=message):
         plan_part(model, config, 8 * gib)

@@ -129,21 +129,42 @@ def test_what_gpus_do_not_do_yet_is_told_before_a_pod_is_made(layout, words):
     assert bool(words) == bool(misfit)
 
 
-def test_experts_too_narrow_to_be_cut_are_told():
-    packed = QWEN3_MOE | {"storedAs": "I32"}
-    assert not find_gpu_misfit(Layout(tensor=2), packed)
-    assert "tensor 4 does not divide the 768 columns of an expert into multiples of 128; use" in (
-        find_gpu_misfit(Layout(tensor=4), packed)
+@pytest.mark.parametrize(
+    ("layout", "experts", "words"),
+    [
+        (Layout(tensor=2), 128, ""),
+        (Layout(tensor=2, expert=2), 128, ""),
+        (Layout(tensor=4), 128, "tensor 4 does not divide the 768 columns of an expert into multi"),
+        (Layout(tensor=4), 128, "multiples of 128; use tensor 2 and expert 2"),
+        (Layout(tensor=8), 128, "; use tensor 2 and expert 4"),
+        (Layout(tensor=4), 7, "; use 1 or 2 GPUs in all"),
+    ],
+)
+def test_experts_too_narrow_to_be_cut_are_told_with_how_they_can_be_shared(layout, experts, words):
+    packed = QWEN3_MOE | {"storedAs": "I32", "numExperts": experts}
+    packed["expertParameters"] = 3 * experts * 48 * 2048 * 768
+    misfit = find_gpu_misfit(layout, packed)
+    assert words in misfit
+    assert bool(words) == bool(misfit)
+
+
+def test_whole_experts_are_advised_where_no_part_of_them_is_wide_enough():
+    narrow = MIXTRAL | {"storedAs": "I32", "expertParameters": 3 * 8 * 32 * 4096 * 640}
+    assert "640 columns of an expert into multiples of 128; use expert 4" in find_gpu_misfit(
+        Layout(tensor=2, expert=2), narrow
     )
-    assert not find_gpu_misfit(Layout(tensor=2, expert=2), packed)
 
 
 @pytest.mark.parametrize(
     ("inner", "stored", "words"),
     [
         (11008, "BF16", ""),
-        (11008, "I32", "4 GPUs do not divide the model's 4096 or 11008 columns into multiples of"),
-        (11008, "I32", "of 128; use 1 or 2"),
+        (
+            11008,
+            "I32",
+            "4 GPUs do not divide the model's intermediate size (11008 columns)",
+        ),
+        (11008, "I32", "multiples of 128; use 1 or 2 in all"),
         (11000, "BF16", "into multiples of 32; use 1"),
     ],
 )
@@ -151,9 +172,10 @@ def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
     """As the engine refuses it, which would be after the pods are made."""
     heads = {"numHeads": 32, "numKvHeads": 32, "headDim": 128}
     summary = LLAMA_70B | heads | {"intermediateSize": inner, "storedAs": stored}
-    misfit = find_gpu_misfit(Layout(tensor=4), summary)
-    assert words in misfit
-    assert bool(words) == bool(misfit)
+    for experts in (0, 8):
+        misfit = find_gpu_misfit(Layout(tensor=4), summary | {"numExperts": experts})
+        assert words in misfit
+        assert bool(words) == bool(misfit)
 
 
 @pytest.mark.parametrize(

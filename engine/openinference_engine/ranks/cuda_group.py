@@ -23,7 +23,7 @@ from openinference_engine.cuda_backend import (
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
-from openinference_engine.llama_weights import load_llama
+from openinference_engine.llama_weights import column_multiple, load_llama
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
 from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage
@@ -31,9 +31,10 @@ from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart, check_parts, first_part, sharing
+from openinference_engine.ranks.part import CheckpointPart, first_part
 from openinference_engine.ranks.pipeline_plan import plan_pipeline
 from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.sharing import check_sharing
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.ranks.worker import Load
 from openinference_engine.results import StepResult
@@ -143,6 +144,7 @@ def prepare_gpu(
     """Kernels, and the GPU of this rank: the one of its number. Raises StartError."""
     group, model = config.group, checkpoint.config
     _check_group(group, model)
+    check_sharing(model, group, column_multiple(config.weight_format))
     kernels = load_kernels()
     if 0 < (count := torch.cuda.device_count()) < group.num_ranks:
         raise StartError(
@@ -153,12 +155,6 @@ def prepare_gpu(
     if count:
         torch.cuda.set_device(rank)
     check_settings(model, config)
-    try:
-        check_settings(first_part(model, group), config)
-    except StartError as error:
-        raise StartError(
-            f"a part of {group.ranks_per_stage} by {sharing(group)}: {error}"
-        ) from None
     return kernels, find_gpu()
 
 
@@ -216,4 +212,3 @@ def _check_group(group: GroupConfig, model: ModelConfig) -> None:
             f"--pods {group.pods} is for --device cpu so far; GPUs of one pod share a model"
         )
     check_fits(model, group)
-    check_parts(model, group)

@@ -27,8 +27,9 @@ from openinference_engine.ranks.device_memory import (
     layout_of,
 )
 from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send, TeamPrefill
-from openinference_engine.ranks.part import first_part, part_of, sharing
+from openinference_engine.ranks.part import first_part, part_of
 from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.sharing import sharing
 from openinference_engine.ranks.team import Ranks
 from openinference_engine.ranks.team_kernels import TeamKernels
 

@@ -13,20 +13,11 @@ import msgspec
 import numpy.typing as npt
 
 from openinference_engine.config import ExpertsConfig, GroupConfig, ModelConfig
-from openinference_engine.errors import StartError
-from openinference_engine.ranks.layout import (
-    kv_heads_of,
-    listed,
-    share,
-    tensor_sizes,
-    vocabulary_of,
-)
+from openinference_engine.ranks.layout import kv_heads_of, share, vocabulary_of
 from openinference_engine.ranks.team import Team
 from openinference_engine.weights.checkpoint import ALL, Checkpoint, StoredMatrix, StoredTensor
 from openinference_engine.weights.coded_checkpoint import Coded
 from openinference_engine.weights.stored_codes import StoredCodes
-
-MOST_RANKS = 8  # kMaxRanks of csrc/tensor.h
 
 
 def part_of(model: ModelConfig, team: Team, expert: int = 1) -> ModelConfig:
@@ -56,32 +47,6 @@ def _part_of_experts(experts: ExpertsConfig, team: Team, expert: int) -> Experts
 def first_part(model: ModelConfig, group: GroupConfig) -> ModelConfig:
     """What the first rank of a stage sees; no other has more."""
     return part_of(model, Team(0, group.ranks_per_stage), group.expert)
-
-
-def check_parts(model: ModelConfig, group: GroupConfig) -> None:
-    """Raises StartError for ranks of a stage that cannot divide heads or columns evenly."""
-    ranks, experts = group.ranks_per_stage, model.experts
-    if ranks > MOST_RANKS or model.intermediate_size % ranks:
-        raise StartError(
-            f"{ranks} ranks by {sharing(group)}: GPUs share a model by at most {MOST_RANKS}, and "
-            f"by what divides its intermediate_size, which is {model.intermediate_size}"
-        )
-    if ranks not in (sizes := tensor_sizes(model.num_heads, model.num_kv_heads)):
-        raise StartError(
-            f"--tensor {group.tensor} and --expert {group.expert}: {ranks} GPUs do not divide the "
-            f"{model.num_heads} query heads and {model.num_kv_heads} key heads of the model; use "
-            f"{listed(sizes)} in all"
-        )
-    if experts is not None and experts.intermediate_size % group.tensor:
-        raise StartError(
-            f"--tensor {group.tensor} does not divide the experts' intermediate_size, which is "
-            f"{experts.intermediate_size}; use --expert {ranks}, which does not cut them"
-        )
-
-
-def sharing(group: GroupConfig) -> str:
-    """The flags by which the ranks of a stage share a model."""
-    return " and ".join(f"--{name}" for name in ("tensor", "expert") if getattr(group, name) > 1)
 
 
 class CheckpointPart:

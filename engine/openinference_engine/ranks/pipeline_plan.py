@@ -13,8 +13,8 @@ from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks import device_memory, hops
 from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import stage_model
-from openinference_engine.ranks.part import sharing
 from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.sharing import sharing
 
 
 def plan_pipeline(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity:

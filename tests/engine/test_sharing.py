@@ -1,0 +1,80 @@
+"""Which GPUs may share a model: the operator says it before a pod is made, as the engine would."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from openinference_engine.config import ExpertsConfig, GroupConfig, ModelConfig
+from openinference_engine.errors import StartError
+from openinference_engine.ranks.layout import check_fits
+from openinference_engine.ranks.sharing import check_sharing
+from openinference_operator.layout import Layout, find_gpu_misfit, find_misfit
+
+MULTIPLES = {"BF16": 32, "I32": 128}  # of columns, by what weights are stored as
+sizes = st.sampled_from([1, 2, 3, 4, 6, 8, 16])
+
+
+@given(
+    heads=st.sampled_from([(4, 1), (6, 2), (8, 8), (9, 3), (32, 4)]),
+    inner=st.sampled_from([96, 640, 1024, 5632]),
+    experts=st.none() | st.tuples(st.sampled_from([3, 6, 8]), st.sampled_from([96, 256, 640])),
+    tensor=sizes,
+    expert=sizes,
+    stored=st.sampled_from(sorted(MULTIPLES)),
+)
+def test_operator_and_engine_refuse_the_same_and_advise_the_same(
+    heads: tuple[int, int],
+    inner: int,
+    experts: tuple[int, int] | None,
+    tensor: int,
+    expert: int,
+    stored: str,
+) -> None:
+    model = model_of(heads, inner, experts)
+    group, layout = GroupConfig(tensor=tensor, expert=expert), Layout(1, tensor, expert)
+    misfit = find_misfit(layout, summary_of(model, stored))
+    misfit = misfit or find_gpu_misfit(layout, summary_of(model, stored))
+    refusal = refusal_of(model, group, MULTIPLES[stored])
+    assert bool(misfit) == bool(refusal), (misfit, refusal)
+    if "; use " in refusal:
+        assert misfit.rpartition("; use ")[2] == refusal.rpartition("; use ")[2].replace("--", "")
+
+
+def refusal_of(model: ModelConfig, group: GroupConfig, multiple: int) -> str:
+    try:
+        check_fits(model, group)
+        check_sharing(model, group, multiple)
+    except StartError as error:
+        return str(error)
+    return ""
+
+
+def model_of(heads: tuple[int, int], inner: int, experts: tuple[int, int] | None) -> ModelConfig:
+    return ModelConfig(
+        architecture="llama",
+        vocab_size=1024,
+        hidden_size=512,
+        intermediate_size=inner,
+        num_layers=2,
+        num_heads=heads[0],
+        num_kv_heads=heads[1],
+        head_dim=128,
+        max_positions=64,
+        rms_norm_epsilon=1e-5,
+        rope_theta=10_000.0,
+        experts=experts and ExpertsConfig(experts[0], 2, experts[1], True),
+    )
+
+
+def summary_of(model: ModelConfig, stored: str) -> dict[str, int | str]:
+    """What the operator reads of a model for this."""
+    experts = model.experts
+    return {
+        **{"numLayers": model.num_layers, "numHeads": model.num_heads, "storedAs": stored},
+        **{"numKvHeads": model.num_kv_heads, "headDim": model.head_dim},
+        **{"hiddenSize": model.hidden_size, "intermediateSize": model.intermediate_size},
+        "numExperts": experts.count if experts else 0,
+        "expertParameters": (
+            3 * model.num_layers * experts.count * model.hidden_size * experts.intermediate_size
+            if experts
+            else 0
+        ),
+    }
