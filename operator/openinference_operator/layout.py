@@ -122,13 +122,13 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f" heads of the model, as they do beside experts; use {_listed(sizes)} in all"
         )
     columns = _columns(summary)
-    if uneven := _uneven_widths(ranks, summary):
-        even = [size for size in sizes if size == 1 or not _uneven_widths(size, summary)]
+    sizes = [size for size in sizes if size == 1 or not _uneven_widths(size, summary)]
+    if ranks not in sizes:
         return (
-            f"{sharing}: {ranks} GPUs do not divide the model's {' and '.join(uneven)} into"
-            f" multiples of {columns}; use {_listed(even)} in all"
+            f"{sharing}: {ranks} GPUs do not divide the model's {_uneven_widths(ranks, summary)}"
+            f" into multiples of {columns}; use {_listed(sizes)} in all"
         )
-    if expert_columns(summary) % (layout.tensor * columns):
+    if ranks > 1 and expert_columns(summary) % (layout.tensor * columns):
         return (
             f"parallelism.tensor {layout.tensor} does not divide the {expert_columns(summary)}"
             f" columns of an expert into multiples of {columns}; use"
@@ -144,7 +144,7 @@ def expert_columns(summary: Mapping[str, Any]) -> int:
     return int(summary.get("expertParameters", 0)) // max(1, matrices * hidden)
 
 
-def _uneven_widths(ranks: int, summary: Mapping[str, Any]) -> list[str]:
+def _uneven_widths(ranks: int, summary: Mapping[str, Any]) -> str:
     """The matrices cut by columns, output and down, of which ranks would not get what kernels take.
 
     Of down also beside experts, since any layer may be without.
@@ -154,7 +154,8 @@ def _uneven_widths(ranks: int, summary: Mapping[str, Any]) -> list[str]:
         "intermediate size": int(summary.get("intermediateSize", 0)),  # older engines do not tell
     }
     of_all = ranks * _columns(summary)
-    return [f"{name} ({width} columns)" for name, width in widths.items() if width % of_all]
+    uneven = (f"{name} ({width} columns)" for name, width in widths.items() if width % of_all)
+    return " and ".join(uneven)
 
 
 def _ways_to_share_experts(ranks: int, sizes: Iterable[int], summary: Mapping[str, Any]) -> str:
@@ -162,11 +163,7 @@ def _ways_to_share_experts(ranks: int, sizes: Iterable[int], summary: Mapping[st
     if found := _expert_sizes(ranks, summary):
         expert, tensor = found[0], ranks // found[0]
         return f"tensor {tensor} and expert {expert}" if tensor > 1 else f"expert {expert}"
-    others = [
-        size
-        for size in sizes
-        if size == 1 or (_expert_sizes(size, summary) and not _uneven_widths(size, summary))
-    ]
+    others = (size for size in sizes if size == 1 or _expert_sizes(size, summary))
     return f"{_listed(others)} GPUs in all"
 
 
