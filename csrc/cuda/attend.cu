@@ -5,6 +5,7 @@
 // values. States are merged over warps and, by the last block to finish, over splits
 // (arXiv:2311.01282), each time in a fixed order.
 #include "device.cuh"
+#include "exponential.cuh"
 #include "launch.cuh"
 #include "ops.h"
 #include "page_attention.cuh"
@@ -12,8 +13,6 @@
 
 namespace openinference {
 namespace {
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 struct Attention {
     const bf16* query;  // (tokens, query_heads, head_dim)

@@ -3,8 +3,8 @@
 // A warp has a token; its lanes have every 32nd logit and find the best k times.
 #pragma once
 
+#include "exponential.cuh"
 #include "launch.cuh"
-#include "swiglu.cuh"
 #include "visits.cuh"
 
 namespace openinference {

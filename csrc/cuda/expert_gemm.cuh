@@ -48,13 +48,9 @@ __global__ void __launch_bounds__(kGemmThreads, Weights::blocks(kGroups))
     const Share<Weights> share(weights.columns);
     typename Weights::Unit held[kDepth];
     const Constants constants;
-    wait_for_predecessor();
-    release_successor();  // in this order: expert_sum reads the visits before this kernel has ended
-    for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) shared.visits[i] = visits[i];
-    block_barrier();
-    const int all = shared.visits[0].visits * tiles, blocks = gridDim.x, block = blockIdx.x;
-    const int end = all * (block + 1) / blocks;
-    Place now{all * block / blocks, 0}, ahead = now;
+    const TilesOfVisits run = enter_visits(shared.visits, visits, most_visits, tiles);
+    const int end = run.end;
+    Place now{run.begin, 0}, ahead = now;
     const auto advance = [&](Place& place) {
         if (++place.index < share.count()) return;
         place.index = 0;

@@ -9,86 +9,15 @@
 //
 // Whom a step visits is known since the predecessor began (it releases after it has waited for `route`), so
 // the first weights are requested before it has ended.
+#include "choices_of_token.cuh"
 #include "expert_gemm.cuh"
 #include "ops.h"
-#include "rms_scale.cuh"
-#include "team.cuh"
 
 namespace openinference {
 namespace {
 
 constexpr int kLeastUnits = 3;             // of a part
 constexpr int kMostPartBytes = 144 * 1024;  // of shared memory, which an A100 has beside SumShared
-constexpr int kRows = 16;                  // of a tile
-
-// Where two columns of a token's sum go: one of each of these.
-struct ToHidden {
-    const bf16* norm_weight;
-    float* hidden;
-    bf16* x;
-    float* sum_squares;
-
-    __device__ __forceinline__ uint32_t number() const { return 0; }
-    __device__ __forceinline__ float begin(size_t at) const { return hidden[at]; }
-    __device__ __forceinline__ void end(uint32_t, int token, int tile, int tiles, int pair, bool is_live, float lower,
-                                        float upper) const {
-        if (is_live) {
-            const int column = tile * kRows + pair;
-            const size_t at = static_cast<size_t>(token) * tiles * kRows + column;
-            hidden[at] = lower;
-            hidden[at + 8] = upper;
-            x[at] = to_bf16(lower * to_float(norm_weight[column]));
-            x[at + 8] = to_bf16(upper * to_float(norm_weight[column + 8]));
-        }
-        write_sum_squares(sum_squares, tiles, tile, token, is_live, lower, upper);
-    }
-};
-
-struct ToRanks {
-    Exchange exchange;
-
-    __device__ __forceinline__ uint32_t number() const { return exchange.number(); }
-    __device__ __forceinline__ float begin(size_t) const { return 0; }
-    __device__ __forceinline__ void end(uint32_t number, int token, int tile, int tiles, int pair, bool is_live,
-                                        float lower, float upper) const {
-        if (is_live) exchange.push(number, (token * tiles + tile) * 8 + pair, pack_bf16(lower, upper));
-    }
-};
-
-template <class Destination> struct ExpertSum {
-    const float* shares;  // (tokens, chosen)
-    const int* places;    // (tokens, chosen)
-    int tokens, chosen, columns;
-    Destination to;
-
-    __device__ __forceinline__ void add(const float* sums, int parts, int tile) const {
-        const uint32_t number = to.number();
-        const int tiles = columns / kRows, rounded = (tokens * 8 + 31) / 32 * 32;
-        for (int item = threadIdx.x; item < rounded; item += kGemmThreads) {
-            const int token = item / 8, pair = item % 8;
-            const bool is_live = token < tokens;
-            float lower = 0, upper = 0;
-            if (is_live) {
-                const size_t at = static_cast<size_t>(token) * columns + tile * kRows + pair;
-                lower = to.begin(at);
-                upper = to.begin(at + 8);
-                for (int choice = token * chosen; choice < (token + 1) * chosen; ++choice) {
-                    const int place = places[choice];
-                    if (place < 0) continue;
-                    const float* part = sums + place * parts * kRows + pair;
-                    float low = 0, up = 0;
-                    for (int i = 0; i < parts; ++i, part += kRows) {
-                        low += part[0];
-                        up += part[8];
-                    }
-                    lower += shares[choice] * low;
-                    upper += shares[choice] * up;
-                }
-            }
-            to.end(number, token, tile, tiles, pair, is_live, lower, upper);
-        }
-    }
-};
 
 struct SumShared {
     Visit visits[kMostVisits];
@@ -142,7 +71,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
                       ExpertSum<Destination> sum) {
     constexpr int kDepth = units_ahead<Weights>(kGroups);
     auto& shared = shared_memory<SumShared>();
-    const int tiles = sum.columns / kRows, runs = weights.columns / Weights::kRunColumns;
+    const int tiles = sum.columns / kTileRows, runs = weights.columns / Weights::kRunColumns;
     for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) {
         const auto* words = reinterpret_cast<const uint2*>(visits + i);
         const uint2 first = load_whole(words), second = load_whole(words + 1);
@@ -157,7 +86,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
     const auto request = [&](typename Weights::Unit& unit) {
         if (ahead.has_ended()) return;
         const int tile = first_tile + ahead.tile;
-        load_unit(unit, weights, {tile, tile * kRows, tile * kRows + 8}, ahead.unit, runs);
+        load_unit(unit, weights, {tile, tile * kTileRows, tile * kTileRows + 8}, ahead.unit, runs);
         const bool leaves = ahead.is_at_end();
         ++ahead.unit;
         if (!leaves) return;
@@ -190,9 +119,9 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
             const bool leaves = now.is_at_end();
             ++now.unit;
             if (!leaves) continue;
-            float* of_visit = shared.sums + (visit.first * parts + now.part) * kRows;
+            float* of_visit = shared.sums + (visit.first * parts + now.part) * kTileRows;
             take_sums<kGroups>(sums, visit.count, [&](int place, int row, float lower, float upper) {
-                float* of_place = of_visit + place * parts * kRows + row;
+                float* of_place = of_visit + place * parts * kTileRows + row;
                 of_place[0] = lower;
                 of_place[8] = upper;
             });
@@ -209,7 +138,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
 
 // As many parts of k as give each warp something to do at one token, and no more than shared memory holds.
 int parts_of(int64_t columns, int64_t run_columns, int runs, int64_t chosen, int64_t places) {
-    const int64_t units = (columns / run_columns + runs - 1) / runs, most = kMostPartBytes / (kRows * sizeof(float));
+    const int64_t units = (columns / run_columns + runs - 1) / runs, most = kMostPartBytes / (kTileRows * sizeof(float));
     const int64_t parts = std::min({(units + kLeastUnits - 1) / kLeastUnits, int64_t{kGemmWarps},
                                     most / (kFewTokens * chosen), most / places});
     const int64_t length = (units + parts - 1) / parts;
@@ -221,8 +150,8 @@ void launch_expert_sum(const char* op, const Weights& weights, const bf16* x, co
                        const ExpertSum<Destination>& sum, Stream stream) {
     const int places = sum.tokens * sum.chosen, most_visits = std::min(places, kMostVisits);
     const int parts = parts_of(weights.columns, Weights::kRunColumns, Weights::kRuns, sum.chosen, places);
-    const size_t shared_bytes = sizeof(SumShared) + sizeof(float) * places * parts * kRows;
-    const int blocks = std::min(sum.columns / kRows, multiprocessors());
+    const size_t shared_bytes = sizeof(SumShared) + sizeof(float) * places * parts * kTileRows;
+    const int blocks = std::min(sum.columns / kTileRows, multiprocessors());
     launch(op, expert_sum_kernel<Weights, kGroups, Destination>, dim3(blocks), kGemmThreads, shared_bytes, stream,
            weights, x, visits, most_visits, parts, sum);
 }
@@ -256,7 +185,7 @@ void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits
                 const Tensor& places, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
                 const Tensor& sum_squares, Stream stream) {
     const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1);
-    require(H % kRows == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
+    require(H % kTileRows == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
     const ToHidden to{norm_weight.as<bf16>("norm_weight", {H}), hidden.as<float>("hidden", {T, H}),
                       x.as<bf16>("x", {T, H}), sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
     sum_experts("expert_sum", input, weights, visits, shares, places, T, H, to, stream);
@@ -266,7 +195,7 @@ void push_expert_sum(const Tensor& input, const Tensor& weights, const Tensor& v
                      const Tensor& places, const Team& team, int exchange, Stream stream) {
     const int64_t T = shares.length("shares", 0);
     const int64_t H = rows_of(weights, 1);
-    require(H % kRows == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
+    require(H % kTileRows == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
     const ToRanks to{exchange_of("push_expert_sum", team, exchange, T * H / 2)};
     sum_experts("push_expert_sum", input, weights, visits, shares, places, T, H, to, stream);
 }

@@ -46,12 +46,8 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
     const int tiles = epilogue.tiles(), units = weights.columns / Weights::kUnitColumns;
     typename Weights::Unit held[kDepth];
     const Constants constants;
-    wait_for_predecessor();
-    release_successor();  // in this order: expert_sum reads the visits before this kernel has ended
-    for (int i = threadIdx.x; i < most_visits; i += kGemmThreads) shared.visits[i] = visits[i];
-    block_barrier();
-    const int all = shared.visits[0].visits * tiles, blocks = gridDim.x, block = blockIdx.x;
-    const int begin = all * block / blocks + static_cast<int>(threadIdx.x / 32), end = all * (block + 1) / blocks;
+    const TilesOfVisits run = enter_visits(shared.visits, visits, most_visits, tiles);
+    const int begin = run.begin + static_cast<int>(threadIdx.x / 32), end = run.end;
 
     struct {
         int item, unit;

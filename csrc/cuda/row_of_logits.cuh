@@ -2,12 +2,12 @@
 #pragma once
 
 #include "device.cuh"
+#include "exponential.cuh"
 
 namespace openinference {
 
 constexpr int kWarps = 32;
 constexpr int kThreads = kWarps * 32;
-constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLargest = 3.4028234663852886e38f;
 
 // What a block shares of one row's vocabulary: each warp has a run of ids.

@@ -2,10 +2,9 @@
 #pragma once
 
 #include "device.cuh"
+#include "exponential.cuh"
 
 namespace openinference {
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 // silu(gate) · up of two sums that a norm's scalar has still to scale.
 __device__ __forceinline__ float swiglu(float gate, float up, float scale) {

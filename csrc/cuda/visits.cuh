@@ -50,6 +50,23 @@ template <int kGroups> struct VisitedRows {
     }
 };
 
+// A block's run of the tiles of all visits.
+struct TilesOfVisits {
+    int begin, end;
+};
+
+// Waits for the visits, copies them to shared memory, and divides their tiles among blocks. In this order:
+// expert_sum reads the visits before the kernel that calls this has ended.
+__device__ __forceinline__ TilesOfVisits enter_visits(Visit (&copy)[kMostVisits], const Visit* visits, int most,
+                                                      int tiles) {
+    wait_for_predecessor();
+    release_successor();
+    for (int i = threadIdx.x; i < most; i += kGemmThreads) copy[i] = visits[i];
+    block_barrier();
+    const int all = copy[0].visits * tiles, blocks = gridDim.x, block = blockIdx.x;
+    return {all * block / blocks, all * (block + 1) / blocks};
+}
+
 // The products of a visit with a unit of weights: of as many groups of eight places as it has, not of as
 // many as the largest visit may have.
 template <int kGroups, class Unit>

@@ -1,14 +1,13 @@
 // The query rows of a warpgroup of attend_prefill: products with tiles of keys and values, and the softmax between.
 #pragma once
 
+#include "exponential.cuh"
 #include "hopper.cuh"
 #include "prefill_pages.cuh"
 
 namespace openinference {
 
 #ifdef OPENINFERENCE_HOPPER
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 // One warpgroup's 64 rows. A thread has rows g and g + 8 of its warp's 16, columns 2t and 2t + 1 of
 // every eight.
