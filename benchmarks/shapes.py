@@ -43,6 +43,9 @@ DENSE_SHAPES = {
     "llama-2-13b": _shape(40, 5120, 13824, 40, 40),
     "llama-2-70b": _shape(80, 8192, 28672, 64, 8),
     "llama-3-8b": _shape(32, 4096, 14336, 32, 8, vocabulary=128256),
+    "qwen3-8b": msgspec.structs.replace(
+        _shape(36, 4096, 12288, 32, 8, vocabulary=151936), architecture="qwen3"
+    ),
     "tiny": _shape(2, 256, 384, 2, 1, vocabulary=320),
 }
 SHAPES = DENSE_SHAPES | {
