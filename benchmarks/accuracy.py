@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 from unittest.mock import patch
 
 import torch
@@ -78,7 +79,7 @@ def read(
         kv_cache_dtype=kv_cache_dtype,
     )
     engine = Engine(open_checkpoint(path), config)
-    runner: Runner = engine.runner
+    runner = cast(Runner, engine.runner)
     blocks = list(range(SAMPLE_TOKENS // engine.config.block_size))
     losses, choices = [], []
     for sample in samples:

@@ -39,7 +39,8 @@ def write_checkpoint(folder: Path, config: ModelConfig, is_gptq: bool = False) -
     files = list(_shapes_by_file(config))
 
     def write(number: int) -> int:
-        random, tensors = np.random.default_rng(number), {}
+        random = np.random.default_rng(number)
+        tensors: dict[str, RawTensor] = {}
         for name, shape in files[number].items():
             if is_gptq and name.endswith("_proj.weight"):
                 tensors |= _random_codes(random, name.removesuffix(".weight"), shape)

@@ -18,7 +18,8 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import get_args
+from functools import partial
+from typing import Any, get_args
 
 import msgspec
 import torch
@@ -69,7 +70,7 @@ def measure(
     batch: int,
     prompt: int,
     output: int,
-    rules: dict[str, float] | None = None,
+    rules: dict[str, Any] | None = None,
 ) -> Speed:
     """`rules`: of SamplingParams, for tokens that are not the likeliest ones."""
     pool, stages = BlockPool(num_blocks, PAGE_TOKENS), num_stages(runner)
@@ -77,7 +78,8 @@ def measure(
         pool, batch, caches_prefixes=False, looks_ahead=True, steps_under_way=stages
     )
     random = torch.Generator().manual_seed(0)
-    params = SamplingParams(**({"seed": 0, "max_tokens": output, "temperature": 0} | (rules or {})))
+    likeliest: dict[str, Any] = {"seed": 0, "max_tokens": output, "temperature": 0}
+    params = SamplingParams(**likeliest | (rules or {}))
     for index in range(batch):
         ids = torch.randint(0, config.vocab_size, (prompt,), generator=random).tolist()
         scheduler.add(Request(str(index), ids, params))
@@ -224,7 +226,7 @@ def main() -> None:
         peer = tokens_per_second(group_of(options), options.shape, options.weights, batch)
         print(f"b{batch}: {describe(speed, floor, peer)}")
         if options.trace:
-            traced = device_time(lambda batch=batch: run(batch, 96))
+            traced = device_time(partial(run, batch, 96))
             longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])
             print(f"    device idle {traced.idle_share:.2%} of the time; longest gaps {longest} us")
     if isinstance(runner, CudaGroup):

@@ -16,6 +16,7 @@ from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from openinference_engine.ranks import combine as ways
@@ -35,7 +36,8 @@ def measure(rank: int, ranks: int, rounds: int, port: int, results: Connection) 
     """One rank; the first sends microseconds by shape, tokens and way."""
     torch.set_num_threads(1)
     store = TCPStore("127.0.0.1", port, None, rank == 0, TIMEOUT, wait_for_workers=False)
-    team = Team(rank, ranks, ProcessGroupGloo(store, rank, ranks, TIMEOUT))
+    group: Any = ProcessGroupGloo(store, rank, ranks, TIMEOUT)
+    team = Team(rank, ranks, group)
     for shape in SHAPES:
         for tokens in TOKENS:
             for way in WAYS:

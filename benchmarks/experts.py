@@ -65,7 +65,7 @@ def main() -> None:
     for rows in parser.parse_args().rows:
         x = torch.randn(rows, HIDDEN)
         ids, shares = ops.route(torch.randn(rows, EXPERTS), CHOSEN, True)
-        used = len(ids.unique())
+        used = len(torch.unique(ids))
         together = seconds_of(partial(ops.experts, x, ids, shares, weights), device)
         apart = seconds_of(partial(one_by_one, x, ids, shares, matrices), device)
         print(

@@ -47,7 +47,8 @@ def measure(rank: int, ranks: int, rows: list[int], port: int, results: Connecti
     torch.cuda.set_device(rank)
     device, kernels = torch.device("cuda", rank), load_kernels()
     store = TCPStore("127.0.0.1", port, None, rank == 0, TIMEOUT, wait_for_workers=False)
-    team = Team(rank, ranks, ProcessGroupGloo(store, rank, ranks, TIMEOUT))
+    group: Any = ProcessGroupGloo(store, rank, ranks, TIMEOUT)
+    team = Team(rank, ranks, group)
     nccl = _nccl(PrefixStore("nccl", store), rank, ranks)
     for columns in WIDTHS:
         elements = max(rows) * columns
@@ -123,9 +124,12 @@ def microseconds(exchange: Callable[[], object], team: TeamKernels | None, count
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         queue(count)
-    times = []
+    times: list[float] = []
     for _ in range(_REPLAYS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
         graph.replay()
         begin.record()
         graph.replay()

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from openinference_engine.config import Device, EngineConfig, GroupConfig
 from openinference_engine.engine import Engine
@@ -39,7 +39,7 @@ _FAULTS = (
     ("another rank stopped", 1, signal.SIGSTOP),
     ("rank 0 killed", 0, signal.SIGKILL),
 )
-_SIZES = {
+_SIZES: dict[str, dict[str, Any]] = {
     "tensor": {"tensor": 2},
     "pipeline": {"pipeline": 2},
     "both": {"pipeline": 2, "tensor": 2},

@@ -21,15 +21,11 @@ from openinference_engine.config import ActivationChoice, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
+from openinference_engine.expert_weights import router_elements
 from openinference_engine.kv_formats import BFLOAT16, CUDA_FORMATS, CacheFormat
 from openinference_engine.llama_weights import WEIGHT_FORMATS
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.weight_sizes import (
-    feed_forward_bytes,
-    head_bytes,
-    matrix_bytes,
-    router_elements,
-)
+from openinference_engine.weight_sizes import feed_forward_bytes, head_bytes, matrix_bytes
 
 from benchmarks.limits import copy_bytes_per_second, seconds_of
 from benchmarks.shapes import SHAPES, random_llama, step_bytes, visited_experts

@@ -20,16 +20,18 @@ import torch
 from openinference_engine.chunks import Chunks, Parts, chunks_of
 from openinference_engine.coded_kernels import with_activations
 from openinference_engine.coded_rows import CODE_TYPES
-from openinference_engine.config import ModelConfig, WeightFormat
+from openinference_engine.config import ActivationChoice, ModelConfig, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.expert_weights import expert_elements, router_elements
 from openinference_engine.kv_formats import CODED_FORMATS, CUDA_FORMATS, KVCacheDtype
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.prefill import Prefill
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.row_attention import RowAttention
-from openinference_engine.weight_sizes import expert_elements, layer_bytes, router_elements
+from openinference_engine.weight_sizes import layer_bytes
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.kernels import replay_of
 from benchmarks.limits import copy_bytes_per_second, seconds_of
@@ -135,11 +137,13 @@ def fill(kernels: ModuleType, config: ModelConfig, cache: KVCache, chunks: Chunk
 
 def torch_seconds(config: ModelConfig, length: int, device: torch.device) -> float:
     """The same by torch, keys and values in bf16 and in order."""
-    heads = config.num_heads, config.num_kv_heads, config.num_kv_heads
-    dense = [random_heads(length, n, config.head_dim, device).transpose(0, 1)[None] for n in heads]
+    query, key, value = (
+        random_heads(length, heads, config.head_dim, device).transpose(0, 1)[None]
+        for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+    )
 
     def attend() -> None:
-        torch.nn.functional.scaled_dot_product_attention(*dense, is_causal=True, enable_gqa=True)
+        scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
     return seconds_of(attend, device)
 
@@ -161,8 +165,11 @@ def prompt_seconds(
     prefill = Prefill(kernels, weights, config, cache, attention, tokens)
     ids = torch.randint(0, config.vocab_size, (tokens,)).tolist()
     chunks = prefill.chunks_of([(ids, 0, random_pages(tokens // _PAGE))])
-    replay = replay_of(kernels, lambda stream: prefill.queue(chunks, stream), True)
-    return seconds_of(replay, device)
+
+    def queue(stream: Any) -> None:
+        prefill.queue(chunks, stream)
+
+    return seconds_of(replay_of(kernels, queue, True), device)
 
 
 def main() -> None:
@@ -198,8 +205,10 @@ def main() -> None:
             limit = limit_seconds(config, options.tokens, name, device)
             print(f"products and reads of {options.tokens} tokens: {limit * 1e3:.2f} ms")
         weights = random_llama(config, options.tokens, device, name)
-        codes = [(name, "auto")] if name in CODE_TYPES else []
-        for activations, kv in [*(("auto", kv) for kv in kinds), *codes]:
+        ways: list[tuple[ActivationChoice, KVCacheDtype]] = [("auto", kv) for kv in kinds]
+        if name in CODE_TYPES:
+            ways.append((name, "auto"))
+        for activations, kv in ways:
             own = with_activations(kernels, activations, config, options.tokens, device)
             seconds = prompt_seconds(own, config, kv, options.tokens, weights, device)
             print(

@@ -18,6 +18,7 @@ import asyncio
 import json
 import time
 from collections import OrderedDict
+from typing import Any, cast
 
 import uvloop
 
@@ -73,8 +74,8 @@ class Engine(asyncio.Protocol):
     ports: tuple[int, ...] = ()
     running = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
         self.timer: asyncio.TimerHandle | None = None
 
@@ -128,7 +129,7 @@ class Engine(asyncio.Protocol):
         pause_seconds = 0.1 if cache else 1.0
         self.timer = asyncio.get_running_loop().call_later(pause_seconds, self.report)
 
-    def stream(self, asked: dict) -> None:
+    def stream(self, asked: dict[str, Any]) -> None:
         how = json.loads(asked.get("user") or "{}")
         self.left = how.get("events", NUM_EVENTS)
         self.every = how.get("every")
@@ -170,7 +171,7 @@ def chunk(number: int, is_traced: bool) -> bytes:
     )
 
 
-def configmaps(ports: tuple[int, ...]) -> dict:
+def configmaps(ports: tuple[int, ...]) -> dict[str, Any]:
     """The list of routing ConfigMaps with one group per stub."""
     groups = [
         {

@@ -30,7 +30,7 @@ def waiting_for_tokens() -> Iterator[Waiting]:
         waiting.seconds += time.perf_counter() - started
         return land(flight)
 
-    Flight.land = timed  # type: ignore[method-assign]
+    Flight.land = timed  # type: ignore[assignment, method-assign]
     try:
         yield waiting
     finally:
