@@ -67,7 +67,8 @@ async def test_monitors_that_may_not_be_listed_are_left_until_they_may(
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 async def test_every_sample_is_accepted(kube: Kube, path: Path) -> None:
-    await kube.run("apply", "--dry-run=server", f"--filename={path}")
+    told = await kube.run("apply", "--dry-run=server", f"--filename={path}")
+    assert "(server dry run)" in told
 
 
 @pytest.mark.parametrize(

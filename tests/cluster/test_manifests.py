@@ -59,6 +59,7 @@ def test_the_images_are_the_provider_s(prometheus):
 def test_the_sidecar_travels_whole(prometheus):
     shipped = of_kind(prometheus, "ConfigMap", "scrape-targets")["data"]["scrape_targets.py"]
 
+    assert shipped == (manifests.places.SOURCES / "scrape_targets.py").read_text()
     compile(shipped, "scrape_targets.py", "exec")
 
 

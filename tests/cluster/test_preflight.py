@@ -52,6 +52,7 @@ def test_without_docker_and_root_the_message_names_both_remedies(change):
 
 
 def test_a_capable_machine_has_no_obstacles():
+    assert not list(obstacles(ProviderName.EMBEDDED, CAPABLE))
     check(ProviderName.EMBEDDED, CAPABLE)
 
 

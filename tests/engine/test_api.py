@@ -294,14 +294,17 @@ async def test_many_at_once_get_their_own_answers(async_client: openai.AsyncOpen
 
 
 async def test_async_stream_that_is_left_early_frees_its_seat(
-    async_client: openai.AsyncOpenAI,
+    async_client: openai.AsyncOpenAI, http: httpx2.Client
 ) -> None:
     stream = await async_client.chat.completions.create(
         model="smollm2", messages=QUESTION, extra_body={"ignore_eos": True}, stream=True
     )
     async for _ in stream:
         break
-    await stream.close()  # the fixture of the client waits until the engine is empty
+    await stream.close()
+    with http.stream("GET", "/load") as stream_of_load:
+        lines = (line for line in stream_of_load.iter_lines() if line.startswith("data: "))
+        assert any(json.loads(line[6:])["running"] == 0 for line in lines)
 
 
 def test_repeated_prompt_is_reported_as_cached(client: openai.OpenAI) -> None:

@@ -129,8 +129,9 @@ def test_append_normed_norms_heads_before_they_rotate(
 
 def test_empty_batch_is_a_step_that_does_nothing(place, inputs):
     x, squares = inputs.normed(0, 64)
-    weights, out = inputs.normal(16, 64), inputs.unwritten(0, 8)
-    place.ops.project_gate_up(x, squares, EPSILON, weights, out, place.stream)
+    weights, beside = inputs.normal(16, 64), inputs.unwritten(1, 8)
+    place.ops.project_gate_up(x, squares, EPSILON, weights, beside[:0], place.stream)
+    assert beside.isnan().all()
 
 
 @pytest.mark.parametrize(

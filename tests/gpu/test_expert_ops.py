@@ -123,9 +123,11 @@ def test_add_experts_adds_shares_of_results(place, inputs, tokens, columns):
 def test_empty_batch_visits_nobody(place, inputs):
     arguments = routing(inputs, inputs.normal(0, 8, dtype=torch.float32), 2)
     place.ops.route(**arguments, stream=place.stream)
-    nobody = torch.empty(0, 1, dtype=torch.int64)
-    place.ops.expert_gate_up(**_gate_up(inputs, nobody, 32, 8), stream=place.stream)
-    place.ops.expert_sum(**_sum(inputs, nobody, 16, 32), stream=place.stream)
+    nobody, beside = torch.empty(0, 1, dtype=torch.int64), inputs.unwritten(1, 16)
+    gate_up = _gate_up(inputs, nobody, 32, 8) | {"out": beside[:0, :8]}
+    place.ops.expert_gate_up(**gate_up, stream=place.stream)
+    place.ops.expert_sum(**_sum(inputs, nobody, 16, 32) | {"x": beside[:0]}, stream=place.stream)
+    assert beside.isnan().all()
 
 
 def test_experts_of_another_shape_are_refused(place, inputs):

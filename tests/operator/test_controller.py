@@ -174,6 +174,7 @@ async def test_an_api_server_that_fails_now_and_then_is_outlived(running, server
     server.failures = [500, 429, 503, 500]
     running.submit(raw_service())
     await until(lambda: running.status().get("replicas") == 1)
+    assert not server.failures, "each was met"
 
 
 async def test_a_refused_object_is_a_condition_and_freezes_nothing(running, server, raw_service):

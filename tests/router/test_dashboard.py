@@ -119,7 +119,9 @@ async def test_a_draining_router_sends_its_viewers_elsewhere(make_bench):
     async with asyncio.timeout(60), bench.client.get(url) as response:
         await response.content.readuntil(b"\n\n")
         bench.router.drain()
-        await response.content.read()
+        assert b"data:" not in await response.content.read()  # and it ends
+    async with asyncio.timeout(60), bench.client.get(url) as response:
+        assert await response.content.read() == b"", "another viewer is told nothing here"
 
 
 async def test_overview_shows_what_the_router_and_what_the_cluster_know(

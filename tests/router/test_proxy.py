@@ -1,6 +1,7 @@
 """What a request and its answer look like on both sides of the router on a good day."""
 
 import asyncio
+import json
 
 from aiohttp import web
 from openinference_engine.server.app import ROUTES
@@ -67,9 +68,11 @@ async def test_a_stream_passes_without_being_collected(play, make_bench, make_ro
     bench = await make_bench(make_routing(make_routed(engine.address)))
     await bench.admitted()
     async with asyncio.timeout(60), bench.chat(stream=True) as response:
-        for gate in gates:
-            await response.content.readuntil(b"\n\n")
+        for number, gate in enumerate(gates):
+            event = await response.content.readuntil(b"\n\n")
+            assert json.loads(event[6:])["choices"][0]["delta"]["content"] == str(number)
             gate.set()
+        assert await response.content.read() == DONE
 
 
 async def test_models_lists_every_service(make_bench, make_routing):
