@@ -7,11 +7,10 @@ from openinference_operator.reasons import Reason
 from openinference_operator.sizing import human
 
 
-def _too_large(facts: Facts) -> Condition | None:
+def _impossible(facts: Facts) -> Condition | None:
     if facts.sizing is None or not facts.sizing.problem:
         return None
-    reason = Reason.PARALLELISM_MISFIT if facts.sizing.is_misfit else Reason.MODEL_TOO_LARGE
-    return Condition("ModelReady", "False", reason, facts.sizing.problem)
+    return Condition("ModelReady", "False", facts.sizing.reason, facts.sizing.problem)
 
 
 def _in_place(facts: Facts) -> Condition | None:
@@ -56,4 +55,4 @@ def _awaited(facts: Facts) -> Condition:
     return Condition("ModelReady", "False", Reason.DOWNLOADING, message)
 
 
-MODEL_RULES: tuple[Rule, ...] = (_too_large, _in_place, _fetched, _failed, _awaited)
+MODEL_RULES: tuple[Rule, ...] = (_impossible, _in_place, _fetched, _failed, _awaited)

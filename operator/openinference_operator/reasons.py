@@ -38,6 +38,7 @@ class Reason(StrEnum):
     DOWNLOAD_FAILED = "DownloadFailed"
     MODEL_TOO_LARGE = "ModelTooLarge"
     PARALLELISM_MISFIT = "ParallelismMisfit"
+    ACTIVATIONS_MISFIT = "ActivationsMisfit"
     # Scheduled
     SCHEDULED = "Scheduled"
     UNSCHEDULABLE = "Unschedulable"

@@ -13,7 +13,7 @@ in it, and the engine gives a tenth of it to keys and values
 (`openinference_engine.backend.plan_capacity`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from openinference_operator.layout import (
     with_more_stages,
 )
 from openinference_operator.parallelism_spec import GPU_RESOURCE
+from openinference_operator.reasons import Reason
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 
@@ -40,8 +41,7 @@ class Sizing:
     """One replica; bytes of its fullest GPU, or of its fullest pod where it has none.
 
     `kv_per_gpu` and `max_concurrency` are None while the memory is not known. `problem`: why it
-    cannot run, with the arithmetic and what would fit; empty if it can. `is_misfit`: that is
-    because its parallelism does not divide the model, or GPUs do not do it yet.
+    cannot run, with the arithmetic and what would fit; empty if it can. `reason`: of that.
     """
 
     pods: int
@@ -50,7 +50,12 @@ class Sizing:
     kv_per_gpu: int | None = None
     max_concurrency: int | None = None
     problem: str = ""
-    is_misfit: bool = False
+    reason: Reason = Reason.MODEL_TOO_LARGE
+
+    @property
+    def is_misfit(self) -> bool:
+        """It cannot run, however much memory there were."""
+        return bool(self.problem) and self.reason is not Reason.MODEL_TOO_LARGE
 
     @property
     def gpus(self) -> int:
@@ -65,18 +70,24 @@ def size(
     gpu_memories: Sequence[int],
 ) -> Sizing:
     """Divide the memory of a replica. `gpu_memories`: bytes of one GPU of each node that fits."""
-    misfit = find_misfit(layout, summary)
-    if service.gpus_per_pod:
-        misfit = misfit or find_gpu_misfit(layout, summary)
-        chosen = service.engine.activations
-        misfit = misfit or find_activations_misfit(chosen, layout, summary)
-    if misfit:
-        ranks = layout.ranks_per_pod if service.gpus_per_pod else 0
-        return Sizing(layout.pods, ranks, 0, problem=misfit, is_misfit=True)
+    for reason, misfit in _misfits(service, layout, summary):
+        if misfit:
+            ranks = layout.ranks_per_pod if service.gpus_per_pod else 0
+            return Sizing(layout.pods, ranks, 0, problem=misfit, reason=reason)
     demand = measure(service, summary)
     if service.gpus_per_pod:
         return _size_gpus(demand, layout, gpu_memories)
     return _size_cpu(demand, layout, service.memory_limit)
+
+
+def _misfits(
+    service: InferenceService, layout: Layout, summary: Mapping[str, Any]
+) -> Iterator[tuple[Reason, str]]:
+    yield Reason.PARALLELISM_MISFIT, find_misfit(layout, summary)
+    if service.gpus_per_pod:
+        yield Reason.PARALLELISM_MISFIT, find_gpu_misfit(layout, summary)
+        chosen = service.engine.activations
+        yield Reason.ACTIVATIONS_MISFIT, find_activations_misfit(chosen, layout, summary)
 
 
 def needed_bytes(demand: Demand, layout: Layout) -> int:

@@ -204,7 +204,7 @@ def test_codes_of_activations_that_do_not_fit_are_a_misfit_on_gpus():
     service = service_with(gpus=1, activations="int8")
     assert not size(service, LLAMA_8B | {"storedAs": "I8"}, [H100]).is_misfit
     sizing = size(service, LLAMA_8B | {"storedAs": "BF16"}, [H100])
-    assert sizing.is_misfit
+    assert sizing.reason == "ActivationsMisfit"
     assert "engine.activations int8 is for weights stored as int8" in sizing.problem
 
 
