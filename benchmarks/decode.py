@@ -5,9 +5,10 @@
 
 Every sequence gets a random prompt and decodes greedily. Counted are the steps in which all of
 them decode, from one commit to the next; in a pipeline, where each step has some of them, those
-of the time in which all do. Beside tok/s: its ratio to the peer (vLLM 0.26 on an
-H100: a ratio to compare only on that GPU) and the share of the copy bandwidth of this run that
-reading weights and cache once explains; of experts, those that as many tokens visit by chance.
+of the time in which all do. Beside tok/s: its ratio to the peer (vLLM 0.26 on an H100: a ratio to
+compare only on that GPU) and the share of the copy bandwidth of this run that reading weights and
+cache once explains; of experts, those that as many tokens visit by chance. Of a group of ranks,
+tokens of prompts are counted as well, in the steps that have no others.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Speed:
     seconds: float
     waited: float  # seconds of them in which the host had nothing to do but to wait for tokens
     num_preemptions: int
+    num_prompt_tokens: int
+    prompt_seconds: float  # of the steps that had nothing but prompts
 
     @property
     def tokens_per_second(self) -> float:
@@ -84,6 +87,7 @@ def measure(
         ids = torch.randint(0, config.vocab_size, (prompt,), generator=random).tolist()
         scheduler.add(Request(str(index), ids, params))
     num_tokens, num_steps, seconds, waited = 0, 0, 0.0, 0.0
+    num_prompt_tokens, prompt_seconds = 0, 0.0
     under_way: deque[Step] = deque()
     with waiting_for_tokens() as waiting:
         started = time.perf_counter()
@@ -103,8 +107,14 @@ def measure(
                 num_steps += 1
                 seconds += ended - started
                 waited += waiting.seconds
+            elif not oldest.num_decodes:
+                num_prompt_tokens += oldest.num_tokens
+                prompt_seconds += ended - started
             started, waiting.seconds = ended, 0.0
-    return Speed(num_tokens, num_steps, seconds, waited, scheduler.num_preemptions)
+    return Speed(
+        num_tokens, num_steps, seconds, waited, scheduler.num_preemptions,
+        num_prompt_tokens, prompt_seconds,
+    )  # fmt: skip
 
 
 def num_stages(runner: CudaRunner | CudaGroup) -> int:
@@ -225,6 +235,8 @@ def main() -> None:
         floor = step_bytes(model, rows, context, options.weights, cache_format) / limit
         peer = tokens_per_second(group_of(options), options.shape, options.weights, batch)
         print(f"b{batch}: {describe(speed, floor, peer)}")
+        if isinstance(runner, CudaGroup):  # one GPU's runner has no kernels for prompts here
+            print(f"    prompts {speed.num_prompt_tokens / speed.prompt_seconds:.0f} tok/s")
         if options.trace:
             traced = device_time(partial(run, batch, 96))
             longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])

@@ -26,6 +26,7 @@ def test_only_steps_in_which_all_sequences_decode_are_timed(place, decoder):
     runner = CudaRunner(place.ops, decoder)
     speed = decode.measure(runner, decoder.config, NUM_BLOCKS, batch=3, prompt=5, output=4)
     assert speed.num_steps == 3  # the first token of each comes with its prompt
+    assert speed.num_prompt_tokens == 15
 
 
 def test_cases_read_together_what_a_step_reads(decoder):
