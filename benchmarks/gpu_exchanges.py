@@ -55,7 +55,7 @@ def measure(rank: int, ranks: int, rows: list[int], port: int, results: Connecti
         layout = Layout(ranks * elements // 2, 1, 16, elements)
         memories = [DeviceMemory(kernels, of, layout, device) for of in (team, team, Team())]
         words, parts, alone = (
-            TeamKernels(kernels, of, memory.view, many_rows=many)
+            TeamKernels(kernels, of, memory.view, many_elements=many)
             for of, memory, many in zip(
                 (team, team, Team()), memories, (1 << 30, 0, 1 << 30), strict=True
             )

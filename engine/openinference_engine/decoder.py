@@ -28,7 +28,7 @@ from openinference_engine.mixture import Mixture
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.row_attention import RowAttention
 
-_FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
+FEW_ROWS = 16  # kFewTokens of csrc/cuda/skinny_gemm.cuh
 
 
 class Decoder:
@@ -54,7 +54,7 @@ class Decoder:
         `logits`: (MAX_ROWS, vocab) float32, where others write them too.
         """
         # Up to so many rows a product is one kernel, which adds up a row in one order.
-        self.most_rows: int = _FEW_ROWS if is_deterministic else MAX_ROWS
+        self.most_rows: int = FEW_ROWS if is_deterministic else MAX_ROWS
         self.config = config
         device, num_positions = weights.embedding.device, pages_per_sequence * PAGE_TOKENS
         self.inputs = RowInputs(MAX_ROWS, pages_per_sequence, num_positions, device)

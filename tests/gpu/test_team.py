@@ -76,7 +76,8 @@ def build_team(place, checkpoint, ranks, weight_format, expert=1, is_determinist
         cache = KVCache(part.config, NUM_BLOCKS, place.device)
         for layer in (*cache.keys, *cache.values):
             layer.fill_(torch.nan)
-        kernels = TeamKernels(Lockstep(place.ops, barrier), team, memory.seen_by(rank))
+        own = Lockstep(place.ops, barrier), team, memory.seen_by(rank)
+        kernels = TeamKernels(*own, many_elements=64 * model.hidden_size)
         logits = memory.logits[rank]
         pages = MAX_LENGTH // 16
         settings = is_deterministic, logits

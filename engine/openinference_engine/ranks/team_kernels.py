@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from openinference_engine.decoder import FEW_ROWS
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.team import Team
 
 PATIENCE_NANOSECONDS = 10_000_000_000  # for a peer's word; the watch ends a lost group before
-MANY_ROWS = 64  # by benchmarks.gpu_exchanges
+MANY_ELEMENTS = 1 << 18  # of a product; by benchmarks.gpu_exchanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,12 @@ class TeamKernels:
         team: Team,
         memory: TeamMemory,
         gatherer: Gatherer | None = None,
-        many_rows: int = MANY_ROWS,
+        many_elements: int = MANY_ELEMENTS,
     ) -> None:
-        """many_rows: from so many on, peers read what a rank has made, instead of being sent it."""
-        self._kernels, self._gatherer, self._many_rows = kernels, gatherer, many_rows
+        """many_elements: of a product, from which on peers read it instead of being sent it, unless
+        its rows are so few that the bits of each are the same at any number.
+        """
+        self._kernels, self._gatherer, self._many_elements = kernels, gatherer, many_elements
         self._team = kernels.Team(
             rank=team.index,
             ranks=team.size,
@@ -105,15 +108,11 @@ class TeamKernels:
     ) -> None:
         """input, weights: this rank's columns."""
         exchange, state = self._next_exchange(), (hidden, x, sum_squares)
-        if len(input) < self._many_rows:
-            self._kernels.push_partial(input, weights, self._team, exchange, stream)
-            self._add_partials(exchange, norm_weight, state, stream)
+        if len(hidden) > FEW_ROWS and hidden.numel() >= self._many_elements:
+            self._read_parts(input, weights, exchange, norm_weight, state, stream)
             return
-        self._kernels.store_part(input, weights, self._team, exchange, stream)
-        if self._gatherer is not None:
-            self._gatherer.gather_parts(hidden.numel())
-            self._gatherer.gather_words(1)
-        self._kernels.add_parts(self._team, exchange, norm_weight, *state, stream)
+        self._kernels.push_partial(input, weights, self._team, exchange, stream)
+        self._add_partials(exchange, norm_weight, state, stream)
 
     def expert_sum(
         self,
@@ -186,6 +185,22 @@ class TeamKernels:
         """What is queued next begins a step, in a graph of its own maybe."""
         self._kernels.end_exchanges(self._team, self._num_exchanges, stream)
         self._num_exchanges = 0
+
+    def _read_parts(
+        self,
+        input: Tensor,
+        weights: Tensor,
+        exchange: int,
+        norm_weight: Tensor,
+        state: tuple[Tensor, Tensor, Tensor],
+        stream: Any,
+    ) -> None:
+        """state: hidden, x and sum_squares."""
+        self._kernels.store_part(input, weights, self._team, exchange, stream)
+        if self._gatherer is not None:
+            self._gatherer.gather_parts(state[0].numel())
+            self._gatherer.gather_words(1)
+        self._kernels.add_parts(self._team, exchange, norm_weight, *state, stream)
 
     def _add_partials(
         self, exchange: int, norm_weight: Tensor, state: tuple[Tensor, Tensor, Tensor], stream: Any
