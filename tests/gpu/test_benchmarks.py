@@ -1,5 +1,7 @@
 """The GPU benchmarks count what they claim to; shown at a tiny shape, where speed means nothing."""
 
+import re
+
 import pytest
 import torch
 from openinference_engine.cuda_kv_cache import KVCache
@@ -7,6 +9,7 @@ from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder
 
 from benchmarks import decode, kernels
+from benchmarks.decode_options import num_blocks_of, parse_options
 from benchmarks.shapes import SHAPES, random_llama
 
 NUM_BLOCKS, PAGES = 8, 2
@@ -27,6 +30,20 @@ def test_only_steps_in_which_all_sequences_decode_are_timed(place, decoder):
     speed = decode.measure(runner, decoder.config, NUM_BLOCKS, batch=3, prompt=5, output=4)
     assert speed.num_steps == 3  # the first token of each comes with its prompt
     assert speed.num_prompt_tokens == 15
+
+
+def test_a_batch_is_told_with_its_share_of_what_must_be_read(place, decoder, monkeypatch, capsys):
+    shape = next(name for name, shape in SHAPES.items() if shape is decoder.config)
+    flags = ["--shape", shape, "--prompt", "5", "--output", "4", "--batch", "3", "--sampled"]
+    monkeypatch.setattr("sys.argv", ["decode", *flags])
+    options, runner = parse_options(""), CudaRunner(place.ops, decoder)
+    num_blocks = num_blocks_of(options, decoder.config)
+    assert num_blocks == 3
+    decode.Benchmark(options, decoder.config, runner, num_blocks, limit=1e12).report(3)
+    assert re.fullmatch(
+        r"b3: \d+ tok/s, step .* ms, \d+% of the copy bandwidth, host .* ms a step\n",
+        capsys.readouterr().out,
+    )
 
 
 def test_cases_read_together_what_a_step_reads(decoder):
