@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from openinference_engine.core.heartbeat import _MOMENT, Heartbeat
 
 BODY = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 200, "ignore_eos": True, "seed": 1}
 # Of SmolLM2, and more than are waited for: to be caught in the middle.
@@ -95,9 +96,18 @@ def test_hung_core_is_unready_then_killed(tiny_server: Any) -> None:
     os.kill(core, signal.SIGSTOP)
     tiny_server.wait_until("/ready", 503, deadline_seconds=60)
     assert "no step finished for" in httpx2.get(tiny_server.url + "/ready").json()["reason"]
+    make_older(core, seconds=15)
     code, errors = tiny_server.wait()
     assert code == 1
     assert '"event":"engine core hangs"' in errors
+
+
+def make_older(core: int, seconds: float) -> None:
+    """The core's last step, for whoever watches it: the rest of its patience need not be waited."""
+    maps = Path(f"/proc/{core}/maps").read_text().splitlines()
+    (path,) = {line.split()[-1] for line in maps if line.endswith("/heartbeat")}
+    heartbeat = Heartbeat(Path(path))
+    heartbeat._seconds[_MOMENT] -= seconds
 
 
 def test_core_tells_its_stacks_when_asked(tiny_server: Any) -> None:

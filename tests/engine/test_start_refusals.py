@@ -1,0 +1,59 @@
+"""Models and settings that an engine refuses to start with, each in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openinference_engine.__main__ import build_parser, engine_config
+from openinference_engine.config import EngineConfig
+from openinference_engine.engine import Engine
+from openinference_engine.errors import StartError
+from openinference_engine.weights.checkpoint import open_checkpoint
+
+
+def test_missing_tensor_is_one_sentence(make_tiny_model: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = make_tiny_model() / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path)
+    with pytest.raises(StartError, match=r"lacks the tensor model\.layers\.1\.mlp\.up_proj"):
+        Engine(open_checkpoint(path.parent), EngineConfig(""))
+
+
+def test_unknown_architecture_is_named(make_tiny_model: Callable[..., Path]) -> None:
+    folder = make_tiny_model()
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("LlamaForCausalLM", "MambaForCausalLM"))
+    with pytest.raises(StartError, match="architecture 'MambaForCausalLM' is unknown; known are"):
+        Engine(open_checkpoint(folder), EngineConfig(""))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_model_len": 257}, "--max-model-len 257 is outside .* use 1 to 256"),
+        ({"kv_cache_bytes": 1000}, "--kv-cache-bytes 1000 holds 0 tokens; lower --max-model-len"),
+    ],
+)
+def test_model_that_does_not_fit_is_refused(
+    tiny_llama: Path, settings: dict[str, int], message: str
+) -> None:
+    with pytest.raises(StartError, match=message):
+        Engine(open_checkpoint(tiny_llama), EngineConfig("", **settings))
+
+
+@pytest.mark.parametrize("settings", [{"weights": "fp8"}, {"activations": "int8"}])
+def test_what_a_gpu_alone_does_is_refused(tiny_llama: Path, settings: dict[str, Any]) -> None:
+    (flag, value), *_ = settings.items()
+    with pytest.raises(StartError, match=f"--{flag} {value} is for --device cuda; a CPU"):
+        Engine(open_checkpoint(tiny_llama), EngineConfig("", **settings))
+
+
+def test_activations_are_a_flag() -> None:
+    options = build_parser().parse_args(["serve", "file:///model.gguf", "--activations", "int8"])
+    assert engine_config(options).activations == "int8"
