@@ -162,9 +162,15 @@ class GroupConfig(msgspec.Struct, frozen=True):
     def ranks_per_stage(self) -> int:
         return self.tensor * self.expert
 
+    @property
+    def ranks_per_pod(self) -> int:
+        return self.num_ranks // self.pods
+
+    def pod_of(self, rank: int) -> int:
+        return rank // self.ranks_per_pod
+
     def ranks_of(self, pod: int) -> range:
-        per_pod = self.num_ranks // self.pods
-        return range(pod * per_pod, (pod + 1) * per_pod)
+        return range(pod * self.ranks_per_pod, (pod + 1) * self.ranks_per_pod)
 
 
 class EngineConfig(msgspec.Struct, frozen=True):

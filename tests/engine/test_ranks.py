@@ -378,20 +378,39 @@ def test_rank_that_differs_is_refused_with_the_difference(
     group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), image="a")
     other = msgspec.structs.replace(group, pod=1, image=settings.pop("image", "a"))
     config = EngineConfig("", **settings, group=other)
-    refusals: list[StartError] = []
+    path = models(family, None)
+    with refused(path, config) as refusals, pytest.raises(StartError, match=difference) as refusal:
+        Engine(open_checkpoint(models("Llama", None)), EngineConfig("", group=group))
+    assert refusals == [str(refusal.value)]
+
+
+def test_rank_that_cannot_start_says_why_to_all(models: Callable[..., Path]) -> None:
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address())
+    other = msgspec.structs.replace(group, pod=1)
+    path, reason = models("Llama", None), "--pods 2 does not divide --pipeline 1, and GPUs share a"
+    with (
+        refused(path, EngineConfig("", device="cuda", group=other)) as refusals,
+        pytest.raises(StartError, match=rf"^rank 1 .pod 1.: {reason}"),
+    ):
+        Engine(open_checkpoint(path), EngineConfig("", group=group))
+    assert refusals[0].startswith(reason)
+
+
+@contextmanager
+def refused(path: Path, config: EngineConfig) -> Iterator[list[str]]:
+    """Why rank 1, which is started, does not start in the end."""
+    refusals: list[str] = []
 
     def serve() -> None:
         try:
-            serve_rank(open_checkpoint(models(family, None)), config, 1, ended)
+            serve_rank(open_checkpoint(path), config, 1, ended)
         except StartError as error:
-            refusals.append(error)
+            refusals.append(str(error))
 
     rank = threading.Thread(target=serve)
     rank.start()
-    with pytest.raises(StartError, match=difference) as refusal:
-        Engine(open_checkpoint(models("Llama", None)), EngineConfig("", group=group))
+    yield refusals
     rank.join()
-    assert [str(error) for error in refusals] == [str(refusal.value)]
 
 
 def test_stages_cost_the_same_head_included(models: Callable[..., Path]) -> None:

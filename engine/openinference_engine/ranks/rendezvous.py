@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,7 +30,7 @@ from openinference_engine.weights.checkpoint import Checkpoint
 
 LOOPBACK = "127.0.0.1"
 MEETING_SECONDS = 60.0  # for ranks that all have stated their facts to connect
-_VERDICT = "verdict"
+_VERDICT, _TROUBLE = "verdict", "trouble"
 _LOOK_SECONDS = 0.05
 _RETRY_SECONDS = 0.25
 _HEARING_SECONDS = 5.0  # for the others to read a refusal before its store goes
@@ -59,10 +58,18 @@ def facts_of(checkpoint: Checkpoint, config: EngineConfig) -> Facts:
         "version": VERSION,
         "image": config.group.image,
         "weights": checkpoint.fingerprint,
-        "kernels": KERNEL_PATH,
+        "kernels": _kernels(config),
         "machine": platform.machine(),
         **{f"setting {name}": str(value) for name, value in flags.items()},
     }
+
+
+def _kernels(config: EngineConfig) -> str:
+    if config.device == "cpu":
+        return KERNEL_PATH
+    from openinference_engine.cuda_backend import find_gpu, kernel_path
+
+    return kernel_path(find_gpu(), config)
 
 
 class Meeting:
@@ -82,20 +89,22 @@ class Meeting:
         """Rank 0: until all ranks have stated theirs.
 
         exit_code: of a rank in this pod that has ended, None while all run.
-        Raises StartError if one ends, does not come or differs, when it has told the others.
+        Raises StartError if one cannot start, ends, does not come or differs, when it has told the
+        others.
         """
         others = list(range(1, self._config.num_ranks))
         while missing := [rank for rank in others if not self._store.check([_facts_key(rank)])]:
             present = [rank for rank in others if rank not in missing]
+            for rank in present:
+                self._facts_of(rank, present)
             if (code := exit_code()) is not None:
                 self._refuse(f"a rank of pod 0 ended with exit code {code}; see its log", present)
             if time.monotonic() > self._deadline:
                 self._refuse(self._absence(missing), present)
             time.sleep(_LOOK_SECONDS)
         for rank in others:
-            facts = msgspec.json.decode(self._store.get(_facts_key(rank)), type=Facts)
-            if difference := _difference(own, facts):
-                pod = self._pod_of(rank)
+            if difference := _difference(own, self._facts_of(rank, others)):
+                pod = self._config.pod_of(rank)
                 self._refuse(
                     f"rank {rank} (pod {pod}) {difference}; give all pods the same", others
                 )
@@ -103,9 +112,14 @@ class Meeting:
     def decide(self, verdict: Verdict) -> None:
         self._store.set(_VERDICT, msgspec.json.encode(verdict).decode())
 
+    def decline(self, reason: str) -> None:
+        """Another rank: says why it cannot start, and leaves."""
+        self._state({_TROUBLE: reason})
+        self._store.add("heard", 1)
+
     def join(self, facts: Facts) -> Verdict:
         """Another rank: states its facts and waits. Raises StartError when it is refused."""
-        self._store.set(_facts_key(self._rank), msgspec.json.encode(facts).decode())
+        self._state(facts)
         remaining = max(self._deadline - time.monotonic(), 1)
         try:
             self._store.wait([_VERDICT], timedelta(seconds=remaining + _HEARING_SECONDS))
@@ -128,11 +142,9 @@ class Meeting:
         )
         slices = self._team(f"{stage_name}-{place.expert}", place.tensor, config.tensor)
         world = self._process_group("world", self._rank, config.num_ranks)
-        by_nccl = partial(
-            self._nccl_group, f"nccl-{stage_name}", whole_stage.index, config.ranks_per_stage
-        )
         everybody = Team(self._rank, config.num_ranks, world)
-        return Ranks(config, self._rank, slices, whole_stage, everybody, by_nccl), Post(world)
+        ranks = Ranks(config, self._rank, slices, whole_stage, everybody, self._nccl_group)
+        return ranks, Post(world)
 
     def _team(self, name: str, index: int, size: int) -> Team:
         return Team(index, size, self._process_group(name, index, size)) if size > 1 else Team()
@@ -150,11 +162,20 @@ class Meeting:
         from torch._C._distributed_c10d import ProcessGroupNCCL
 
         group: Any = ProcessGroupNCCL(
-            PrefixStore(name, self._store), index, size, ProcessGroupNCCL.Options()
+            PrefixStore(f"nccl-{name}", self._store), index, size, ProcessGroupNCCL.Options()
         )
         return cast(ProcessGroup, group)
 
-    def _refuse(self, refusal: str, present: list[int]) -> None:
+    def _state(self, facts: Facts) -> None:
+        self._store.set(_facts_key(self._rank), msgspec.json.encode(facts).decode())
+
+    def _facts_of(self, rank: int, present: list[int]) -> Facts:
+        facts = msgspec.json.decode(self._store.get(_facts_key(rank)), type=Facts)
+        if trouble := facts.get(_TROUBLE):
+            self._refuse(f"rank {rank} (pod {self._config.pod_of(rank)}): {trouble}", present)
+        return facts
+
+    def _refuse(self, refusal: str, present: list[int]) -> NoReturn:
         self.decide(Verdict(refusal))
         until = time.monotonic() + _HEARING_SECONDS
         while self._store.add("heard", 0) < len(present) and time.monotonic() < until:
@@ -162,14 +183,11 @@ class Meeting:
         raise StartError(refusal)
 
     def _absence(self, ranks: list[int]) -> str:
-        pods = sorted({self._pod_of(rank) for rank in ranks})
+        pods = sorted({self._config.pod_of(rank) for rank in ranks})
         return (
             f"ranks {ranks} (pods {pods}) did not come to {self._config.rendezvous or LOOPBACK} "
             f"within {self._config.rendezvous_timeout_seconds:g} s; see whether these pods run"
         )
-
-    def _pod_of(self, rank: int) -> int:
-        return next(pod for pod in range(self._config.pods) if rank in self._config.ranks_of(pod))
 
 
 def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:

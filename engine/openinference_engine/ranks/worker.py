@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -22,6 +23,8 @@ from openinference_engine.ranks.rendezvous import (
 from openinference_engine.ranks.stage import load_stage
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.weights.checkpoint import Checkpoint
+
+log = logging.getLogger("openinference.ranks")
 
 
 class RankPart(Protocol):
@@ -48,7 +51,12 @@ def serve_rank(
     on_ready: hears of the link to rank 0 when this rank has loaded. load: this rank's part, if not
     that of the checkpoint for the device of the settings.
     """
-    load = load or _loader(checkpoint, config, rank)
+    try:
+        load = load or _loader(checkpoint, config, rank)
+    except StartError as error:
+        log.error("this rank cannot start", extra={"fields": {"rank": rank, "reason": str(error)}})
+        visit_meeting(config.group, rank).decline(str(error))
+        raise
     meeting = visit_meeting(config.group, rank)
     verdict = meeting.join(facts_of(checkpoint, config))
     link = RankLink(meeting.leader, verdict.link_port, rank, end)
