@@ -2,8 +2,9 @@
 
     python -m benchmarks.gpu_failures [--rounds 50] [--at-once 3] [--by pipeline] [--device cpu]
 
-Each round starts an engine over two ranks, or four by both pipeline and tensor, lets it decode, and
-then kills another rank than 0, stops one or kills rank 0, in turn. On the clock: until all have
+Each round starts an engine over two ranks, or four by both pipeline and tensor, or two in pods of
+their own (process trees of this machine, which reach each other by its network), lets it decode,
+and then kills another rank than 0, stops one or kills rank 0, in turn. On the clock: until all have
 ended, and until the GPUs' memory is free again. The promise is 5 seconds. Every round is a start
 and an end, so 50 of them show hangs, too. Rounds at once share the GPUs, and all lose a rank in the
 same moment.
@@ -12,9 +13,11 @@ same moment.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,12 +25,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, get_args
 
-from openinference_engine.config import Device, EngineConfig, GroupConfig
+from openinference_engine.config import Device, EngineConfig, GroupConfig, ServerConfig
 from openinference_engine.engine import Engine
+from openinference_engine.ranks.pod import serve_pod
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.weights.checkpoint import open_checkpoint
 
@@ -43,16 +47,27 @@ _SIZES: dict[str, dict[str, Any]] = {
     "tensor": {"tensor": 2},
     "pipeline": {"pipeline": 2},
     "both": {"pipeline": 2, "tensor": 2},
+    "pods": {"pipeline": 2, "pods": 2},
 }
+_BY_NETWORK = {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1", "NCCL_SOCKET_IFNAME": "lo"}
 _STEPS_BEFORE_A_FAULT = 50
 _START_SECONDS = 120.0
 _PATIENCE_SECONDS = 30.0
 _FREE_MIB = 64  # what a GPU without processes may have in use
+_DECODES = "all ranks decode"
 
 
-def decode_for_ever(folder: Path, device: Device, by: str) -> None:
-    """Says the numbers of the other ranks' processes when all decode."""
-    config = EngineConfig(f"file://{folder}", device=device, group=GroupConfig(**_SIZES[by]))
+def be_pod(options: argparse.Namespace) -> None:
+    """One of a group."""
+    group = GroupConfig(**_SIZES[options.by], pod=options.pod, rendezvous=options.rendezvous)
+    config = EngineConfig(f"file://{options.folder}", device=options.device, group=group)
+    if options.pod > 0:
+        sys.exit(asyncio.run(serve_pod(ServerConfig("127.0.0.1", 0), config)))
+    decode_for_ever(options.folder, config)
+
+
+def decode_for_ever(folder: Path, config: EngineConfig) -> None:
+    """Says a word when all ranks do."""
     engine = Engine(open_checkpoint(folder), config)
     engine.warm_up()
     params = SamplingParams(seed=0, max_tokens=3000, temperature=0.0)
@@ -61,14 +76,13 @@ def decode_for_ever(folder: Path, device: Device, by: str) -> None:
             engine.add(Request(str(number), [1, 2, 3], params))
         engine.step()
         if number == _STEPS_BEFORE_A_FAULT:
-            print(*_rank_processes(config.group.num_ranks - 1), flush=True)
+            print(_DECODES, flush=True)
 
 
-def _rank_processes(count: int) -> list[int]:
-    """The first children of this process."""
-    own = os.getpid()
+def _rank_processes(pods: list[int], count: int) -> list[int]:
+    """The first children of these processes, as many as there are ranks."""
     stats = (_stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
-    return sorted(number for number, _, parent in stats if parent == own)[:count]
+    return sorted(number for number, _, parent in stats if parent in pods)[:count]
 
 
 def _stat(process: int) -> tuple[int, str, int]:
@@ -81,34 +95,53 @@ def _stat(process: int) -> tuple[int, str, int]:
 
 @contextmanager
 def decoding_groups(folder: Path, device: Device, by: str, count: int) -> Iterator[list[list[int]]]:
-    """Process numbers of all ranks of each, rank 0 first, which decode."""
+    """Process numbers of all ranks of each, rank 0 first, which decode, then of the other pods."""
+    group = GroupConfig(**_SIZES[by], rendezvous="")
     command = [sys.executable, "-m", "benchmarks.gpu_failures"]
-    command += ["--decode", str(folder), "--device", device, "--by", by]
+    command += ["--folder", str(folder), "--device", device, "--by", by]
     with ExitStack() as stack:
         groups = [
-            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            for _ in range(count)
+            [stack.enter_context(pod) for pod in _start_pods(command, group)] for _ in range(count)
         ]
 
         def kill() -> None:
-            for group in groups:
-                group.kill()
+            for pod in chain.from_iterable(groups):
+                pod.kill()
 
         stack.callback(kill)
         timer = threading.Timer(_START_SECONDS, kill)
         stack.callback(timer.cancel)
         timer.start()
-        processes = [[group.pid, *_told_ranks(group)] for group in groups]
+        processes = [_processes(pods, group.num_ranks - 1) for pods in groups]
         timer.cancel()
         yield processes
 
 
-def _told_ranks(group: subprocess.Popen[str]) -> list[int]:
-    lines = (line.split() for line in group.stdout or ())
-    numbers = next((words for words in lines if words and all(map(str.isdigit, words))), None)
-    if numbers is None:
+def _start_pods(command: list[str], group: GroupConfig) -> list[subprocess.Popen[str]]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3").split(",")
+    pods = []
+    for pod in range(group.pods):
+        visible = ",".join(gpus[rank] for rank in group.ranks_of(pod))
+        surroundings = os.environ | _BY_NETWORK | {"CUDA_VISIBLE_DEVICES": visible}
+        flags = ["--pod", str(pod), "--rendezvous", rendezvous]
+        pods.append(
+            subprocess.Popen(
+                [*command, *flags],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=surroundings if group.pods > 1 else None,
+            )
+        )
+    return pods
+
+
+def _processes(pods: list[subprocess.Popen[str]], num_others: int) -> list[int]:
+    first, *others = [pod.pid for pod in pods]
+    if all(line.strip() != _DECODES for line in pods[0].stdout or ()):
         raise SystemExit(f"a group did not decode within {_START_SECONDS:g} s, or ended")
-    return [int(number) for number in numbers]
+    return [first, *_rank_processes(others or [first], num_others), *others]
 
 
 def lose_ranks(groups: list[list[int]], first: int, device: Device) -> tuple[list[float], float]:
@@ -151,10 +184,12 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--device", choices=get_args(Device), default="cuda")
     parser.add_argument("--by", choices=_SIZES, default="tensor")
-    parser.add_argument("--decode", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--pod", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--rendezvous", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.decode is not None:
-        decode_for_ever(options.decode, options.device, options.by)
+    if options.folder is not None:
+        be_pod(options)
     seconds: list[float] = []
     until_free: list[float] = []
     with tempfile.TemporaryDirectory() as parent:

@@ -76,7 +76,10 @@ def group_runner(
         own = random_llama(part, length, device, config.weight_format)
         own = _with_part_of_head(own, model.vocab_size, ranks.stage)
         if group.pipeline > 1:
-            return build_stage(kernels, own, model, config, ranks, verdict, has_prefill=has_prefill)
+            return build_stage(
+                kernels, own, model, config, ranks, verdict, has_prefill=has_prefill,
+                near=_near(meeting),
+            )  # fmt: skip
         return build_part(
             kernels, own, model, config, ranks, verdict,
             has_prefill=has_prefill, maps=not meeting.avoids_mapping,
@@ -92,6 +95,15 @@ def group_runner(
         _start(rank, rendezvous)
     link, part = assemble(checkpoint, config, capacity, load)
     return lead(part, link, config, SpeedMeter())
+
+
+def _near(meeting: Meeting) -> range:
+    """All ranks, or those of a stage, as if each stage had a pod."""
+    group = meeting.group
+    if not meeting.avoids_mapping:
+        return range(group.num_ranks)
+    first = meeting.rank - meeting.rank % group.ranks_per_stage
+    return range(first, first + group.ranks_per_stage)
 
 
 def _with_part_of_head(weights: LlamaWeights, vocabulary: int, team: Team) -> LlamaWeights:

@@ -124,6 +124,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "exchange"_a, "stream"_a);
     module.def("take_rows", &openinference::take_rows, "team"_a, "exchange"_a, "norm_weight"_a, "positions"_a,
                "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
+    module.def("pack_rows", &openinference::pack_rows, "positions"_a, "hidden"_a, "sum_squares"_a, "packed"_a,
+               "stream"_a);
+    module.def("unpack_rows", &openinference::unpack_rows, "packed"_a, "norm_weight"_a, "positions"_a, "hidden"_a,
+               "x"_a, "sum_squares"_a, "stream"_a);
     module.def("end_exchanges", &openinference::end_exchanges, "team"_a, "count"_a, "stream"_a);
     module.def("multiprocessor_count", &openinference::multiprocessor_count,
                "Streaming multiprocessors of the current device.");

@@ -178,6 +178,13 @@ void push_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_
 void take_rows(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& positions,
                const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
 
+// The same for a next stage on another host: packed (T, H / 16 * 18) int32 has the words as they are, which
+// something else brings there.
+void pack_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_squares, const Tensor& packed,
+               Stream stream);
+void unpack_rows(const Tensor& packed, const Tensor& norm_weight, const Tensor& positions, const Tensor& hidden,
+                 const Tensor& x, const Tensor& sum_squares, Stream stream);
+
 // Ends a step of so many exchanges, and tells the peers if the team is lost.
 void end_exchanges(const Team& team, int count, Stream stream);
 

@@ -1,8 +1,9 @@
 // Hidden states between stages of a pipeline: from one rank's memory into the next one's, as marked words
-// (team.cuh). All that the next stage reads of them travels as it is, so its bits are those of one GPU.
+// (team.cuh), or packed, for a library that brings them to another host. All that the next stage reads of
+// them travels as it is, so its bits are those of one GPU.
 //
 // Sixteen columns of a row are 18 words: their states, the sum of their squares and the row's position.
-// One thread has two words, so neighbours store 16 bytes each beside one another.
+// One thread has two words, so neighbours store 16 bytes each beside one another, or 8 without marks.
 #include "launch.cuh"
 #include "rms_scale.cuh"
 #include "team.cuh"
@@ -28,8 +29,22 @@ struct Pair {
     __device__ __forceinline__ size_t at() const { return static_cast<size_t>(part) * kSquareColumns + 2 * index; }
 };
 
+// Words without marks, of which whoever reads them knows that they are there: stands for an Exchange.
+struct Packed {
+    uint2* pairs;
+
+    __device__ __forceinline__ uint32_t number() const { return 0; }
+    __device__ __forceinline__ void push_two(uint32_t, int at, uint32_t first, uint32_t second) const {
+        pairs[at / 2] = make_uint2(first, second);
+    }
+    template <class Take> __device__ __forceinline__ void receive(uint32_t, int at, Take take) const {
+        take(0, reinterpret_cast<const uint32_t*>(pairs)[at]);
+    }
+};
+
+template <class Way>
 __global__ void __launch_bounds__(kThreads)
-    push_rows_kernel(Exchange exchange, int parts, int row_parts, const int* positions, const float* hidden,
+    push_rows_kernel(Way exchange, int parts, int row_parts, const int* positions, const float* hidden,
                      const float* sum_squares) {
     release_successor();
     wait_for_predecessor();
@@ -44,8 +59,9 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+template <class Way>
 __global__ void __launch_bounds__(kThreads)
-    take_rows_kernel(Exchange exchange, int parts, int row_parts, const bf16* norm_weight, int* positions,
+    take_rows_kernel(Way exchange, int parts, int row_parts, const bf16* norm_weight, int* positions,
                      float* hidden, bf16* x, float* sum_squares) {
     wait_for_predecessor();
     release_successor();  // in this order: it opens a step, as embed does
@@ -82,32 +98,64 @@ struct Parts {
     dim3 blocks() const { return dim3((count * kPartPairs + kThreads - 1) / kThreads); }
 };
 
-}  // namespace
-
-void push_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_squares, const Team& team,
-               int exchange, Stream stream) {
-    const Parts parts(hidden);
+template <class Way>
+void push(const char* op, Way way, const Parts& parts, const Tensor& positions, const Tensor& hidden,
+          const Tensor& sum_squares, Stream stream) {
     const auto* places = positions.as<int32_t>("positions", {parts.rows});
     const auto* residual = hidden.as<float>("hidden", {parts.rows, parts.columns});
     const auto* squares = sum_squares.as<float>("sum_squares", {parts.rows, parts.row_parts});
     if (parts.rows == 0) return;
-    launch("push_rows", push_rows_kernel, parts.blocks(), kThreads, 0, stream,
-           exchange_of("push_rows", team, exchange, parts.count * kPartWords), static_cast<int>(parts.count),
+    launch(op, push_rows_kernel<Way>, parts.blocks(), kThreads, 0, stream, way, static_cast<int>(parts.count),
            static_cast<int>(parts.row_parts), places, residual, squares);
 }
 
-void take_rows(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& positions,
-               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
-    const Parts parts(hidden);
+template <class Way>
+void take(const char* op, Way way, const Parts& parts, const Tensor& norm_weight, const Tensor& positions,
+          const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
     const auto* gamma = norm_weight.as<bf16>("norm_weight", {parts.columns});
     auto* places = positions.as<int32_t>("positions", {parts.rows});
     auto* residual = hidden.as<float>("hidden", {parts.rows, parts.columns});
     auto* input = x.as<bf16>("x", {parts.rows, parts.columns});
     auto* squares = sum_squares.as<float>("sum_squares", {parts.rows, parts.row_parts});
     if (parts.rows == 0) return;
-    launch("take_rows", take_rows_kernel, parts.blocks(), kThreads, 0, stream,
-           exchange_of("take_rows", team, exchange, parts.count * kPartWords), static_cast<int>(parts.count),
+    launch(op, take_rows_kernel<Way>, parts.blocks(), kThreads, 0, stream, way, static_cast<int>(parts.count),
            static_cast<int>(parts.row_parts), gamma, places, residual, input, squares);
+}
+
+Exchange marked(const char* op, const Team& team, int exchange, const Parts& parts) {
+    return exchange_of(op, team, exchange, parts.count * kPartWords);
+}
+
+Packed unmarked(const Tensor& packed, const Parts& parts) {
+    auto* words = packed.as<int32_t>("packed", {parts.rows, parts.row_parts * kPartWords});
+    return {reinterpret_cast<uint2*>(words)};
+}
+
+}  // namespace
+
+void push_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_squares, const Team& team,
+               int exchange, Stream stream) {
+    const Parts parts(hidden);
+    push("push_rows", marked("push_rows", team, exchange, parts), parts, positions, hidden, sum_squares, stream);
+}
+
+void pack_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_squares, const Tensor& packed,
+               Stream stream) {
+    const Parts parts(hidden);
+    push("pack_rows", unmarked(packed, parts), parts, positions, hidden, sum_squares, stream);
+}
+
+void take_rows(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& positions,
+               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
+    const Parts parts(hidden);
+    take("take_rows", marked("take_rows", team, exchange, parts), parts, norm_weight, positions, hidden, x,
+         sum_squares, stream);
+}
+
+void unpack_rows(const Tensor& packed, const Tensor& norm_weight, const Tensor& positions, const Tensor& hidden,
+                 const Tensor& x, const Tensor& sum_squares, Stream stream) {
+    const Parts parts(hidden);
+    take("unpack_rows", unmarked(packed, parts), parts, norm_weight, positions, hidden, x, sum_squares, stream);
 }
 
 }  // namespace openinference

@@ -6,11 +6,15 @@ tokens is: where the group draws another one than one GPU does, that one had it 
 In the mode `deterministic` a request gets the same bits from the group alone and among others.
 """
 
+import os
+import socket
+
 import msgspec
 import pytest
 import torch
 from openinference_engine.config import EngineConfig, ExpertsConfig, GroupConfig
 from openinference_engine.engine import Engine
+from openinference_engine.ranks.local import LocalRanks
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.weights.checkpoint import open_checkpoint
 
@@ -43,23 +47,43 @@ def new_engine(tmp_path_factory):
 
     def build(sizes, model=MODEL, **settings):
         folder = folders[model]
-        group = GroupConfig(**sizes)
+        group = GroupConfig(**sizes, rendezvous=free_address())
         if torch.cuda.device_count() < group.num_ranks:
             pytest.skip(f"needs {group.num_ranks} GPUs; ranks run emulated in the tests beside it")
         config = EngineConfig(
             f"file://{folder}", device="cuda", max_sequences=len(LENGTHS), group=group,
             prefix_caching=False, max_model_len=256, **settings,
         )  # fmt: skip
+        if group.pods > 1:
+            pods.extend(start_pod(config, pod) for pod in range(1, group.pods))
         engine = Engine(open_checkpoint(folder), config)
         engine.warm_up()
         engines.append(engine)
         return engine
 
-    engines = []
+    engines, pods = [], []
     yield build
     for engine in engines:
         if engine.config.group.num_ranks > 1:
             engine.runner.close()
+    for pod in pods:
+        pod.end()
+
+
+def free_address():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def start_pod(config, index):
+    """The ranks of another pod, with GPUs of its own, to which NCCL finds no way but a network."""
+    group = msgspec.structs.replace(config.group, pod=index)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7").split(",")
+    own = [gpus[rank] for rank in group.ranks_of(index)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(own))
+        config = msgspec.structs.replace(config, group=group)
+        return LocalRanks(config, group.rendezvous)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +126,25 @@ def test_pipeline_draws_what_one_gpu_does(new_engine, stages):
         new_engine({"pipeline": count}, is_deterministic=True) for count in (stages, 1)
     )
     assert serve(group, requests(), aborts=("4",)) == serve(single, requests(), aborts=("4",))
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_stages_in_pods_of_their_own_draw_what_those_in_one_do(
+    new_engine, prompts, tensor, is_deterministic, monkeypatch
+):
+    """Bit for bit, prompts of many rows too."""
+    for name in ("NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "lo")
+    sizes = {"pipeline": 2, "tensor": tensor}
+    apart, together = (
+        new_engine(sizes | {"pods": pods}, is_deterministic=is_deterministic) for pods in (2, 1)
+    )
+    if is_deterministic:
+        assert serve(apart, requests(), aborts=("4",)) == serve(together, requests(), aborts=("4",))
+    for prompt in prompts:
+        assert draw(apart, [prompt]) == draw(together, [prompt])
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -1,7 +1,8 @@
 """A pipeline whose stages are teams: two stages of two ranks each, as threads of one process.
 
 Emulated, a kernel that waits would keep the others from running. So a rank waits here, before its
-kernel is called, until all of its team have pushed, or the stage before has.
+kernel is called, until all of its team have pushed, or the stage before has. Between stages in
+different pods gloo stands for NCCL, and waits by itself.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -19,6 +21,7 @@ from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_experts_reference, cuda_reference
 from openinference_engine.ranks import device_memory
+from openinference_engine.ranks.channels import open_ways
 from openinference_engine.ranks.cuda_pipeline import in_lanes
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.hops import StageMemory, layout_of
@@ -29,6 +32,7 @@ from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.ranks.team_kernels import TeamKernels
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.weights.loader import Weights
+from torch._C._distributed_c10d import HashStore, PrefixStore, ProcessGroupGloo
 
 from tests.gpu.random_model import changed
 from tests.gpu.sparse_model import SparseCheckpoint, cpu_engine
@@ -60,14 +64,14 @@ class Turns:
     prefill_down = staticmethod(cuda_experts_reference.prefill_down)
 
     def __init__(self, kernels, barrier, pushed):
-        """pushed: for the address of an inbox between stages, what was pushed there."""
+        """pushed: for the address of an inbox between stages of one pod, what was pushed there."""
         self._kernels, self._barrier, self._pushed = kernels, barrier, pushed
         self._hops = {}
 
     def Team(self, **fields):
         team = self._kernels.Team(**fields)
         if fields["ranks"] == 1:
-            self._hops[team] = self._pushed[fields["inboxes"][0]]
+            self._hops[team] = None if self._pushed is None else self._pushed[fields["inboxes"][0]]
         return team
 
     def __getattr__(self, name):
@@ -84,15 +88,16 @@ class Turns:
         return op
 
     def _in_turn(self, name, op, arguments):
-        pushed = next((self._hops[each] for each in self._hops if each in arguments), None)
         is_push = name.startswith("push")
-        if pushed is not None and not is_push:
-            assert pushed.acquire(timeout=PATIENCE_SECONDS)
-        if pushed is None and not is_push:
+        hops = [self._hops[each] for each in self._hops if each in arguments]
+        if not hops and not is_push:
             self._barrier.wait(PATIENCE_SECONDS)
+        pushed = [each for each in hops if each is not None]
+        for each in [] if is_push else pushed:
+            assert each.acquire(timeout=PATIENCE_SECONDS)
         op(*arguments)
-        if pushed is not None and is_push:
-            pushed.release()
+        for each in pushed if is_push else []:
+            each.release()
 
 
 class PipelineOfTeams:
@@ -113,7 +118,10 @@ class PipelineOfTeams:
             for place in places
         ]
         barriers = [threading.Barrier(size) for _ in range(group.pipeline)]
-        pushed = defaultdict(lambda: threading.Semaphore(0))
+        pushed = None if group.pods > 1 else defaultdict(lambda: threading.Semaphore(0))
+        self._store = HashStore()
+        with ThreadPoolExecutor(group.num_ranks) as pool:  # both ends of a way open it at once
+            self._ways = list(pool.map(self._open_ways, range(group.num_ranks)))
         first, *others = [
             self._part(place, Turns(ops, barriers[place.stage], pushed)) for place in places
         ]
@@ -156,13 +164,25 @@ class PipelineOfTeams:
             logits=view.whole_logits if part.extent.has_head else None,
         )  # fmt: skip
 
+    def _open_ways(self, rank):
+        is_far = self._group.pods > 1
+        ranks = Ranks(self._group, rank, nccl=self._gloo)
+        return open_ways(ranks, torch.device("cpu"), is_far, is_far)
+
+    def _gloo(self, name, index, size):
+        options = ProcessGroupGloo._Options()
+        options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        return ProcessGroupGloo(PrefixStore(name, self._store), index, size, options)
+
     def _memory(self, place):
         size = self._group.ranks_per_stage
         following = (place.stage + 1) % self._group.pipeline
         next_space = self._spaces[following * size + place.rank % size]
+        is_far = self._group.pods > 1
         memory = StageMemory(
             self._spaces[place.rank], self._layouts[place.stage],
-            next_space.data_ptr(), self._layouts[following],
+            torch.zeros_like(next_space) if is_far else next_space.data_ptr(),
+            self._layouts[following], self._ways[place.rank],
         )  # fmt: skip
         self._memories.append(memory)
         return memory
@@ -187,8 +207,9 @@ groups = pytest.mark.parametrize(
     [
         (SparseCheckpoint(MODEL), GroupConfig(pipeline=2, tensor=2)),
         (SparseCheckpoint(SPARSE), GroupConfig(pipeline=2, expert=2)),
+        (SparseCheckpoint(MODEL), GroupConfig(3, 2, pods=3, rendezvous="pod-0:8001")),
     ],
-    ids=["tensor", "expert"],
+    ids=["tensor", "expert", "pods"],
 )
 
 

@@ -13,7 +13,12 @@ from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.hops import layout_of
-from openinference_engine.ranks.pipeline_plan import check_room, plan_pipeline, plan_stage
+from openinference_engine.ranks.pipeline_plan import (
+    bytes_of_lanes,
+    check_room,
+    plan_pipeline,
+    plan_stage,
+)
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.loader import Weights
@@ -24,8 +29,8 @@ from tests.gpu.random_model import RandomCheckpoint, changed
 LLAMA_7B, LLAMA_70B, GIB = SHAPES["llama-2-7b"], SHAPES["llama-2-70b"], 1 << 30
 
 
-def settings(stages, **fields):
-    group = GroupConfig(pipeline=stages)
+def settings(stages, pods=1, **fields):
+    group = GroupConfig(pipeline=stages, pods=pods, rendezvous="pod-0:8001")
     return EngineConfig("", device="cuda", max_model_len=4096, group=group, **fields)
 
 
@@ -72,6 +77,16 @@ def test_inputs_of_all_lanes_but_one_are_counted_beside_the_inboxes():
     of_lanes = (inboxes + 2 * inputs) / 2**20
     with pytest.raises(StartError, match=f"and {of_lanes:.0f} MiB for its lanes"):
         plan_stage(LLAMA_7B, settings(3), 0, GIB)
+
+
+def test_copy_of_the_next_inbox_is_counted_where_that_is_in_another_pod():
+    apart, together = settings(4, pods=2), settings(4)
+    inboxes = [layout_of(LLAMA_7B, 4, stage, most_rows(apart)).num_bytes for stage in range(4)]
+    more = [
+        bytes_of_lanes(LLAMA_7B, apart, stage) - bytes_of_lanes(LLAMA_7B, together, stage)
+        for stage in range(4)
+    ]
+    assert more == [0, inboxes[2], 0, inboxes[0]]
 
 
 def test_stages_fit_where_the_whole_model_does_not():

@@ -194,8 +194,8 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
         assert gathered[rank][2].tolist() == [[float(of)] * 6 + [0] for of in range(ranks)]
 
 
-def test_several_pods_are_refused_on_gpus():
-    group = GroupConfig(tensor=2, pods=2, rendezvous="pod-0:8001")
+def test_pods_that_would_share_a_stage_are_refused_on_gpus():
+    group = GroupConfig(pipeline=2, tensor=2, pods=4, rendezvous="pod-0:8001")
     config = EngineConfig("", device="cuda", group=group)
-    with pytest.raises(StartError, match="--pods 2 is for --device cpu so far; GPUs of one pod"):
+    with pytest.raises(StartError, match=r"--pods 4 does not divide --pipeline 2.* --pods 1 or 2"):
         prepare_gpu(RandomCheckpoint(CONFIG), config, 0)

@@ -72,6 +72,31 @@ def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
         before = states[0][0]
 
 
+@pytest.mark.parametrize("tokens", [0, 1, 17])
+def test_rows_that_were_packed_are_unpacked_as_they_were(place, random, tokens):
+    columns = 80
+    hidden = torch.randn(tokens, columns, generator=random)
+    gamma = torch.randn(columns, generator=random).bfloat16()
+    squares = torch.randn(tokens, columns // 16, generator=random)
+    positions = torch.arange(tokens).int() - 1
+    sent = [tensor.to(place.device) for tensor in (positions, hidden, squares)]
+    packed = torch.empty(tokens, columns // 16 * 18, dtype=torch.int32, device=place.device)
+    place.ops.pack_rows(*sent, packed, place.stream)
+    places, states, sums = map(torch.empty_like, sent)
+    x = torch.empty_like(states, dtype=torch.bfloat16)
+    norm = gamma.to(place.device)
+    place.ops.unpack_rows(packed, norm, places, states, x, sums, place.stream)
+    assert all(map(torch.equal, (places, states, sums), sent))
+    assert torch.equal(x.cpu(), (hidden * gamma.float()).bfloat16())
+
+
+def test_packed_rows_of_another_width_are_refused(place):
+    packed, states = torch.empty(1, 80, dtype=torch.int32), torch.empty(1, 80)
+    sent = torch.empty(1, dtype=torch.int32), states, torch.empty(1, 5)
+    with pytest.raises(ValueError, match="packed"):
+        place.ops.pack_rows(*(t.to(place.device) for t in (*sent, packed)), place.stream)
+
+
 @pytest.mark.parametrize("tokens", [1, 17])
 def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
     """Of ranks each of which has some of a token's experts, its places for them, and all shares."""

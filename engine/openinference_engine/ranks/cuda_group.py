@@ -27,7 +27,7 @@ from openinference_engine.llama_weights import column_multiple, load_llama
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
 from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage
-from openinference_engine.ranks.layout import check_fits
+from openinference_engine.ranks.layout import check_fits, divisors, listed
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
@@ -96,20 +96,20 @@ class FollowingPart:
 
 
 def load_cuda_group(
-    checkpoint: Checkpoint, config: EngineConfig, speed: SpeedMeter, end: End = end_process
+    checkpoint: Checkpoint, asked: EngineConfig, speed: SpeedMeter, end: End = end_process
 ) -> Backend:
-    """Meets the other ranks and loads this one's part.
+    """Meets the other ranks and loads this one's part. asked: what all pods are told.
 
     Raises StartError if the model does not fit or a rank is missing, differs or fails.
     """
-    config = _settled(checkpoint, config)
+    config = _settled(checkpoint, asked)
     kernels, device = prepare_gpu(checkpoint, config, 0)
     capacity = _plan(checkpoint.config, config, torch.cuda.mem_get_info(device)[0])
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
         return load_part(checkpoint, config, kernels, device, ranks, verdict)
 
-    link, part = assemble(checkpoint, config, capacity, load, end)
+    link, part = assemble(checkpoint, asked, capacity, load, end)
     group = lead(part, link, config, speed)
     path = kernel_path(device, config)
     if config.group.ranks_per_stage > 1:
@@ -146,14 +146,15 @@ def prepare_gpu(
     _check_group(group, model)
     check_sharing(model, group, column_multiple(config.weight_format))
     kernels = load_kernels()
-    if 0 < (count := torch.cuda.device_count()) < group.num_ranks:
+    in_pod = group.ranks_of(group.pod)
+    if 0 < (count := torch.cuda.device_count()) < len(in_pod):
         raise StartError(
             f"--pipeline {group.pipeline}, --tensor {group.tensor} and --expert {group.expert} "
-            f"need {group.num_ranks} GPUs, and this process sees {count}; give the pod "
-            f"nvidia.com/gpu: {group.num_ranks} or use fewer ranks"
+            f"in --pods {group.pods} need {len(in_pod)} GPUs in each, and this process sees "
+            f"{count}; give each pod nvidia.com/gpu: {len(in_pod)} or use fewer ranks"
         )
     if count:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(rank - in_pod.start)
     check_settings(model, config)
     return kernels, find_gpu()
 
@@ -207,8 +208,9 @@ def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:
 
 
 def _check_group(group: GroupConfig, model: ModelConfig) -> None:
-    if group.pods > 1:
+    if group.pipeline % group.pods:
         raise StartError(
-            f"--pods {group.pods} is for --device cpu so far; GPUs of one pod share a model"
+            f"--pods {group.pods} does not divide --pipeline {group.pipeline}, and GPUs share a "
+            f"stage within one pod; use --pods {listed(divisors(group.pipeline))}"
         )
     check_fits(model, group)

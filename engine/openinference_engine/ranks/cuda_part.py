@@ -127,7 +127,8 @@ def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:
     if ranks.nccl is None:
         return None
     try:
-        return NcclGatherer(ranks.stage, memory, ranks.nccl())
+        name, team = f"stage-{ranks.place.stage}", ranks.stage
+        return NcclGatherer(team, memory, ranks.nccl(name, team.index, team.size))
     except (ImportError, RuntimeError) as error:
         raise StartError(
             f"{sharing(ranks.config)}: these GPUs cannot map each other's memory, and NCCL does "

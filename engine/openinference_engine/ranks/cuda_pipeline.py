@@ -27,6 +27,7 @@ from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import LlamaWeights, load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prompt_attention import PromptAttention
+from openinference_engine.ranks.channels import neighbour, open_ways
 from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import (
     StageDecoder,
@@ -38,7 +39,6 @@ from openinference_engine.ranks.device_memory import Abort, SharedMemory
 from openinference_engine.ranks.hops import StageMemory
 from openinference_engine.ranks.lanes import LaneFollower, LaneFollowers, LaneLaunches
 from openinference_engine.ranks.launching import Send
-from openinference_engine.ranks.layout import rank_at
 from openinference_engine.ranks.messages import ForLane, ToQueue
 from openinference_engine.ranks.part import CheckpointPart
 from openinference_engine.ranks.pipeline_plan import (
@@ -112,8 +112,11 @@ def load_stage(
         config.weight_format, part.extent,
     )  # fmt: skip
     torch.cuda.empty_cache()
-    has_prefill = runs_prefill(kernels, device, config)
-    return build_stage(kernels, weights, model, config, ranks, verdict, has_prefill=has_prefill)
+    return build_stage(
+        kernels, weights, model, config, ranks, verdict,
+        has_prefill=runs_prefill(kernels, device, config),
+        near=config.group.ranks_of(config.group.pod),
+    )  # fmt: skip
 
 
 def build_stage(
@@ -125,11 +128,14 @@ def build_stage(
     verdict: Verdict,
     *,
     has_prefill: bool,
+    near: range,
 ) -> CudaStage:
-    """weights: this rank's. All ranks call it at once. Raises StartError if GPUs are apart."""
+    """weights: this rank's. near: the ranks that map each other's memory, which are of one pod. All
+    ranks call it at once. Raises StartError if GPUs are apart.
+    """
     group, device = config.group, weights.rotary.device
     part = stage_model(model, group, ranks.place.stage, ranks.stage.index)
-    shared = _share_memory(kernels, model, config, ranks, device)
+    shared = _share_memory(kernels, model, config, ranks, device, near)
     memory, logits = _stage_memory(shared, model, config, ranks), None
     if group.ranks_per_stage > 1:
         layout = team_layout(model, config, ranks.place.stage)
@@ -152,29 +158,36 @@ def _share_memory(
     config: EngineConfig,
     ranks: Ranks,
     device: torch.device,
+    near: range,
 ) -> SharedMemory:
     group, stage = config.group, ranks.place.stage
-    shared = SharedMemory(kernels, ranks.everybody, shared_bytes(model, config, stage), device)
+    num_bytes, peers = shared_bytes(model, config, stage), set(near) - {ranks.rank}
+    shared = SharedMemory(kernels, ranks.everybody, num_bytes, device, sorted(peers))
     if not shared.is_mapped:
         raise StartError(
-            f"--pipeline {group.pipeline}: these GPUs cannot map each other's memory; use GPUs "
-            f"that are linked, or --tensor {group.num_ranks}, which can go by NCCL"
+            f"--pipeline {group.pipeline}: the GPUs of a pod cannot map each other's memory; use "
+            f"GPUs that are linked, a pod for each, or --tensor {group.num_ranks} in one pod, "
+            "which can go by NCCL"
         )
-    fields = {"by": "mapped memory", "stage": stage, "stages": group.pipeline}
-    log.info("ranks exchange", extra={"fields": fields | {"ranks": group.num_ranks}})
+    way = "mapped memory" + (", NCCL between pods" if len(near) < group.num_ranks else "")
+    fields = {"by": way, "stage": stage, "stages": group.pipeline, "ranks": group.num_ranks}
+    log.info("ranks exchange", extra={"fields": fields})
     return shared
 
 
 def _stage_memory(
     shared: SharedMemory, model: ModelConfig, config: EngineConfig, ranks: Ranks
 ) -> StageMemory:
-    group, place = config.group, ranks.place
-    following = (place.stage + 1) % group.pipeline
+    stage, stages = ranks.place.stage, config.group.pipeline
+    following = stage_layout(model, config, (stage + 1) % stages)
+    mapped = shared.addresses.get(neighbour(ranks, 1))
+    is_far_before = neighbour(ranks, -1) not in shared.addresses
     return StageMemory(
         shared.bytes,
-        stage_layout(model, config, place.stage),
-        shared.address_of(rank_at(following, place.expert, place.tensor, group)),
-        stage_layout(model, config, following),
+        stage_layout(model, config, stage),
+        shared.bytes.new_zeros(following.num_bytes) if mapped is None else mapped,
+        following,
+        open_ways(ranks, shared.bytes.device, is_far_before, mapped is None),
     )
 
 
@@ -182,7 +195,7 @@ def _peers(ranks: Ranks, shared: SharedMemory) -> list[int]:
     """Addresses of the memory of the others in a rank's stage, in their order."""
     size, place = ranks.stage.size, ranks.place
     first = place.stage * size
-    return [shared.address_of(rank) for rank in range(first, first + size) if rank != place.rank]
+    return [shared.addresses[rank] for rank in range(first, first + size) if rank != place.rank]
 
 
 def in_lanes(

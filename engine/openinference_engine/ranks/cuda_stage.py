@@ -84,7 +84,7 @@ class StageDecoder(Decoder):
 
     def take_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
         tokens, positions = self.inputs.tokens[:rows], self.inputs.positions[:rows]
-        self.hops.take_choice(tokens, positions, stream)
+        self.hops.take_choice(tokens, positions, stream, draws or rates)
         self._queue_draws(rows, stream, draws, rates)
 
     def _queue_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:

@@ -6,6 +6,7 @@ One allocation holds two inboxes, the whole logits and the state; ranks tell eac
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, cast
@@ -56,7 +57,7 @@ def layout_of(config: ModelConfig, ranks: int, max_rows: int, logit_rows: int) -
 
 
 class SharedMemory:
-    """An allocation of this rank, zeros, mapped by all peers if all can reach each other."""
+    """An allocation of this rank, zeros, mapped by its peers if all can reach theirs."""
 
     def __init__(
         self,
@@ -64,20 +65,17 @@ class SharedMemory:
         team: Team,
         num_bytes: int,
         device: torch.device,
-        maps: bool = True,
+        peers: Iterable[int],
     ) -> None:
-        """Every rank of the team makes its own at the same time. maps: False to go by NCCL."""
+        """Every rank of the team makes its own at the same time. peers: those in the team that are
+        to map it, and whose it is to map.
+        """
         address, handle = kernels.share_memory(num_bytes)
         self.bytes = torch.as_tensor(_Bytes(address, num_bytes), device=device)
-        others = _map_peers(kernels, team, handle, device) if maps else None
+        others = _map_peers(kernels, team, handle, device, list(peers))
         self.is_mapped = others is not None
-        self._team = team
-        # Its own, then the peers' in their order.
-        self.addresses: list[int] = [address, *(others or [])]
-
-    def address_of(self, index: int) -> int:
-        """Of a peer that is mapped."""
-        return self.addresses[index + (index < self._team.index)]
+        # Of the memory of each rank, this one's first, then in their order.
+        self.addresses: dict[int, int] = {team.index: address, **(others or {})}
 
 
 class Abort:
@@ -106,16 +104,17 @@ class DeviceMemory:
         device: torch.device,
         maps: bool = True,
     ) -> None:
-        """As `SharedMemory`."""
-        shared = SharedMemory(kernels, team, layout.num_bytes, device, maps)
-        own, bases = shared.bytes, shared.addresses
+        """maps: False to go by NCCL."""
+        peers = [index for index in range(team.size) if index != team.index]
+        shared = SharedMemory(kernels, team, layout.num_bytes, device, peers if maps else [])
+        own, bases = shared.bytes, list(shared.addresses.values())
         self.inbox = own[: layout.logits].view(torch.int64).view(_COPIES, layout.words)
         state = own[layout.state :].view(torch.int32)[:2]
-        self.is_mapped = shared.is_mapped
+        self.is_mapped = maps and shared.is_mapped
         peers_aborted = [base + layout.state + state.element_size() for base in bases[1:]]
         self.view = team_memory(layout, team.index, own, bases, state, peers_aborted)
         self.gathered: list[Tensor] = []  # parts of products, where peers' cannot be read
-        if not shared.is_mapped:
+        if not self.is_mapped:
             of_own = own[layout.parts :].view(torch.bfloat16)[: layout.part_elements]
             self.gathered = [torch.zeros_like(of_own) for _ in range(team.size)]
             self.gathered[team.index] = of_own
@@ -181,26 +180,26 @@ class NcclGatherer(Gatherer):
 
 
 def _map_peers(
-    kernels: ModuleType, team: Team, handle: bytes, device: torch.device
-) -> list[int] | None:
-    """Addresses here of the other ranks' memory, in their order; None if one cannot be reached."""
+    kernels: ModuleType, team: Team, handle: bytes, device: torch.device, peers: list[int]
+) -> dict[int, int] | None:
+    """Addresses here of the peers' memory; None if a rank of the team cannot reach one of its."""
     row = torch.frombuffer(bytearray(handle), dtype=torch.uint8)[None]
     handles = team.gather_rows(row, [1] * team.size)
     devices = team.gather_rows(torch.tensor([[device.index]]), [1] * team.size)
-    others = [index for index in range(team.size) if index != team.index]
     can_reach = all(
         int(devices[index]) == device.index
         or torch.cuda.can_device_access_peer(device, int(devices[index]))
-        for index in others
+        for index in peers
     )
-    addresses: list[int] = []
+    addresses: dict[int, int] = {}
     try:
         if can_reach:
-            addresses = [kernels.map_memory(bytes(handles[index].tolist())) for index in others]
+            for index in peers:
+                addresses[index] = kernels.map_memory(bytes(handles[index].tolist()))
     except RuntimeError as error:
         log.warning("a peer's memory cannot be mapped", extra={"fields": {"reason": str(error)}})
-    verdicts = team.gather_rows(torch.tensor([[len(addresses)]]), [1] * team.size)
-    return addresses if bool((verdicts == len(others)).all()) else None
+    missing = team.gather_rows(torch.tensor([[len(peers) - len(addresses)]]), [1] * team.size)
+    return None if bool(missing.any()) else addresses
 
 
 class _Bytes:

@@ -9,6 +9,7 @@ choice of the last one is back: nothing unread is overwritten.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
-from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+from openinference_engine.ranks.channels import NEAR, HopEnd, Ways, row_words
 from openinference_engine.ranks.device_memory import Layout, team_memory
 from openinference_engine.ranks.team_kernels import PATIENCE_NANOSECONDS, TeamMemory
 
@@ -71,25 +72,46 @@ def layout_of(model: ModelConfig, stages: int, stage: int, max_rows: int) -> Sta
     """max_rows: of a step; one choice is of MAX_ROWS. There are as many lanes as stages."""
     if stage == 0:
         return StageLayout(stages, 2 * MAX_ROWS, (MAX_ROWS, model.vocab_size))
-    row_words = model.hidden_size // SQUARE_COLUMNS * (SQUARE_COLUMNS + 2)
-    return StageLayout(stages, max_rows * row_words)
+    return StageLayout(stages, max_rows * row_words(model.hidden_size))
 
 
 class Hops:
     """The two ends that a stage has in one lane: it takes from one hop and pushes to the next."""
 
     def __init__(
-        self, kernels: ModuleType, before: Any, after: Any, after_alone: Any, memory: StageMemory
-    ) -> None:
+        self, kernels: ModuleType, before: Any, after: Any, after_alone: Any, memory: StageMemory,
+        ends: tuple[HopEnd, HopEnd],
+    ) -> None:  # fmt: skip
         """before, after: each a Team of the kernels, of addresses in `memory`. after_alone: the
-        latter without its logits.
+        latter without its logits. ends: of both hops.
         """
         self._kernels, self._before, self._after = kernels, before, after
         self._after_alone, self._memory = after_alone, memory
+        self._arrival, self._departure = ends
+
+    def around(self, replay: Callable[[], None]) -> Callable[[], None]:
+        """replay: of a graph that was captured just now, in which nothing goes between pods: in a
+        graph what comes next would wait for a send, too.
+        """
+        brought, sent = self._arrival.noted(), self._departure.noted()
+        if not brought and not sent:
+            return replay
+
+        def run() -> None:
+            self._arrival.carry(brought)
+            replay()
+            self._departure.carry(sent)
+
+        return run
 
     def push_rows(
         self, positions: Tensor, hidden: Tensor, sum_squares: Tensor, stream: Any
     ) -> None:
+        if self._departure.is_far:
+            packed = self._departure.rows(*hidden.shape)
+            self._kernels.pack_rows(positions, hidden, sum_squares, packed, stream)
+            self._departure.carry(packed.nbytes)
+            return
         self._kernels.push_rows(positions, hidden, sum_squares, self._after, 0, stream)
         self._kernels.end_exchanges(self._after, 1, stream)
 
@@ -98,6 +120,11 @@ class Hops:
         stream: Any,
     ) -> None:  # fmt: skip
         """state: hidden, x and sum_squares."""
+        if self._arrival.is_far:
+            packed = self._arrival.rows(*state[0].shape)
+            self._arrival.carry(packed.nbytes)
+            self._kernels.unpack_rows(packed, norm_weight, positions, *state, stream)
+            return
         self._kernels.take_rows(self._before, 0, norm_weight, positions, *state, stream)
         self._kernels.end_exchanges(self._before, 1, stream)
 
@@ -107,8 +134,13 @@ class Hops:
         after = self._after if with_logits else self._after_alone
         self._kernels.push_choice(logits, 0, vocabulary, tokens, after, 0, counters, stream)
         self._kernels.end_exchanges(self._after, 1, stream)
+        self._departure.carry(self._memory.choice_bytes(len(tokens), with_logits))
 
-    def take_choice(self, tokens: Tensor, positions: Tensor, stream: Any) -> None:
+    def take_choice(
+        self, tokens: Tensor, positions: Tensor, stream: Any, with_logits: bool
+    ) -> None:
+        """with_logits: as it was pushed."""
+        self._arrival.carry(self._memory.choice_bytes(len(tokens), with_logits))
         self._kernels.take_choice(self._before, 0, tokens, positions, stream)
         self._kernels.end_exchanges(self._before, 1, stream)
 
@@ -117,11 +149,21 @@ class StageMemory:
     """What a stage has for the one before to write to, and where it writes to the next one."""
 
     def __init__(
-        self, own: Tensor, layout: StageLayout, next_address: int, next_layout: StageLayout
+        self,
+        own: Tensor,
+        layout: StageLayout,
+        following: int | Tensor,
+        next_layout: StageLayout,
+        ways: tuple[Ways, Ways] | None = None,
     ) -> None:
-        """own: the memory that `layout` divides, uint8, of zeros; next_address: of the next's."""
-        self._own, self._layout = own, layout
-        self._next_address, self._next_layout = next_address, next_layout
+        """own: the memory that `layout` divides, uint8, of zeros; following: the address of the
+        next stage's, or, where that is in another pod, what stands for it here. ways: from the
+        stage before and to the next.
+        """
+        self._own, self._layout, self._next_layout = own, layout, next_layout
+        self._outbox = following if isinstance(following, Tensor) else own[:0]
+        self._next_address = following if isinstance(following, int) else following.data_ptr()
+        self._from_before, self._to_next = ways or (NEAR * layout.lanes, NEAR * layout.lanes)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int32, device=own.device)
@@ -159,7 +201,18 @@ class StageMemory:
             self._team(kernels, next_address, next_layout, lane, after, peers, has_logits)
             for has_logits in (True, False)
         )
-        return Hops(kernels, own, following, alone, self)
+        ends = (
+            HopEnd(self._from_before[lane], self._own[self._layout.inbox(lane) :]),
+            HopEnd(self._to_next[lane], self._outbox[next_layout.inbox(lane) :]),
+        )
+        return Hops(kernels, own, following, alone, self, ends)
+
+    def choice_bytes(self, rows: int, with_logits: bool) -> int:
+        """Of what the last stage sends to the first, from the start of the inbox on."""
+        layout = self._layout if self._layout.logit_bytes else self._next_layout
+        if with_logits:
+            return layout.words * _WORD_BYTES + rows * layout.logits[1] * 4
+        return 2 * rows * _WORD_BYTES
 
     def _team(
         self,

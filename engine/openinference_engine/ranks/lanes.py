@@ -90,7 +90,7 @@ class LaneLaunches(LeadingLaunches):
     def _captured(self, kind: Kind) -> Callable[[], None]:
         replay = super()._captured(kind)
         self._take_choice(kind)  # of the inert run
-        return replay
+        return self._decoder.hops.around(replay)
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
         self._send(Head(indices, _as_told(kind)))
@@ -126,6 +126,9 @@ class LaneFollower(Follower):
             super().take(message)
         elif self._decoder.extent.has_embedding:
             _take_choice(self._kernels, self._decoder, self.stream(), message.kind)
+
+    def _captured(self, kind: Kind) -> Callable[[], None]:
+        return self._decoder.hops.around(super()._captured(kind))
 
 
 class LaneFollowers:

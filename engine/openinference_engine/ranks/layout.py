@@ -88,13 +88,13 @@ def check_fits(model: ModelConfig, group: GroupConfig) -> None:
     if experts % group.expert:
         has = f"the {experts} experts of the model" if model.experts else "a model without experts"
         raise StartError(
-            f"--expert {group.expert} does not divide {has}; use {listed(_divisors(experts))}"
+            f"--expert {group.expert} does not divide {has}; use {listed(divisors(experts))}"
         )
 
 
 def tensor_sizes(heads: int, kv_heads: int) -> list[int]:
     """Divisors of the query heads that split the key heads evenly, or repeat them evenly."""
-    return [size for size in _divisors(heads) if kv_heads % size == 0 or size % kv_heads == 0]
+    return [size for size in divisors(heads) if kv_heads % size == 0 or size % kv_heads == 0]
 
 
 def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, cache_format: CacheFormat) -> int:
@@ -111,7 +111,7 @@ def kv_bytes_per_token(model: ModelConfig, group: GroupConfig, cache_format: Cac
     return max(sum(map(rank_bytes, group.ranks_of(pod))) for pod in range(group.pods))
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 

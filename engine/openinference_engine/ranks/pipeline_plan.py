@@ -27,7 +27,7 @@ def plan_pipeline(model: ModelConfig, config: EngineConfig, free_bytes: int) -> 
 def plan_stage(model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int) -> Capacity:
     """Raises StartError, with the stage and what would fit, if its part of the model does not."""
     part = stage_model(model, config.group, stage)
-    of_lanes = shared_bytes(model, config, stage) + _more_inputs(model, config)
+    of_lanes = bytes_of_lanes(model, config, stage)
     spare_bytes = free_bytes - of_lanes
     try:
         spare_bytes = plan_memory(part.config, config, spare_bytes, part.extent)
@@ -73,6 +73,19 @@ def team_layout(model: ModelConfig, config: EngineConfig, stage: int) -> device_
     logit_rows = MAX_ROWS if stage == config.group.pipeline - 1 else 0
     ranks, rows = config.group.ranks_per_stage, most_rows(config)
     return device_memory.layout_of(model, ranks, rows, logit_rows)
+
+
+def bytes_of_lanes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
+    """What a rank has beside its part of the model and the buffers of a step."""
+    in_memory = shared_bytes(model, config, stage) + _outbox_bytes(model, config, stage)
+    return in_memory + _more_inputs(model, config)
+
+
+def _outbox_bytes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
+    """What stands for the memory of the next stage, where that is in another pod."""
+    group, following = config.group, (stage + 1) % config.group.pipeline
+    own_pod, next_pod = (group.pod_of(one * group.ranks_per_stage) for one in (stage, following))
+    return 0 if own_pod == next_pod else stage_layout(model, config, following).num_bytes
 
 
 def _shared(group: GroupConfig) -> str:

@@ -91,8 +91,12 @@ class Post:
     def receive(self, shape: tuple[int, int], rank: int) -> Tensor:
         """Waits for it. float32."""
         tensor = torch.empty(shape)
-        self._group.recv([tensor], rank, 0).wait()
+        self.fill(tensor, rank)
         return tensor
+
+    def fill(self, tensor: Tensor, rank: int) -> None:
+        """With what comes. On a GPU the current stream waits for it, and the host does not."""
+        self._group.recv([tensor], rank, 0).wait()
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ class Ranks:
     """This rank among all of its group.
 
     tensor: slices of the same matrices. stage: all ranks that have the same layers, in rank order,
-    and share their experts; on GPUs all matrices. everybody: the whole group. nccl: makes the group
-    of `stage` once more, for tensors of GPUs.
+    and share their experts; on GPUs all matrices. everybody: the whole group. nccl: makes a group
+    by its name, this rank's index in it and its size, for tensors of GPUs.
     """
 
     config: GroupConfig = field(default_factory=GroupConfig)
@@ -109,7 +113,7 @@ class Ranks:
     tensor: Team = Team()
     stage: Team = Team()
     everybody: Team = Team()
-    nccl: Callable[[], ProcessGroup] | None = None
+    nccl: Callable[[str, int, int], ProcessGroup] | None = None
 
     @cached_property
     def place(self) -> Place:
