@@ -94,6 +94,12 @@ async def test_activations_in_codes_need_a_gpu(kube: Kube) -> None:
         await InferenceService(kube, "bad").apply(engine={"activations": "fp8"})
 
 
+async def test_gpus_of_different_pods_cannot_share_a_stage(kube: Kube) -> None:
+    resources = {"limits": {"nvidia.com/gpu": 2}}
+    with pytest.raises(KubeError, match=r"tensor x expert must divide resources\.limits nvidia"):
+        await InferenceService(kube, "bad").apply(parallelism={"tensor": 4}, resources=resources)
+
+
 async def test_labels_of_the_operator_cannot_be_taken(kube: Kube) -> None:
     labels = {"app.kubernetes.io/component": "router"}
     with pytest.raises(KubeError, match="belong to the operator; choose another name"):

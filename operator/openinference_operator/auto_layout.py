@@ -1,13 +1,12 @@
 """Which layout a replica gets whose sizes the user did not choose: pure, and told in words.
 
-GPUs share a model within one pod as yet: they split every matrix (tensor), but for experts that
-would become narrow (expert), where the heads of the model divide and the engine knows how, else
-fewer of them do so in each of several stages. Without GPUs more pods are more stages, for over the
-network between them only a pipeline's small messages should go, and there are only as many as the
-memory asks for.
+The GPUs of a pod split every matrix (tensor), but for experts that would become narrow (expert),
+where the heads of the model divide and the engine knows how, else fewer of them do so in each of
+several stages. More pods are more stages, for over the network between them only a pipeline's small
+messages should go, and there are only as many as the memory asks for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,24 +40,30 @@ class Choice:
         return f"{self.layout} ({self.reason})"
 
 
-def choose(service: InferenceService, summary: Mapping[str, Any] | None) -> Choice:
-    """The layout of a replica. `summary`: None while the model is not known."""
+def choose(
+    service: InferenceService,
+    summary: Mapping[str, Any] | None,
+    gpu_memories: Sequence[int] = (),
+) -> Choice:
+    """The layout of a replica. `summary`: None while the model is not known. `gpu_memories`: bytes
+    of one GPU of each node that fits, as far as nodes say.
+    """
     parallelism, gpus = service.parallelism, service.gpus_per_pod
     if parallelism is None:
         return Choice(Layout(), "spec.parallelism is not set")
     if not parallelism.is_automatic:
         return Choice(given_layout(parallelism, gpus), "as spec.parallelism says")
-    if gpus:
-        return _on_gpus(gpus, summary)
-    if summary is None:
-        return Choice(Layout(), "a pod has one rank")
-    return _over_pods(measure(service, summary), service.memory_limit)
+    in_one_pod = _on_gpus(gpus, summary) if gpus else Choice(Layout(), "a pod has one rank")
+    if summary is None or find_misfit(in_one_pod.layout, summary):
+        return in_one_pod
+    memory = max(gpu_memories, default=None) if gpus else service.memory_limit
+    return _over_pods(in_one_pod, measure(service, summary), memory)
 
 
 def _on_gpus(gpus: int, summary: Mapping[str, Any] | None) -> Choice:
     """How the GPUs of one pod share a model: as many as can share a stage do."""
     if gpus == 1:
-        return Choice(Layout(), "a pod has one GPU, and GPUs share a model within one pod as yet")
+        return Choice(Layout(), "a pod has one GPU")
     if summary is None:
         # Any model has as many layers; how its heads divide is not known yet.
         reason = f"{gpus} stages, for the heads of the model are not known"
@@ -84,25 +89,32 @@ def _sharing(ranks: int, summary: Mapping[str, Any]) -> Iterator[tuple[Layout, s
     yield Layout(tensor=ranks), f"tensor {ranks}: {divide}"
 
 
-def _over_pods(demand: Demand, memory: int | None) -> Choice:
-    """As few pods without GPUs as hold the model; one while memory is not known, or none would."""
-    reason = "a pod has one rank"
+def _over_pods(in_one_pod: Choice, demand: Demand, memory: int | None) -> Choice:
+    """As few pods as hold the model; one while memory is not known, or none would.
+
+    `memory`: bytes of a GPU, or of a pod that has none.
+    """
+    layout, reason = in_one_pod.layout, in_one_pod.reason
     if memory is None:
-        return Choice(Layout(), f"{reason}; one pod, for the memory is not known")
-    layout = fewest_stages(demand, Layout(), memory)
-    if layout is None:
-        return Choice(Layout(), f"{reason}; {_nothing_fits(demand, memory)}")
-    needed, has = human(needed_bytes(demand, layout)), human(memory)
-    words = f"the fullest pod then needs {needed} of its {has}"
+        return Choice(layout, f"{reason}; one pod, for the memory is not known")
+    wider = fewest_stages(demand, layout, memory)
+    if wider is None:
+        return Choice(layout, f"{reason}; {_nothing_fits(demand, layout, memory)}")
+    needed, has = human(needed_bytes(demand, wider)), human(memory)
+    words = f"the fullest {_holder(demand)} then needs {needed} of its {has}"
     number = (
-        "one pod holds it" if layout.pods == 1 else f"{layout.pods} pods, the fewest that hold it"
+        "one pod holds it" if wider.pods == 1 else f"{wider.pods} pods, the fewest that hold it"
     )
-    return Choice(layout, f"{reason}; {number}: {words}")
+    return Choice(wider, f"{reason}; {number}: {words}")
 
 
-def _nothing_fits(demand: Demand, memory: int) -> str:
+def _nothing_fits(demand: Demand, layout: Layout, memory: int) -> str:
     """With the least that a stage for every layer, or nearly, would need."""
-    layouts = with_more_stages(Layout(), demand.num_layers)
+    layouts = with_more_stages(layout, demand.num_layers)
     least = min(needed_bytes(demand, each) for each in layouts)
-    needs = f"a pod needs {human(least)} at least of {human(memory)}"
+    needs = f"a {_holder(demand)} needs {human(least)} at least of {human(memory)}"
     return f"no number of pods holds the model: {needs}"
+
+
+def _holder(demand: Demand) -> str:
+    return "GPU" if demand.is_on_gpus else "pod"

@@ -81,7 +81,8 @@ class Demand:
     def exchange(self, layout: Layout) -> int:
         """What a rank on a GPU has for the others to write to, and for the lanes of a pipeline.
 
-        A stage has rows of the one before in each lane, the first the logits of the last one.
+        A stage has rows of the one before in each lane, the first the logits of the last one; and
+        the same once more, to be sent, where the next stage is in another pod.
         """
         if not self.is_on_gpus or layout.num_ranks == 1:
             return 0
@@ -90,7 +91,8 @@ class Demand:
             return of_team
         inputs = LOGIT_ROWS * 4 * (self.sequence_tokens + self.sequence_tokens // BLOCK_TOKENS)
         rows = self.inbox // 8 * 9  # with their squares and positions, once instead of twice
-        of_lanes = layout.pipeline * max(rows, self.logits) + (layout.pipeline - 1) * inputs
+        copies = layout.pipeline * (2 if layout.pods > 1 else 1)
+        of_lanes = copies * max(rows, self.logits) + (layout.pipeline - 1) * inputs
         return of_lanes + (of_team if layout.ranks_per_stage > 1 else 0)
 
     @property

@@ -105,11 +105,6 @@ def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
 
 def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
     """What the engine does not do on GPUs (its ranks.sharing); empty if it does."""
-    if layout.pods > 1:
-        return (
-            f"parallelism has {layout.num_ranks} ranks in {layout.pods} pods, and GPUs share a"
-            f" model within one pod as yet; use resources.limits nvidia.com/gpu: {layout.num_ranks}"
-        )
     ranks = layout.ranks_per_stage
     sharing = f"parallelism.tensor {layout.tensor}"
     sharing += f" and expert {layout.expert}" if layout.expert > 1 else ""

@@ -100,7 +100,7 @@ class Observed:
         if kept is not None:
             return Choice(kept.layout, "as its revision was made")
         result = self.preparation.result
-        return choose(service, result.summary if result else None)
+        return choose(service, result.summary if result else None, self.gpu_memories)
 
     def sizing(self, service: InferenceService) -> Sizing | None:
         """How the memory of a replica is divided; None while the model is not known."""

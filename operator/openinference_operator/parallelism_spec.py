@@ -41,4 +41,12 @@ def parse_parallelism(fields: Fields, gpus_per_pod: int) -> Parallelism | None:
             f"pipeline x tensor x expert is {parallelism.num_ranks} ranks, which do not fill pods"
             f" of {gpus_per_pod} GPUs; use a multiple, or change resources.limits {GPU_RESOURCE}",
         )
+    of_stage = parallelism.tensor * parallelism.expert
+    if gpus_per_pod and not is_automatic and gpus_per_pod % of_stage:
+        raise SpecError(
+            fields.path,
+            f"tensor x expert is {of_stage} GPUs that share a stage, which they do within one pod,"
+            f" and a pod has {gpus_per_pod}; use resources.limits {GPU_RESOURCE}: {of_stage} or a"
+            " multiple, or more stages of fewer GPUs each, which may be in several pods",
+        )
     return parallelism

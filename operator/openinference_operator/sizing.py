@@ -174,8 +174,9 @@ def _shares(demand: Demand, layout: Layout, ranks: int) -> str:
 
 
 def _what_fits(demand: Demand, layout: Layout, memory: int) -> str:
-    """More GPUs are not advised: the engine computes with those of one pod as yet."""
     fits = [f"GPUs of {human(needed_bytes(demand, layout))}"]
+    if wider := fewest_stages(demand, layout, memory):
+        fits.append(f"parallelism.pipeline: {wider.pipeline} in {wider.pods} pods")
     room = _room(memory, workspace_bytes(demand, layout))
     tokens = min(
         (room - load.weights) * demand.sequence_tokens // load.sequence

@@ -63,7 +63,7 @@ def service_with(gpus=0, memory=None, **parallelism):
         (0, {"pipeline": 2}, 2),
         (0, {"tensor": 3}, 1),
         (0, {"pipeline": 2, "tensor": 2}, 2),
-        (1, {"tensor": 4}, 4),
+        (1, {"pipeline": 4}, 4),
         (4, {"tensor": 4, "pipeline": 2}, 2),
         (8, {"tensor": 4, "expert": 2}, 1),
     ],
@@ -79,6 +79,11 @@ def test_without_the_field_a_replica_is_one_rank():
 def test_ranks_that_do_not_fill_pods_are_refused_with_the_numbers():
     with pytest.raises(SpecError, match="is 3 ranks, which do not fill pods of 2 GPUs; use a mul"):
         service_with(gpus=2, tensor=3)
+
+
+def test_gpus_of_different_pods_do_not_share_a_stage():
+    with pytest.raises(SpecError, match=r"tensor x expert is 4 GPUs .* use .*nvidia.com/gpu: 4 or"):
+        service_with(gpus=2, tensor=2, expert=2)
 
 
 def test_automatic_and_chosen_sizes_exclude_each_other():
@@ -113,8 +118,7 @@ def test_experts_divide_too():
     [
         (Layout(tensor=8), ""),
         (Layout(pipeline=8), ""),
-        (Layout(tensor=2, pods=2), "2 ranks in 2 pods, and GPUs share a model within one pod as"),
-        (Layout(tensor=2, pods=2), "use resources.limits nvidia.com/gpu: 2"),
+        (Layout(pipeline=2, tensor=8, pods=2), ""),
         (Layout(expert=8), ""),
         (Layout(tensor=4, expert=2), ""),
         (Layout(pipeline=2, tensor=2, expert=2), ""),
@@ -181,7 +185,7 @@ def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
 @pytest.mark.parametrize(
     ("gpus", "summary", "layout", "words"),
     [
-        (1, LLAMA_70B, Layout(), "a pod has one GPU, and GPUs share a model within one pod"),
+        (1, LLAMA_70B, Layout(), "a pod has one GPU; one pod, for the memory is not known"),
         (8, LLAMA_70B, Layout(tensor=8), "8 GPUs divide the 64 query and 8 key heads"),
         (6, LLAMA_70B, Layout(3, tensor=2), "3 stages, for parallelism.tensor 6 does not divide"),
         (3, LLAMA_70B, Layout(3), "3 stages, for parallelism.tensor 3 does not divide the 64"),
@@ -223,6 +227,26 @@ def test_without_gpus_the_memory_of_pods_decides(memory, stages, words):
     choice = choose(service_with(auto=True, memory=memory), LLAMA_70B)
     assert choice.layout == Layout(pipeline=stages, pods=stages)
     assert words in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gibibytes", "layout", "words"),
+    [
+        (8, 80, Layout(tensor=8), "one pod holds it: the fullest GPU then needs 2"),
+        (8, 16, Layout(2, tensor=8, pods=2), "2 pods, the fewest that hold it: the fullest GPU"),
+        (1, 80, Layout(2, pods=2), "a pod has one GPU; 2 pods, the fewest that hold it"),
+        (6, 24, Layout(6, tensor=2, pods=2), "3 stages, for parallelism.tensor 6 does not divide"),
+        (1, 2, Layout(), "no number of pods holds the model: a GPU needs"),
+    ],
+)
+def test_the_memory_of_gpus_decides_how_many_pods_there_are(gpus, gibibytes, layout, words):
+    """Each as full of ranks as the first."""
+    service, memories = service_with(gpus, auto=True), [gibibytes << 30, 1 << 30]
+    choice = choose(service, LLAMA_70B, memories)
+    assert choice.layout == layout
+    assert words in choice.reason
+    is_whole = "no number of pods" not in choice.reason
+    assert is_whole == (not size(service, layout, LLAMA_70B, memories).problem)
 
 
 def test_a_revision_keeps_its_layout_and_older_ones_are_one_rank():

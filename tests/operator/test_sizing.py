@@ -82,7 +82,8 @@ def test_what_cannot_fit_is_told_with_the_arithmetic_and_what_would():
     assert sizing.problem == (
         "the GPU of a replica needs 158.0 GB: 141.1 GB of weights, 2.7 GB of keys and values for"
         " one sequence of 8192 tokens, 1.6 GB to work in, and 8 % that cannot be used. The largest"
-        " GPU of a node that fits has 85.9 GB. What would fit: GPUs of 158.0 GB"
+        " GPU of a node that fits has 85.9 GB. What would fit: GPUs of 158.0 GB, or"
+        " parallelism.pipeline: 2 in 2 pods"
     )
     assert size(service_with(gpus=2), LLAMA_70B, [H100]).problem == ""
 
