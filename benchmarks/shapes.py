@@ -6,17 +6,21 @@ activation stays near one: overflowing data draws less power and flatters a GPU.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import torch
 from openinference_engine import tiles
 from openinference_engine.config import ExpertsConfig, ModelConfig, WeightFormat
+from openinference_engine.expert_weights import expert_orders
 from openinference_engine.kv_formats import BFLOAT16, CacheFormat
 from openinference_engine.llama_weights import (
     LayerWeights,
     LlamaWeights,
-    packed,
     packed_head,
+    row_orders,
 )
+from openinference_engine.packings import PACKINGS, pack_matrix
 from openinference_engine.weight_sizes import head_bytes, layer_bytes
 from torch import Tensor
 
@@ -119,3 +123,22 @@ def visited_experts(config: ModelConfig, rows: int) -> float | None:
     if (experts := config.experts) is None:
         return None
     return experts.count * (1 - (1 - experts.per_token / experts.count) ** rows)
+
+
+def packed(layer: LayerWeights, config: ModelConfig, weight_format: WeightFormat) -> LayerWeights:
+    """The layer with its matrices, bfloat16 so far, in the format that kernels read."""
+    if weight_format == "bfloat16":
+        return layer
+    orders = row_orders(config)
+    if config.experts is not None and layer.router is not None:
+        orders["gate_up"], orders["down"] = expert_orders(config.hidden_size, config.experts)
+    matrices = {
+        name: _packed(getattr(layer, name), weight_format, order) for name, order in orders.items()
+    }
+    return replace(layer, **matrices)
+
+
+def _packed(matrix: Tensor, weight_format: WeightFormat, order: Tensor) -> Tensor:
+    if matrix.dim() == 2:
+        return pack_matrix(PACKINGS[weight_format], matrix, order)
+    return torch.stack([_packed(of_expert, weight_format, order) for of_expert in matrix])

@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=engine.kv_cache_dtype,
         help="of keys and values; auto: what computes",
     )
-    add("--kv-cache-bytes", type=_positive, help="default: all seats, a tenth of the memory")
+    add("--kv-cache-bytes", type=_positive, help="default: all seats, what is spare")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens, help="of one step")
     add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
     add("--queue-timeout-seconds", type=float, help="longest wait for a seat, then 503")

@@ -188,7 +188,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     runs_ahead: bool = True
     is_deterministic: bool = False  # on a GPU: the same bits in every batch; a CPU always has that
     kv_cache_dtype: KVCacheDtype = "auto"
-    kv_cache_bytes: int | None = None  # None: every seat full, at most a tenth of the memory
+    # None: every seat full, at most a tenth of the memory, on a GPU what weights leave of it.
+    kv_cache_bytes: int | None = None
     block_size: int = 16  # positions per cache block; kernels want a multiple of 16
     max_step_tokens: int = 512
     step_seconds: float = 0.25  # the token budget follows the measured speed to keep this

@@ -7,7 +7,7 @@ eager call touch the same memory. Which row belongs to which request is not know
 
 Per layer five kernels (csrc/ops.h): qkv, attention, output, gate-up, down. One more makes codes of
 keys and values where the cache holds codes, one norms heads where the model does, and a layer of
-experts has five kernels instead of the last two (`mixture`). Every norm is a scalar in the reader's
+experts has four kernels instead of the last two (`mixture`). Every norm is a scalar in the reader's
 epilogue; its weight is applied where the hidden state is written.
 """
 

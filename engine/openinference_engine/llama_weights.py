@@ -7,7 +7,7 @@ rows when packed. What the kernels cannot do is refused here, before anything la
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -18,7 +18,6 @@ from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.errors import StartError
 from openinference_engine.expert_weights import (
     check_experts,
-    expert_orders,
     load_experts,
 )
 from openinference_engine.layers.rotary import Rotary
@@ -106,25 +105,6 @@ def load_llama(
             head=packed_head(head, weight_format) if extent.has_head else head,
             rotary=torch.stack(cosine_sine, dim=-1).to(device),
         )
-
-
-def packed(layer: LayerWeights, config: ModelConfig, weight_format: WeightFormat) -> LayerWeights:
-    """The layer with its matrices, bfloat16 so far, in the format that kernels read."""
-    if weight_format == "bfloat16":
-        return layer
-    orders = row_orders(config)
-    if config.experts is not None and layer.router is not None:
-        orders["gate_up"], orders["down"] = expert_orders(config.hidden_size, config.experts)
-    matrices = {
-        name: _packed(getattr(layer, name), weight_format, order) for name, order in orders.items()
-    }
-    return replace(layer, **matrices)
-
-
-def _packed(matrix: Tensor, weight_format: WeightFormat, order: Tensor) -> Tensor:
-    if matrix.dim() == 2:
-        return pack_matrix(PACKINGS[weight_format], matrix, order)
-    return torch.stack([_packed(of_expert, weight_format, order) for of_expert in matrix])
 
 
 def row_orders(config: ModelConfig) -> dict[str, Tensor]:

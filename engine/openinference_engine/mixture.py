@@ -1,4 +1,4 @@
-"""A layer of experts as a queue of CUDA kernels: route, gate-up, down, sum (csrc/ops.h).
+"""A layer of experts as a queue of CUDA kernels: project, route, gate-up, sum (csrc/ops.h).
 
 `Mixture` serves the rows that decode, `PromptMixture` those of prompts, which it sorts by expert.
 """

@@ -123,7 +123,7 @@ class LocalRanks:
     def end(self) -> None:
         """Until they have gone; but a driver that has lost its GPU may hold one for ever."""
         self.kill()
-        for rank, process in enumerate(self._processes, start=1):
+        for rank, process in zip(self.ranks, self._processes, strict=True):
             try:
                 process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:

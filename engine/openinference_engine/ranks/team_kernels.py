@@ -90,7 +90,6 @@ class TeamKernels:
         self._tokens, self._positions, self._counters = torch.zeros(
             3, rows, dtype=torch.int32, device=device
         )
-        self._ranks = team.size
         self._num_exchanges = 0  # of the step that is being queued
 
     def __getattr__(self, name: str) -> Any:
