@@ -24,7 +24,7 @@ from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ranks.cuda_group import prepare_gpu
 from openinference_engine.ranks.cuda_part import plan_part
-from openinference_engine.ranks.device_memory import NcclGatherer
+from openinference_engine.ranks.device_memory import Layout, NcclGatherer, gathered_parts, layout_of
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.messages import ToRank
@@ -159,6 +159,20 @@ def test_what_ranks_write_to_each_other_is_no_room_for_the_cache():
         plan_part(model, config, 8 * gib)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_parts_that_are_gathered_have_room_in_the_other_inbox(ranks):
+    """So memory is planned for them, whether ranks map each other's or not."""
+    layout = layout_of(CONFIG, ranks, max_rows=512, logit_rows=128)
+    inbox = torch.zeros(layout.words, dtype=torch.int64)
+    parts = gathered_parts(inbox, layout, ranks)
+    for number, part in enumerate(parts, start=1):
+        part.fill_(number)
+    assert [part.unique().tolist() for part in parts] == [[one] for one in range(1, ranks + 1)]
+    assert {part.shape for part in parts} == {(512 * CONFIG.hidden_size,)}
+    assert all(part.data_ptr() % 16 == 0 for part in parts)
+    assert parts[0].data_ptr() == inbox.data_ptr()
+
+
 def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
     """By gloo here, which has the same collectives; the parts of the vocabulary are unequal."""
     ranks, rows, vocabulary, store = 3, 2, 40, HashStore()
@@ -171,7 +185,7 @@ def test_ranks_that_cannot_write_to_each_other_gather_words_and_logits():
         own = vocabulary_of(vocabulary, ranks, rank)
         inbox[0, 4 * rank : 4 * rank + 4] = words[4 * rank : 4 * rank + 4]
         view = SimpleNamespace(whole_logits=whole)
-        parts = [torch.zeros(7) for _ in range(ranks)]
+        parts = gathered_parts(inbox[1], Layout(50, rows, vocabulary, 7), ranks)
         parts[rank][:6] = rank
         memory = SimpleNamespace(inbox=inbox, view=view, gathered=parts)
         options = ProcessGroupGloo._Options()

@@ -1,6 +1,8 @@
 """Memory of this rank's GPU that its peers map, and the way of words where they cannot.
 
-One allocation holds two inboxes, the whole logits and the state; ranks tell each other its handle.
+One allocation holds two inboxes, the whole logits, the state and parts of products; ranks tell
+each other its handle. Where they cannot map it, one inbox is enough, and the other has room for the
+parts that NCCL brings.
 """
 
 from __future__ import annotations
@@ -113,13 +115,17 @@ class DeviceMemory:
         self.is_mapped = maps and shared.is_mapped
         peers_aborted = [base + layout.state + state.element_size() for base in bases[1:]]
         self.view = team_memory(layout, team.index, own, bases, state, peers_aborted)
-        self.gathered: list[Tensor] = []  # parts of products, where peers' cannot be read
+        self.gathered: list[Tensor] = []  # parts of products by rank, where peers' cannot be read
         if not self.is_mapped:
-            of_own = own[layout.parts :].view(torch.bfloat16)[: layout.part_elements]
-            self.gathered = [torch.zeros_like(of_own) for _ in range(team.size)]
-            self.gathered[team.index] = of_own
+            self.gathered = gathered_parts(self.inbox[1], layout, team.size)
             self.view = replace(self.view, parts=[part.data_ptr() for part in self.gathered])
         self.abort = Abort(state[1:])
+
+
+def gathered_parts(inbox: Tensor, layout: Layout, ranks: int) -> list[Tensor]:
+    """inbox: (words,) int64, of which nothing else is used → (part_elements,) bf16 of each rank."""
+    elements = inbox.view(torch.bfloat16)[: ranks * layout.part_elements]
+    return list(elements.view(ranks, -1).unbind())
 
 
 def team_memory(
@@ -143,7 +149,10 @@ def team_memory(
 
 
 class NcclGatherer(Gatherer):
-    """Collectives on the current stream, which graphs capture."""
+    """Collectives on the current stream, which graphs capture.
+
+    Its copies of logits, twice the whole ones at most, are of the memory that plans keep for steps.
+    """
 
     def __init__(self, team: Team, memory: DeviceMemory, group: ProcessGroup) -> None:
         self._team, self._memory = team, memory
