@@ -7,6 +7,7 @@ from aiohttp import web
 from kubernetes.aio import client
 from openinference_operator.cluster import Cluster
 from openinference_operator.lease import Lease
+from openinference_operator.spec import parse
 
 from tests.operator.api_server import ApiServer
 from tests.operator.raw import build_pod, build_service
@@ -16,6 +17,11 @@ from tests.operator.world import World
 @pytest.fixture
 def raw_service():
     return build_service
+
+
+@pytest.fixture
+def service(raw_service):
+    return parse(raw_service())
 
 
 @pytest.fixture

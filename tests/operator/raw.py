@@ -1,6 +1,7 @@
 """Objects as the API server shows them."""
 
 from openinference_operator import names
+from openinference_operator.manifests.engine import build_pod_template, build_statefulset
 
 NAMESPACE = "team-a"
 
@@ -67,3 +68,7 @@ def build_pod(
         "spec": {} if is_unplaced else {"nodeName": "node-a"},
         "status": {"conditions": conditions, "containerStatuses": [container], **status},
     }
+
+
+def statefulset(service, name="demo-1a2b3c4d-0"):
+    return build_statefulset(service, "1a2b3c4d", name, build_pod_template(service, "engine:1"))
