@@ -17,13 +17,6 @@ from openinference_engine.server.embeddings import check_embeds, vector_of
 TEXTS = ["The cat sat on the mat.", "A feline rests.", "Interest rates rose."] * 2
 
 
-@pytest.fixture
-def client(http: httpx2.Client) -> Any:
-    url, headers = str(http.base_url.join("/v1")), {"x-openinference-token": "a-token-for-tests"}
-    with openai.OpenAI(base_url=url, api_key="none", default_headers=headers) as client:
-        yield client
-
-
 def test_the_clients_own_base64_holds_what_json_does(
     client: openai.OpenAI, http: httpx2.Client
 ) -> None:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-HEADERS = {"x-openinference-token": "a-token-for-tests"}
 PROMPTS = ["The sea", "Ärger: 数字"]
 BODY: dict[str, Any] = {"model": "smollm2", "max_tokens": 8, "temperature": 1.1, "seed": 5, "n": 2}
-
-
-@pytest.fixture
-def client(http: httpx2.Client) -> Iterator[openai.OpenAI]:
-    url = str(http.base_url.join("/v1"))
-    with openai.OpenAI(base_url=url, api_key="none", default_headers=HEADERS) as client:
-        yield client
 
 
 def answer(http: httpx2.Client, prompt: object, **changes: object) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from openinference_engine.server.validation import parse
 from pydantic import BaseModel
 
 QUESTION: Any = [{"role": "user", "content": "Describe a person called Ada as JSON."}]
-HEADERS = {"x-openinference-token": "a-token-for-tests"}
 # Hot, so that what is said follows from the grammar and not from what the model would say anyway.
 ASKED: Any = {
     **{"model": "smollm2", "messages": QUESTION, "seed": 3, "temperature": 1.5},
@@ -28,13 +27,6 @@ class Person(BaseModel):
     name: str
     age: int
     tags: list[str]
-
-
-@pytest.fixture
-def client(http: httpx2.Client) -> Any:
-    url = str(http.base_url.join("/v1"))
-    with openai.OpenAI(base_url=url, api_key="none", default_headers=HEADERS) as client:
-        yield client
 
 
 def ask(http: httpx2.Client, **fields: Any) -> tuple[str, str]:

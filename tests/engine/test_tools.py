@@ -18,7 +18,6 @@ from openinference_engine.tokenizer.chat import ChatOptions, ChatTemplate
 from openinference_engine.tokenizer.plain_tools import in_plain_messages
 
 QUESTION: Any = [{"role": "user", "content": "What is the weather in Brno and in Prague?"}]
-HEADERS = {"x-openinference-token": "a-token-for-tests"}
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -40,13 +39,6 @@ ASKED: Any = {
     **{"model": "smollm2", "messages": QUESTION, "tools": [WEATHER, TIME]},
     **{"seed": 1, "temperature": 1.3, "max_tokens": 160},
 }
-
-
-@pytest.fixture
-def client(http: httpx2.Client) -> Any:
-    url = str(http.base_url.join("/v1"))
-    with openai.OpenAI(base_url=url, api_key="none", default_headers=HEADERS) as client:
-        yield client
 
 
 def check_weather(arguments: str) -> None:
