@@ -21,7 +21,9 @@ _LOWEST_LOGPROB = -9999.0  # JSON knows no infinity
 def sample(logits: Tensor, draws: list[Draw]) -> list[int]:
     """logits: (S, vocab), one row per draw → the token of each."""
     if all(is_plain_greedy(draw.params) for draw in draws):
-        return logits.argmax(dim=-1).tolist()
+        largest = logits.max(dim=-1)
+        if not largest.values.isnan().any():
+            return largest.indices.tolist()
     return [_sample_one(row, draw) for row, draw in zip(logits.float(), draws, strict=True)]
 
 

@@ -147,3 +147,10 @@ def test_without_a_likely_token_the_first_number_is_drawn(settings: dict[str, An
 
 def test_of_equal_tokens_the_first_are_kept() -> None:
     assert set(draw_many(200, torch.zeros(9), top_k=3)) == {0, 1, 2}
+
+
+def test_what_is_no_number_is_not_drawn_whoever_is_beside() -> None:
+    logits = torch.tensor([[1.0, torch.nan, 3.0, 2.0], [0.0, 1.0, 2.0, 3.0]])
+    greedy = Draw(SamplingParams(seed=0, max_tokens=1, temperature=0), 1, [0])
+    by_chance = Draw(SamplingParams(seed=0, max_tokens=1, top_k=1), 1, [0])
+    assert sample(logits, [greedy, greedy]) == sample(logits, [greedy, by_chance]) == [2, 3]
