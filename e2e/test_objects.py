@@ -94,6 +94,13 @@ async def test_activations_in_codes_need_a_gpu(kube: Kube) -> None:
         await InferenceService(kube, "bad").apply(engine={"activations": "fp8"})
 
 
+async def test_weights_of_another_type_than_bfloat16_need_no_gpu(kube: Kube) -> None:
+    with pytest.raises(KubeError, match=r"are for CPUs, because GPUs compute in bfloat16; remove"):
+        await InferenceService(kube, "bad").apply(
+            engine={"dtype": "float32"}, resources={"limits": {"nvidia.com/gpu": 1}}
+        )
+
+
 async def test_gpus_of_different_pods_cannot_share_a_stage(kube: Kube) -> None:
     resources = {"limits": {"nvidia.com/gpu": 2}}
     with pytest.raises(KubeError, match=r"tensor x expert must divide resources\.limits nvidia"):

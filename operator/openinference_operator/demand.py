@@ -209,13 +209,12 @@ def _layers(
 def _element_bytes(service: InferenceService, summary: Mapping[str, Any]) -> int:
     """Of every weight; 0 where weights are kept as they are stored.
 
-    GPUs keep codes of safetensors files, and make bfloat16 of all else.
+    GPUs keep codes of safetensors files, and make bfloat16 of all else, whatever the type.
     """
-    if element := ELEMENT_BYTES.get(service.engine.dtype or ""):
-        return element
+    if not service.gpus_per_pod:
+        return ELEMENT_BYTES.get(service.engine.dtype or "", 0)
     stored = summary.get("storedAs")
-    is_expanded = service.gpus_per_pod and stored and stored not in CODES_ON_GPUS
-    return ELEMENT_BYTES["bfloat16"] if is_expanded else 0
+    return ELEMENT_BYTES["bfloat16"] if stored and stored not in CODES_ON_GPUS else 0
 
 
 def _step_rows(service: InferenceService) -> int:

@@ -115,9 +115,10 @@ def test_a_gpu_embeds_in_bfloat16_however_the_embedding_is_stored():
 
 
 def test_a_type_that_weights_are_kept_in_counts():
-    assert size(service_with(gpus=1, dtype="float32"), LLAMA_8B, []).weights_per_gpu == (
-        4 * 8_030_261_248
-    )
+    service = service_with(memory="64Gi", dtype="float32")
+    assert size(service, LLAMA_8B, []).weights_per_gpu == 4 * 8_030_261_248
+    coded = LLAMA_8B | {"weightBytes": 5 << 30, "storedAs": "I32"}  # which a GPU keeps
+    assert size(service_with(gpus=1, dtype="bfloat16"), coded, []).weights_per_gpu == 5 << 30
 
 
 @pytest.mark.parametrize(
