@@ -1,15 +1,11 @@
 """The objects that are made: names and flags of the wire, and what pod security demands."""
 
-import json
 from dataclasses import replace
 
 import pytest
-import yaml
 from openinference_operator import names
-from openinference_operator.manifests import engine, router, routing, services
-from openinference_operator.manifests.common import signed
-from openinference_operator.preview import preview
-from openinference_operator.settings import RouterSettings, Settings
+from openinference_operator.manifests import engine, router, services
+from openinference_operator.settings import RouterSettings
 from openinference_operator.spec import parse
 
 SPEC = {
@@ -137,16 +133,6 @@ def test_engine_environment(container):
     assert path == "metadata.labels['openinference.dev/group']"
 
 
-def test_engines_and_routers_are_told_where_spans_go(service):
-    endpoint, name = "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT"
-    traced = engine.build_pod_template(service, "engine:1", otlp_endpoint=endpoint)["spec"]
-    *_, deployment = router.build_router([service], replace(ROUTER, otlp_endpoint=endpoint))
-    for pod in (traced, deployment["spec"]["template"]["spec"]):
-        assert {"name": name, "value": endpoint} in pod["containers"][0]["env"]
-    untraced = engine.build_pod_template(service, "engine:1")["spec"]
-    assert name not in str((untraced, routers(service)))
-
-
 def test_where_spans_go_the_user_has_the_last_word(raw_service):
     theirs = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://theirs:4318"}
     service = parse(raw_service(podTemplate={"env": [theirs]}))
@@ -230,14 +216,6 @@ def test_pods_are_scraped(service, template):
         }
 
 
-def test_clients_reach_the_routers(service):
-    made = services.build_client_service(service)
-    labels = routers(service)["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert made["metadata"]["name"] == "demo"
-    assert made["spec"]["selector"].items() <= labels.items()
-    assert made["spec"]["ports"][0]["port"] == 80
-
-
 def test_groups_have_names_before_they_are_ready(service):
     made = services.build_groups_service(service)
     assert made["metadata"]["name"] == "demo-groups"
@@ -254,31 +232,14 @@ def test_disruption_budgets_never_hold_a_broken_pod(service):
         assert made["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_the_router_is_replaced_without_a_gap(service):
-    spec = routers(service)["Deployment"]["spec"]
-    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-    assert spec["replicas"] == 2
-    assert spec["template"]["spec"]["serviceAccountName"] == names.ROUTER
-
-
-def test_the_router_knows_where_its_dashboard_finds_history(service):
-    (container,) = routers(service)["Deployment"]["spec"]["template"]["spec"]["containers"]
-    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert environment["OPENINFERENCE_ROUTER_PROMETHEUS_URL"] == "http://prometheus:9090"
-
-
-def test_the_router_drains_as_long_as_its_most_patient_service(raw_service, service):
-    patient = parse(raw_service(name="patient", rollout={"drainTimeout": "1h"}))
-    made = router.build_router([service, patient], ROUTER)[-1]
-    assert made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 3630
-
-
-def test_the_router_goes_with_the_last_service(raw_service, service):
-    other = parse(raw_service(name="other"))
-    for made in router.build_router([service, other], ROUTER):
-        owners = made["metadata"]["ownerReferences"]
-        assert {owner["name"] for owner in owners} == {"demo", "other"}
-        assert not any(owner.get("controller") for owner in owners)
+def test_engines_and_routers_are_told_where_spans_go(service):
+    endpoint, name = "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    traced = engine.build_pod_template(service, "engine:1", otlp_endpoint=endpoint)["spec"]
+    *_, deployment = router.build_router([service], replace(ROUTER, otlp_endpoint=endpoint))
+    for pod in (traced, deployment["spec"]["template"]["spec"]):
+        assert {"name": name, "value": endpoint} in pod["containers"][0]["env"]
+    untraced = engine.build_pod_template(service, "engine:1")["spec"]
+    assert name not in str((untraced, routers(service)))
 
 
 def test_children_of_one_service_go_with_it(service, template):
@@ -288,88 +249,3 @@ def test_children_of_one_service_go_with_it(service, template):
         engine.build_controller_revision(service, "1a2b3c4d", 1, {"template": template}),
     ):
         assert made["metadata"]["ownerReferences"][0]["controller"] is True
-
-
-def test_routing_is_what_the_wire_says(service):
-    routes = [routing.Route("demo-1a2b3c4d-0", "1a2b3c4d", "Active")]
-    made = routing.build_routing_configmap(service, routes, None)
-    assert made["metadata"]["name"] == "demo-routing"
-    assert made["metadata"]["labels"]["openinference.dev/routing"] == "true"
-    assert json.loads(made["data"]["routing.json"]) == {
-        "service": "demo",
-        "model": "tiny",
-        "generation": 1,
-        "createdAt": "2026-01-01T00:00:00Z",
-        "groups": [
-            {
-                "id": "demo-1a2b3c4d-0",
-                "revision": "1a2b3c4d",
-                "address": "http://demo-1a2b3c4d-0-0.demo-groups.team-a.svc:8000",
-                "weight": 100,
-                "state": "Active",
-            }
-        ],
-        "queue": {
-            "maxRequests": 1000,
-            "contendedTimeoutSeconds": 60,
-            "coldStartTimeoutSeconds": 600,
-        },
-        "balancing": {"algorithm": "PrefixAware", "sessionHeader": ""},
-        "drainTimeoutSeconds": 120,
-    }
-
-
-def test_routing_says_how_to_choose(raw_service):
-    affinity = {"algorithm": "LeastLoad", "sessionAffinity": {"header": "x-session-id"}}
-    service = parse(raw_service(**SPEC, router=affinity))
-    made = routing.build_routing_configmap(service, [], None)
-    balancing = json.loads(made["data"]["routing.json"])["balancing"]
-    assert balancing == {"algorithm": "LeastLoad", "sessionHeader": "x-session-id"}
-
-
-@pytest.mark.parametrize("text", ["", "no json", "[]"])
-def test_a_routing_that_cannot_be_read_is_written_anew(service, text):
-    live = {"data": {"routing.json": text}}
-    made = routing.build_routing_configmap(service, [], live)
-    assert json.loads(made["data"]["routing.json"])["generation"] == 1
-
-
-def test_a_manifest_without_a_field_is_another_one(service):
-    before = services.build_client_service(service)
-    after = {key: value for key, value in before.items() if key != "spec"}
-    hashes = [
-        signed(made)["metadata"]["annotations"][names.ANNOTATION_APPLIED]
-        for made in (before, after)
-    ]
-    assert hashes[0] != hashes[1]
-
-
-def test_plan_prints_every_object_without_a_cluster(raw_service, tmp_path):
-    path = tmp_path / "infsvc.yaml"
-    path.write_text(yaml.safe_dump(raw_service(**SPEC)))
-    with (tmp_path / "out.yaml").open("w") as out:
-        assert preview(path, Settings(), out) == 0
-    printed = list(yaml.safe_load_all((tmp_path / "out.yaml").read_text()))
-    assert sorted(made["kind"] for made in printed) == [
-        "ConfigMap",
-        "ControllerRevision",
-        "Deployment",
-        "NetworkPolicy",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "PodDisruptionBudget",
-        "RoleBinding",
-        "Service",
-        "Service",
-        "Service",
-        "ServiceAccount",
-        "StatefulSet",
-    ]
-
-
-def test_plan_names_what_is_wrong(raw_service, tmp_path):
-    path = tmp_path / "infsvc.yaml"
-    path.write_text(yaml.safe_dump(raw_service(model={"uri": "ftp://x"})))
-    with (tmp_path / "out").open("w") as out:
-        assert preview(path, Settings(), out) == 1
-    assert "spec.model.uri: is 'ftp://x'" in (tmp_path / "out").read_text()
