@@ -255,13 +255,16 @@ def test_a_revision_keeps_its_layout_and_older_ones_are_one_rank():
     assert read_layout(None) == ONE_RANK
 
 
-def test_the_pods_of_a_group_find_each_other():
-    service = service_with(pipeline=2, tensor=3)
+@pytest.mark.parametrize(
+    ("gpus", "tensor", "flags"), [(0, 3, {"--tensor=3"}), (4, 4, {"--tensor=4", "--device=cuda"})]
+)
+def test_the_pods_of_a_group_find_each_other(gpus, tensor, flags):
+    service = service_with(gpus, pipeline=2, tensor=tensor)
     layout = choose(service, None).layout
     [container] = engine.build_pod_template(service, "engine:1", layout)["spec"]["containers"]
     assert {
+        *flags,
         "--pipeline=2",
-        "--tensor=3",
         "--pods=2",
         "--rendezvous=$(OPENINFERENCE_GROUP)-0.demo-groups.default.svc:8001",
     } <= set(container["args"])
