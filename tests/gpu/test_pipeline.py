@@ -174,7 +174,12 @@ def test_tokens_and_log_probabilities_are_those_of_one_gpu(
 
 @pytest.mark.parametrize(
     ("way", "is_wanted"),
-    [({"temperature": 0}, False), ({"num_logprobs": 0}, True), ({"num_prompt_logprobs": 0}, True)],
+    [
+        ({"temperature": 0}, False),
+        ({"temperature": 0.9, "presence_penalty": 1.5}, False),
+        ({"num_logprobs": 0}, True),
+        ({"num_prompt_logprobs": 0}, True),
+    ],
 )
 def test_logits_come_to_the_first_stage_where_it_reads_them(emulated, new_engine, way, is_wanted):
     pipeline = Pipeline(emulated, 2)

@@ -82,15 +82,19 @@ class StageDecoder(Decoder):
         if self.extent.has_head:
             super().queue_head(x, sum_squares, stream, draws, rates)
 
-    def take_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
+    def take_choice(self, rows: int, stream: Any, rates: bool) -> None:
         tokens, positions = self.inputs.tokens[:rows], self.inputs.positions[:rows]
-        self.hops.take_choice(tokens, positions, stream, draws or rates)
-        self._queue_draws(rows, stream, draws, rates)
+        self.hops.take_choice(tokens, positions, stream, rates)
+        if rates:
+            self.rate_token(rows, stream)
 
     def _queue_choice(self, rows: int, stream: Any, draws: bool, rates: bool) -> None:
         if self.extent.has_head:
             self.choose_token(rows, stream)
-            self.hops.push_choice(self.logits(rows), self.inputs.tokens[:rows], stream, draws)
+            logits = self.logits(rows)  # which leave this stage as they are
+            if draws:
+                self.draw_token(self._buffers.used_up[:rows].copy_(logits), stream)
+            self.hops.push_choice(logits, self.inputs.tokens[:rows], stream, rates)
             return
         hidden, _, sum_squares = self._state(rows)
         self.hops.push_rows(self.inputs.positions[:rows], hidden, sum_squares, stream)

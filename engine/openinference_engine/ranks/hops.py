@@ -129,7 +129,7 @@ class Hops:
         self._kernels.end_exchanges(self._before, 1, stream)
 
     def push_choice(self, logits: Tensor, tokens: Tensor, stream: Any, with_logits: bool) -> None:
-        """with_logits: whether somebody draws from them, or rates."""
+        """with_logits: whether the first stage rates tokens by them, or its host draws."""
         counters, vocabulary = self._memory.counters, logits.shape[1]
         after = self._after if with_logits else self._after_alone
         self._kernels.push_choice(logits, 0, vocabulary, tokens, after, 0, counters, stream)

@@ -39,7 +39,7 @@ class Crossing(Flight):
 
 
 class LaneLaunches(LeadingLaunches):
-    """Rank 0's, of one lane. Drawing by rules and rating is for what takes the choice alone."""
+    """Rank 0's, of one lane. The last stage draws; to rate is for what takes its choice."""
 
     ends_prompts_with_head = True  # its choice says that all stages are done with the rows
     _decoder: StageDecoder
@@ -74,18 +74,14 @@ class LaneLaunches(LeadingLaunches):
 
     def repeat(self, kind: Kind) -> Flight:
         self._bring_back_last()
-        told = _as_told(kind)
-        self._send(Repeat(told))
-        self._replays[told]()
+        self._send(Repeat(kind))
+        self._replays[kind]()
         return self._fly(kind)
 
     def _kind_of(self, rows: list[Row]) -> Kind:
-        """Where the host draws or rates, logits come as where a rule does."""
+        """Where the host draws or rates, logits come as where the device rates."""
         kind, asks = super()._kind_of(rows), any(row.needs_logits for row in rows)
-        return msgspec.structs.replace(kind, draws=kind.draws or asks)
-
-    def _prepare(self, kind: Kind) -> None:
-        super()._prepare(_as_told(kind))
+        return msgspec.structs.replace(kind, rates=kind.rates or asks)
 
     def _captured(self, kind: Kind) -> Callable[[], None]:
         replay = super()._captured(kind)
@@ -93,7 +89,7 @@ class LaneLaunches(LeadingLaunches):
         return self._decoder.hops.around(replay)
 
     def _queue_head(self, states: tuple[Tensor, Tensor], indices: list[int], kind: Kind) -> None:
-        self._send(Head(indices, _as_told(kind)))
+        self._send(Head(indices, kind))
 
     def _fly(self, kind: Kind) -> Flight:
         self._crossing = Crossing(kind, *self._next_return(), self._bring_back)
@@ -145,9 +141,4 @@ class LaneFollowers:
 def _take_choice(kernels: ModuleType, decoder: StageDecoder, stream: Any, kind: Kind) -> None:
     """When all before it has ended: it waits for another GPU, and would take room meanwhile."""
     alone = kernels.Stream(stream.handle, False)
-    decoder.take_choice(kind.bucket, alone, kind.draws, kind.rates)
-
-
-def _as_told(kind: Kind) -> Kind:
-    """Of a step to the last stage, which draws nothing: with `draws` it sends the logits along."""
-    return Kind(kind.bucket, draws=kind.draws or kind.rates, rates=False)
+    decoder.take_choice(kind.bucket, alone, kind.rates)
