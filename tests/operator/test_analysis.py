@@ -12,14 +12,8 @@ def figures(failed=0, attempts=100, ttft=1.0):
 
 
 ERRORS = Limit("ErrorRate", Decimal("0.01"), None)
-
-
 SLOWER = Limit("TTFT", None, Decimal("1.5"))
-
-
 BOTH = Limit("TTFT", Decimal(2), Decimal("1.5"))
-
-
 JUDGEMENTS = {
     # name: (limits, new, old) -> (what fails, what is missing)
     "good": ([ERRORS, SLOWER], figures(), figures(), "", ""),

@@ -15,20 +15,10 @@ from openinference_operator.scaling_spec import (
 from tests.operator.test_scaling import LOST, autoscaling, waiting
 
 KV = Average("KVCache", Decimal("0.8"))
-
-
 BACKLOG = Average("BacklogSeconds", Decimal(2))
-
-
 CUSTOM = Average("Prometheus", Decimal(10), "sum(tickets)")
-
-
 SLOW = Latency(Decimal(2), None)
-
-
 WHOLE = Value("tickets", Decimal(10))
-
-
 METRICS = {
     # name: (metric, value, replicas, routable) -> proposal
     "full caches ask for their share": (KV, 3.0, 3, 3, 4),

