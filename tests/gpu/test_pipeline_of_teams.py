@@ -50,6 +50,7 @@ from tests.gpu.test_team import build_team
 MODEL = changed(
     num_layers=3, hidden_size=64, intermediate_size=64, num_heads=2, num_kv_heads=1
 )  # fmt: skip
+FOUR_LAYERS = msgspec.structs.replace(MODEL, num_layers=4)
 SPARSE = msgspec.structs.replace(
     MODEL, architecture="qwen3moe", experts=ExpertsConfig(4, 2, 64, True)
 )
@@ -64,14 +65,15 @@ class Turns:
     prefill_down = staticmethod(cuda_experts_reference.prefill_down)
 
     def __init__(self, kernels, barrier, pushed):
-        """pushed: for the address of an inbox between stages of one pod, what was pushed there."""
+        """pushed: for the address of an inbox between stages, what was pushed there; None for one
+        that something else fills."""
         self._kernels, self._barrier, self._pushed = kernels, barrier, pushed
         self._hops = {}
 
     def Team(self, **fields):
         team = self._kernels.Team(**fields)
         if fields["ranks"] == 1:
-            self._hops[team] = None if self._pushed is None else self._pushed[fields["inboxes"][0]]
+            self._hops[team] = self._pushed[fields["inboxes"][0]]
         return team
 
     def __getattr__(self, name):
@@ -118,12 +120,12 @@ class PipelineOfTeams:
             for place in places
         ]
         barriers = [threading.Barrier(size) for _ in range(group.pipeline)]
-        pushed = None if group.pods > 1 else defaultdict(lambda: threading.Semaphore(0))
+        self._pushed = defaultdict(lambda: threading.Semaphore(0))
         self._store = HashStore()
         with ThreadPoolExecutor(group.num_ranks) as pool:  # both ends of a way open it at once
             self._ways = list(pool.map(self._open_ways, range(group.num_ranks)))
         first, *others = [
-            self._part(place, Turns(ops, barriers[place.stage], pushed)) for place in places
+            self._part(place, Turns(ops, barriers[place.stage], self._pushed)) for place in places
         ]
         self._mail = [queue.SimpleQueue() for _ in others]
         self._threads = [
@@ -165,9 +167,14 @@ class PipelineOfTeams:
         )  # fmt: skip
 
     def _open_ways(self, rank):
-        is_far = self._group.pods > 1
         ranks = Ranks(self._group, rank, nccl=self._gloo)
-        return open_ways(ranks, torch.device("cpu"), is_far, is_far)
+        return open_ways(ranks, torch.device("cpu"), *self._far(rank))
+
+    def _far(self, rank):
+        """Whether the stages before and behind are in other pods."""
+        group, size = self._group, self._group.ranks_per_stage
+        others = ((rank + step) % group.num_ranks for step in (-size, size))
+        return [group.pod_of(other) != group.pod_of(rank) for other in others]
 
     def _gloo(self, name, index, size):
         options = ProcessGroupGloo._Options()
@@ -178,12 +185,14 @@ class PipelineOfTeams:
         size = self._group.ranks_per_stage
         following = (place.stage + 1) % self._group.pipeline
         next_space = self._spaces[following * size + place.rank % size]
-        is_far = self._group.pods > 1
-        memory = StageMemory(
-            self._spaces[place.rank], self._layouts[place.stage],
-            torch.zeros_like(next_space) if is_far else next_space.data_ptr(),
-            self._layouts[following], self._ways[place.rank],
-        )  # fmt: skip
+        own, copy = self._spaces[place.rank], torch.zeros_like(next_space)
+        layouts = self._layouts[place.stage], self._layouts[following]
+        is_far = self._far(place.rank)
+        for far, space, layout in zip(is_far, (own, copy), layouts, strict=True):
+            for lane in range(layout.lanes if far else 0):
+                self._pushed[space.data_ptr() + layout.inbox(lane)] = None
+        after = copy if is_far[1] else next_space.data_ptr()
+        memory = StageMemory(own, layouts[0], after, layouts[1], self._ways[place.rank])
         self._memories.append(memory)
         return memory
 
@@ -207,7 +216,7 @@ groups = pytest.mark.parametrize(
     [
         (SparseCheckpoint(MODEL), GroupConfig(pipeline=2, tensor=2)),
         (SparseCheckpoint(SPARSE), GroupConfig(pipeline=2, expert=2)),
-        (SparseCheckpoint(MODEL), GroupConfig(3, 2, pods=3, rendezvous="pod-0:8001")),
+        (SparseCheckpoint(FOUR_LAYERS), GroupConfig(4, 2, pods=2, rendezvous="pod-0:8001")),
     ],
     ids=["tensor", "expert", "pods"],
 )
