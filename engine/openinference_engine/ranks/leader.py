@@ -15,12 +15,12 @@ from openinference_engine.batch import Batch, build_batch
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
 from openinference_engine.limits import memory_limit_bytes
+from openinference_engine.ranks.addresses import LOOPBACK
 from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.local import LocalRanks, threads_per_rank
 from openinference_engine.ranks.messages import step_message
 from openinference_engine.ranks.rendezvous import (
-    LOOPBACK,
     MEETING_SECONDS,
     Verdict,
     facts_of,

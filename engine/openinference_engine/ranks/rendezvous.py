@@ -6,7 +6,6 @@ link is and how large the cache is, or why there will be no group, which every r
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import time
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn, cast
-from urllib.parse import urlsplit
 
 import msgspec
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
@@ -23,16 +21,16 @@ from torch.distributed import ProcessGroup
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.errors import StartError
 from openinference_engine.ops import KERNEL_PATH
+from openinference_engine.ranks import addresses
+from openinference_engine.ranks.addresses import LOOPBACK, RETRY_SECONDS
 from openinference_engine.ranks.layout import place_of
 from openinference_engine.ranks.team import Post, Ranks, Team
 from openinference_engine.version import VERSION
 from openinference_engine.weights.checkpoint import Checkpoint
 
-LOOPBACK = "127.0.0.1"
 MEETING_SECONDS = 60.0  # for ranks that all have stated their facts to connect
 _VERDICT, _TROUBLE = "verdict", "trouble"
 _LOOK_SECONDS = 0.05
-_RETRY_SECONDS = 0.25
 _HEARING_SECONDS = 5.0  # for the others to read a refusal before its store goes
 _EXCHANGE_SECONDS = 86_400.0  # the watch ends a rank that waits for another, not a time limit here
 
@@ -200,12 +198,12 @@ def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:
         rendezvous = f"{LOOPBACK}:{listener.getsockname()[1]}"
     else:
         rendezvous = config.rendezvous
-        listener = _listen(_split(rendezvous)[1])
+        listener = addresses.listen(addresses.split(rendezvous)[1])
     port = listener.getsockname()[1]
     store = TCPStore(
         LOOPBACK, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
-    address, leader = _reach(rendezvous, config.rendezvous_timeout_seconds)
+    address, leader = addresses.reach(rendezvous, config.rendezvous_timeout_seconds)
     return Meeting(config, 0, store, address, leader), rendezvous
 
 
@@ -214,9 +212,9 @@ def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
     rendezvous = config.rendezvous or ""  # a rank's process is always told
     deadline = time.monotonic() + config.rendezvous_timeout_seconds
     while True:
-        address, peer = _reach(rendezvous, deadline - time.monotonic())
+        address, peer = addresses.reach(rendezvous, deadline - time.monotonic())
         with suppress(RuntimeError):  # it ended just now
-            store = TCPStore(peer, _split(rendezvous)[1], None, False)
+            store = TCPStore(peer, addresses.split(rendezvous)[1], None, False)
             if store.add(f"joined-{rank}", 1) == 1:
                 return Meeting(config, rank, store, address, peer)
         if time.monotonic() > deadline:
@@ -224,7 +222,7 @@ def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
                 f"rank {rank} is in the group at {rendezvous} already; let one pod alone have "
                 f"--pod-index {config.pod}"
             )
-        time.sleep(_RETRY_SECONDS)  # a group that is ending, and had this rank
+        time.sleep(RETRY_SECONDS)  # a group that is ending, and had this rank
 
 
 def _facts_key(rank: int) -> str:
@@ -236,43 +234,3 @@ def _difference(own: Facts, other: Facts) -> str | None:
         if own.get(name) != other.get(name):
             return f"has {name} {other.get(name)!r}, rank 0 has {own.get(name)!r}"
     return None
-
-
-def _split(rendezvous: str) -> tuple[str, int]:
-    with suppress(ValueError):  # no number, or no port there can be
-        parts = urlsplit(f"//{rendezvous}")
-        if parts.hostname and parts.port:
-            return parts.hostname, parts.port
-    raise StartError(
-        f"--rendezvous {rendezvous} is no host:port; use for example pod-0.groups:8001 or "
-        "[fd00::1]:8001"
-    )
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
-            )
-        return socket.create_server(("", port), backlog=128)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise StartError(f"cannot listen on port {port} for ranks: {reason}; free it") from error
-
-
-def _reach(rendezvous: str, patience_seconds: float) -> tuple[str, str]:
-    """Connects as soon as the name and the port are there: this end's address, the other's."""
-    host, port = _split(rendezvous)
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            with socket.create_connection((host, port), timeout=5) as connection:
-                return connection.getsockname()[0], connection.getpeername()[0]
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise StartError(
-                    f"rank 0 was not at {rendezvous} within {patience_seconds:.0f} s ({error}); "
-                    "see whether pod 0 of the group runs"
-                ) from error
-        time.sleep(_RETRY_SECONDS)

@@ -1,0 +1,59 @@
+"""Where ranks meet: host and port as flags say them, listened at or reached."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from openinference_engine.errors import StartError
+
+LOOPBACK = "127.0.0.1"
+RETRY_SECONDS = 0.25
+
+
+def split(rendezvous: str) -> tuple[str, int]:
+    """host:port. Raises StartError for what is none."""
+    with suppress(ValueError):  # no number, or no port there can be
+        parts = urlsplit(f"//{rendezvous}")
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    raise StartError(
+        f"--rendezvous {rendezvous} is no host:port; use for example pod-0.groups:8001 or "
+        "[fd00::1]:8001"
+    )
+
+
+def listen(port: int) -> socket.socket:
+    """On all interfaces. Raises StartError if the port is taken."""
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
+            )
+        return socket.create_server(("", port), backlog=128)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StartError(f"cannot listen on port {port} for ranks: {reason}; free it") from error
+
+
+def reach(rendezvous: str, patience_seconds: float) -> tuple[str, str]:
+    """Connects as soon as the name and the port are there: this end's address, the other's.
+
+    Raises StartError if they are not in time.
+    """
+    host, port = split(rendezvous)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=5) as connection:
+                return connection.getsockname()[0], connection.getpeername()[0]
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"rank 0 was not at {rendezvous} within {patience_seconds:.0f} s ({error}); "
+                    "see whether pod 0 of the group runs"
+                ) from error
+        time.sleep(RETRY_SECONDS)
