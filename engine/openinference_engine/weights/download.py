@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from openinference_engine.errors import StartError
-from openinference_engine.weights.sources import RangesUnsupported, Source, SourceFile
+from openinference_engine.weights.source import RangesUnsupported, Source, SourceFile
 
 log = logging.getLogger(__name__)
 

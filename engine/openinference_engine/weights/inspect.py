@@ -12,13 +12,8 @@ from pathlib import Path
 from openinference_engine.errors import StartError
 from openinference_engine.weights.gguf import CutShort, GGUFFile
 from openinference_engine.weights.prepare import Prepared, model_path, prepare
-from openinference_engine.weights.sources import (
-    RangesUnsupported,
-    Source,
-    SourceFile,
-    is_remote,
-    open_source,
-)
+from openinference_engine.weights.source import RangesUnsupported, Source, SourceFile
+from openinference_engine.weights.sources import is_remote, open_source
 from openinference_engine.weights.summary import summarise
 
 FIRST_BYTES = 4 << 20  # holds the vocabulary of most GGUF files

@@ -21,7 +21,8 @@ import msgspec
 
 from openinference_engine.errors import StartError
 from openinference_engine.weights.download import fetch, part_path
-from openinference_engine.weights.sources import Source, SourceFile, is_remote, open_source
+from openinference_engine.weights.source import Source, SourceFile
+from openinference_engine.weights.sources import is_remote, open_source
 from openinference_engine.weights.summary import Summary, summarise
 from openinference_engine.weights.uri import resolve
 
