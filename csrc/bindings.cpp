@@ -51,6 +51,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
                "sum_squares"_a, "stream"_a);
     module.def("code_rows", &openinference::code_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "out"_a, "stream"_a);
+    module.def("code_summed_rows", &openinference::code_summed_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "out"_a,
+               "stream"_a);
     module.def("project_qkv", &openinference::project_qkv, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "rotary"_a, "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a,
                "stream"_a);

@@ -28,6 +28,10 @@ void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight,
 // of fp8 or int8 weights take it for x or input on compute capability 9.0, and norm no more.
 void code_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
 
+// out float8_e4m3fn as summed_rows.cuh says ← x (T, H) bf16, normed as code_rows does: codes with one scale a row,
+// and sums of each 128. The projections of int4 weights take it for x or input on compute capability 9.0.
+void code_summed_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
+
 // query (T, Q, D) bf16 and the caches (S, KV, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
 // ((Q + 2·KV)·D, H) stacked q, k, v. rotary (positions, D/2, 2) float32: cos, sin. The new key and
 // value go to page block_table[token][position / 16] (T, P) int32 of positions (T) int32. Where P is

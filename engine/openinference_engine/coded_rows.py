@@ -28,7 +28,7 @@ def code(x: Tensor, out: Tensor, factors: Tensor | float = 1.0) -> None:
     x: (rows, columns) bf16; out as `shape_of` says, of either type; factors: (rows, 1) float32.
     """
     rows = len(x)
-    codes, scales = _quantise(x, out.dtype, GROUP_COLUMNS)
+    codes, scales = quantise(x, out.dtype, GROUP_COLUMNS)
     # row, group, run, t, word, place → group, row, run, word, t, byte
     places = codes.view(torch.uint8).view(rows, -1, 4, 4, 2, 4)[..., BYTE_COLUMNS]
     of_codes, of_scales = _parts(out)
@@ -38,7 +38,7 @@ def code(x: Tensor, out: Tensor, factors: Tensor | float = 1.0) -> None:
 
 def rounded(x: Tensor, dtype: torch.dtype, group_columns: int = GROUP_COLUMNS) -> Tensor:
     """What its codes of as many columns each stand for, in float32."""
-    codes, scales = _quantise(x, dtype, group_columns)
+    codes, scales = quantise(x, dtype, group_columns)
     return (codes.float() * scales[:, :, None]).view(x.shape)
 
 
@@ -52,7 +52,7 @@ def decode(coded: Tensor, rows: int) -> Tensor:
     return (values * scales[:, :rows, None]).transpose(0, 1).reshape(rows, -1)
 
 
-def _quantise(x: Tensor, dtype: torch.dtype, group_columns: int) -> tuple[Tensor, Tensor]:
+def quantise(x: Tensor, dtype: torch.dtype, group_columns: int) -> tuple[Tensor, Tensor]:
     """Codes (rows, groups, columns of one) and scales (rows, groups) float32."""
     groups, most = x.float().view(len(x), -1, group_columns), _MOST[dtype]
     largest = groups.abs().amax(dim=2, keepdim=True)

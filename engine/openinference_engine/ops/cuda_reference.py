@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from openinference_engine import coded_rows, tiles
+from openinference_engine import coded_rows, summed_rows, tiles
 from openinference_engine.ops.cuda_attention_reference import append_codes as append_codes
 from openinference_engine.ops.cuda_attention_reference import attend as attend
 from openinference_engine.ops.cuda_attention_reference import attend_prefill as attend_prefill
@@ -45,6 +45,14 @@ def code_rows(
     is_normed = sum_squares.shape[1] > 0
     norms = _norms(sum_squares, epsilon, x.shape[1]) if is_normed else 1.0
     coded_rows.code(x, out, norms)
+
+
+def code_summed_rows(
+    x: Tensor, sum_squares: Tensor, epsilon: float, out: Tensor, stream: Any = None
+) -> None:
+    is_normed = sum_squares.shape[1] > 0
+    norms = _norms(sum_squares, epsilon, x.shape[1]) if is_normed else 1.0
+    summed_rows.code(x, out, norms)
 
 
 def project_qkv(
@@ -102,7 +110,7 @@ def project_residual(
     stream: Any = None,
 ) -> None:
     matrix = dense(weights, tiles.plain_order(hidden.shape[1]))
-    rows = input.float() if input.dim() == 2 else coded_rows.decode(input, len(hidden))
+    rows = input.float() if input.dim() == 2 else decode_rows(input, len(hidden))
     hidden += rows @ matrix.T
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
 
@@ -187,8 +195,15 @@ def dense(weights: Tensor, row_order: Tensor) -> Tensor:
 
 def project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
     if x.dim() == 3:  # codes, normed already
-        return coded_rows.decode(x, len(sum_squares)) @ matrix.T
+        return decode_rows(x, len(sum_squares)) @ matrix.T
     return _norms(sum_squares, epsilon, x.shape[1]) * (x.float() @ matrix.T)
+
+
+def decode_rows(coded: Tensor, rows: int) -> Tensor:
+    """The (rows, columns) float32 that codes of either kind stand for."""
+    if coded.shape[2] == tiles.GROUP_COLUMNS:
+        return summed_rows.decode(coded, rows)
+    return coded_rows.decode(coded, rows)
 
 
 def _norms(sum_squares: Tensor, epsilon: float, columns: int) -> Tensor:
