@@ -4,7 +4,7 @@
 
 Weights: folders as `openinference quantize` writes them, computed in float32 (what the codes alone
 cost) and as the CPU does by default (int8 products of codes). Activations: what a GPU's
-`--activations` adds to weights of eight bits, its rounding before each projection, in float32.
+`--activations` adds to weights of eight or four bits, its rounding before projections, in float32.
 Cache: `--kv-cache-dtype`, weights in float32. Everything goes through the engine's own runner and
 kernels.
 
@@ -24,8 +24,9 @@ from typing import cast
 from unittest.mock import patch
 
 import torch
+from openinference_engine.coded_kernels import activations_of
 from openinference_engine.coded_rows import CODE_TYPES, rounded
-from openinference_engine.config import DataType, EngineConfig
+from openinference_engine.config import CodedActivations, DataType, EngineConfig, WeightFormat
 from openinference_engine.engine import Engine
 from openinference_engine.kv_formats import BFLOAT16, CPU_FORMATS, FLOAT32, KVCacheDtype
 from openinference_engine.layers.linear import Linear
@@ -91,12 +92,14 @@ def read(
     return Reading(torch.cat(losses).double(), torch.cat(choices))
 
 
-def read_rounding(path: Path, samples: list[list[int]], activations: str) -> Reading:
-    """The same with the inputs of projections rounded as a GPU does for its eight-bit products."""
+def read_rounding(
+    path: Path, samples: list[list[int]], activations: CodedActivations, is_by_row: bool
+) -> Reading:
+    """The same with the inputs of projections rounded as a GPU does, in groups or by whole rows."""
     plain, dtype = Linear.__call__, CODE_TYPES[activations]
 
     def project(layer: Linear, x: Tensor) -> Tensor:
-        return plain(layer, rounded(x.bfloat16(), dtype, GROUP_SIZE))
+        return plain(layer, rounded(x.bfloat16(), dtype, x.shape[-1] if is_by_row else GROUP_SIZE))
 
     with patch.object(Linear, "__call__", project):
         return read(path, samples)
@@ -125,22 +128,24 @@ def tell_weights(source: Path, samples: list[list[int]], base: Reading, folder: 
     tell("float32", "32", base, base)
     tell("bfloat16", "16", read(source, samples, "bfloat16"), base)
     tell("Q4_1 as it comes, int8 products", "5", read(source, samples, "auto"), base)
-    for kind, bits, text_name in (
+    kinds: list[tuple[WeightFormat, str, str | None]] = [
         ("int8", "8.25", None),
         ("fp8", "8", None),
         ("int4", "4.25", None),
         ("int4-zero", "4.31", None),
         ("int4", "4.25", "lee_background.cor"),
         ("int4-zero", "4.31", "lee_background.cor"),
-    ):
+    ]
+    for kind, bits, text_name in kinds:
         text = None if text_name is None else corpus(text_name)
         path = quantised(source, folder, kind, text)
         name = f"{kind}, {'nearest' if text is None else 'GPTQ'}"
         tell(name, bits, read(path, samples), base)
         if kind != "fp8":  # which a CPU multiplies in float32 in either case
             tell(f"{name}, int8 products", bits, read(path, samples, "auto"), base)
-        if kind in CODE_TYPES and text is None:
-            tell(f"{name}, {kind} activations", bits, read_rounding(path, samples, kind), base)
+        if activations := activations_of(kind):
+            reading = read_rounding(path, samples, activations, is_by_row=kind != activations)
+            tell(f"{name}, {activations} activations", bits, reading, base)
 
 
 def tell_caches(source: Path, samples: list[list[int]], base: Reading) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 import msgspec
 import torch
 from openinference_engine.chunks import Chunks, Parts, chunks_of
-from openinference_engine.coded_kernels import with_activations
-from openinference_engine.coded_rows import CODE_TYPES
+from openinference_engine.coded_kernels import activations_of, with_activations
 from openinference_engine.config import ActivationChoice, ModelConfig, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.expert_weights import expert_elements, router_elements
@@ -206,8 +205,8 @@ def main() -> None:
             print(f"products and reads of {options.tokens} tokens: {limit * 1e3:.2f} ms")
         weights = random_llama(config, options.tokens, device, name)
         ways: list[tuple[ActivationChoice, KVCacheDtype]] = [("auto", kv) for kv in kinds]
-        if name in CODE_TYPES:
-            ways.append((name, "auto"))
+        if coded := activations_of(name):
+            ways.append((coded, "auto"))
         for activations, kv in ways:
             own = with_activations(kernels, activations, config, options.tokens, device)
             seconds = prompt_seconds(own, config, kv, options.tokens, weights, device)

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--activations",
         choices=get_args(ActivationChoice),
         default=engine.activations,
-        help="GPU, dense models on one: codes as the weights are, from 33 rows on; auto: bfloat16",
+        help="GPU, dense models on one: codes by the weights', from 33 rows on; auto: bfloat16",
     )
     add("--no-graphs", dest="uses_graphs", action="store_false", help="GPU: launch each kernel")
     add("--no-overlap", dest="overlaps_kernels", action="store_false", help="GPU: one at a time")

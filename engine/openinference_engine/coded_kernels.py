@@ -1,4 +1,4 @@
-"""The kernels as they multiply weights of eight bits by activations of eight bits, on Hopper.
+"""The kernels as they multiply packed weights by activations of eight bits, on Hopper.
 
 A stand-in for the kernels' module: the same ops and arguments. Rows become codes before a product
 of so many that computing and unpacking weights take longer than reading them; fewer rows stay as
@@ -14,16 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openinference_engine.coded_rows import CODE_TYPES, shape_of
+from openinference_engine import coded_rows, int4, int4_zero, summed_rows
+from openinference_engine.coded_rows import CODE_TYPES
 from openinference_engine.config import (
     ActivationChoice,
     CodedActivations,
     EngineConfig,
     ModelConfig,
+    WeightFormat,
 )
 from openinference_engine.errors import StartError
+from openinference_engine.packings import packing_of
 
 _FEW_ROWS = 32  # kBatchTokens of csrc/gpu/batch_gemm.cuh, which is as fast up to there
+# The weights that each can meet. (The operator's activations.py says it in its own words.)
+WEIGHTS_OF: dict[CodedActivations, tuple[WeightFormat, ...]] = {
+    "fp8": ("fp8", "int4", "int4-zero"), "int8": ("int8",)
+}  # fmt: skip
+
+
+def activations_of(weight_format: WeightFormat) -> CodedActivations | None:
+    """What such weights can meet."""
+    return next((name for name, able in WEIGHTS_OF.items() if weight_format in able), None)
 
 
 def check_activations(model: ModelConfig, config: EngineConfig) -> None:
@@ -31,10 +43,10 @@ def check_activations(model: ModelConfig, config: EngineConfig) -> None:
     flag = f"--activations {config.activations}"
     if config.activations == "auto":
         return
-    if config.weight_format != config.activations:
+    if config.weight_format not in (able := WEIGHTS_OF[config.activations]):
         raise StartError(
-            f"{flag} needs weights of the same type, and these are {config.weight_format}; use "
-            f"--weights {config.activations}, or leave --activations out"
+            f"{flag} needs weights in {' or '.join(able)}, and these are {config.weight_format}; "
+            f"use {' or '.join(f'--weights {name}' for name in able)}, or leave --activations out"
         )
     if config.is_deterministic:
         raise StartError(
@@ -60,7 +72,8 @@ class CodedKernels:
         device: torch.device,
     ) -> None:
         self._kernels, self._dtype = kernels, CODE_TYPES[activations]
-        num_bytes = prod(shape_of(most_rows, _widest(model)))
+        widest = most_rows, _widest(model)
+        num_bytes = max(prod(kind.shape_of(*widest)) for kind in (coded_rows, summed_rows))
         self._room = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         self._no_norms = torch.zeros(most_rows, 0, device=device)
 
@@ -68,23 +81,27 @@ class CodedKernels:
         return getattr(self._kernels, name)
 
     def project_qkv(self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any) -> None:
-        coded = self._coded(x, sum_squares, epsilon, others[-1])
+        coded = self._coded(x, sum_squares, epsilon, others)
         self._kernels.project_qkv(coded, sum_squares, epsilon, *others)
 
     def project_gate_up(self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any) -> None:
-        coded = self._coded(x, sum_squares, epsilon, others[-1])
+        coded = self._coded(x, sum_squares, epsilon, others)
         self._kernels.project_gate_up(coded, sum_squares, epsilon, *others)
 
     def project_residual(self, input: Tensor, *others: Any) -> None:
         no_norm = self._no_norms[: len(input)]
-        self._kernels.project_residual(self._coded(input, no_norm, 0, others[-1]), *others)
+        self._kernels.project_residual(self._coded(input, no_norm, 0, others), *others)
 
-    def _coded(self, x: Tensor, sum_squares: Tensor, epsilon: float, stream: Any) -> Tensor:
+    def _coded(self, x: Tensor, norm: Tensor, epsilon: float, others: tuple[Any, ...]) -> Tensor:
+        """As a product takes it whose other arguments begin with weights and end with a stream."""
         if len(x) <= _FEW_ROWS:
             return x
-        shape = shape_of(*x.shape)
+        weights, stream = others[0], others[-1]
+        is_summed = packing_of(weights) in (int4, int4_zero)
+        shape = (summed_rows if is_summed else coded_rows).shape_of(*x.shape)
+        code = self._kernels.code_summed_rows if is_summed else self._kernels.code_rows
         coded = self._room[: prod(shape)].view(shape).view(self._dtype)
-        self._kernels.code_rows(x, sum_squares, epsilon, coded, stream)
+        code(x, norm, epsilon, coded, stream)
         return coded
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from openinference_operator.layout import Layout
 
 # engine.activations: the weights that it takes, as `_weights_kept` names them.
-WEIGHTS_OF = {"fp8": ("fp8",), "int8": ("int8",)}
+WEIGHTS_OF = {"fp8": ("fp8", "int4"), "int8": ("int8",)}
 _BYTES = {"F8_E4M3": "fp8", "I8": "int8"}  # as safetensors files call what holds a code each
 _WORDS = "I32"  # of several codes, of four or of eight bits
 

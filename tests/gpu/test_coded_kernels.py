@@ -3,7 +3,7 @@
 import pytest
 import torch
 from openinference_engine import coded_rows, tiles
-from openinference_engine.coded_kernels import CodedKernels
+from openinference_engine.coded_kernels import WEIGHTS_OF, CodedKernels, activations_of
 from openinference_engine.coded_rows import CODE_TYPES
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decoder import Decoder
@@ -17,8 +17,9 @@ from tests.gpu.op_checks import EPSILON, Inputs
 TINY = SHAPES["tiny"]
 
 
-@pytest.fixture(params=CODE_TYPES)
+@pytest.fixture(params=[name for able in WEIGHTS_OF.values() for name in able])
 def name(request):
+    """Of the weights."""
     return request.param
 
 
@@ -32,7 +33,14 @@ def inputs():
 
 @pytest.fixture
 def kernels(name):
-    return CodedKernels(cuda_reference, name, TINY, most_rows=40, device=torch.device("cpu"))
+    activations = activations_of(name)
+    return CodedKernels(cuda_reference, activations, TINY, most_rows=40, device=torch.device("cpu"))
+
+
+def _rounded(x, name):
+    """As codes of four bits meet it, whole rows have one scale."""
+    columns = x.shape[1] if name.startswith("int4") else tiles.GROUP_COLUMNS
+    return coded_rows.rounded(x, CODE_TYPES[activations_of(name)], columns)
 
 
 def _gate_up(inputs, name, rows):
@@ -47,7 +55,7 @@ def test_many_rows_are_multiplied_as_codes(inputs, kernels, name):
     x, *others = _gate_up(inputs, name, 40)
     out, expected = (inputs.unwritten(40, TINY.intermediate_size) for _ in range(2))
     kernels.project_gate_up(x, *others, out, None)
-    cuda_reference.project_gate_up(coded_rows.rounded(x, CODE_TYPES[name]), *others, expected)
+    cuda_reference.project_gate_up(_rounded(x, name), *others, expected)
     torch.testing.assert_close(out, expected)
 
 
@@ -71,8 +79,7 @@ def test_an_input_without_a_norm_is_coded_as_it_is(inputs, kernels, name):
 
     mine, theirs, norm = state(), state(), torch.ones(hidden).bfloat16()
     kernels.project_residual(x, weights, norm, *mine, None)
-    rounded = coded_rows.rounded(x, CODE_TYPES[name])
-    cuda_reference.project_residual(rounded, weights, norm, *theirs)
+    cuda_reference.project_residual(_rounded(x, name), weights, norm, *theirs)
     torch.testing.assert_close(mine, theirs)
 
 
@@ -92,6 +99,6 @@ def test_a_step_of_codes_is_near_one_of_bfloat16(hopper, name, rows):
         return decoder.logits(rows).clone()
 
     exact = logits(hopper.ops)
-    coded = logits(CodedKernels(hopper.ops, name, TINY, rows, hopper.device))
+    coded = logits(CodedKernels(hopper.ops, activations_of(name), TINY, rows, hopper.device))
     assert (coded - exact).std() < 0.1 * exact.std()
     assert not torch.equal(coded, exact)

@@ -92,9 +92,9 @@ def test_an_answer_is_resumed_by_the_same_mode_alone(monkeypatch):
         (
             {},
             {"activations": "fp8"},
-            "same type, and these are bfloat16; use --weights fp8",
+            "needs weights in fp8 or int4 or int4-zero, and these are bfloat16; use --weights fp8",
         ),
-        ({}, CODES | {"weights": "fp8"}, "needs weights of the same type, and these are fp8"),
+        ({}, CODES | {"weights": "fp8"}, "needs weights in int8, and these are fp8"),
         ({}, CODES | {"is_deterministic": True}, "--deterministic takes 16 rows at a time"),
         ({}, CODES | {"group": GroupConfig(tensor=2)}, "for dense models on one GPU so far"),
         ({"experts": ExpertsConfig(8, 2, 512, True)}, CODES, "for dense models on one GPU so far"),
