@@ -56,6 +56,9 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("project_qkv", &openinference::project_qkv, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "rotary"_a, "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a,
                "stream"_a);
+    module.def("project_normed_qkv", &openinference::project_normed_qkv, "x"_a, "sum_squares"_a, "epsilon"_a,
+               "weights"_a, "norms"_a, "sums"_a, "rotary"_a, "positions"_a, "block_table"_a, "query"_a, "key_cache"_a,
+               "value_cache"_a, "stream"_a);
     module.def("append_codes", &openinference::append_codes, "keys"_a, "values"_a, "positions"_a, "block_table"_a,
                "key_cache"_a, "value_cache"_a, "stream"_a);
     module.def("expand_pages", &openinference::expand_pages, "key_cache"_a, "value_cache"_a, "blocks"_a, "keys"_a,
@@ -68,8 +71,6 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "weights"_a, "out"_a, "stream"_a);
     module.def("project", &openinference::project, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a, "out"_a,
                "stream"_a);
-    module.def("append_normed", &openinference::append_normed, "heads"_a, "norms"_a, "epsilon"_a, "rotary"_a,
-               "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a, "stream"_a);
     module.def("route", &openinference::route, "logits"_a, "positions"_a, "normalises"_a, "first_own"_a, "own"_a,
                "shares"_a, "places"_a, "sources"_a, "visits"_a, "stream"_a);
     module.def("choose_experts", &openinference::choose_experts, "logits"_a, "positions"_a, "normalises"_a,

@@ -40,6 +40,18 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
                  const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
                  const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream);
 
+// The same with query and key heads normed by norms (2, D) bf16 before they are rotated, weights in plain order.
+// sums (T, (Q + 2·KV)·D) float32 is scratch.
+void project_normed_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                        const Tensor& norms, const Tensor& sums, const Tensor& rotary, const Tensor& positions,
+                        const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
+                        const Tensor& value_cache, Stream stream);
+
+// Its second half: norms, rotates and appends sums as `project` leaves them.
+void append_normed(const Tensor& sums, const Tensor& norms, float epsilon, const Tensor& rotary,
+                   const Tensor& positions, const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
+                   const Tensor& value_cache, Stream stream);
+
 // The caches ← codes of keys and values (T, KV, D) bf16: (S/16, KV, bytes) float8_e4m3fn, int8 or, of
 // four bits, uint8, pages as in cuda/cache_formats.cuh; values may have four bits beside int8 keys.
 void append_codes(const Tensor& keys, const Tensor& values, const Tensor& positions, const Tensor& block_table,
@@ -68,12 +80,6 @@ void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, 
 // out (T, N) float32 ← norm(x)·Wᵀ, weights (≥ N, H) padded to a multiple of 16 rows.
 void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights, const Tensor& out,
              Stream stream);
-
-// What project_qkv leaves in query and caches, of its sums (T, (Q + 2·KV)·D) float32 as `project` leaves
-// them, weights in plain order: query and key heads are normed by norms (2, D) bf16 before they are rotated.
-void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, const Tensor& rotary,
-                   const Tensor& positions, const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
-                   const Tensor& value_cache, Stream stream);
 
 // The ops of a mixture of experts: E experts, K of them for each token. T ≤ 128 for those of a step in which
 // tokens decode. Each token's choices are ordered by expert, then by token, and have a place in this order, of

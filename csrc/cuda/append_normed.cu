@@ -62,14 +62,14 @@ template <int kDim> __global__ void __launch_bounds__(kWarps * 32) append_normed
 
 }  // namespace
 
-void append_normed(const Tensor& heads, const Tensor& norms, float epsilon, const Tensor& rotary,
+void append_normed(const Tensor& sums, const Tensor& norms, float epsilon, const Tensor& rotary,
                    const Tensor& positions, const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
                    const Tensor& value_cache, Stream stream) {
     const int64_t T = query.length("query", 0), Q = query.length("query", 1);
     const auto fresh = new_vectors(key_cache, value_cache, places_of(T, positions, block_table), T);
     const int64_t D = fresh.head_dim, all = Q + 2 * fresh.heads;
     require(D == 64 || D == 128, "query: head_dim " + std::to_string(D) + ", supported are 64 and 128");
-    const NormedHeads normed{heads.as<float>("heads", {T, all * D}),
+    const NormedHeads normed{sums.as<float>("sums", {T, all * D}),
                              norms.as<bf16>("norms", {2, D}),
                              epsilon,
                              reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),

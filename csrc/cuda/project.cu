@@ -8,14 +8,15 @@ namespace openinference {
 
 void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights, const Tensor& out,
              Stream stream) {
-    const int64_t T = x.length("x", 0), H = x.length("x", 1), N = out.length("out", 1);
+    const int64_t T = tokens_of("x", x, out), H = columns_of(x), N = out.length("out", 1);
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
     const PlainEpilogue epilogue{norm, static_cast<int>(N), out.as<float>("out", {T, N})};
     const int64_t rows = (N + 15) / 16 * 16;
     const bool is_router = N <= kMostExperts;  // too few rows for wide tiles to keep a device busy
-    if (is_router && T <= kMaxTokens) return multiply_few_tokens("project", weights, rows, "x", x, epilogue, stream);
-    multiply_tokens("project", weights, rows, "x", x, epilogue, stream);
+    if (is_router && T <= kMaxTokens && !is_coded(x))
+        return multiply_few_tokens("project", weights, rows, "x", x, epilogue, stream);
+    multiply_rows("project", weights, rows, "x", x, T, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -1,5 +1,8 @@
 // Query, key and value projections; their epilogue rotates q and k and appends k and v to the cache.
 //
+// Where heads are normed before (Qwen3), a product must have a whole head in hand: prompts' do, which store rows
+// of 128 sums by a warp. Fewer tokens, and packed weights, leave their sums to append_normed.cu.
+//
 // A tile is eight rows from the first half of a head and the eight that lie head_dim/2 after them:
 // the pairs that RoPE rotates (the "rotate half" form), so a pair never leaves its thread.
 #include "ops.h"
@@ -149,9 +152,12 @@ struct QkvEpilogue {
     }
     __device__ __forceinline__ void store_row(const Columns& own, const Token& place, float scale, int token,
                                               bool is_live, const Row& turns, const SumsOfToken& sums) const {
-        float2 lower = sums.two_lower(), upper = sums.two_upper();
-        lower = make_float2(lower.x * scale, lower.y * scale);
-        upper = make_float2(upper.x * scale, upper.y * scale);
+        const float2 lower = sums.two_lower(), upper = sums.two_upper();
+        turn_and_write(own, place, token, is_live, turns, make_float2(lower.x * scale, lower.y * scale),
+                       make_float2(upper.x * scale, upper.y * scale));
+    }
+    __device__ __forceinline__ void turn_and_write(const Columns& own, const Token& place, int token, bool is_live,
+                                                   const Row& turns, float2 lower, float2 upper) const {
         rotate(make_float2(turns.x, turns.y), lower.x, upper.x);
         rotate(make_float2(turns.z, turns.w), lower.y, upper.y);
         if (!is_live || place.position < 0 || own.head >= query_heads + 2 * fresh.heads) return;
@@ -161,23 +167,79 @@ struct QkvEpilogue {
     }
 };
 
-}  // namespace
+// The same with heads that are normed, in blocks of whole heads: of 64 or 128.
+struct NormedQkvEpilogue : QkvEpilogue {
+    const bf16* norms;  // (2, head_dim): of queries, of keys
 
-void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
-                 const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
-                 const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream) {
+    __host__ __device__ NormedQkvEpilogue from(int token) const { return {QkvEpilogue::from(token), norms}; }
+
+    struct Columns : QkvEpilogue::Columns {
+        uint32_t lower, upper;  // what the norm multiplies them by
+    };
+    __device__ __forceinline__ bool has_norm(int head) const { return head < query_heads + fresh.heads; }
+    __device__ __forceinline__ Columns columns_of(int first_tile) const {
+        const QkvEpilogue::Columns own = QkvEpilogue::columns_of(first_tile);
+        if (!has_norm(own.head)) return {own, 0, 0};
+        const bf16* norm = norms + (own.head < query_heads ? 0 : fresh.head_dim) + own.column;
+        return {own, *reinterpret_cast<const uint32_t*>(norm),
+                *reinterpret_cast<const uint32_t*>(norm + fresh.head_dim / 2)};
+    }
+    __device__ __forceinline__ void store_row(const Columns& own, const Token& place, float scale, int token,
+                                              bool is_live, const Row& turns, const SumsOfToken& sums) const {
+        float2 lower = sums.two_lower(), upper = sums.two_upper();
+        float squares = lower.x * lower.x + lower.y * lower.y + upper.x * upper.x + upper.y * upper.y;
+        for (int lanes = 1; lanes < fresh.head_dim / 4; lanes *= 2) squares += shuffle_xor(squares, lanes);
+        if (has_norm(own.head)) {
+            scale *= rsqrtf(squares * scale * scale / fresh.head_dim + norm.epsilon);
+            lower = make_float2(lower.x * lower_half(own.lower), lower.y * upper_half(own.lower));
+            upper = make_float2(upper.x * lower_half(own.upper), upper.y * upper_half(own.upper));
+        }
+        turn_and_write(own, place, token, is_live, turns, make_float2(lower.x * scale, lower.y * scale),
+                       make_float2(upper.x * scale, upper.y * scale));
+    }
+};
+
+QkvEpilogue qkv_epilogue(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& rotary,
+                         const Tensor& positions, const Tensor& block_table, const Tensor& query,
+                         const Tensor& key_cache, const Tensor& value_cache) {
     const int64_t T = tokens_of("x", x, query), H = columns_of(x), Q = query.length("query", 1);
     const auto fresh = new_vectors(key_cache, value_cache, places_of(T, positions, block_table), T);
-    const int64_t D = fresh.head_dim, KV = fresh.heads;
+    const int64_t D = fresh.head_dim;
     require(D % 16 == 0 && D <= 2 * QkvEpilogue::kMaxTurns,
             "query: head_dim " + std::to_string(D) + ", need a multiple of 16, at most 128");
     require(H % kSquareColumns == 0, "x: " + std::to_string(H) + " columns, need a multiple of 16");
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
-    const QkvEpilogue epilogue{norm, static_cast<int>(Q), fresh,
-                               reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
-                               query.as<bf16>("query", {T, Q, D})};
-    multiply_rows("project_qkv", weights, (Q + 2 * KV) * D, "x", x, T, epilogue, stream);
+    return {norm, static_cast<int>(Q), fresh, reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
+            query.as<bf16>("query", {T, Q, D})};
+}
+
+}  // namespace
+
+void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                 const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
+                 const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream) {
+    const QkvEpilogue epilogue =
+        qkv_epilogue(x, sum_squares, epsilon, rotary, positions, block_table, query, key_cache, value_cache);
+    multiply_rows("project_qkv", weights, epilogue.tiles() * 16, "x", x, query.length("query", 0), epilogue, stream);
+}
+
+void project_normed_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                        const Tensor& norms, const Tensor& sums, const Tensor& rotary, const Tensor& positions,
+                        const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
+                        const Tensor& value_cache, Stream stream) {
+    const QkvEpilogue whole =
+        qkv_epilogue(x, sum_squares, epsilon, rotary, positions, block_table, query, key_cache, value_cache);
+    const int64_t D = whole.fresh.head_dim, T = query.length("query", 0);
+    require(D == 64 || D == 128, "query: head_dim " + std::to_string(D) + ", supported are 64 and 128");
+    const NormedQkvEpilogue normed{whole, norms.as<bf16>("norms", {2, D})};
+    if (weights.dtype == kDtype<bf16>) {
+        const int64_t H = columns_of(x);
+        const Bf16Weights matrix{weights.as<bf16>("weights", {whole.tiles() * 16, H}), static_cast<int>(H)};
+        if (multiply_whole_rows("project_normed_qkv", matrix, x.as<bf16>("x", {T, H}), T, normed, stream)) return;
+    }
+    project(x, sum_squares, epsilon, weights, sums, stream);
+    append_normed(sums, norms, epsilon, rotary, positions, block_table, query, key_cache, value_cache, stream);
 }
 
 }  // namespace openinference

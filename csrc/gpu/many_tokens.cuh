@@ -18,10 +18,13 @@ void multiply_from(const char* op, const typename Unpacker::Source& source, cons
     wide::launch<Unpacker>(op, source, x, columns, tokens, epilogue, stream);
 }
 template <class Epilogue>
+wide::Bf16Source bf16_source(const char* op, const Bf16Weights& weights, const Epilogue& epilogue) {
+    return {wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
+}
+template <class Epilogue>
 void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
-    const wide::Bf16Source source{wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
-    multiply_from<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+    multiply_from<wide::Bf16Unpacker>(op, bf16_source(op, weights, epilogue), x, weights.columns, tokens, epilogue, stream);
 }
 template <class Weights, class Epilogue>
 void multiply_many_tokens(const char* op, const Weights& weights, const bf16* x, int64_t tokens,
@@ -29,6 +32,15 @@ void multiply_many_tokens(const char* op, const Weights& weights, const bf16* x,
     using Unpacker = typename wide::UnpackerOf<Weights>::Type;
     const typename Unpacker::Source source{weights.units, weights.columns / Weights::kUnitColumns};
     multiply_from<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+}
+
+// For an epilogue that needs whole rows of 128 sums: false, and nothing is done, for too few tokens.
+template <class Epilogue>
+bool multiply_whole_rows(const char* op, const Bf16Weights& weights, const bf16* x, int64_t tokens,
+                         const Epilogue& epilogue, Stream stream) {
+    if (!has_wide_gemm() || !prompt::fills_device(tokens, epilogue)) return false;
+    prompt::launch<wide::Bf16Unpacker>(op, bf16_source(op, weights, epilogue), x, weights.columns, tokens, epilogue, stream);
+    return true;
 }
 
 }  // namespace openinference

@@ -2,7 +2,7 @@
 
 A stand-in for the kernels' module: the same ops and arguments. Rows become codes before a product
 of so many that computing and unpacking weights take longer than reading them; fewer rows stay as
-they are. The products of heads that are normed, and the head's, take no codes.
+they are. The head's product takes no codes.
 """
 
 from __future__ import annotations
@@ -83,6 +83,12 @@ class CodedKernels:
     def project_qkv(self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any) -> None:
         coded = self._coded(x, sum_squares, epsilon, others)
         self._kernels.project_qkv(coded, sum_squares, epsilon, *others)
+
+    def project_normed_qkv(
+        self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any
+    ) -> None:
+        coded = self._coded(x, sum_squares, epsilon, others)
+        self._kernels.project_normed_qkv(coded, sum_squares, epsilon, *others)
 
     def project_gate_up(self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any) -> None:
         coded = self._coded(x, sum_squares, epsilon, others)

@@ -45,8 +45,8 @@ class KVCache:
 class NewHeads:
     """What the queries, keys and values of up to `rows` rows pass through on their way.
 
-    Sums of heads wait for their norms where a model has such; keys and values for their codes
-    where the cache holds codes.
+    Sums of heads wait for their norms where a model has such and no product has whole heads; keys
+    and values for their codes where the cache holds codes.
     """
 
     def __init__(self, config: ModelConfig, cache: KVCache, rows: int) -> None:
@@ -80,9 +80,8 @@ class NewHeads:
             kernels.project_qkv(*normed, layer.qkv, rotary, positions, *targets, stream)
         else:
             sums = self._sums[: len(positions)]
-            kernels.project(*normed, layer.qkv, sums, stream)
-            kernels.append_normed(
-                sums, layer.head_norms, normed[2], rotary, positions, *targets, stream
+            kernels.project_normed_qkv(
+                *normed, layer.qkv, layer.head_norms, sums, rotary, positions, *targets, stream
             )
         if self._vectors is not None:
             kernels.append_codes(*targets[2:], positions, pages, *cache, stream)

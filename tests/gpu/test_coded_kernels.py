@@ -1,5 +1,6 @@
 """The stand-in that codes rows before their products, over the reference kernels."""
 
+import msgspec
 import pytest
 import torch
 from openinference_engine import coded_rows, tiles
@@ -83,22 +84,43 @@ def test_an_input_without_a_norm_is_coded_as_it_is(inputs, kernels, name):
     torch.testing.assert_close(mine, theirs)
 
 
+def test_heads_that_are_normed_are_multiplied_as_codes(inputs, kernels, name):
+    rows, heads, head_dim = 40, TINY.num_heads + 2 * TINY.num_kv_heads, TINY.head_dim
+    x, squares = inputs.normed(rows, TINY.hidden_size)
+    matrix = inputs.normal(heads * head_dim, TINY.hidden_size, scale=TINY.hidden_size**-0.5)
+    weights = pack_matrix(PACKINGS[name], matrix, tiles.plain_order(heads * head_dim))
+    places = inputs.normal(48, head_dim // 2, 2), inputs.integers(0, 48, rows)
+    sums = inputs.unwritten(rows, heads * head_dim, dtype=torch.float32)
+    others = squares, EPSILON, weights, inputs.normal(2, head_dim), sums, *places
+
+    def outputs():
+        counts = TINY.num_heads, TINY.num_kv_heads, TINY.num_kv_heads
+        return [inputs.unwritten(rows, count, head_dim) for count in counts]
+
+    no_pages, mine, theirs = inputs.integers(0, 1, rows, 0), outputs(), outputs()
+    kernels.project_normed_qkv(x, *others, no_pages, *mine, None)
+    cuda_reference.project_normed_qkv(_rounded(x, name), *others, no_pages, *theirs)
+    torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [33, 100])
-def test_a_step_of_codes_is_near_one_of_bfloat16(hopper, name, rows):
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_step_of_codes_is_near_one_of_bfloat16(hopper, name, rows, architecture):
     """Every buffer, norm and residual of a step: logits of the same weights, one rounding apart."""
-    weights = random_llama(TINY, 64, hopper.device, name)
+    model = msgspec.structs.replace(TINY, architecture=architecture)
+    weights = random_llama(model, 64, hopper.device, name)
 
     def logits(kernels):
-        cache = KVCache(TINY, rows * 2, hopper.device)
+        cache = KVCache(model, rows * 2, hopper.device)
         for layer in (*cache.keys, *cache.values):
             layer.normal_(generator=torch.Generator(hopper.device).manual_seed(5))
-        decoder = Decoder(kernels, weights, TINY, cache, 2)
+        decoder = Decoder(kernels, weights, model, cache, 2)
         place_sequences(decoder, rows, 20)
         decoder.queue(rows, hopper.stream)
         return decoder.logits(rows).clone()
 
     exact = logits(hopper.ops)
-    coded = logits(CodedKernels(hopper.ops, activations_of(name), TINY, rows, hopper.device))
+    coded = logits(CodedKernels(hopper.ops, activations_of(name), model, rows, hopper.device))
     assert (coded - exact).std() < 0.1 * exact.std()
     assert not torch.equal(coded, exact)

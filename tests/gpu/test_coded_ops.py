@@ -121,19 +121,22 @@ def test_coded_tokens_pass_swiglu(hopper, name, tokens, hidden, inner):
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("tokens", MANY_TOKENS)
 @pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
+@pytest.mark.parametrize("is_normed", [False, True])
 def test_coded_tokens_are_rotated_and_appended(
-    hopper, name, tokens, query_heads, kv_heads, head_dim
+    hopper, name, tokens, query_heads, kv_heads, head_dim, is_normed
 ):
+    """Heads that are normed before, too."""
     inputs = Inputs(hopper)
     x, squares = inputs.normed(tokens, 384)
     table, blocks = inputs.pages(tokens, per_sequence=3)
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = inputs.normal(rows, 384, scale=384**-0.5)
+    order = tiles.plain_order(rows) if is_normed else tiles.qkv_order(rows, head_dim)
     arguments = {
         "x": _coded(inputs, x, name),
         "sum_squares": squares,
         "epsilon": EPSILON,
-        "weights": _packed(name, matrix, tiles.qkv_order(rows, head_dim)),
+        "weights": _packed(name, matrix, order),
         "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
         "positions": inputs.integers(-1, 48, tokens),
         "block_table": table,
@@ -141,7 +144,11 @@ def test_coded_tokens_are_rotated_and_appended(
         "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
         "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
     }
-    check(hopper, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
+    if is_normed:
+        arguments["norms"] = inputs.normal(2, head_dim)
+        arguments["sums"] = inputs.unwritten(tokens, rows, dtype=torch.float32)
+    op = "project_normed_qkv" if is_normed else "project_qkv"
+    check(hopper, op, arguments, ["query", "key_cache", "value_cache"])
 
 
 def _packed(name, matrix, order):

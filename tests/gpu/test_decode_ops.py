@@ -107,16 +107,20 @@ def test_project_leaves_sums_as_they_are(place, inputs, tokens, rows):
 @pytest.mark.parametrize("tokens", [1, 9, 40])
 @pytest.mark.parametrize("has_pages", [True, False])
 @pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
-def test_append_normed_norms_heads_before_they_rotate(
+def test_project_normed_qkv_norms_heads_before_they_rotate(
     place, inputs, tokens, has_pages, query_heads, kv_heads, head_dim
 ):
+    x, squares = inputs.normed(tokens, 192)
     table, blocks = inputs.pages(tokens, per_sequence=3)
     cache = (blocks * 16 if has_pages else tokens, kv_heads, head_dim)
-    heads = (query_heads + 2 * kv_heads) * head_dim
+    rows = (query_heads + 2 * kv_heads) * head_dim
     arguments = {
-        "heads": inputs.normal(tokens, heads, scale=5.0, dtype=torch.float32),
-        "norms": inputs.normal(2, head_dim),
+        "x": x,
+        "sum_squares": squares,
         "epsilon": EPSILON,
+        "weights": inputs.normal(rows, 192, scale=5 * 192**-0.5),
+        "norms": inputs.normal(2, head_dim),
+        "sums": inputs.unwritten(tokens, rows, dtype=torch.float32),
         "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
         "positions": inputs.integers(-1, 48, tokens),
         "block_table": table if has_pages else table[:, :0],
@@ -124,7 +128,7 @@ def test_append_normed_norms_heads_before_they_rotate(
         "key_cache": inputs.unwritten(*cache),
         "value_cache": inputs.unwritten(*cache),
     }
-    check(place, "append_normed", arguments, ["query", "key_cache", "value_cache"])
+    check(place, "project_normed_qkv", arguments, ["query", "key_cache", "value_cache"])
 
 
 def test_empty_batch_is_a_step_that_does_nothing(place, inputs):

@@ -124,7 +124,38 @@ def test_many_tokens_are_rotated_and_appended(
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("tokens", [1, 40, 300, 700])
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(
+    ("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64), (41, 3, 128), (91, 3, 64)]
+)
+def test_heads_of_many_tokens_are_normed(
+    hopper, inputs, weight_format, tokens, query_heads, kv_heads, head_dim
+):
+    """With and without a product that has whole heads in hand, and half a block of them."""
+    x, squares = inputs.normed(tokens, 384)
+    table, blocks = inputs.pages(tokens, per_sequence=3)
+    rows = (query_heads + 2 * kv_heads) * head_dim
+    matrix = inputs.normal(rows, 384, scale=384**-0.5)
+    arguments = {
+        "x": x,
+        "sum_squares": squares,
+        "epsilon": EPSILON,
+        "weights": FORMATS[weight_format](matrix, tiles.plain_order(rows)),
+        "norms": 1 + inputs.normal(2, head_dim, scale=0.3),
+        "sums": inputs.unwritten(tokens, rows, dtype=torch.float32),
+        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
+        "positions": inputs.integers(-1, 48, tokens),
+        "block_table": table,
+        "query": inputs.unwritten(tokens, query_heads, head_dim),
+        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+    }
+    outputs = ["query", "key_cache", "value_cache"]
+    check(hopper, "project_normed_qkv", arguments, outputs, dict.fromkeys(outputs, LOOSE))
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("tokens", [1, 40, 300, 700, 2200])
 @pytest.mark.parametrize(("hidden", "inner"), [(128, 128), (640, 384), (1152, 1280)])
 def test_sorted_rows_meet_their_experts(hopper, inputs, weight_format, tokens, hidden, inner):
     """Visits of few and of many places, and experts that nobody visits."""

@@ -77,10 +77,13 @@ def project_qkv(
     _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
 
 
-def append_normed(
-    heads: Tensor,
-    norms: Tensor,
+def project_normed_qkv(
+    x: Tensor,
+    sum_squares: Tensor,
     epsilon: float,
+    weights: Tensor,
+    norms: Tensor,
+    sums: Tensor,
     rotary: Tensor,
     positions: Tensor,
     block_table: Tensor,
@@ -91,8 +94,9 @@ def append_normed(
 ) -> None:
     tokens, query_heads, head_dim = query.shape
     kv_heads = key_cache.shape[1]
-    of_heads = heads.view(tokens, -1, head_dim)
-    q, k, v = torch.split(of_heads, [query_heads, kv_heads, kv_heads], dim=1)
+    matrix = dense(weights, tiles.plain_order((query_heads + 2 * kv_heads) * head_dim))
+    heads = project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
+    q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     q, k = (
         functional.rms_norm(part, (head_dim,), norm.float(), epsilon)
         for part, norm in zip((q, k), norms, strict=True)
