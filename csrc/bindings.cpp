@@ -75,10 +75,10 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "shares"_a, "places"_a, "sources"_a, "visits"_a, "stream"_a);
     module.def("choose_experts", &openinference::choose_experts, "logits"_a, "positions"_a, "normalises"_a,
                "first_own"_a, "own"_a, "shares"_a, "ids"_a, "stream"_a);
-    module.def("order_experts", &openinference::order_experts, "ids"_a, "experts"_a, "places"_a, "sources"_a, "visits"_a,
+    module.def("order_experts", &openinference::order_experts, "ids"_a, "experts"_a, "places"_a, "visits"_a,
                "stream"_a);
-    module.def("sort_rows", &openinference::sort_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "sources"_a, "sorted"_a,
-               "scales"_a, "stream"_a);
+    module.def("sort_rows", &openinference::sort_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "places"_a, "weights"_a,
+               "sorted"_a, "scales"_a, "stream"_a);
     module.def("expert_gate_up", &openinference::expert_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "sources"_a, "visits"_a, "out"_a, "stream"_a);
     module.def("expert_sum", &openinference::expert_sum, "input"_a, "weights"_a, "visits"_a, "shares"_a, "places"_a,

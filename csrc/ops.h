@@ -94,15 +94,15 @@ void route(const Tensor& logits, const Tensor& positions, bool normalises, int f
            const Tensor& shares, const Tensor& places, const Tensor& sources, const Tensor& visits, Stream stream);
 
 // The same of any number of tokens in two steps: shares, and ids (T, K) int32, the number of an expert among the
-// rank's own, −1 for none; from these places, sources and visits, of up to 128 places each.
+// rank's own, −1 for none; from these places and visits, of up to 160 or 256 places each.
 void choose_experts(const Tensor& logits, const Tensor& positions, bool normalises, int first_own, int own,
                     const Tensor& shares, const Tensor& ids, Stream stream);
-void order_experts(const Tensor& ids, int experts, const Tensor& places, const Tensor& sources, const Tensor& visits,
-                   Stream stream);
+void order_experts(const Tensor& ids, int experts, const Tensor& places, const Tensor& visits, Stream stream);
 
-// sorted (N, H) bf16, scales (N) float32 ← x and its norm's scalar of the token of each place.
-void sort_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& sources, const Tensor& sorted,
-               const Tensor& scales, Stream stream);
+// sorted (N, H) bf16, scales (N) float32 ← x and its norm's scalar of each token, at its places (T, K); columns in
+// the order that products with these weights of experts take (cuda/column_orders.cuh).
+void sort_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& places, const Tensor& weights,
+               const Tensor& sorted, const Tensor& scales, Stream stream);
 
 // out (N, I) bf16 ← project_gate_up of each place's token with its expert's weights (E, 2·I, H).
 void expert_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
@@ -115,7 +115,7 @@ void expert_sum(const Tensor& input, const Tensor& weights, const Tensor& visits
                 const Tensor& places, const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
                 const Tensor& sum_squares, Stream stream);
 
-// hidden += Σ share · results (N, H) float32 over a token's places; then x and sum_squares of the new hidden.
+// hidden += Σ share · results (N, H) bf16 over a token's places; then x and sum_squares of the new hidden.
 void add_experts(const Tensor& results, const Tensor& shares, const Tensor& places, const Tensor& norm_weight,
                  const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
 

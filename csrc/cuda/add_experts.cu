@@ -1,5 +1,4 @@
-// Adds to the hidden state what a token's experts made of it. One thread for two columns, those of rows
-// g and g + 8 of a tile, as in add_partials.cu.
+// Adds to the hidden state what a token's experts made of it. One thread for four columns.
 #include "expert_sums.cuh"
 #include "launch.cuh"
 #include "ops.h"
@@ -12,23 +11,26 @@ constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads)
     add_experts_kernel(ExpertSums sums, const bf16* norm_weight, float* hidden, bf16* x, float* sum_squares) {
-    const int item = blockIdx.x * kThreads + threadIdx.x, tiles = sums.columns / 16;
-    const int tile = item / 8 % tiles, pair = item % 8, token = item / 8 / tiles, column = tile * 16 + pair;
-    const bool is_live = token < sums.tokens;
+    const int item = blockIdx.x * kThreads + threadIdx.x, parts = sums.columns / 4;
+    const int token = item / parts, column = item % parts * 4;
     release_successor();
     wait_for_predecessor();
-    float lower = 0, upper = 0;
+    const bool is_live = token < sums.tokens;
+    const size_t at = static_cast<size_t>(token) * sums.columns + column;
+    float4 sum{};
     if (is_live) {
-        const size_t at = static_cast<size_t>(token) * sums.columns + column;
-        lower = hidden[at];
-        upper = hidden[at + 8];
-        sums.add(token, column, lower, upper);
-        hidden[at] = lower;
-        hidden[at + 8] = upper;
-        x[at] = to_bf16(lower * to_float(norm_weight[column]));
-        x[at + 8] = to_bf16(upper * to_float(norm_weight[column + 8]));
+        sum = *reinterpret_cast<const float4*>(hidden + at);
+        sums.add(token, column, sum);
+        const uint2 gamma = *reinterpret_cast<const uint2*>(norm_weight + column);
+        *reinterpret_cast<float4*>(hidden + at) = sum;
+        *reinterpret_cast<uint2*>(x + at) =
+            make_uint2(pack_bf16(sum.x * lower_half(gamma.x), sum.y * upper_half(gamma.x)),
+                       pack_bf16(sum.z * lower_half(gamma.y), sum.w * upper_half(gamma.y)));
     }
-    write_sum_squares(sum_squares, tiles, tile, token, is_live, lower, upper);
+    float squares = sum.x * sum.x + sum.y * sum.y + sum.z * sum.z + sum.w * sum.w;
+    squares += shuffle_xor(squares, 1);
+    squares += shuffle_xor(squares, 2);
+    if (is_live && column % kSquareColumns == 0) sum_squares[at / kSquareColumns] = squares;
 }
 
 }  // namespace
@@ -42,7 +44,7 @@ void add_experts(const Tensor& results, const Tensor& shares, const Tensor& plac
     auto* input = x.as<bf16>("x", {T, H});
     auto* squares = sum_squares.as<float>("sum_squares", {T, H / kSquareColumns});
     if (T == 0) return;
-    launch("add_experts", add_experts_kernel, dim3((T * H / 2 + kThreads - 1) / kThreads), kThreads, 0, stream, sums,
+    launch("add_experts", add_experts_kernel, dim3((T * H / 4 + kThreads - 1) / kThreads), kThreads, 0, stream, sums,
            gamma, residual, input, squares);
 }
 

@@ -99,16 +99,22 @@ __device__ __forceinline__ int choose(const Choice& choice, int token, int* expe
     return expert_of[item] = goes && own_number >= 0 && own_number < choice.own ? own_number : -1;
 }
 
+constexpr int kAhead = 8;  // loads in flight of whoever walks over items
+
 // Calls act(item, turn) with each item of an expert, turns counting from 0, and returns how many.
 template <class Act> __device__ __forceinline__ int visit_items(const int* expert_of, int items, int expert, Act act) {
     const int lane = threadIdx.x % kLanes;
     int before = 0;
-    for (int first = 0; first < items; first += kLanes) {
-        const int item = first + lane;
-        const bool is_own = item < items && expert_of[item] == expert;
-        const uint32_t own = ballot(is_own);
-        if (is_own) act(item, before + count_bits(own & ((1u << lane) - 1)));
-        before += count_bits(own);
+    for (int first = lane; first - lane < items; first += kAhead * kLanes) {
+        int experts[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) experts[i] = first + i * kLanes < items ? expert_of[first + i * kLanes] : -1;
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+            const uint32_t own = ballot(experts[i] == expert);
+            if (experts[i] == expert) act(first + i * kLanes, before + count_bits(own & ((1u << lane) - 1)));
+            before += count_bits(own);
+        }
     }
     return before;
 }

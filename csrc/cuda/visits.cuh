@@ -25,7 +25,11 @@ __host__ __device__ constexpr int places_of_visit(int tokens) { return tokens <=
 constexpr int kMostVisits = kMostExperts + kMostRouted * kMostChosen / places_of_visit(kMostRouted);
 static_assert(kMostVisits >= 16 * kMostChosen);
 
-constexpr int kPlacesOfPrompt = 128;  // of a visit of many tokens (hopper/expert_prefill.cu)
+// Of a visit of many tokens (hopper/expert_prefill.cu): weights are unpacked half as often for the larger, which
+// most experts must fill.
+constexpr int places_of_prompt_visit(int64_t places, int64_t experts) {
+    return places >= 384 * experts ? 256 : 160;
+}
 
 // A lane's rows of the activations of a visit, as `Activations` has them; `multiply` asks for rows
 // group · 8 + g, g being the lane's.

@@ -201,6 +201,7 @@ template <int kColumns, bool kOutsideK = false> struct Warpgroup;
 #define OI_SUMS_16(i) OI_SUMS_4(i), OI_SUMS_4(i + 4), OI_SUMS_4(i + 8), OI_SUMS_4(i + 12)
 #define OI_SUMS_32(i) OI_SUMS_16(i), OI_SUMS_16(i + 16)
 #define OI_SUMS_64(i) OI_SUMS_32(i), OI_SUMS_32(i + 32)
+#define OI_SUMS_80(i) OI_SUMS_64(i), OI_SUMS_16(i + 64)
 #define OI_SUMS_128(i) OI_SUMS_64(i), OI_SUMS_64(i + 64)
 // COLUMNS, the names and operands of COLUMNS / 2 sums, and the numbers of the operands behind them.
 #define OI_WARPGROUP(COLUMNS, NAMES, SUMS, I0, I1, I2, I3, I4, I5, I6)                                        \
@@ -226,10 +227,12 @@ template <int kColumns, bool kOutsideK = false> struct Warpgroup;
 OI_WARPGROUP(32, OI_NAMES_0, OI_SUMS_16, 16, 17, 18, 19, 20, 21, 22)
 OI_WARPGROUP(64, OI_NAMES_0 ", " OI_NAMES_1, OI_SUMS_32, 32, 33, 34, 35, 36, 37, 38)
 OI_WARPGROUP(128, OI_NAMES_0 ", " OI_NAMES_1 ", " OI_NAMES_2 ", " OI_NAMES_3, OI_SUMS_64, 64, 65, 66, 67, 68, 69, 70)
+OI_WARPGROUP(160, OI_NAMES_0 ", " OI_NAMES_1 ", " OI_NAMES_2 ", " OI_NAMES_3 ", " OI_NAMES_4, OI_SUMS_80, 80, 81, 82, 83, 84, 85, 86)
 OI_WARPGROUP(256, OI_NAMES_0 ", " OI_NAMES_1 ", " OI_NAMES_2 ", " OI_NAMES_3 ", " OI_NAMES_4 ", " OI_NAMES_5 ", " OI_NAMES_6 ", " OI_NAMES_7, OI_SUMS_128, 128, 129, 130, 131, 132, 133, 134)
 
 #undef OI_WARPGROUP
 #undef OI_SUMS_128
+#undef OI_SUMS_80
 #undef OI_SUMS_64
 #undef OI_SUMS_32
 #undef OI_SUMS_16

@@ -235,8 +235,9 @@ void launch_tile(const char* op, const typename Unpacker::Source& source, const 
 template <class Unpacker, class Epilogue>
 void launch(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns, int64_t tokens,
             const Epilogue& epilogue, Stream stream) {
-    const auto launch_for = tokens <= 32    ? launch_tile<Unpacker, 32, Epilogue>
-                            : tokens <= 64  ? launch_tile<Unpacker, 64, Epilogue>
+    const bool is_narrow = epilogue.tiles() <= 2 * kBlockTiles;  // a router: large tiles leave most of a device idle
+    const auto launch_for = tokens <= 32                ? launch_tile<Unpacker, 32, Epilogue>
+                            : tokens <= 64 || is_narrow ? launch_tile<Unpacker, 64, Epilogue>
                             : tokens <= 128 ? launch_tile<Unpacker, 128, Epilogue>
                                             : launch_tile<Unpacker, 256, Epilogue>;
     launch_for(op, source, x, columns, tokens, epilogue, stream);

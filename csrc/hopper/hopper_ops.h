@@ -14,7 +14,7 @@ void attend_prefill(const Tensor& query, const Tensor& key_cache, const Tensor& 
                     const Tensor& out, Stream stream);
 
 // The products of experts for many tokens: x (N, H) and scales (N) as sort_rows leaves them, visits as
-// order_experts does; out (N, I) bf16, and (N, H) float32.
+// order_experts does; out (N, I) bf16 with columns in the order in which prefill_down takes them, and (N, H) bf16.
 void prefill_gate_up(const Tensor& x, const Tensor& scales, const Tensor& weights, const Tensor& visits,
                      const Tensor& out, Stream stream);
 void prefill_down(const Tensor& input, const Tensor& weights, const Tensor& visits, const Tensor& out, Stream stream);

@@ -85,12 +85,11 @@ class PromptMixture:
         self._shares = empty(self._rows, config.per_token)
         self._ids = empty(self._rows, config.per_token, dtype=torch.int32)
         self._places = empty(self._rows, config.per_token, dtype=torch.int32)
-        self._sources = empty(places, dtype=torch.int32)
         self._visits = empty(places, 4, dtype=torch.int32)
         self._sorted = empty(places, hidden, dtype=torch.bfloat16)
         self._scales = empty(places)
         self._activations = empty(places, config.intermediate_size, dtype=torch.bfloat16)
-        self._results = empty(places, hidden)
+        self._results = empty(places, hidden, dtype=torch.bfloat16)
 
     def queue(
         self,
@@ -124,9 +123,9 @@ class PromptMixture:
         rows, config = len(positions), self._config
         places = rows * config.per_token
         logits, shares, ids = self._logits[:rows], self._shares[:rows], self._ids[:rows]
-        places_of, sources = self._places[:rows], self._sources[:places]
-        visits, ordered = self._visits[:places], self._sorted[:places]
-        scales, activations = self._scales[:places], self._activations[:places]
+        places_of, visits = self._places[:rows], self._visits[:places]
+        ordered, scales = self._sorted[:places], self._scales[:places]
+        activations = self._activations[:places]
         results, normed = self._results[:places], (x, sum_squares, epsilon)
         return {
             "project": partial(kernels.project, *normed, layer.router, logits),
@@ -134,9 +133,11 @@ class PromptMixture:
                 kernels.choose_experts, logits, positions, *_choice(config), shares, ids
             ),
             "order_experts": partial(
-                kernels.order_experts, ids, len(config.own), places_of, sources, visits
+                kernels.order_experts, ids, len(config.own), places_of, visits
             ),
-            "sort_rows": partial(kernels.sort_rows, *normed, sources, ordered, scales),
+            "sort_rows": partial(
+                kernels.sort_rows, *normed, places_of, layer.gate_up, ordered, scales
+            ),
             "prefill_gate_up": partial(
                 kernels.prefill_gate_up, ordered, scales, layer.gate_up, visits, activations
             ),

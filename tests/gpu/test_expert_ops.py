@@ -106,7 +106,7 @@ def test_a_token_is_served_alike_in_every_company(place, inputs, tokens):
 def test_add_experts_adds_shares_of_results(place, inputs, tokens, columns):
     ids = random_ids(inputs, tokens)
     routed = visits_of(inputs, ids)
-    results = inputs.normal(ids.numel(), columns, dtype=torch.float32)
+    results = inputs.normal(ids.numel(), columns)
     results[(ids[:, 0] >= 0).sum() * 2 :] = math.nan
     arguments = {
         "results": results,

@@ -161,7 +161,7 @@ def test_sorted_rows_meet_their_experts(hopper, inputs, weight_format, tokens, h
     """Visits of few and of many places, and experts that nobody visits."""
     experts, pack = 11, FORMATS[weight_format]
     routed = _ordered(inputs, tokens, experts)
-    places = len(routed["sources"])
+    places = len(routed["visits"])
     gate_up = inputs.normal(experts, 2 * inner, hidden, scale=hidden**-0.5)
     arguments = {
         "x": inputs.normal(places, hidden),
@@ -178,7 +178,7 @@ def test_sorted_rows_meet_their_experts(hopper, inputs, weight_format, tokens, h
         "input": activations,
         "weights": torch.stack([pack(m, tiles.plain_order(hidden)) for m in down]),
         "visits": routed["visits"],
-        "out": inputs.unwritten(places, hidden, dtype=torch.float32),
+        "out": inputs.unwritten(places, hidden),
     }
     bounds = {} if weight_format == "bf16" else {"out": LOOSE}
     check(hopper, "prefill_down", arguments, ["out"], bounds, oracle=experts_reference)
@@ -192,7 +192,6 @@ def _ordered(inputs, tokens, experts):
         "ids": ids,
         "experts": experts,
         "places": inputs.zeros(tokens, 2),
-        "sources": inputs.zeros(tokens * 2),
         "visits": inputs.zeros(tokens * 2, 4),
     }
     experts_reference.order_experts(**arguments)

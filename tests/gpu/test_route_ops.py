@@ -7,7 +7,9 @@ import math
 
 import pytest
 import torch
+from openinference_engine import tiles
 from openinference_engine.ops import reference as cpu_reference
+from openinference_engine.packings import PACKINGS, pack_matrix
 
 from tests.gpu.op_checks import EPSILON, FP32
 from tests.gpu.routed import TOKEN_COUNTS, check, routing
@@ -118,7 +120,7 @@ def test_choose_experts_of_many_tokens(place, inputs, tokens, experts, chosen):
 def test_order_experts_gives_each_choice_a_place(place, inputs, tokens, experts):
     """Of all choices alike where there is one expert, which then has several visits."""
     arguments = order(inputs, inputs.integers(-1, experts, tokens, 3), experts)
-    check(place, "order_experts", arguments, ["places", "sources", "visits"])
+    check(place, "order_experts", arguments, ["places", "visits"])
 
 
 def order(inputs, ids, experts):
@@ -127,20 +129,28 @@ def order(inputs, ids, experts):
         "ids": ids,
         "experts": experts,
         "places": inputs.zeros(tokens, chosen) - 7,
-        "sources": inputs.zeros(tokens * chosen) - 7,
         "visits": inputs.zeros(tokens * chosen, 4) - 7,
     }
 
 
-@pytest.mark.parametrize("hidden", [16, 576, 2064])
-def test_sort_rows_brings_each_place_its_token(place, inputs, hidden):
+SORTED = [(32, None), (576, None), (2080, None), *((640, name) for name in PACKINGS)]
+
+
+@pytest.mark.parametrize(("hidden", "packing"), SORTED)
+def test_sort_rows_brings_tokens_to_their_places(place, inputs, hidden, packing):
+    """In the order of columns that packed weights need; nothing at places that nobody has."""
     x, squares = inputs.normed(9, hidden)
+    places = torch.randperm(27, generator=inputs.random, dtype=torch.int32).view(9, 3)
+    weights = inputs.normal(1, 16, hidden)
+    if packing is not None:
+        weights = pack_matrix(PACKINGS[packing], weights[0], tiles.plain_order(16))[None]
     arguments = {
         "x": x,
         "sum_squares": squares,
         "epsilon": EPSILON,
-        "sources": inputs.integers(0, 9, 20),
-        "sorted": inputs.unwritten(20, hidden),
-        "scales": inputs.unwritten(20, dtype=torch.float32),
+        "places": torch.where(places < 20, places, -1).to(inputs.device),
+        "weights": weights,
+        "sorted": inputs.unwritten(27, hidden),
+        "scales": inputs.unwritten(27, dtype=torch.float32),
     }
     check(place, "sort_rows", arguments, ["sorted", "scales"])

@@ -111,12 +111,12 @@ def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
     for rank, team in enumerate(members):
         is_own = owners.flatten() == rank
         places = torch.where(is_own, is_own.cumsum(0) - 1, -1).view(tokens, chosen).int()
-        results = torch.randn(tokens * chosen, columns, generator=random)
+        results = torch.randn(tokens * chosen, columns, generator=random).bfloat16()
         results[is_own.sum() :] = torch.nan  # of places that nobody has
         results = results.to(place.device)
         place.ops.push_experts(results, shares, places.to(place.device), team, 0, place.stream)
         for token, choice in is_own.view(tokens, chosen).nonzero().tolist():
-            expected[token] += shares[token, choice] * results[places[token, choice]]
+            expected[token] += shares[token, choice] * results[places[token, choice]].float()
     states = [add_up(place, "add_partials", team, 0, gamma, hidden.clone()) for team in members]
     torch.testing.assert_close(states[0][0], expected, rtol=2**-7, atol=2**-5)
     assert all(map(torch.equal, states[1], states[0]))

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openinference_engine import tiles
+from openinference_engine import fp8, int8, tiles
 from openinference_engine.ops.cuda_reference import dense, project_normed, write_norm_inputs
 from openinference_engine.ops.reference import silu_mul
-
-PLACES_OF_PROMPT = 128  # kPlacesOfPrompt of csrc/cuda/visits.cuh
+from openinference_engine.packings import packing_of
 
 
 def route(
@@ -28,7 +27,10 @@ def route(
 ) -> None:
     ids = torch.empty_like(places)
     choose_experts(logits, positions, normalises, first_own, own, shares, ids)
-    _order(ids, places, sources, visits, places_of_visit(len(logits)))
+    _order(ids, places, visits, places_of_visit(len(logits)))
+    sources.zero_()
+    is_own = places >= 0
+    sources[places[is_own].long()] = is_own.nonzero()[:, 0].int()
 
 
 def choose_experts(
@@ -57,24 +59,26 @@ def order_experts(
     ids: Tensor,
     experts: int,
     places: Tensor,
-    sources: Tensor,
     visits: Tensor,
     stream: Any = None,
 ) -> None:
-    _order(ids, places, sources, visits, PLACES_OF_PROMPT)
+    _order(ids, places, visits, places_of_prompt_visit(ids.numel(), experts))
 
 
 def sort_rows(
     x: Tensor,
     sum_squares: Tensor,
     epsilon: float,
-    sources: Tensor,
+    places: Tensor,
+    weights: Tensor,
     sorted: Tensor,
     scales: Tensor,
     stream: Any = None,
 ) -> None:
-    sorted.copy_(x[sources.long()])
-    scales.copy_(torch.rsqrt(sum_squares.sum(-1) / x.shape[1] + epsilon)[sources.long()])
+    is_own = places >= 0
+    own, tokens = places[is_own].long(), is_own.nonzero()[:, 0]
+    sorted[own] = x[tokens][:, columns_taken(weights, x.shape[1])]
+    scales[own] = torch.rsqrt(sum_squares.sum(-1) / x.shape[1] + epsilon)[tokens]
 
 
 def prefill_gate_up(
@@ -85,10 +89,10 @@ def prefill_gate_up(
     out: Tensor,
     stream: Any = None,
 ) -> None:
-    order = tiles.gate_up_order(2 * out.shape[1])
+    order, taken = tiles.gate_up_order(2 * out.shape[1]), columns_taken(weights, out.shape[1])
     for expert, places in _visited(visits):
-        products = x[places].float() @ dense(weights[expert], order).T
-        out[places] = silu_mul(products * scales[places, None]).to(out.dtype)
+        products = _in_order(x[places], weights) @ dense(weights[expert], order).T
+        out[places] = silu_mul(products * scales[places, None]).to(out.dtype)[:, taken]
 
 
 def prefill_down(
@@ -96,7 +100,8 @@ def prefill_down(
 ) -> None:
     order = tiles.plain_order(out.shape[1])
     for expert, places in _visited(visits):
-        out[places] = input[places].float() @ dense(weights[expert], order).T
+        products = _in_order(input[places], weights) @ dense(weights[expert], order).T
+        out[places] = products.to(out.dtype)
 
 
 def expert_gate_up(
@@ -129,8 +134,9 @@ def expert_sum(
     sum_squares: Tensor,
     stream: Any = None,
 ) -> None:
-    results = hidden.new_zeros(len(input), hidden.shape[1])
-    prefill_down(input, weights, visits, results)
+    results, order = hidden.new_zeros(len(input), hidden.shape[1]), tiles.plain_order(hidden.shape[1])
+    for expert, visited in _visited(visits):
+        results[visited] = input[visited].float() @ dense(weights[expert], order).T
     add_experts(results, shares, places, norm_weight, hidden, x, sum_squares)
 
 
@@ -147,8 +153,25 @@ def add_experts(
     for token, row in enumerate(places.tolist()):
         for choice, place in enumerate(row):
             if place >= 0:
-                hidden[token] += shares[token, choice] * results[place]
+                hidden[token] += shares[token, choice] * results[place].float()
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
+
+
+def columns_taken(weights: Tensor, columns: int) -> Tensor:
+    """Which column lies at each place where products with these weights of experts meet
+    activations: csrc/cuda/column_orders.cuh."""
+    place = torch.arange(columns, device=weights.device)
+    if weights.is_floating_point():
+        return place
+    eight, pair, odd = place % 64 // 8, place % 8 // 2, place % 2
+    of_eights = (eight // 4 * 4 + pair) * 8
+    of_sixteens = (2 * pair + eight // 4) * 8
+    first = of_eights if packing_of(weights[0]) in (fp8, int8) else of_sixteens
+    return place // 64 * 64 + first + eight % 4 * 2 + odd
+
+
+def _in_order(rows: Tensor, weights: Tensor) -> Tensor:
+    return rows.float()[:, columns_taken(weights, rows.shape[1]).argsort()]
 
 
 def places_of_visit(tokens: int) -> int:
@@ -156,15 +179,17 @@ def places_of_visit(tokens: int) -> int:
     return 8 if tokens <= 8 else 16
 
 
-def _order(ids: Tensor, places: Tensor, sources: Tensor, visits: Tensor, size: int) -> None:
+def places_of_prompt_visit(places: int, experts: int) -> int:
+    return 256 if places >= 384 * experts else 160
+
+
+def _order(ids: Tensor, places: Tensor, visits: Tensor, size: int) -> None:
     places.fill_(-1)
-    sources.zero_()
     visits.zero_()
     first, of_visits = 0, []
     for expert, items in _groups(ids.flatten().tolist()).items():
         for turn, item in enumerate(items):
             places.view(-1)[item] = first + turn
-            sources[first + turn] = item // ids.shape[1]
         of_visits += _visits(expert, first, len(items), size)
         first += len(items)
     for index, visit in enumerate(of_visits):
