@@ -134,7 +134,10 @@ def expert_sum(
     sum_squares: Tensor,
     stream: Any = None,
 ) -> None:
-    results, order = hidden.new_zeros(len(input), hidden.shape[1]), tiles.plain_order(hidden.shape[1])
+    results, order = (
+        hidden.new_zeros(len(input), hidden.shape[1]),
+        tiles.plain_order(hidden.shape[1]),
+    )
     for expert, visited in _visited(visits):
         results[visited] = input[visited].float() @ dense(weights[expert], order).T
     add_experts(results, shares, places, norm_weight, hidden, x, sum_squares)
