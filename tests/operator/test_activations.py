@@ -13,9 +13,11 @@ WORDS = LLAMA_8B | {"storedAs": "I32"}
     [
         ("fp8", LLAMA_8B, ""),
         ("fp8", LLAMA_8B | {"storedAs": "BF16"}, "most of this model's are BF16; leave it out"),
-        ("fp8", LLAMA_8B | {"storedAs": "I8"}, "for weights stored as fp8, and most of this mode"),
+        ("fp8", LLAMA_8B | {"storedAs": "I8"}, "for weights stored as fp8 or int4, and most of"),
         ("int8", LLAMA_8B, "`openinference quantize --weights int8`"),
         ("int8", WORDS, ""),
+        ("fp8", WORDS, "most of this model's are int8"),
+        ("fp8", WORDS | {"weightBytes": 5_700_000_000}, ""),
         ("int8", WORDS | {"weightBytes": 5_700_000_000}, "most of this model's are int4"),
         ("fp8", {"parameters": 1, "weightBytes": 1}, ""),
         ("auto", LLAMA_8B | {"storedAs": "BF16"}, ""),
