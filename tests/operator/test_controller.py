@@ -1,126 +1,13 @@
 """The controller as a whole: real writer, lease and planner, with an API server over HTTP."""
 
 import asyncio
-import time
 
-import aiohttp
-import pytest
-from aiohttp import web
 from openinference_operator import lease as lease_module
 from openinference_operator import names, timestamps
-from openinference_operator.autoscaler import Autoscaler
 from openinference_operator.cluster import RESOURCES
-from openinference_operator.controller import Controller
-from openinference_operator.events import Recorder
-from openinference_operator.namespace_router import NamespaceRouter
-from openinference_operator.settings import Settings
-from openinference_operator.signals.golden import GoldenChecks
-from openinference_operator.signals.monitors import Monitors
-from openinference_operator.signals.prometheus import WAITING, Prometheus
-from openinference_operator.signals.router_state import RouterStates
-from openinference_operator.signals.survey import Survey
-from openinference_operator.store import Store
-from openinference_operator.tokens import Tokens
-from openinference_operator.trials import Trials
-from openinference_operator.triggers import Key, Triggers
-from openinference_operator.workqueue import WorkQueue
-from openinference_operator.writer import Writer
+from openinference_operator.triggers import Key
 
-
-class Running:
-    """A controller with two workers, and what it wrote."""
-
-    def __init__(self, server, store, triggers, queue):
-        self.server = server
-        self.store = store
-        self.triggers = triggers
-        self.queue = queue
-
-    def submit(self, raw):
-        """Let the watch show an InferenceService."""
-        fields = {key: raw[key] for key in ("apiVersion", "metadata", "spec")}
-        stored = self.server.put("InferenceService", raw["metadata"]["name"], **fields)
-        assert self.store.put(stored)
-        self.triggers.changed(stored)
-
-    async def at_rest(self):
-        """Return when nothing was asked of the API server for a while."""
-        calls = None
-        while len(self.server.calls) != calls:
-            calls = len(self.server.calls)
-            for _ in range(30):  # turns of the event loop, which a busy machine takes too
-                await asyncio.sleep(0.01)
-
-    def kinds(self):
-        return sorted({obj["kind"] for obj in self.server.objects.values()})
-
-    def status(self, name="demo"):
-        path = RESOURCES["InferenceService"].path("team-a", name)
-        return self.server.objects[path].get("status", {})
-
-    def ready(self, name="demo"):
-        conditions = self.status(name).get("conditions", [])
-        return next((entry for entry in conditions if entry["type"] == "Ready"), {})
-
-
-async def until(claim, seconds=30.0):
-    """Wait until a claim holds, and fail when it does not in time."""
-    end = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < end, "it did not come true"
-        await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def prometheus():
-    """A Prometheus at the border that knows ten waiting requests of any service."""
-
-    async def query(request):
-        value = time.time() if "timestamp(" in request.query["query"] else 10
-        metric = {"__name__": WAITING, "component": "router"}
-        result = [{"metric": metric, "value": [time.time(), str(value)]}]
-        data = {"resultType": "vector", "result": result}
-        return web.json_response({"status": "success", "data": data})
-
-    app = web.Application()
-    app.router.add_get("/api/v1/query", query)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def running(server, cluster, lease, prometheus):
-    store, queue, tokens = Store(), WorkQueue(), Tokens(cluster)
-    async with aiohttp.ClientSession() as session:
-        states = RouterStates(session, tokens.token_of, lambda *_: None)
-        settings, triggers = Settings(engine_image="engine:1"), Triggers(store, states, queue)
-        writer, recorder = Writer(cluster, lease, store), Recorder(cluster)
-        controller = Controller(
-            settings=settings,
-            store=store,
-            lease=lease,
-            writer=writer,
-            recorder=recorder,
-            states=states,
-            router=NamespaceRouter(
-                settings, store, lease, writer, recorder, tokens, Monitors(cluster)
-            ),
-            triggers=triggers,
-            autoscaler=Autoscaler(Prometheus(session, prometheus)),
-            trials=Trials(Prometheus(session, prometheus), GoldenChecks(session, tokens.token_of)),
-            survey=Survey(cluster),
-            queue=queue,
-        )
-        workers = [asyncio.create_task(controller.work()) for _ in range(2)]
-        controller.start()
-        yield Running(server, store, triggers, queue)
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        await states.close()
+from tests.operator.running import until
 
 
 async def test_a_new_service_gets_all_its_objects(running, raw_service):
@@ -276,44 +163,6 @@ async def test_services_hear_of_a_router_pod_only_what_they_see_of_it(
     assert not show(1_000_002, is_ready=False, annotations={"who": "cares"})
     assert show(1_000_003, is_ready=True)
     assert not show(1_000_004, is_ready=True)
-
-
-async def test_without_prometheus_operator_nothing_is_told_to_it(running, server, raw_service):
-    running.submit(raw_service())
-    await until(lambda: "Deployment" in running.kinds())
-    await until(lambda: any("servicemonitors" in path for _, path in server.calls))
-    assert not {"ServiceMonitor", "PrometheusRule"} & set(running.kinds())
-    assert all(method == "GET" for method, path in server.calls if "monitoring" in path)
-
-
-async def test_prometheus_operator_is_told_where_it_is_installed(running, server, raw_service):
-    """A kind that is new answers 429 for a moment; that must not cost a minute."""
-    server.knows_monitoring = True
-    server.initializing = 2
-    running.submit(raw_service())
-    await until(lambda: {"ServiceMonitor", "PrometheusRule"} <= set(running.kinds()))
-
-
-async def test_a_monitor_that_could_not_be_written_is_written_soon(running, server, raw_service):
-    server.knows_monitoring = True
-    server.forbidden = "/servicemonitors/openinference-router"
-    running.submit(raw_service())
-    await until(lambda: any(path.endswith(server.forbidden) for _, path in server.calls))
-    server.forbidden = ""
-    await until(lambda: {"ServiceMonitor", "PrometheusRule"} <= set(running.kinds()))
-
-
-async def test_a_kind_that_may_not_be_listed_is_left_alone(running, server, raw_service, caplog):
-    server.knows_monitoring = True
-    server.forbidden = "/servicemonitors"
-    running.submit(raw_service())
-    await until(lambda: "PrometheusRule" in running.kinds())
-    running.submit(raw_service(name="other"))
-    await until(lambda: running.status("other").get("replicas") == 1)
-    await running.at_rest()
-    assert "ServiceMonitor" not in running.kinds()
-    assert caplog.text.count("kind=ServiceMonitor") == 1
-    assert "will retry: key=team-a/router" not in caplog.text
 
 
 async def test_a_failure_of_the_operator_itself_is_said_and_concerns_nobody_else(
