@@ -48,8 +48,8 @@ def new_engine(tmp_path_factory):
     def build(sizes, model=MODEL, **settings):
         folder = folders[model]
         group = GroupConfig(**sizes, rendezvous=free_address())
-        if torch.cuda.device_count() < (needed := group.ranks_per_pod):
-            pytest.skip(f"needs {needed} GPUs; ranks run emulated in the tests beside it")
+        if torch.cuda.device_count() < group.num_ranks:
+            pytest.skip(f"needs {group.num_ranks} GPUs; ranks run emulated in the tests beside it")
         config = EngineConfig(
             f"file://{folder}", device="cuda", max_sequences=len(LENGTHS), group=group,
             prefix_caching=False, max_model_len=256, **settings,
@@ -76,11 +76,10 @@ def free_address():
 
 
 def start_pod(config, index):
-    """The ranks of another pod, which shares GPUs with the first where there are too few."""
+    """The ranks of another pod, with GPUs of its own."""
     group = msgspec.structs.replace(config.group, pod=index)
-    count = torch.cuda.device_count()
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-    own = [gpus[rank % count] for rank in group.ranks_of(index)]
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7").split(",")
+    own = [gpus[rank] for rank in group.ranks_of(index)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(own))
         patch.setenv("NCCL_HOSTID", f"pod-{index}")
