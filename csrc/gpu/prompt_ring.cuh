@@ -41,6 +41,7 @@ struct Walk {
     int token_tiles, row_groups, blocks, rank, next, stride;
     int first_token, block;  // of this block's tile
 
+    template <class Sharing>  // of wide_ring.cuh, which only Hopper's code has
     __device__ __forceinline__ Walk(int tokens, int tiles, const Sharing& sharing)
         : token_tiles((tokens + kTokens - 1) / kTokens),
           row_groups((tiles + kBlockTiles - 1) / kBlockTiles / sharing.blocks), blocks(sharing.blocks),
