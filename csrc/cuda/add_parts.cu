@@ -40,20 +40,10 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[i] += i % 2 ? upper_half(pairs[i / 2]) : lower_half(pairs[i / 2]);
     }
-    const uint32_t gammas[4] = {gamma.x, gamma.y, gamma.z, gamma.w};
-    float scaled[8], squares = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        scaled[i] = sums[i] * (i % 2 ? upper_half(gammas[i / 2]) : lower_half(gammas[i / 2]));
-        squares += sums[i] * sums[i];
-    }
+    float squares = 0;
+    if (is_live) squares = store_state(hidden, x, at, sums, gamma);
     squares += shuffle_xor(squares, 1);
-    if (!is_live) return;
-    auto* target = reinterpret_cast<float4*>(hidden + at);
-    target[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-    target[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
-    store_bf16(x + at, scaled);
-    if (item % 2 == 0) sum_squares[item / 2] = squares;
+    if (is_live && item % 2 == 0) sum_squares[item / 2] = squares;
 }
 
 }  // namespace

@@ -137,7 +137,7 @@ void choose_token(const Tensor& x, const Tensor& sum_squares, float epsilon, con
         const TokenEpilogue epilogue{norm, vocabulary, out, choice, block_best, finished_blocks};
         return multiply_few_tokens("choose_token", weights, padded, "x", x, epilogue, stream);
     }
-    multiply_tokens("choose_token", weights, padded, "x", x, PlainEpilogue{norm, vocabulary, out}, stream);
+    multiply_tokens("choose_token", weights, padded, "x", x, PlainEpilogue{{vocabulary}, norm, out}, stream);
     launch("choose_token", compare_logits, dim3(static_cast<unsigned>(T)), kThreads, sizeof(RowShared), stream,
            static_cast<const float*>(out), vocabulary, choice);
 }

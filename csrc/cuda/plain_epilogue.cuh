@@ -6,17 +6,14 @@
 
 namespace openinference {
 
-struct PlainEpilogue {
+struct PlainEpilogue : PlainTiles {
     struct Scratch {
         float scale[kMaxTokens];
     };
 
     RmsScale norm;
-    int columns;  // of the output; a row that pads the weights has none
     float* out;
 
-    __host__ __device__ int tiles() const { return (columns + 15) / 16; }
-    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
     __device__ void prepare(Scratch&, int) const {}
     __device__ void begin(Scratch& scratch, int tokens) const { norm.compute(scratch.scale, tokens); }
     __device__ void end(Scratch&, int) const {}
@@ -32,7 +29,6 @@ struct PlainEpilogue {
     }
 
     // For many tokens (batch_gemm.cuh, wide_gemm.cuh).
-    __host__ __device__ int run_tiles() const { return tiles(); }
     template <int kAhead>
     __device__ __forceinline__ void begin_many(TokenScales& scales, int tokens, int thread, int threads) const {
         norm.compute_many<kAhead>(scales.of, tokens, thread, threads);
@@ -56,7 +52,7 @@ struct PlainEpilogue {
     }
 
     __host__ __device__ PlainEpilogue from(int token) const {
-        return {norm.from(token), columns, out + static_cast<size_t>(token) * columns};
+        return {{columns}, norm.from(token), out + static_cast<size_t>(token) * columns};
     }
 };
 

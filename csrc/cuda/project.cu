@@ -11,7 +11,7 @@ void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Te
     const int64_t T = tokens_of("x", x, out), H = columns_of(x), N = out.length("out", 1);
     const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
                         static_cast<int>(H / kSquareColumns), epsilon};
-    const PlainEpilogue epilogue{norm, static_cast<int>(N), out.as<float>("out", {T, N})};
+    const PlainEpilogue epilogue{{static_cast<int>(N)}, norm, out.as<float>("out", {T, N})};
     const int64_t rows = (N + 15) / 16 * 16;
     const bool is_router = N <= kMostExperts;  // too few rows for wide tiles to keep a device busy
     if (is_router && T <= kMaxTokens && !is_coded(x))

@@ -6,7 +6,7 @@
 namespace openinference {
 namespace {
 
-struct ResidualEpilogue {
+struct ResidualEpilogue : PlainTiles {
     // What the block's first tile is added to, read early: for many blocks it is the only one.
     struct Scratch {
         float hidden[kMaxTokens][16];
@@ -14,13 +14,10 @@ struct ResidualEpilogue {
     };
 
     const bf16* norm_weight;
-    int columns;
     float* hidden;
     bf16* x;
     float* sum_squares;
 
-    __host__ __device__ int tiles() const { return columns / 16; }
-    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
     __device__ void prepare(Scratch& scratch, int) const {
         if (threadIdx.x < 16) scratch.norm_weight[threadIdx.x] = to_float(norm_weight[blockIdx.x * 16 + threadIdx.x]);
     }
@@ -52,10 +49,9 @@ struct ResidualEpilogue {
     }
 
     // For many tokens (wide_gemm.cuh).
-    __host__ __device__ int run_tiles() const { return tiles(); }
     __host__ __device__ ResidualEpilogue from(int token) const {
         const size_t first = static_cast<size_t>(token) * columns;
-        return {norm_weight, columns, hidden + first, x + first, sum_squares + first / kSquareColumns};
+        return {{columns}, norm_weight, hidden + first, x + first, sum_squares + first / kSquareColumns};
     }
     template <int kAhead> __device__ __forceinline__ void begin_many(TokenScales&, int, int, int) const {}
     struct Fetched {
@@ -112,19 +108,7 @@ struct ResidualEpilogue {
                                                const float (&value)[8]) const {
         const float sums[8] = {first.x + value[0],  first.y + value[1],  first.z + value[2],  first.w + value[3],
                                second.x + value[4], second.y + value[5], second.z + value[6], second.w + value[7]};
-        const uint4 gamma = *reinterpret_cast<const uint4*>(norm_weight + column);
-        const uint32_t pairs[4] = {gamma.x, gamma.y, gamma.z, gamma.w};
-        float scaled[8], squares = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            scaled[i] = sums[i] * (i % 2 ? upper_half(pairs[i / 2]) : lower_half(pairs[i / 2]));
-            squares += sums[i] * sums[i];
-        }
-        auto* target = reinterpret_cast<float4*>(hidden + at);
-        target[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-        target[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
-        store_bf16(x + at, scaled);
-        return squares;
+        return store_state(hidden, x, at, sums, *reinterpret_cast<const uint4*>(norm_weight + column));
     }
 };
 
@@ -134,7 +118,7 @@ void project_residual(const Tensor& input, const Tensor& weights, const Tensor& 
                       const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
     const int64_t T = tokens_of("input", input, hidden), H = hidden.length("hidden", 1);
     require(H % 16 == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
-    const ResidualEpilogue epilogue{norm_weight.as<bf16>("norm_weight", {H}), static_cast<int>(H),
+    const ResidualEpilogue epilogue{{static_cast<int>(H)}, norm_weight.as<bf16>("norm_weight", {H}),
                                     hidden.as<float>("hidden", {T, H}), x.as<bf16>("x", {T, H}),
                                     sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
     multiply_rows("project_residual", weights, H, "input", input, T, epilogue, stream);

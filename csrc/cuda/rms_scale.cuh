@@ -81,6 +81,22 @@ __device__ __forceinline__ void store_bf16(bf16* target, const float (&v)[8]) {
                                                    pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
 
+// Eight neighbours of h at that place: stores them, and γ times them. Returns the sum of their squares.
+__device__ __forceinline__ float store_state(float* hidden, bf16* x, size_t at, const float (&h)[8], uint4 gamma) {
+    const uint32_t pairs[4] = {gamma.x, gamma.y, gamma.z, gamma.w};
+    float scaled[8], squares = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        scaled[i] = h[i] * (i % 2 ? upper_half(pairs[i / 2]) : lower_half(pairs[i / 2]));
+        squares += h[i] * h[i];
+    }
+    auto* target = reinterpret_cast<float4*>(hidden + at);
+    target[0] = make_float4(h[0], h[1], h[2], h[3]);
+    target[1] = make_float4(h[4], h[5], h[6], h[7]);
+    store_bf16(x + at, scaled);
+    return squares;
+}
+
 // Adds up the squares that the eight lanes of one token hold, and lets the first write them.
 __device__ __forceinline__ void write_sum_squares(float* sum_squares, int tiles, int tile, int token,
                                                   bool is_live, float lower, float upper) {

@@ -1,35 +1,21 @@
 // Output and down projections of many tokens, of a rank that has some of the columns: its part of the sums
 // stays in its own memory, where its peers read it (add_parts).
+#include "exchange_epilogue.cuh"
 #include "ops.h"
 #include "parts.cuh"
-#include "rms_scale.cuh"
 #include "skinny_gemm.cuh"
 
 namespace openinference {
 namespace {
 
-struct PartEpilogue {
-    struct Scratch {
-        uint32_t number;
-    };
-
-    Exchange exchange;
+struct PartEpilogue : ExchangeEpilogue {
     bf16* part;
     int64_t part_elements;
-    int columns, first_token;
 
-    __host__ __device__ int tiles() const { return columns / 16; }
-    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
     __device__ __forceinline__ bf16* place(uint32_t number, int tile, int token) const {
         return part + number % exchange.inboxes.copies * part_elements +
                static_cast<size_t>(first_token + token) * columns + tile * 16;
     }
-    __device__ void prepare(Scratch& scratch, int) const {
-        if (threadIdx.x == 0) scratch.number = exchange.number();
-    }
-    __device__ void begin(Scratch&, int) const {}
-    __device__ void end(Scratch&, int) const {}
-
     __device__ __forceinline__ void store(Scratch& scratch, int tile, int pair, int token, bool is_live,
                                           float lower, float upper) const {
         if (!is_live) return;
@@ -37,22 +23,14 @@ struct PartEpilogue {
         target[0] = to_bf16(lower);
         target[8] = to_bf16(upper);
     }
-
-    // For many tokens (wide_gemm.cuh).
-    __host__ __device__ int run_tiles() const { return tiles(); }
-    __host__ __device__ PartEpilogue from(int token) const {
-        return {exchange, part, part_elements, columns, first_token + token};
-    }
-    template <int kAhead> __device__ __forceinline__ void begin_many(TokenScales&, int, int, int) const {}
-    struct Fetched {
-        uint32_t number;
-    };
-    __device__ __forceinline__ Fetched fetch(int, int) const { return {exchange.number()}; }
     __device__ __forceinline__ void store_tile(const TokenScales&, int tile, int token, const Fetched& fetched,
                                                const float (&lower)[8], const float (&upper)[8]) const {
         bf16* target = place(fetched.number, tile, token);
         store_bf16(target, lower);
         store_bf16(target + 8, upper);
+    }
+    __host__ __device__ PartEpilogue from(int token) const {
+        return {{{columns}, exchange, first_token + token}, part, part_elements};
     }
 };
 
@@ -73,7 +51,8 @@ void store_part(const Tensor& input, const Tensor& weights, const Team& team, in
     const int64_t H = rows_of(weights, 0);
     require(H % 16 == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
     const Parts parts = parts_of("store_part", team, exchange, T * H);
-    const PartEpilogue epilogue{parts.exchange, parts.of[team.rank], parts.elements, static_cast<int>(H), 0};
+    const PartEpilogue epilogue{
+        {{static_cast<int>(H)}, parts.exchange, 0}, parts.of[team.rank], parts.elements};
     multiply_tokens("store_part", weights, H, "input", input, epilogue, stream);
     launch("store_part", announce_part_kernel, dim3(1), 32, 0, stream, parts.exchange);
 }

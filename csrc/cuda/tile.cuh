@@ -14,6 +14,15 @@ struct TileRows {
     int index, lower, upper;
 };
 
+// Of an epilogue (skinny_gemm.cuh) whose tiles hold the output's columns in their order.
+struct PlainTiles {
+    int columns;  // of the output; a row that pads the weights has none
+
+    __host__ __device__ int tiles() const { return (columns + 15) / 16; }
+    __host__ __device__ TileRows rows(int tile) const { return {tile, tile * 16, tile * 16 + 8}; }
+    __host__ __device__ int run_tiles() const { return tiles(); }
+};
+
 // A unit is what a warp holds of a tile at once: 16 rows, and columns in `kRuns` runs. A warp takes
 // every 16th unit whole; what is left over is cut into pieces of one or more runs, one for each warp,
 // so that no warp waits long for another. A piece never leaves its unit; it may be empty.
