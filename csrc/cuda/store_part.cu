@@ -32,6 +32,29 @@ struct PartEpilogue : ExchangeEpilogue {
     __host__ __device__ PartEpilogue from(int token) const {
         return {{{columns}, exchange, first_token + token}, part, part_elements};
     }
+
+    // For prompts (prompt_gemm.cuh): a lane has four neighbouring columns.
+    static constexpr bool kIsNormed = false;
+    struct Columns {
+        int first;
+        bf16* of_first_token;
+    };
+    struct Token {};
+    struct Row {};
+    __device__ __forceinline__ Columns columns_of(int first_tile) const {
+        const int column = first_tile * 16 + static_cast<int>(threadIdx.x) % 32 * 4;
+        return {column, place(exchange.number(), 0, 0) + column};
+    }
+    __device__ __forceinline__ Token fetch_token(int) const { return {}; }
+    __device__ __forceinline__ static Token token_of(Token, int) { return {}; }
+    __device__ __forceinline__ Row fetch_row(const Columns&, Token, int) const { return {}; }
+    __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live, Row,
+                                              const SumsOfToken& sums) const {
+        const float4 four = sums.four();
+        if (!is_live || own.first >= columns) return;
+        *reinterpret_cast<uint2*>(own.of_first_token + static_cast<size_t>(token) * columns) =
+            make_uint2(pack_bf16(four.x, four.y), pack_bf16(four.z, four.w));
+    }
 };
 
 // Tells all ranks that this one's part is whole, which its predecessor has written.

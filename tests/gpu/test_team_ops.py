@@ -45,7 +45,19 @@ def as_weights(matrix, packing):
 def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
     place, random, ranks, tokens, packing, way
 ):
-    hidden_size, columns = 80, 128
+    check_sums(place, random, ranks, (tokens, 80), packing, way)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("packing", "hidden_size"), [(None, 8720), ("int4", 8704)])
+def test_parts_of_prompts_become_the_same_state_everywhere(hopper, random, packing, hidden_size):
+    """Of products whose blocks walk over tiles, as there are more than half as many as fit."""
+    check_sums(hopper, random, 2, (300, hidden_size), packing, ("store_part", "add_parts"))
+
+
+def check_sums(place, random, ranks, shape, packing, way):
+    """shape: of the hidden state."""
+    (tokens, hidden_size), columns = shape, 128
     elements = tokens * hidden_size
     memory = Memory(ranks, ranks * elements // 2, 1, 1, place.device, elements)
     members = teams(place.ops, memory, ranks)
