@@ -330,6 +330,7 @@ void multiply_batch(const char* op, const Weights& weights, const bf16* x, int64
     const PackedSource<Weights> source{weights.units, weights.columns / Weights::kUnitColumns};
     constexpr bool kIsFourBits = Weights::kRuns == 2;
     constexpr int kLong = 8192;  // columns, of which half are enough for a block
+    using Eight = Plan<4, 2, 256>;  // of long columns, where reading x takes longer than reading W
     using Six = Plan<2, 3, kIsFourBits ? 256 : 128>;
     using Four = Plan<2, 2, 256>;
     using Two = Plan<2, 1, 256>;
@@ -337,6 +338,8 @@ void multiply_batch(const char* op, const Weights& weights, const bf16* x, int64
         launch_plan<decltype(plan)>(op, source, x, weights.columns, tokens, sharing, epilogue, stream);
     };
     const int each = epilogue.tiles() / multiprocessors();
+    if constexpr (kIsFourBits)
+        if (weights.columns >= kLong && each >= Eight::kBlockTiles) return launch(Eight{}, 1);
     if (each >= Four::kBlockTiles) return launch(Six{}, 1);
     if (kIsFourBits && weights.columns > kLong) return launch(Four{}, 2);  // x is more than W
     each < Two::kBlockTiles ? launch(Two{}, 1) : launch(Four{}, 1);

@@ -83,6 +83,17 @@ def test_many_tokens_are_added_to_hidden(hopper, inputs, weight_format, tokens, 
 @pytest.mark.parametrize("tokens", MANY_TOKENS)
 @pytest.mark.parametrize(("hidden", "inner"), [(128, 8), (640, 88), (256, 9000), (640, 9088)])
 def test_many_tokens_pass_swiglu(hopper, inputs, weight_format, tokens, hidden, inner):
+    check_swiglu(hopper, inputs, weight_format, tokens, hidden, inner)
+
+
+@pytest.mark.parametrize("weight_format", ["int4", "int4-zero"])
+@pytest.mark.parametrize("tokens", [17, 32])
+def test_tokens_of_many_columns_pass_swiglu(hopper, inputs, weight_format, tokens):
+    """By blocks of up to eight tiles, some of fewer."""
+    check_swiglu(hopper, inputs, weight_format, tokens, hidden=8320, inner=8520)
+
+
+def check_swiglu(hopper, inputs, weight_format, tokens, hidden, inner):
     x, squares = inputs.normed(tokens, hidden)
     matrix = inputs.normal(2 * inner, hidden, scale=hidden**-0.5)
     arguments = {
