@@ -3,10 +3,10 @@
     python -m benchmarks.gpu_exchanges [--ranks 2] [--rows 1,8,32,128,512,2048]
 
 Microseconds, one after another in a CUDA graph, of the slower rank. "words" and "parts" are the
-engine's ways: a product (of 128 columns here) sends what it makes, or leaves it for peers to read,
-and what all have made is added to the residual. "alone" is the first of one rank: the difference is
-what peers cost. NCCL does nothing but to sum bfloat16 of the same shape (all-reduce) or to bring it
-(all-gather).
+engine's ways: a product (of 128 columns here) sends what it makes, or leaves it for peers to read
+(words, too, up to 16 rows), and what all have made is added to the residual. "alone" is the first
+of one rank: the difference is what peers cost. NCCL does nothing but to sum bfloat16 of the same
+shape (all-reduce) or to bring it (all-gather).
 """
 
 from __future__ import annotations
