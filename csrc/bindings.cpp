@@ -38,7 +38,14 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     // Local, because the emulated module may live in the same process.
     py::register_local_exception<openinference::KernelError>(module, "KernelError", PyExc_ValueError);
     py::class_<Stream>(module, "Stream", py::module_local())
-        .def(py::init<uintptr_t, bool>(), "handle"_a, "overlaps"_a)
+        .def(py::init([](uintptr_t handle, bool overlaps) { return Stream{handle, overlaps}; }), "handle"_a, "overlaps"_a)
+        .def("with_room",
+             [](Stream stream, const Tensor& room) {
+                 stream.room = room.as<uint8_t>("room", {-1});
+                 stream.room_bytes = room.length("room", 0);
+                 return stream;
+             },
+             "room"_a)
         .def_readonly("handle", &Stream::handle)
         .def_readonly("overlaps", &Stream::overlaps);
 

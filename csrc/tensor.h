@@ -82,9 +82,13 @@ struct Tensor {
 
 // Where and how an op is queued. `overlaps`: a kernel may start before its predecessor ends
 // (programmatic dependent launch) and waits for it on the device.
+// Its room: memory of the device that only ops of this stream use, each after its predecessor has ended;
+// where products of prompts unpack weights (gpu/prompt_shares.cuh). Its first words start as zeros.
 struct Stream {
     uintptr_t handle;
     bool overlaps;
+    uint8_t* room = nullptr;
+    int64_t room_bytes = 0;
 };
 
 constexpr int kMaxRanks = 8;  // of a team: the GPUs of one host

@@ -1,4 +1,4 @@
-// Token ids to the first hidden state: opens a step. One block per token, one thread per 16 columns.
+// Token ids to the first hidden state: opens a step. A block for each token; a thread has four columns at a time.
 #include "device.cuh"
 #include "launch.cuh"
 #include "ops.h"
@@ -16,22 +16,21 @@ __global__ void embed_kernel(const int* tokens, const bf16* table, const bf16* n
     const int token = tokens[blockIdx.x];
     const bool is_known = token >= 0 && token < vocabulary;
     const bf16* row = table + static_cast<size_t>(is_known ? token : 0) * columns;
-    const int parts = columns / kSquareColumns;
-    for (int part = threadIdx.x; part < parts; part += kThreads) {
-        const size_t first = static_cast<size_t>(blockIdx.x) * columns + part * kSquareColumns;
-        const uint32_t* values = reinterpret_cast<const uint32_t*>(row + part * kSquareColumns);
-        const uint32_t* gamma = reinterpret_cast<const uint32_t*>(norm_weight + part * kSquareColumns);
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < kSquareColumns / 2; ++i) {
-            const float lower = is_known ? lower_half(values[i]) : 0;
-            const float upper = is_known ? upper_half(values[i]) : 0;
-            reinterpret_cast<float2*>(hidden + first)[i] = make_float2(lower, upper);
-            reinterpret_cast<uint32_t*>(x + first)[i] =
-                pack_bf16(lower * lower_half(gamma[i]), upper * upper_half(gamma[i]));
-            sum += lower * lower + upper * upper;
-        }
-        sum_squares[static_cast<size_t>(blockIdx.x) * parts + part] = sum;
+    for (int first = 0; first < columns; first += kThreads * 4) {
+        const int column = first + static_cast<int>(threadIdx.x) * 4;
+        const bool is_inside = column < columns;
+        const uint2 values = is_inside && is_known ? *reinterpret_cast<const uint2*>(row + column) : make_uint2(0, 0);
+        const float4 v = make_float4(lower_half(values.x), upper_half(values.x), lower_half(values.y), upper_half(values.y));
+        float sum = v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        sum += shuffle_xor(sum, 1);
+        sum += shuffle_xor(sum, 2);
+        if (!is_inside) continue;
+        const size_t at = static_cast<size_t>(blockIdx.x) * columns + column;
+        const uint2 gamma = *reinterpret_cast<const uint2*>(norm_weight + column);
+        *reinterpret_cast<float4*>(hidden + at) = v;
+        *reinterpret_cast<uint2*>(x + at) = make_uint2(pack_bf16(v.x * lower_half(gamma.x), v.y * upper_half(gamma.x)),
+                                                       pack_bf16(v.z * lower_half(gamma.y), v.w * upper_half(gamma.y)));
+        if (column % kSquareColumns == 0) sum_squares[at / kSquareColumns] = sum;
     }
 }
 

@@ -77,6 +77,20 @@ __device__ __forceinline__ void publish_to_tensor_cores() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Ordinary stores to global memory before this, or those of another block that this thread has acquired, are
+// seen by the copies that are asked for behind it.
+__device__ __forceinline__ void publish_to_copies() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+// What this thread wrote before is visible to the device before what it writes after.
+__device__ __forceinline__ void publish_to_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+// What was written before another thread released this value is visible behind it.
+__device__ __forceinline__ int load_acquire(const int* address) {
+    int value;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+}
+
 // One box of a tensor map into a swizzled tile; the barrier counts the whole box, zeros included.
 __device__ __forceinline__ void copy_box(void* tile, const CUtensorMap& map, Barrier& barrier, int c0, int c1) {
     asm volatile(

@@ -40,6 +40,24 @@ inline const Device& current_device() {
 
 inline int multiprocessors() { return current_device().multiprocessors; }
 
+// How many clusters run at once: multiprocessors come in groups, to which a cluster keeps.
+template <class... Parameters>
+int clusters_at_once(const char* op, void (*kernel)(Parameters...), dim3 cluster, int threads, size_t shared_bytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), op);
+    cudaLaunchAttribute shape{};
+    shape.id = cudaLaunchAttributeClusterDimension;
+    shape.val.clusterDim = {cluster.x, cluster.y, cluster.z};
+    cudaLaunchConfig_t config{};
+    config.gridDim = cluster;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.attrs = &shape;
+    config.numAttrs = 1;
+    int clusters = 0;
+    check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config), op);
+    return clusters;
+}
+
 // shared_bytes: dynamic shared memory of a block; above 48 KiB the kernel is asked to allow it.
 // cluster: how many neighbouring blocks run side by side and reach each other's memory.
 template <class... Parameters, class... Arguments>

@@ -9,14 +9,6 @@ namespace openinference {
 // Whether multiply_many_tokens can run here.
 inline bool has_wide_gemm() { return current_device().is_hopper; }
 
-template <class Unpacker, class Epilogue>
-void multiply_from(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns,
-                   int64_t tokens, const Epilogue& epilogue, Stream stream) {
-    if constexpr (prompt::Can<Unpacker, Epilogue>::value)
-        if (prompt::fills_device(tokens, epilogue))
-            return prompt::launch<Unpacker>(op, source, x, columns, tokens, epilogue, stream);
-    wide::launch<Unpacker>(op, source, x, columns, tokens, epilogue, stream);
-}
 template <class Epilogue>
 wide::Bf16Source bf16_source(const char* op, const Bf16Weights& weights, const Epilogue& epilogue) {
     return {wide::tile_map(op, weights.rows, weights.columns, epilogue), epilogue.run_tiles()};
@@ -24,14 +16,21 @@ wide::Bf16Source bf16_source(const char* op, const Bf16Weights& weights, const E
 template <class Epilogue>
 void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
-    multiply_from<wide::Bf16Unpacker>(op, bf16_source(op, weights, epilogue), x, weights.columns, tokens, epilogue, stream);
+    const auto source = bf16_source(op, weights, epilogue);
+    if constexpr (prompt::StoresRows<Epilogue>::value)
+        if (prompt::fills_device(tokens, epilogue))
+            return prompt::launch(op, source, prompt::row_blocks(epilogue), x, weights.columns, tokens, epilogue, stream);
+    wide::launch<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
 template <class Weights, class Epilogue>
 void multiply_many_tokens(const char* op, const Weights& weights, const bf16* x, int64_t tokens,
                           const Epilogue& epilogue, Stream stream) {
+    if constexpr (prompt::StoresRows<Epilogue>::value)
+        if (prompt::shares_unpacking(weights.columns, tokens, epilogue, stream))
+            return prompt::launch_shares(op, weights, x, tokens, epilogue, stream);
     using Unpacker = typename wide::UnpackerOf<Weights>::Type;
     const typename Unpacker::Source source{weights.units, weights.columns / Weights::kUnitColumns};
-    multiply_from<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+    wide::launch<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
 }
 
 // For an epilogue that needs whole rows of 128 sums: false, and nothing is done, for too few tokens.
@@ -39,7 +38,8 @@ template <class Epilogue>
 bool multiply_whole_rows(const char* op, const Bf16Weights& weights, const bf16* x, int64_t tokens,
                          const Epilogue& epilogue, Stream stream) {
     if (!has_wide_gemm() || !prompt::fills_device(tokens, epilogue)) return false;
-    prompt::launch<wide::Bf16Unpacker>(op, bf16_source(op, weights, epilogue), x, weights.columns, tokens, epilogue, stream);
+    prompt::launch(op, bf16_source(op, weights, epilogue), prompt::row_blocks(epilogue), x, weights.columns, tokens,
+                   epilogue, stream);
     return true;
 }
 

@@ -15,15 +15,14 @@ namespace prompt {
 
 #ifdef OPENINFERENCE_HOPPER
 
-template <class S> __device__ __forceinline__ void give_back(S& shared, int stage, const Sharing& sharing) {
+__device__ __forceinline__ void give_back(Ring& shared, int stage, const Sharing& sharing) {
     const int thread = threadIdx.x % kWarpgroup;
     if (thread >= sharing.blocks) return;
     sharing.blocks == 1 ? shared.empty[stage].arrive() : shared.empty[stage].arrive_in_block(thread);
 }
 
 // One warpgroup's sums of a tile; all stages but the last are given back.
-template <class S>
-__device__ __forceinline__ void multiply_tile(S& shared, Turn<S::kStages>& turn, int steps, const Sharing& sharing,
+__device__ __forceinline__ void multiply_tile(Ring& shared, Turn<Ring::kStages>& turn, int steps, const Sharing& sharing,
                                               int group, float (&sums)[kTokens / 2], int& previous) {
     for (int step = 0; step < steps; ++step, turn.advance()) {
         shared.copied[turn.stage].wait(turn.parity);
@@ -41,8 +40,7 @@ __device__ __forceinline__ void multiply_tile(S& shared, Turn<S::kStages>& turn,
 }
 
 // A part's tokens of a warp's 16 rows, as SumsOfToken finds them.
-template <class S>
-__device__ __forceinline__ void leave_part(S& shared, int part, int warp, const float* sums) {
+__device__ __forceinline__ void leave_part(Ring& shared, int part, int warp, const float* sums) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     float* all = shared.sums[part % 2];
 #pragma unroll
@@ -66,18 +64,18 @@ __device__ __forceinline__ int opaque(int value) {
 }
 
 // A warp's part in storing a tile: whole rows of the tokens. What a lane knows of one token all learn.
-template <class S, class Epilogue> struct Finish {
+template <class Epilogue> struct Finish {
     using Row = typename Epilogue::Row;
     using Rows = Row[kWarpRows];
-    S& shared;
+    Ring& shared;
     const Epilogue epilogue;
     const int tokens, warp;
     const typename Epilogue::Columns columns;
     const typename Epilogue::Token mine;
 
-    __device__ __forceinline__ Finish(S& shared, const Epilogue& whole, const Walk& walk, int tokens, int warp)
+    __device__ __forceinline__ Finish(Ring& shared, const Epilogue& whole, int first_tile, const Walk& walk, int tokens, int warp)
         : shared(shared), epilogue(whole.from(walk.first_token)), tokens(min(kTokens, tokens - walk.first_token)),
-          warp(warp), columns(epilogue.columns_of(walk.block * kBlockTiles)), mine(token_of_lane()) {}
+          warp(warp), columns(epilogue.columns_of(first_tile + walk.block * kBlockTiles)), mine(token_of_lane()) {}
     __device__ __forceinline__ typename Epilogue::Token token_of_lane() const {
         const int lane = threadIdx.x % 32, token = lane / kWarpRows * kPartTokens + warp * kWarpRows + lane % kWarpRows;
         return epilogue.fetch_token(min(token, tokens - 1));
@@ -100,19 +98,19 @@ template <class S, class Epilogue> struct Finish {
     }
 };
 
-template <class S, class Epilogue>
-__device__ __forceinline__ void compute(S& shared, const Epilogue& whole, Walk walk, int steps,
+template <class Epilogue>
+__device__ __forceinline__ void compute(Ring& shared, const Epilogue& whole, int first_tile, Walk walk, int steps,
                                         const Sharing& sharing, int tokens) {
     const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1, warp = static_cast<int>(threadIdx.x) / 32 - 4;
-    Turn<S::kStages> turn;
+    Turn<Ring::kStages> turn;
     float sums[kTokens / 2] = {};
     pin(sums);
     for (int parity = 0; !walk.is_over(); walk.advance(), parity ^= 1) {
-        const Finish<S, Epilogue> finish(shared, whole, walk, tokens, warp);
+        const Finish<Epilogue> finish(shared, whole, first_tile, walk, tokens, warp);
         int last = 0;
         multiply_tile(shared, turn, steps, sharing, group, sums, last);
         wait_for_predecessor();
-        typename Finish<S, Epilogue>::Rows rows[3];
+        typename Finish<Epilogue>::Rows rows[3];
         finish.fetch(0, rows[0]);
         finish.fetch(1, rows[1]);
         wait_for_products<0>();
@@ -135,27 +133,23 @@ __device__ __forceinline__ void compute(S& shared, const Epilogue& whole, Walk w
 
 #endif
 
-template <class Unpacker, class Epilogue>
+// As many together as a block of 168 each has: one that takes more than others gave waits for ever.
+constexpr int kFeederRegisters = 72, kComputerRegisters = 216;
+static_assert(kFeederRegisters * kWarpgroup + kComputerRegisters * kComputing <= 168 * kThreads);
+
+template <class Source, class Epilogue>
 __global__ void __launch_bounds__(kThreads, 1)
-    prompt_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ typename Unpacker::Source source,
+    prompt_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ Source source, int row_blocks,
                 int columns, int tokens, const Epilogue whole) {
 #ifdef OPENINFERENCE_HOPPER
-    using S = Ring<Unpacker>;
-    using Source = typename Unpacker::Source;
-    auto& shared = aligned_shared_memory<S>();
+    auto& shared = aligned_shared_memory<Ring>();
     const Sharing sharing;
     const int steps = (columns + kColumns - 1) / kColumns;
-    const Walk walk(tokens, whole.tiles(), sharing);
+    const Walk walk(tokens, row_blocks, sharing);
     if (threadIdx.x == 0) {
-        for (int stage = 0; stage < S::kStages; ++stage) {
-            shared.copied[stage].create(Source::kIsPacked ? 1 + kHelpers : 1);
+        for (int stage = 0; stage < Ring::kStages; ++stage) {
+            shared.copied[stage].create(1);
             shared.empty[stage].create(2 * sharing.blocks);  // computing warpgroups
-        }
-        if constexpr (Source::kIsPacked) {
-            for (int stage = 0; stage < Packed<Source>::kStages; ++stage) {
-                shared.packed.copied[stage].create(1);
-                shared.packed.empty[stage].create(kHelpers);
-            }
         }
         shared.scaled.create(kHelpers);
         shared.stored.create(kWarps);
@@ -163,18 +157,20 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     sharing.blocks > 1 ? cluster_barrier() : block_barrier();
     if (threadIdx.x < kWarpgroup) {
-        give_registers<72>();
+        give_registers<kFeederRegisters>();
         release_successor();
-        if (threadIdx.x < 32) {
-            Feeder<S>{shared, x, source, sharing, steps, whole.tiles(), walk, walk}.run();
-        } else if constexpr (Source::kIsPacked) {
-            unpack_all<Unpacker>(shared, walk, steps);
-        } else if constexpr (Epilogue::kIsNormed) {
-            scale_all(shared, whole, walk, tokens);
+        if (threadIdx.x >= 32) {
+            help(shared, source, walk, Scaler<Epilogue>(whole, tokens));
+        } else if constexpr (kIsShared<Source>) {
+            using Reader = SharedReader<typename Source::Format>;
+            Feeder<Reader>{shared, x, sharing, steps, Reader(source, walk.shares), walk}.run(0);
+        } else {
+            const int ahead = min(Ring::kStages, steps);
+            Feeder<PlainReader>{shared, x, sharing, steps, PlainReader(source, whole.tiles()), walk}.run(ahead);
         }
     } else {
-        take_registers<216>();
-        compute(shared, whole, walk, steps, sharing, tokens);
+        take_registers<kComputerRegisters>();
+        compute(shared, whole, first_tile(source), walk, steps, sharing, tokens);
     }
     if (sharing.blocks > 1) cluster_barrier();  // the other still announces free stages here
 #endif
@@ -188,32 +184,51 @@ inline int64_t clusters_for(int64_t row_groups, int64_t token_tiles, int64_t mos
     return even <= std::min(most, tiles) ? even : least;
 }
 
-template <class Unpacker, class Epilogue>
-void launch(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns, int64_t tokens,
-            const Epilogue& epilogue, Stream stream) {
-    using S = Ring<Unpacker>;
-    static_assert(sizeof(S) + kSwizzleBytes <= 227 * 1024);
-    const int64_t blocks = (epilogue.tiles() + kBlockTiles - 1) / kBlockTiles;
-    const int64_t token_tiles = (tokens + kTokens - 1) / kTokens;
-    const int sharing = blocks % 2 == 0 ? 2 : 1;
-    const int64_t grid = sharing * clusters_for(blocks / sharing, token_tiles, multiprocessors() / sharing);
-    const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens / sharing});
-    launch_in_clusters(op, prompt_gemm<Unpacker, Epilogue>, dim3(1, grid), dim3(1, sharing), kThreads,
-                       sizeof(S) + kSwizzleBytes, stream, x_map, source, static_cast<int>(columns),
-                       static_cast<int>(tokens), epilogue);
+template <class Epilogue> int64_t row_blocks(const Epilogue& epilogue) {
+    return (epilogue.tiles() + kBlockTiles - 1) / kBlockTiles;
 }
 
-// Which products are made this way: of epilogues that store rows, and where norms' scalars are needed as well, of
-// bf16 alone, as the helpers have time for one thing only (docs/log.md, 2026-11-26).
-template <class Unpacker, class Epilogue, class = void> struct Can : std::false_type {};
-template <class Unpacker, class Epilogue>
-struct Can<Unpacker, Epilogue, std::void_t<typename Epilogue::Row>>
-    : std::bool_constant<!Unpacker::Source::kIsPacked || !Epilogue::kIsNormed> {};
+// Of so many blocks of 128 rows.
+template <class Source, class Epilogue>
+void launch(const char* op, const Source& source, int64_t blocks, const bf16* x, int64_t columns, int64_t tokens,
+            const Epilogue& epilogue, Stream stream) {
+    constexpr size_t kSharedBytes = sizeof(Ring) + kSwizzleBytes;
+    static_assert(kSharedBytes <= 227 * 1024);
+    const auto kernel = prompt_gemm<Source, Epilogue>;
+    const int64_t token_tiles = (tokens + kTokens - 1) / kTokens;
+    const int sharing = blocks % 2 == 0 ? 2 : 1;
+    const int most = clusters_at_once(op, kernel, dim3(1, sharing), kThreads, kSharedBytes);
+    const int64_t grid = sharing * clusters_for(blocks / sharing, token_tiles, most);
+    const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens / sharing});
+    launch_in_clusters(op, kernel, dim3(1, grid), dim3(1, sharing), kThreads, kSharedBytes, stream, x_map, source,
+                       static_cast<int>(blocks), static_cast<int>(columns), static_cast<int>(tokens), epilogue);
+}
 
-// Whether there are tiles for more than half of the multiprocessors without cutting k.
+// Packed weights by way of the stream's room, as many blocks of rows at a time as fit into it.
+template <class Weights, class Epilogue>
+void launch_shares(const char* op, const Weights& weights, const bf16* x, int64_t tokens, const Epilogue& epilogue,
+                   Stream stream) {
+    using Source = SharedSource<Weights>;
+    auto* counts = reinterpret_cast<int*>(stream.room);
+    auto* slabs = reinterpret_cast<typename Source::Slab*>(counts + kMostCounts);
+    const int64_t all = row_blocks(epilogue), most = blocks_in_room(weights.columns, stream.room_bytes);
+    for (int64_t first = 0; first < all; first += most)
+        launch(op, Source{weights, static_cast<int>(first * kBlockTiles), epilogue.tiles(), counts, slabs},
+               std::min(most, all - first), x, weights.columns, tokens, epilogue, stream);
+}
+
+// Whether products are made this way: of epilogues that store rows,
+template <class Epilogue, class = void> struct StoresRows : std::false_type {};
+template <class Epilogue> struct StoresRows<Epilogue, std::void_t<typename Epilogue::Row>> : std::true_type {};
+
+// where there are tiles for more than half of the multiprocessors without cutting k,
 template <class Epilogue> bool fills_device(int64_t tokens, const Epilogue& epilogue) {
-    const int64_t blocks = (epilogue.tiles() + kBlockTiles - 1) / kBlockTiles * ((tokens + kTokens - 1) / kTokens);
-    return tokens > 128 && splits_for(blocks, 1) == 1;
+    return tokens > 128 && splits_for(row_blocks(epilogue) * ((tokens + kTokens - 1) / kTokens), 1) == 1;
+}
+
+// and of packed weights where there is room to unpack them in.
+template <class Epilogue> bool shares_unpacking(int64_t columns, int64_t tokens, const Epilogue& epilogue, const Stream& stream) {
+    return fills_device(tokens, epilogue) && blocks_in_room(columns, stream.room_bytes) > 0;
 }
 
 }  // namespace prompt

@@ -13,21 +13,11 @@ constexpr int kPartTokens = 32, kParts = kTokens / kPartTokens;
 constexpr int kWarps = kComputing / 32, kWarpRows = kPartTokens / kWarps;
 constexpr int kHelpers = 3;  // warps of the first group that do not feed
 
-// Slabs of packed weights on their way to a ring of unpacked ones; bf16 has none.
-template <class Source> struct Packed {
-    static constexpr int kStages = sizeof(typename Source::Slab) <= 9 * 1024 ? 4 : 2;
-    alignas(128) typename Source::Slab slabs[kStages];
-    Barrier copied[kStages], empty[kStages];
-};
-template <> struct Packed<Bf16Source> {};
-
-template <class Unpacker> struct Ring {
-    using Source = typename Unpacker::Source;
+struct Ring {
     using Place = Stage<Bf16Source, kTokens>;
-    static constexpr int kStages = Source::kIsPacked ? 3 : 4;
+    static constexpr int kStages = 4;
     alignas(kSwizzleBytes) Place places[kStages];
     alignas(kSwizzleBytes) float sums[2][kPartTokens * kBlockRows];
-    Packed<Source> packed;
     Barrier copied[kStages];
     Barrier empty[kStages];  // in all blocks that the stage's x goes to
     Barrier scaled;          // the tokens of this tile
@@ -38,14 +28,15 @@ template <class Unpacker> struct Ring {
 // The tiles of a cluster: token tiles in groups of eight, so that a wave of blocks shares both W and x.
 struct Walk {
     static constexpr int kGroup = 8;
-    int token_tiles, row_groups, blocks, rank, next, stride;
-    int first_token, block;  // of this block's tile
+    int token_tiles, row_groups, blocks, rank, next, stride, shares;
+    int first_token, block;  // of this block's tile, the block of rows counted from the launch's first
+    int share;               // of these rows, which its first `shares` tiles unpack; none if negative
 
     template <class Sharing>  // of wide_ring.cuh, which only Hopper's code has
-    __device__ __forceinline__ Walk(int tokens, int tiles, const Sharing& sharing)
-        : token_tiles((tokens + kTokens - 1) / kTokens),
-          row_groups((tiles + kBlockTiles - 1) / kBlockTiles / sharing.blocks), blocks(sharing.blocks),
-          rank(sharing.rank), next(blockIdx.y / sharing.blocks), stride(gridDim.y / sharing.blocks) {
+    __device__ __forceinline__ Walk(int tokens, int row_blocks, const Sharing& sharing)
+        : token_tiles((tokens + kTokens - 1) / kTokens), row_groups(row_blocks / sharing.blocks),
+          blocks(sharing.blocks), rank(sharing.rank), next(blockIdx.y / sharing.blocks),
+          stride(gridDim.y / sharing.blocks), shares(min(kGroup, token_tiles)) {
         settle();
     }
     __device__ __forceinline__ bool is_over() const { return next >= token_tiles * row_groups; }
@@ -58,6 +49,7 @@ struct Walk {
         const int width = max(1, min(kGroup, token_tiles - group * kGroup));
         first_token = (group * kGroup + place % width) * kTokens;
         block = place / width * blocks + rank;
+        share = group == 0 ? place % width : -1;
     }
 };
 

@@ -63,14 +63,6 @@ template <class Weights> struct PackedSource {
         const size_t index = static_cast<size_t>(tile) * groups + step;
         copy_bytes(&slab[threadIdx.x % 32][0], units + index * kUnitBytes, kUnitBytes, full);
     }
-    using Origin = const uint8_t*;  // a lane's tile
-    __device__ __forceinline__ Origin origin(int block, int tiles) const {
-        const int lane = threadIdx.x % 32, tile = block * kBlockTiles + lane;
-        return lane < kBlockTiles && tile < tiles ? units + static_cast<size_t>(tile) * groups * kUnitBytes : nullptr;
-    }
-    __device__ __forceinline__ void request_from(Origin origin, Slab& slab, Barrier& full, int step) const {
-        if (origin) copy_bytes(&slab[threadIdx.x % 32][0], origin + step * kUnitBytes, kUnitBytes, full);
-    }
 };
 
 // Half a unit, 64 columns, as rows of a swizzled tile. Scales are applied here, in bf16.
@@ -80,7 +72,14 @@ struct Int4Unpacker {
     __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 1024 + g * 4);
-        const uint4 codes = *reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16);
+        unpack(*reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16), scales, g, t, rows);
+    }
+    __device__ __forceinline__ static void unpack(const Int4Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32;
+        unpack(unit.codes[half], unit.scales, lane / 4, lane % 4, rows);
+    }
+    __device__ __forceinline__ static void unpack(const uint4& codes, uint32_t scales, int g, int t,
+                                                  bf16 (*rows)[kSwizzleColumns]) {
         store(rows[g], 2 * t, codes.x, twice(scales));
         store(rows[g], 2 * t + 1, codes.y, twice(scales));
         store(rows[g + 8], 2 * t, codes.z, twice(scales >> 16));
@@ -102,14 +101,25 @@ struct Fp8Unpacker {
     __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + g * 4);
+        uint4 codes[2];
+#pragma unroll
+        for (int run = 0; run < 2; ++run)
+            codes[run] = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
+        unpack(codes, scales, g, t, rows);
+    }
+    __device__ __forceinline__ static void unpack(const Fp8Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32;
+        unpack(unit.codes + half * 2, unit.scales, lane / 4, lane % 4, rows);
+    }
+    __device__ __forceinline__ static void unpack(const uint4* codes, uint32_t scales, int g, int t,
+                                                  bf16 (*rows)[kSwizzleColumns]) {
         constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
         const uint32_t lower = twice(pack_bf16(lower_half(scales) * kExponentGap, 0));
         const uint32_t upper = twice(pack_bf16(upper_half(scales) * kExponentGap, 0));
 #pragma unroll
         for (int run = 0; run < 2; ++run) {
-            const uint4 codes = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
-            store(rows[g], run * 4 + t, codes.x, codes.y, lower);
-            store(rows[g + 8], run * 4 + t, codes.z, codes.w, upper);
+            store(rows[g], run * 4 + t, codes[run].x, codes[run].y, lower);
+            store(rows[g + 8], run * 4 + t, codes[run].z, codes[run].w, upper);
         }
     }
     __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t first, uint32_t second, uint32_t scale) {
@@ -129,8 +139,14 @@ struct Int4ZeroUnpacker {
     __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const uint2 words = *reinterpret_cast<const uint2*>(unit + 1024 + g * 8);
-        const uint32_t scales = words.x, zeros = words.y;
-        const uint4 codes = *reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16);
+        unpack(*reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16), words.x, words.y, g, t, rows);
+    }
+    __device__ __forceinline__ static void unpack(const Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32;
+        unpack(unit.codes[half], unit.scales, unit.zeros, lane / 4, lane % 4, rows);
+    }
+    __device__ __forceinline__ static void unpack(const uint4& codes, uint32_t scales, uint32_t zeros, int g, int t,
+                                                  bf16 (*rows)[kSwizzleColumns]) {
         store(rows[g], 2 * t, codes.x, Unit::both_lower(zeros), Unit::both_lower(scales));
         store(rows[g], 2 * t + 1, codes.y, Unit::both_lower(zeros), Unit::both_lower(scales));
         store(rows[g + 8], 2 * t, codes.z, Unit::both_upper(zeros), Unit::both_upper(scales));
@@ -150,11 +166,22 @@ struct Int8Unpacker {
     __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + g * 4);
+        uint4 codes[2];
+#pragma unroll
+        for (int run = 0; run < 2; ++run)
+            codes[run] = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
+        unpack(codes, scales, g, t, rows);
+    }
+    __device__ __forceinline__ static void unpack(const Int8Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int lane = threadIdx.x % 32;
+        unpack(unit.codes + half * 2, unit.scales, lane / 4, lane % 4, rows);
+    }
+    __device__ __forceinline__ static void unpack(const uint4* codes, uint32_t scales, int g, int t,
+                                                  bf16 (*rows)[kSwizzleColumns]) {
 #pragma unroll
         for (int run = 0; run < 2; ++run) {
-            const uint4 codes = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
-            store(rows[g], run * 4 + t, codes.x, codes.y, twice(scales));
-            store(rows[g + 8], run * 4 + t, codes.z, codes.w, twice(scales >> 16));
+            store(rows[g], run * 4 + t, codes[run].x, codes[run].y, twice(scales));
+            store(rows[g + 8], run * 4 + t, codes[run].z, codes[run].w, twice(scales >> 16));
         }
     }
     __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t first, uint32_t second, uint32_t scale) {

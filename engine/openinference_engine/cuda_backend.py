@@ -38,7 +38,7 @@ from openinference_engine.weights.device_codes import stored_format
 from openinference_engine.weights.loader import Weights
 
 _OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores, asynchronous copies
-_RESERVE_BYTES = 1 << 30  # buffers of a step, captured graphs, packing of one matrix
+_RESERVE_BYTES = 1 << 30  # buffers of a step, captured graphs, packing of one matrix, then its room
 log = logging.getLogger("openinference.core")
 
 

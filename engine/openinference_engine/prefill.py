@@ -14,14 +14,35 @@ import torch
 from torch import Tensor
 
 from openinference_engine.chunks import Chunks, Parts, chunks_of
+from openinference_engine.coded_kernels import CodedKernels
 from openinference_engine.config import ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache, NewHeads
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.mixture import PromptMixture
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
+from openinference_engine.packings import UNIT_ELEMENTS
 from openinference_engine.prompt_attention import PromptAttention
 
 State = tuple[Tensor, Tensor, Tensor]  # hidden, x and sum_squares (csrc/ops.h)
+_SHARED_ROWS = 640  # of a step, from which on products unpack weights once (docs/log.md)
+_MOST_ROOM_BYTES = 1 << 28  # of what cuda_backend and the operator leave for the steps
+COUNT_BYTES = 4 << 14  # kMostCounts of csrc/gpu/prompt_shares.cuh
+
+
+def room_for(weights: LlamaWeights, max_rows: int) -> Tensor | None:
+    """Where products of prompts unpack the matrices of a layer (csrc/gpu/prompt_shares.cuh).
+
+    As much as the largest needs, or what the kernels use for a part of it after another; None where
+    no step has enough rows, and for bfloat16.
+    """
+    layer = weights.layers[0]
+    if max_rows < _SHARED_ROWS or layer.qkv.dtype == torch.bfloat16:
+        return None
+    matrices = layer.qkv, layer.output, layer.gate_up, layer.down
+    units = (m.shape[:2] for m in matrices if m.ndim == 3)  # no experts
+    elements = max(-(-tiles // 8) * 8 * groups for tiles, groups in units) * UNIT_ELEMENTS
+    num_bytes = min(COUNT_BYTES + 2 * elements, _MOST_ROOM_BYTES)
+    return layer.qkv.new_zeros(num_bytes, dtype=torch.uint8)
 
 
 class Prefill:
@@ -55,6 +76,7 @@ class Prefill:
         self._mixture: PromptMixture | None = None
         if config.experts is not None:
             self._mixture = PromptMixture(config.hidden_size, config.experts, max_rows, device)
+        self._room = None if isinstance(kernels, CodedKernels) else room_for(weights, max_rows)
 
     def chunks_of(self, parts: Parts) -> Chunks:
         """As `queue` takes them."""
@@ -70,6 +92,8 @@ class Prefill:
         Both are views of (R, …), valid until the next call.
         """
         rows = len(chunks.tokens)
+        if self._room is not None and rows >= _SHARED_ROWS:
+            stream = stream.with_room(self._room)
         state = self._hidden[:rows], self._x[:rows], self._sum_squares[:rows]
         self._enter(chunks, state, stream)
         for layer in range(self._config.num_layers):

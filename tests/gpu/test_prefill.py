@@ -15,12 +15,12 @@ from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference
-from openinference_engine.prefill import Prefill
+from openinference_engine.prefill import COUNT_BYTES, Prefill, room_for
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.row_attention import RowAttention
 from openinference_engine.weights.loader import Weights
 
-from tests.gpu.random_model import CONFIG, RandomCheckpoint, build_oracle
+from tests.gpu.random_model import CONFIG, RandomCheckpoint, build_oracle, changed
 from tests.gpu.test_cuda_runner import BOUND, prompts_of
 
 PAGES = [[3, 0, 7], [2, 9, 5]]
@@ -57,6 +57,24 @@ def build_prefill(kernels, device, stream, cache_format=BFLOAT16):
 def test_chunks_of_two_prompts_follow_the_oracle(place_of_prompts):
     for seen, expected in two_prompts(build_prefill(*place_of_prompts)):
         torch.testing.assert_close(seen, expected, rtol=0, atol=1.5 * BOUND)
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "max_rows", "matrix_bytes"),
+    [("int4", 2048, 2 * 1024 * 128), ("fp8", 512, None), ("bfloat16", 2048, None)],
+)
+def test_packed_weights_of_long_steps_have_room_for_the_largest_matrix(
+    weight_format, max_rows, matrix_bytes
+):
+    """Gate and up, in bfloat16: 1,024 rows of 128 columns."""
+    config = changed(hidden_size=128, intermediate_size=512, num_heads=2, num_kv_heads=1)
+    source = Weights(RandomCheckpoint(config), torch.bfloat16)
+    weights = load_llama(source, config, 16, torch.device("cpu"), weight_format)
+    room = room_for(weights, max_rows)
+    assert (room is None) == (matrix_bytes is None)
+    if room is not None:
+        assert len(room) == COUNT_BYTES + matrix_bytes
+        assert not room.any()
 
 
 @pytest.mark.parametrize(
