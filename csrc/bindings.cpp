@@ -74,6 +74,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "block_table"_a, "scale"_a, "splits"_a, "warps"_a, "workspace"_a, "counters"_a, "out"_a, "stream"_a);
     module.def("project_residual", &openinference::project_residual, "input"_a, "weights"_a,
                "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
+    module.def("project_residual_and_code", &openinference::project_residual_and_code, "input"_a, "weights"_a,
+               "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "codes"_a, "squares"_a, "stream"_a);
     module.def("project_gate_up", &openinference::project_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a,
                "weights"_a, "out"_a, "stream"_a);
     module.def("project", &openinference::project, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a, "out"_a,

@@ -73,6 +73,12 @@ void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_ca
 void project_residual(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
                       const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
 
+// The same of codes, and of x its codes (H/128, T', 132), as code_rows makes them without a norm, with
+// squares (H/128, T') of the new hidden, of 128 columns each: what the next projection takes for x and sum_squares.
+void project_residual_and_code(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
+                               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, const Tensor& codes,
+                               const Tensor& squares, Stream stream);
+
 // out (T, I) bf16 ← silu(norm(x)·Wgᵀ) ∘ norm(x)·Wuᵀ, weights (2·I, H) stacked gate, up.
 void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                      const Tensor& out, Stream stream);

@@ -1,12 +1,9 @@
 // Activations as codes of eight bits for the products of gpu/code_gemm.cuh: one scale for a token's 128
-// columns, which half a warp makes of them, eight columns a lane. A block for each token.
-//
-// In 32 columns byte 16h + 4t + i is that of column 8t + 4h + (2, 0, 3, 1)[i]: where the tensor cores
-// look for the number that meets byte i of word h of a lane's weights (fp8_weights.cuh).
+// columns, which half a warp makes of them, eight columns a lane. A block for 32 groups of a token.
 //
 // Where the product's input is normed (rms_scale.cuh) the norm's scalar goes into the scales, so that
 // the product, whose blocks would each make it again, has none.
-#include "device.cuh"
+#include "activation_codes.cuh"
 #include "launch.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
@@ -14,42 +11,17 @@
 namespace openinference {
 namespace {
 
-constexpr int kThreads = 512, kGroupColumns = 128, kGroupBytes = kGroupColumns + 4, kLanes = kGroupColumns / 8;
-constexpr int kGroupsAtOnce = kThreads / kLanes;
-
-__device__ __forceinline__ uint8_t code(e4m3, float value) { return to_e4m3(value); }
-__device__ __forceinline__ uint8_t code(int8_t, float value) {
-    return static_cast<uint8_t>(static_cast<int8_t>(rintf(value)));
-}
-template <class Code> constexpr float kMost = 127;
-template <> constexpr float kMost<e4m3> = 448;
-
-// Codes of four columns as they lie in a word.
-template <class Code> __device__ __forceinline__ uint32_t word(const float (&v)[8], int first, float factor) {
-    const auto byte = [&](int column) {
-        const float value = min(max(v[first + column] * factor, -kMost<Code>), kMost<Code>);
-        return static_cast<uint32_t>(code(Code{}, value));
-    };
-    return byte(2) | byte(0) << 8 | byte(3) << 16 | byte(1) << 24;
-}
-
-// NaN if either is, which `max` would drop, and so hide from whoever looks for it in the logits.
-__device__ __forceinline__ float greater(float a, float b) { return b > a || b != b ? b : a; }
+constexpr int kThreads = 512, kLanes = kGroupColumns / 8, kGroupsAtOnce = kThreads / kLanes;
 
 // The codes of eight columns a lane; returns the scale.
 template <class Code> __device__ __forceinline__ float code_group(const uint4& eight, uint32_t* words) {
-    const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-    float v[8], most = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        v[i] = i % 2 ? upper_half(pairs[i / 2]) : lower_half(pairs[i / 2]);
-        most = greater(most, v[i] < 0 ? -v[i] : v[i]);
-    }
+    const uint2 first = make_uint2(eight.x, eight.y), second = make_uint2(eight.z, eight.w);
+    float most = greater(most_of(first), most_of(second));
 #pragma unroll
     for (int mask = kLanes / 2; mask > 0; mask /= 2) most = greater(most, shuffle_xor(most, mask));
-    const float factor = most > 0 ? kMost<Code> / most : 0;
-    words[0] = word<Code>(v, 0, factor);
-    words[4] = word<Code>(v, 4, factor);
+    const float factor = code_factor<Code>(most);
+    words[0] = code_word<Code>(first, factor);
+    words[4] = code_word<Code>(second, factor);
     return most / kMost<Code>;
 }
 
@@ -78,21 +50,15 @@ __global__ void __launch_bounds__(kThreads) code_rows_kernel(const bf16* x, RmsS
     release_successor();
     wait_for_predecessor();
     const int token = blockIdx.x, lane = threadIdx.x % kLanes;
-    const bf16* row = x + static_cast<size_t>(token) * groups * kGroupColumns + lane * 8;
     // Whole warps have a group, for they shuffle; the last one's codes are written more than once.
-    const auto group_from = [&](int first) { return min(first + static_cast<int>(threadIdx.x) / kLanes, groups - 1); };
-    const auto load = [&](int group) { return *reinterpret_cast<const uint4*>(row + group * kGroupColumns); };
-    uint4 next = load(group_from(0));
+    const int group = min(static_cast<int>(blockIdx.y) * kGroupsAtOnce + static_cast<int>(threadIdx.x) / kLanes, groups - 1);
+    const bf16* row = x + static_cast<size_t>(token) * groups * kGroupColumns;
+    const uint4 eight = *reinterpret_cast<const uint4*>(row + group * kGroupColumns + lane * 8);
     const float scale = norm.parts == 0 ? 1 : norm_of(norm, token, shared_memory<Scratch>());
-    for (int first = 0; first < groups; first += kGroupsAtOnce) {
-        const int group = group_from(first);
-        const uint4 eight = next;
-        next = load(group_from(first + kGroupsAtOnce));
-        uint8_t* start = out + static_cast<size_t>(group) * kGroupBytes * padded;
-        auto* words = reinterpret_cast<uint32_t*>(start + token * kGroupColumns) + lane / 4 * 8 + lane % 4;
-        const float own = code_group<Code>(eight, words);
-        if (lane == 0) reinterpret_cast<float*>(start + kGroupColumns * padded)[token] = own * scale;
-    }
+    uint8_t* start = out + static_cast<size_t>(group) * kGroupBytes * padded;
+    auto* words = reinterpret_cast<uint32_t*>(start + token * kGroupColumns) + lane / 4 * 8 + lane % 4;
+    const float own = code_group<Code>(eight, words);
+    if (lane == 0) reinterpret_cast<float*>(start + kGroupColumns * padded)[token] = own * scale;
 }
 
 }  // namespace
@@ -107,7 +73,7 @@ void code_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const 
     const auto launch_for = [&](auto* codes) {
         using Code = std::remove_pointer_t<decltype(codes)>;
         if (T > 0 && groups > 0)
-            launch("code_rows", code_rows_kernel<Code>, dim3(T), kThreads, sizeof(Scratch), stream, rows, norm,
+            launch("code_rows", code_rows_kernel<Code>, dim3(T, (groups + kGroupsAtOnce - 1) / kGroupsAtOnce), kThreads, sizeof(Scratch), stream, rows, norm,
                    static_cast<int>(padded), static_cast<int>(groups), reinterpret_cast<uint8_t*>(codes));
     };
     if (out.dtype == kDtype<int8_t>) return launch_for(out.as<int8_t>("out", {groups, padded, kGroupBytes}));

@@ -73,8 +73,7 @@ void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, 
                      const Tensor& out, Stream stream) {
     const int64_t T = tokens_of("x", x, out), H = columns_of(x), I = out.length("out", 1);
     require(I % 8 == 0, "out: " + std::to_string(I) + " columns, need a multiple of 8");
-    const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
-                        static_cast<int>(H / kSquareColumns), epsilon};
+    const RmsScale norm = norm_of(sum_squares, T, H, is_coded(x), epsilon);
     const GateUpEpilogue epilogue{norm, static_cast<int>(I), out.as<bf16>("out", {T, I})};
     multiply_rows("project_gate_up", weights, 2 * I, "x", x, T, epilogue, stream);
 }

@@ -208,8 +208,7 @@ QkvEpilogue qkv_epilogue(const Tensor& x, const Tensor& sum_squares, float epsil
     require(D % 16 == 0 && D <= 2 * QkvEpilogue::kMaxTurns,
             "query: head_dim " + std::to_string(D) + ", need a multiple of 16, at most 128");
     require(H % kSquareColumns == 0, "x: " + std::to_string(H) + " columns, need a multiple of 16");
-    const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
-                        static_cast<int>(H / kSquareColumns), epsilon};
+    const RmsScale norm = norm_of(sum_squares, T, H, is_coded(x), epsilon);
     return {norm, static_cast<int>(Q), fresh, reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
             query.as<bf16>("query", {T, Q, D})};
 }

@@ -1,4 +1,5 @@
 // Output and down projections: hidden += input·Wᵀ, then what the next norm's reader needs.
+#include "activation_codes.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
 #include "skinny_gemm.cuh"
@@ -89,18 +90,28 @@ struct ResidualEpilogue : PlainTiles {
     }
     __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live,
                                               const Row& before, const SumsOfToken& sums) const {
+        store_four(own, token, is_live, before, sums);
+    }
+    struct Four {
+        uint2 x;
+        float squares;  // of four lanes
+    };
+    __device__ __forceinline__ Four store_four(const Columns& own, int token, bool is_live, const Row& before,
+                                               const SumsOfToken& sums) const {
         const float4 four = sums.four();
         const float4 sum = make_float4(four.x + before.x, four.y + before.y, four.z + before.z, four.w + before.w);
         float squares = sum.x * sum.x + sum.y * sum.y + sum.z * sum.z + sum.w * sum.w;
         squares += shuffle_xor(squares, 1);
         squares += shuffle_xor(squares, 2);
-        if (!is_live || own.first >= columns) return;
-        const int at = token * columns + own.first;
-        *reinterpret_cast<float4*>(hidden + at) = sum;
-        *reinterpret_cast<uint2*>(x + at) =
-            make_uint2(pack_bf16(sum.x * lower_half(own.gamma.x), sum.y * upper_half(own.gamma.x)),
-                       pack_bf16(sum.z * lower_half(own.gamma.y), sum.w * upper_half(own.gamma.y)));
-        if (own.first % 16 == 0) sum_squares[at / kSquareColumns] = squares;
+        const uint2 scaled = make_uint2(pack_bf16(sum.x * lower_half(own.gamma.x), sum.y * upper_half(own.gamma.x)),
+                                        pack_bf16(sum.z * lower_half(own.gamma.y), sum.w * upper_half(own.gamma.y)));
+        if (is_live && own.first < columns) {
+            const int at = token * columns + own.first;
+            *reinterpret_cast<float4*>(hidden + at) = sum;
+            *reinterpret_cast<uint2*>(x + at) = scaled;
+            if (own.first % 16 == 0) sum_squares[at / kSquareColumns] = squares;
+        }
+        return {scaled, squares};
     }
 
     // Returns the sum of the eight new squares.
@@ -112,16 +123,75 @@ struct ResidualEpilogue : PlainTiles {
     }
 };
 
+// The same with the codes of x besides, and their sums of squares, of 128 columns each.
+template <class Code_> struct CodingEpilogue : ResidualEpilogue {
+    using Code = Code_;
+    uint8_t* codes;
+    float* squares;
+    int padded, first_token;
+
+    CodingEpilogue(const ResidualEpilogue& plain, uint8_t* codes, float* squares, int padded)
+        : ResidualEpilogue(plain), codes(codes), squares(squares), padded(padded), first_token(0) {}
+    __host__ __device__ CodingEpilogue from(int token) const {
+        CodingEpilogue later = *this;
+        static_cast<ResidualEpilogue&>(later) = ResidualEpilogue::from(token);
+        later.first_token += token;
+        return later;
+    }
+    // A warp has the columns of a group.
+    __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live,
+                                              const Row& before, const SumsOfToken& sums) const {
+        const Four four = store_four(own, token, is_live, before, sums);
+        float most = most_of(four.x), sum = four.squares;
+#pragma unroll
+        for (int mask = 16; mask > 0; mask /= 2) {
+            most = greater(most, shuffle_xor(most, mask));
+            if (mask >= 4) sum += shuffle_xor(sum, mask);
+        }
+        if (!is_live || own.first >= columns) return;
+        const int lane = threadIdx.x % 32, group = own.first / kGroupColumns, place = first_token + token;
+        uint8_t* start = codes + static_cast<size_t>(group) * kGroupBytes * padded;
+        auto* words = reinterpret_cast<uint32_t*>(start + place * kGroupColumns);
+        words[lane / 8 * 8 + lane % 2 * 4 + lane % 8 / 2] = code_word<Code>(four.x, code_factor<Code>(most));
+        if (lane > 0) return;
+        reinterpret_cast<float*>(start + kGroupColumns * padded)[place] = most / kMost<Code>;
+        squares[group * padded + place] = sum;
+    }
+};
+
+ResidualEpilogue epilogue_of(const Tensor& norm_weight, const Tensor& hidden, const Tensor& x,
+                             const Tensor& sum_squares) {
+    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1);
+    require(H % 16 == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
+    return {{static_cast<int>(H)}, norm_weight.as<bf16>("norm_weight", {H}), hidden.as<float>("hidden", {T, H}),
+            x.as<bf16>("x", {T, H}), sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
+}
+
 }  // namespace
 
 void project_residual(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
                       const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
     const int64_t T = tokens_of("input", input, hidden), H = hidden.length("hidden", 1);
-    require(H % 16 == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 16");
-    const ResidualEpilogue epilogue{{static_cast<int>(H)}, norm_weight.as<bf16>("norm_weight", {H}),
-                                    hidden.as<float>("hidden", {T, H}), x.as<bf16>("x", {T, H}),
-                                    sum_squares.as<float>("sum_squares", {T, H / kSquareColumns})};
-    multiply_rows("project_residual", weights, H, "input", input, T, epilogue, stream);
+    multiply_rows("project_residual", weights, H, "input", input, T, epilogue_of(norm_weight, hidden, x, sum_squares),
+                  stream);
+}
+
+void project_residual_and_code(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
+                               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, const Tensor& codes,
+                               const Tensor& squares, Stream stream) {
+    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1);
+    const int64_t groups = H / kGroupColumns, padded = (T + 3) / 4 * 4;
+    require(H % kGroupColumns == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 128");
+    require(is_coded(input) && input.dtype == codes.dtype, "codes: " + codes.dtype + ", input has " + input.dtype);
+    const ResidualEpilogue plain = epilogue_of(norm_weight, hidden, x, sum_squares);
+    auto* sums = squares.as<float>("squares", {groups, padded});
+    const auto multiply = [&](auto* made) {
+        using Code = std::remove_pointer_t<decltype(made)>;
+        const CodingEpilogue<Code> epilogue(plain, reinterpret_cast<uint8_t*>(made), sums, static_cast<int>(padded));
+        multiply_coded_tokens("project_residual_and_code", weights, H, "input", input, T, epilogue, stream);
+    };
+    if (codes.dtype == kDtype<int8_t>) return multiply(codes.as<int8_t>("codes", {groups, padded, kGroupBytes}));
+    multiply(codes.as<e4m3>("codes", {groups, padded, kGroupBytes}));
 }
 
 }  // namespace openinference

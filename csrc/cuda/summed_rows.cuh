@@ -4,11 +4,11 @@
 // begins with a float32 scale for each token.
 #pragma once
 
-#include <cstdint>
+#include "activation_codes.cuh"
 
 namespace openinference {
 
-constexpr int kGroupColumns = 128, kSumGroups = 32;
+constexpr int kSumGroups = 32;
 
 __host__ __device__ constexpr int sum_slabs(int groups) { return (groups + kSumGroups - 1) / kSumGroups; }
 __host__ __device__ constexpr int summed_slabs(int groups) { return groups + sum_slabs(groups) + 1; }

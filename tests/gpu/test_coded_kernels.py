@@ -103,6 +103,33 @@ def test_heads_that_are_normed_are_multiplied_as_codes(inputs, kernels, name):
     torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("name", CODE_TYPES)  # of weights, too
+def test_the_codes_of_a_new_state_are_made_once_and_forgotten_by_the_next_step(
+    inputs, kernels, name
+):
+    rows, hidden, inner = 40, TINY.hidden_size, TINY.intermediate_size
+    gate_up, out = _gate_up(inputs, name, rows)[-1], inputs.unwritten(rows, inner)
+    x, squares = inputs.unwritten(rows, hidden), torch.empty(rows, hidden // 16)
+    state = torch.ones(hidden).bfloat16(), torch.zeros(rows, hidden), x, squares
+    output = pack_matrix(PACKINGS[name], inputs.normal(hidden, hidden), tiles.plain_order(hidden))
+
+    def expected():
+        made = inputs.unwritten(rows, inner)
+        cuda_reference.project_gate_up(_rounded(x, name), squares, EPSILON, gate_up, made)
+        return made
+
+    kernels.project_residual(inputs.normal(rows, hidden), output, *state, None)
+    of_the_residual = expected()
+    x.zero_()  # nobody reads it again
+    kernels.project_gate_up(x, squares, EPSILON, gate_up, out, None)
+    torch.testing.assert_close(out, of_the_residual)
+
+    table, tokens = inputs.normal(rows, hidden), torch.arange(rows)
+    kernels.embed(tokens, table, *state, None)
+    kernels.project_gate_up(x, squares, EPSILON, gate_up, out, None)
+    torch.testing.assert_close(out, expected())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [33, 100])
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

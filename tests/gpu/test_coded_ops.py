@@ -5,7 +5,7 @@ import torch
 from openinference_engine import coded_rows, tiles
 from openinference_engine.packings import PACKINGS
 
-from tests.gpu.op_checks import EPSILON, Inputs, check
+from tests.gpu.op_checks import EPSILON, LOOSE, Inputs, check
 
 TYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 MANY_TOKENS = [1, 17, 32, 33, 100, 129, 300]
@@ -97,6 +97,54 @@ def test_coded_tokens_are_added_to_hidden(hopper, name, tokens, rows, columns):
     outputs = ["hidden", "x", "sum_squares"]
     bounds = {"hidden": CLOSE, "sum_squares": {"rtol": 1e-2, "atol": 1e-2}}
     check(hopper, "project_residual", arguments, outputs, bounds)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+@pytest.mark.parametrize(("rows", "columns"), [(128, 128), (640, 640), (8320, 1152), (1024, 4224)])
+def test_codes_of_the_new_x_are_those_of_code_rows(hopper, name, tokens, rows, columns):
+    inputs = Inputs(hopper)
+    matrix = inputs.normal(rows, columns, scale=columns**-0.5)
+    groups, padded, _ = coded_rows.shape_of(tokens, rows)
+    arguments = {
+        "input": _coded(inputs, inputs.normal(tokens, columns), name),
+        "weights": _packed(name, matrix, tiles.plain_order(rows)),
+        "norm_weight": inputs.normal(rows),
+        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
+        "x": inputs.unwritten(tokens, rows),
+        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        "codes": _empty(inputs, tokens, rows, name),
+        "squares": inputs.zeros(groups, padded, dtype=torch.float32),
+    }
+    # Of 32 terms up to 0.5 each tensor cores keep 13 bits of the largest: 2e-3, twice at most.
+    hidden, squares = {"rtol": 1e-3, "atol": 4e-3}, {"rtol": 1e-2, "atol": 1e-2}
+    bounds = {"hidden": hidden, "x": LOOSE, "sum_squares": squares, "squares": squares}
+    outputs = ["hidden", "x", "sum_squares", "squares"]
+    made = check(hopper, "project_residual_and_code", arguments, outputs, bounds)
+    expected = _empty(inputs, tokens, rows, name)
+    coded_rows.code(made["x"], expected)
+    assert torch.equal(made["codes"].view(torch.uint8), expected.view(torch.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("tokens", MANY_TOKENS)
+def test_norms_are_made_of_sums_beside_codes(hopper, name, tokens):
+    inputs = Inputs(hopper)
+    x, squares = inputs.normed(tokens, 640)
+    groups, padded, _ = coded_rows.shape_of(tokens, 640)
+    beside = inputs.zeros(groups, padded, dtype=torch.float32)
+    beside[:, :tokens] = squares.view(tokens, groups, 8).sum(2).T
+    matrix = inputs.normal(2 * 88, 640, scale=640**-0.5)
+    arguments = {
+        "x": _coded(inputs, x, name),
+        "sum_squares": beside,
+        "epsilon": EPSILON,
+        "weights": _packed(name, matrix, tiles.gate_up_order(2 * 88)),
+        "out": inputs.unwritten(tokens, 88),
+    }
+    check(hopper, "project_gate_up", arguments, ["out"])
 
 
 @pytest.mark.gpu

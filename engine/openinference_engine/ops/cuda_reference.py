@@ -72,7 +72,7 @@ def project_qkv(
     kv_heads = key_cache.shape[1]
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = dense(weights, tiles.qkv_order(rows, head_dim))
-    heads = project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
+    heads = project_normed(x, sum_squares, epsilon, matrix)[:tokens].view(tokens, -1, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
 
@@ -119,6 +119,22 @@ def project_residual(
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
 
 
+def project_residual_and_code(
+    input: Tensor,
+    weights: Tensor,
+    norm_weight: Tensor,
+    hidden: Tensor,
+    x: Tensor,
+    sum_squares: Tensor,
+    codes: Tensor,
+    squares: Tensor,
+    stream: Any = None,
+) -> None:
+    project_residual(input, weights, norm_weight, hidden, x, sum_squares)
+    coded_rows.code(x, codes)
+    squares[:, : len(x)] = sum_squares.view(len(x), len(codes), -1).sum(2).T
+
+
 def project_gate_up(
     x: Tensor,
     sum_squares: Tensor,
@@ -128,7 +144,7 @@ def project_gate_up(
     stream: Any = None,
 ) -> None:
     matrix = dense(weights, tiles.gate_up_order(2 * out.shape[1]))
-    out.copy_(silu_mul(project_normed(x, sum_squares, epsilon, matrix)))
+    out.copy_(silu_mul(project_normed(x, sum_squares, epsilon, matrix)[: len(out)]))
 
 
 def project(
@@ -198,8 +214,12 @@ def dense(weights: Tensor, row_order: Tensor) -> Tensor:
 
 
 def project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
-    if x.dim() == 3:  # codes, normed already
-        return decode_rows(x, len(sum_squares)) @ matrix.T
+    if x.dim() == 3:
+        groups, padded, _ = x.shape
+        if sum_squares.shape != (groups, padded):  # normed already
+            return decode_rows(x, len(sum_squares)) @ matrix.T
+        norms = _norms(sum_squares.T, epsilon, matrix.shape[1])
+        return norms * (coded_rows.decode(x, padded) @ matrix.T)
     return _norms(sum_squares, epsilon, x.shape[1]) * (x.float() @ matrix.T)
 
 
