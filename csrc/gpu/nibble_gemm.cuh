@@ -176,8 +176,8 @@ template <class T, class Weights> struct Computer {
     __device__ __forceinline__ void add_zeros(const Weights& weights, int tiles) {
         const Steps steps = shared.steps;
         const int groups = weights.columns / kColumns, own = blockIdx.y * T::kBlockTiles + tile;
-        const size_t before = static_cast<size_t>(own) * groups * Weights::kUnitBytes;
-        const uint8_t* units = own < tiles ? weights.units + before : nullptr;
+        const uint8_t* units =
+            own < tiles ? weights.units + static_cast<size_t>(own) * groups * Weights::kUnitBytes : nullptr;
         for (int index = 0; index < steps.sums; ++index, turn.advance()) {
             uint32_t most[2][4], rest[2][4];
 #pragma unroll
