@@ -252,6 +252,7 @@ template <class Epilogue>
 void multiply_summed_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
                             int64_t tokens, const Epilogue& epilogue, Stream stream) {
     const int64_t slabs = x.length(x_name, 0), padded = (tokens + 3) / 4 * 4;
+    require(has_wide_gemm(), std::string(op) + ": products of codes need a GPU of compute capability 9.0");
     const int64_t columns = summed_groups(static_cast<int>(slabs)) * kGroupColumns;
     const auto* input = reinterpret_cast<const uint8_t*>(x.as<e4m3>(x_name, {slabs, padded, kGroupColumns}));
     if (weights.length("weights", 2) == Int4ZeroWeights::kUnitBytes)
@@ -266,7 +267,6 @@ void multiply_coded_tokens(const char* op, const Tensor& weights, int64_t rows, 
                            int64_t tokens, const Epilogue& epilogue, Stream stream) {
     const int64_t groups = x.length(x_name, 0), padded = (tokens + 3) / 4 * 4;
     require(has_wide_gemm(), std::string(op) + ": products of codes need a GPU of compute capability 9.0");
-    if (has_sums(x)) return multiply_summed_tokens(op, weights, rows, x_name, x, tokens, epilogue, stream);
     if (x.dtype == kDtype<int8_t>) {
         const auto* input = x.as<int8_t>(x_name, {groups, padded, kCodedBytes});
         const auto format = packed_weights<Int8Weights, int8_t>(op, weights, rows, groups * Int8Weights::kUnitColumns);
@@ -281,6 +281,7 @@ void multiply_coded_tokens(const char* op, const Tensor& weights, int64_t rows, 
 template <class Epilogue>
 void multiply_rows(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
                    int64_t tokens, const Epilogue& epilogue, Stream stream) {
+    if (has_sums(x)) return multiply_summed_tokens(op, weights, rows, x_name, x, tokens, epilogue, stream);
     is_coded(x) ? multiply_coded_tokens(op, weights, rows, x_name, x, tokens, epilogue, stream)
                 : multiply_tokens(op, weights, rows, x_name, x, epilogue, stream);
 }
