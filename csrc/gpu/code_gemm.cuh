@@ -17,6 +17,10 @@
 namespace openinference {
 namespace codes {
 
+// Sums of 256 tokens and two parts of 64 need more than nibble_gemm.cuh does.
+template <class T> constexpr int kFeederRegisters = T::kGroups == 2 ? 40 : T::kFeederRegisters;
+template <class T> constexpr int kComputerRegisters = T::kGroups == 2 ? 232 : T::kComputerRegisters;
+
 #ifdef OPENINFERENCE_HOPPER
 
 // A warp's part of a slab's weights: A of four products, and the scales of rows g and g+8.
@@ -149,11 +153,11 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     block_barrier();
     const Epilogue epilogue = whole.from(first_token);
     if (threadIdx.x < kWarpgroup) {
-        give_registers<T::kFeederRegisters>();
+        give_registers<kFeederRegisters<T>>();
         if (threadIdx.x == 0) feed(shared, x, units, steps, first_token);
         else if (threadIdx.x >= 32) prepare(shared, epilogue, own_tokens);
     } else {
-        take_registers<T::kComputerRegisters>();
+        take_registers<kComputerRegisters<T>>();
         float sums[T::kTokens / 2] = {};
         Computer<T, Sum> computer{shared, sums, static_cast<int>(threadIdx.x) / 32 - 4, {}, {}};
         computer.run(steps.count);

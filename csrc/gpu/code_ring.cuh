@@ -22,8 +22,8 @@ template <int kTokens_, int kGroups_, int kPart_ = kTokens_> struct Tile {
     static constexpr int kTokens = kTokens_, kGroups = kGroups_, kPart = kPart_;
     static constexpr int kBlockTiles = kGroups * kGroupTiles, kComputing = kGroups * kWarpgroup;
     static constexpr int kThreads = kComputing + kWarpgroup;
-    static constexpr int kFeederRegisters = kGroups == 2 ? 40 : 32;
-    static constexpr int kComputerRegisters = kGroups == 2 ? 232 : 160;
+    static constexpr int kFeederRegisters = kGroups == 2 ? 56 : 32;
+    static constexpr int kComputerRegisters = kGroups == 2 ? 224 : 160;
 };
 
 // x: for each 128 columns the codes of all tokens, 128 bytes each, then their scales.
