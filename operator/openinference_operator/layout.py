@@ -111,7 +111,8 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
     if ranks > MOST_TENSOR_GPUS:
         return f"{sharing}: more ranks than GPUs can be; use 1 to {MOST_TENSOR_GPUS}"
     heads, kv_heads = query_heads(summary), int(summary["numKvHeads"])
-    if ranks not in (sizes := tensor_sizes(heads, kv_heads)):
+    sizes = [size for size in tensor_sizes(heads, kv_heads) if size <= MOST_TENSOR_GPUS]
+    if ranks not in sizes:
         return (
             f"{sharing}: {ranks} GPUs do not divide the {heads} query heads and {kv_heads} key"
             f" heads of the model, as they do beside experts; use {_listed(sizes)} in all"

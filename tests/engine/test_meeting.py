@@ -98,6 +98,18 @@ def test_rank_that_cannot_start_says_why_to_all(models: Callable[..., Path]) -> 
     assert refusals[0].startswith(reason)
 
 
+def test_rank_that_cannot_start_says_its_own_reason_where_nobody_hears_it(
+    models: Callable[..., Path],
+) -> None:
+    group = GroupConfig(
+        tensor=2, pods=2, pod=1, rendezvous=free_address(), rendezvous_timeout_seconds=0.2
+    )
+    with pytest.raises(StartError, match=r"^--pods 2 does not divide --pipeline 1"):
+        serve_rank(
+            open_checkpoint(models("Llama")), EngineConfig("", device="cuda", group=group), 1, ended
+        )
+
+
 @contextmanager
 def refused(path: Path, config: EngineConfig) -> Iterator[list[str]]:
     """Why rank 1, which is started, does not start in the end."""

@@ -1,12 +1,13 @@
 """Which GPUs may share a model: the operator says it before a pod is made, as the engine would."""
 
+import re
 from itertools import product
 
 import pytest
 from openinference_engine.config import ExpertsConfig, GroupConfig, ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.layout import check_fits
-from openinference_engine.ranks.sharing import check_sharing
+from openinference_engine.ranks.sharing import MOST_RANKS, check_sharing
 from openinference_operator.layout import Layout, find_gpu_misfit, find_misfit
 
 MULTIPLES = {"BF16": 32, "I32": 128}  # of columns, by what weights are stored as
@@ -32,6 +33,11 @@ def test_operator_and_engine_refuse_the_same_and_advise_the_same(
             if "; use " in refusal:
                 _, _, remedy = refusal.replace("--", "").rpartition("; use ")
                 assert misfit.endswith(f"; use {remedy}"), refusal
+                assert "in all" not in remedy or most_of(remedy) <= MOST_RANKS, refusal
+
+
+def most_of(remedy: str) -> int:
+    return max(map(int, re.findall(r"\d+", remedy)))
 
 
 def refusal_of(model: ModelConfig, group: GroupConfig, multiple: int) -> str:

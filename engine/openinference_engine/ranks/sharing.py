@@ -23,7 +23,9 @@ def check_sharing(model: ModelConfig, group: GroupConfig, multiple: int) -> None
     ranks, flags = group.ranks_per_stage, sharing(group)
     if ranks > MOST_RANKS:
         raise StartError(f"{flags}: GPUs share a model by at most {MOST_RANKS}, and not {ranks}")
-    if ranks not in (sizes := tensor_sizes(model.num_heads, model.num_kv_heads)):
+    heads = model.num_heads, model.num_kv_heads
+    sizes = [size for size in tensor_sizes(*heads) if size <= MOST_RANKS]
+    if ranks not in sizes:
         raise StartError(
             f"{flags}: {ranks} GPUs do not divide the {model.num_heads} query heads and "
             f"{model.num_kv_heads} key heads of the model; use {listed(sizes)} in all"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from openinference_engine import ops
@@ -55,7 +56,8 @@ def serve_rank(
         load = load or _loader(checkpoint, config, rank)
     except StartError as error:
         log.error("this rank cannot start", extra={"fields": {"rank": rank, "reason": str(error)}})
-        visit_meeting(config.group, rank).decline(str(error))
+        with suppress(StartError, RuntimeError):  # no rank 0 to tell it, which hides no reason
+            visit_meeting(config.group, rank).decline(str(error))
         raise
     meeting = visit_meeting(config.group, rank)
     verdict = meeting.join(facts_of(checkpoint, config))
