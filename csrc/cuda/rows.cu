@@ -4,6 +4,10 @@
 //
 // Sixteen columns of a row are 18 words: their states, the sum of their squares and the row's position.
 // One thread has two words, so neighbours store 16 bytes each beside one another, or 8 without marks.
+//
+// project_qkv reads positions before its predecessor has ended. So between what writes them and project_qkv lies
+// another kernel, which releases after it has waited: end_exchanges where words are marked, and where they are
+// packed the kernel that unpacks all but the positions.
 #include "launch.cuh"
 #include "rms_scale.cuh"
 #include "team.cuh"
@@ -79,8 +83,16 @@ __global__ void __launch_bounds__(kThreads)
             pack_bf16(states.x * lower_half(gamma), states.y * upper_half(gamma));
     } else {
         sum_squares[pair.part] = float_of(words[0]);
-        if (pair.part % row_parts == 0) positions[pair.part / row_parts] = static_cast<int>(words[1]);
+        if (positions && pair.part % row_parts == 0) positions[pair.part / row_parts] = static_cast<int>(words[1]);
     }
+}
+
+// The last word of each row's first part.
+__global__ void __launch_bounds__(kThreads) unpack_positions_kernel(Packed packed, int rows, int row_parts, int* positions) {
+    wait_for_predecessor();
+    release_successor();
+    const int row = blockIdx.x * kThreads + threadIdx.x;
+    if (row < rows) positions[row] = static_cast<int>(packed.pairs[(row * row_parts + 1) * kPartPairs - 1].y);
 }
 
 // Of T rows, as many parts as have kSquareColumns columns each.
@@ -109,11 +121,11 @@ void push(const char* op, Way way, const Parts& parts, const Tensor& positions, 
            static_cast<int>(parts.row_parts), places, residual, squares);
 }
 
+// places: null where they are taken already.
 template <class Way>
-void take(const char* op, Way way, const Parts& parts, const Tensor& norm_weight, const Tensor& positions,
-          const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
+void take(const char* op, Way way, const Parts& parts, const Tensor& norm_weight, int* places, const Tensor& hidden,
+          const Tensor& x, const Tensor& sum_squares, Stream stream) {
     const auto* gamma = norm_weight.as<bf16>("norm_weight", {parts.columns});
-    auto* places = positions.as<int32_t>("positions", {parts.rows});
     auto* residual = hidden.as<float>("hidden", {parts.rows, parts.columns});
     auto* input = x.as<bf16>("x", {parts.rows, parts.columns});
     auto* squares = sum_squares.as<float>("sum_squares", {parts.rows, parts.row_parts});
@@ -148,14 +160,19 @@ void pack_rows(const Tensor& positions, const Tensor& hidden, const Tensor& sum_
 void take_rows(const Team& team, int exchange, const Tensor& norm_weight, const Tensor& positions,
                const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream) {
     const Parts parts(hidden);
-    take("take_rows", marked("take_rows", team, exchange, parts), parts, norm_weight, positions, hidden, x,
-         sum_squares, stream);
+    take("take_rows", marked("take_rows", team, exchange, parts), parts, norm_weight,
+         positions.as<int32_t>("positions", {parts.rows}), hidden, x, sum_squares, stream);
 }
 
 void unpack_rows(const Tensor& packed, const Tensor& norm_weight, const Tensor& positions, const Tensor& hidden,
                  const Tensor& x, const Tensor& sum_squares, Stream stream) {
     const Parts parts(hidden);
-    take("unpack_rows", unmarked(packed, parts), parts, norm_weight, positions, hidden, x, sum_squares, stream);
+    const Packed words = unmarked(packed, parts);
+    auto* places = positions.as<int32_t>("positions", {parts.rows});
+    if (parts.rows > 0)
+        launch("unpack_rows", unpack_positions_kernel, dim3((parts.rows + kThreads - 1) / kThreads), kThreads, 0, stream,
+               words, static_cast<int>(parts.rows), static_cast<int>(parts.row_parts), places);
+    take("unpack_rows", words, parts, norm_weight, nullptr, hidden, x, sum_squares, stream);
 }
 
 }  // namespace openinference
