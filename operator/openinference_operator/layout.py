@@ -154,21 +154,25 @@ def _uneven_widths(ranks: int, summary: Mapping[str, Any]) -> str:
     return " and ".join(uneven)
 
 
-def _ways_to_share_experts(ranks: int, sizes: Iterable[int], summary: Mapping[str, Any]) -> str:
+def _ways_to_share_experts(ranks: int, sizes: list[int], summary: Mapping[str, Any]) -> str:
     """As many GPUs by other sizes; where there are none, which numbers of `sizes` can."""
-    if found := _expert_sizes(ranks, summary):
+    if found := _expert_sizes(ranks, sizes, summary):
         expert, tensor = found[0], ranks // found[0]
         return f"tensor {tensor} and expert {expert}" if tensor > 1 else f"expert {expert}"
-    others = (size for size in sizes if size == 1 or _expert_sizes(size, summary))
+    others = (size for size in sizes if size == 1 or _expert_sizes(size, sizes, summary))
     return f"{_listed(others)} GPUs in all"
 
 
-def _expert_sizes(ranks: int, summary: Mapping[str, Any]) -> list[int]:
-    """Into how many parts of whole experts so many GPUs may go, the fewest first."""
+def _expert_sizes(ranks: int, sizes: list[int], summary: Mapping[str, Any]) -> list[int]:
+    """Into how many parts of whole experts so many GPUs may go, the fewest first.
+
+    `sizes`: how many may cut an expert, for the heads' sake.
+    """
     return [
         size
         for size in _divisors(ranks)
         if int(summary["numExperts"]) % size == 0
+        and ranks // size in sizes
         and expert_columns(summary) % (ranks // size * _columns(summary)) == 0
     ]
 

@@ -12,8 +12,9 @@ from openinference_operator.layout import Layout, find_gpu_misfit, find_misfit
 
 MULTIPLES = {"BF16": 32, "I32": 128}  # of columns, by what weights are stored as
 HEADS = [(4, 1), (6, 2), (8, 8), (9, 3), (32, 4)]
-EXPERTS = [None, *product([3, 6, 8], [96, 256, 640])]  # how many, and columns of each
+EXPERTS = [None, *product([3, 6, 8], [96, 256, 384, 640])]  # how many, and columns of each
 SIZES = [1, 2, 3, 4, 6, 8, 16]
+FLAGS = re.compile(r"(tensor|expert) (\d+)")
 
 
 @pytest.mark.parametrize("experts", EXPERTS, ids=str)
@@ -21,19 +22,22 @@ SIZES = [1, 2, 3, 4, 6, 8, 16]
 def test_operator_and_engine_refuse_the_same_and_advise_the_same(
     stored: str, experts: tuple[int, int] | None
 ) -> None:
-    for heads, inner in product(HEADS, [96, 640, 1024, 5632]):
+    multiple = MULTIPLES[stored]
+    for heads, inner in product(HEADS, [96, 640, 1024, 1536, 5632]):
         model = model_of(heads, inner, experts)
         summary = summary_of(model, stored)
         for tensor, expert in product(SIZES, SIZES):
             layout = Layout(1, tensor, expert)
             misfit = find_misfit(layout, summary) or find_gpu_misfit(layout, summary)
             group = GroupConfig(tensor=tensor, expert=expert)
-            refusal = refusal_of(model, group, MULTIPLES[stored])
+            refusal = refusal_of(model, group, multiple)
             assert bool(misfit) == bool(refusal), (misfit, refusal)
             if "; use " in refusal:
                 _, _, remedy = refusal.replace("--", "").rpartition("; use ")
                 assert misfit.endswith(f"; use {remedy}"), refusal
                 assert "in all" not in remedy or most_of(remedy) <= MOST_RANKS, refusal
+                advised = {flag: int(size) for flag, size in FLAGS.findall(remedy)}
+                assert not advised or not refusal_of(model, GroupConfig(**advised), multiple)
 
 
 def most_of(remedy: str) -> int:

@@ -6,8 +6,6 @@ which breaks one is told of before a pod is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from openinference_engine.config import ExpertsConfig, GroupConfig, ModelConfig
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.layout import listed, tensor_sizes
@@ -37,7 +35,7 @@ def check_sharing(model: ModelConfig, group: GroupConfig, multiple: int) -> None
             f"into multiples of {multiple}; use {listed(sizes)} in all"
         )
     experts = model.experts
-    if ranks > 1 and experts and group.expert not in _expert_sizes(experts, ranks, multiple):
+    if ranks > 1 and experts and group.expert not in _expert_sizes(experts, ranks, sizes, multiple):
         raise StartError(
             f"{flags} does not divide the experts' intermediate_size {experts.intermediate_size} "
             f"into multiples of {multiple}; use {_ways(experts, ranks, sizes, multiple)}"
@@ -63,20 +61,24 @@ def _uneven(model: ModelConfig, multiple: int) -> str:
     return " and ".join(uneven)
 
 
-def _ways(experts: ExpertsConfig, ranks: int, sizes: Iterable[int], multiple: int) -> str:
+def _ways(experts: ExpertsConfig, ranks: int, sizes: list[int], multiple: int) -> str:
     """As many GPUs by other flags; where there are none, which of `sizes` can."""
-    if found := _expert_sizes(experts, ranks, multiple):
+    if found := _expert_sizes(experts, ranks, sizes, multiple):
         return sharing(GroupConfig(tensor=ranks // found[0], expert=found[0]))
-    others = (size for size in sizes if size == 1 or _expert_sizes(experts, size, multiple))
+    others = (one for one in sizes if one == 1 or _expert_sizes(experts, one, sizes, multiple))
     return f"{listed(others)} GPUs in all"
 
 
-def _expert_sizes(experts: ExpertsConfig, ranks: int, multiple: int) -> list[int]:
-    """Into how many parts of whole experts so many GPUs may go, the fewest first."""
+def _expert_sizes(experts: ExpertsConfig, ranks: int, sizes: list[int], multiple: int) -> list[int]:
+    """Into how many parts of whole experts so many GPUs may go, the fewest first.
+
+    sizes: how many may cut an expert, for the heads' sake.
+    """
     return [
         size
         for size in range(1, ranks + 1)
         if ranks % size == 0
         and experts.count % size == 0
+        and ranks // size in sizes
         and experts.intermediate_size % (ranks // size * multiple) == 0
     ]
