@@ -108,13 +108,14 @@ async def test_a_namespace_of_thousands_of_services_fits_into_a_report(followed)
 
 
 async def test_only_changes_that_matter_are_told(followed):
-    router, _, _, changes = followed
+    router, states, endpoint, changes = followed
     for in_flight in (1, 2, 3, 0):
         router.states.put_nowait(state(in_flight=in_flight))
     router.states.put_nowait(state(generation=2))
-    told = [await changes.get() for _ in range(3)]
-    await asyncio.sleep(0.05)
-    assert len(told) == 3
+    router.states.put_nowait(None)  # its loss is told behind all others
+    told = [await changes.get() for _ in range(4)]
+    assert told == [("team-a", {"demo"})] * 4
+    assert states.report(endpoint) is None
     assert changes.empty()
 
 
