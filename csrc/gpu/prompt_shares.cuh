@@ -126,9 +126,11 @@ template <class Weights> struct SharedWriter {
         wait_for_predecessor();
         if (pending == nullptr) return;
         publish_to_copies();
-        publish_to_device();
         __syncwarp();
-        if (threadIdx.x % 32 == 0) fetch_add(pending, 1);
+        if (threadIdx.x % 32 == 0) {
+            publish_to_device();  // what the other lanes have stored, too: they are before it since they met
+            fetch_add(pending, 1);
+        }
         pending = nullptr;
     }
     __device__ __forceinline__ static int least(int a, int b) { return a < b ? a : b; }
