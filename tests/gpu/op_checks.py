@@ -49,6 +49,28 @@ class Inputs:
         reference.write_norm_inputs(state, self.normal(hidden), x, squares)
         return x, squares
 
+    def new_state(self, tokens, rows):
+        """What a product adds to: a state of float32, and what it leaves for the product behind."""
+        return {
+            "norm_weight": self.normal(rows),
+            "hidden": self.normal(tokens, rows, dtype=torch.float32),
+            "x": self.unwritten(tokens, rows),
+            "sum_squares": self.unwritten(tokens, rows // 16, dtype=torch.float32),
+        }
+
+    def appended(self, pages, query_heads, kv_heads, head_dim):
+        """Positions and turns of a token for each row of pages, and what it writes of its heads."""
+        table, blocks = pages
+        tokens = len(table)
+        return {
+            "rotary": self.normal(48, head_dim // 2, 2, dtype=torch.float32),
+            "positions": self.integers(-1, 48, tokens),
+            "block_table": table,
+            "query": self.unwritten(tokens, query_heads, head_dim),
+            "key_cache": self.unwritten(blocks * 16, kv_heads, head_dim),
+            "value_cache": self.unwritten(blocks * 16, kv_heads, head_dim),
+        }
+
     def caches(self, cache_format, blocks, kv_heads, head_dim):
         """Keys and values of a layer as codes, all bytes and numbers of which are NaN or so."""
         sizes = 1, blocks, kv_heads, head_dim

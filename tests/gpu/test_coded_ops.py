@@ -89,10 +89,7 @@ def test_coded_tokens_are_added_to_hidden(hopper, name, tokens, rows, columns):
     arguments = {
         "input": _coded(inputs, inputs.normal(tokens, columns), name),
         "weights": _packed(name, matrix, tiles.plain_order(rows)),
-        "norm_weight": inputs.normal(rows),
-        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
-        "x": inputs.unwritten(tokens, rows),
-        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        **inputs.new_state(tokens, rows),
     }
     outputs = ["hidden", "x", "sum_squares"]
     bounds = {"hidden": CLOSE, "sum_squares": {"rtol": 1e-2, "atol": 1e-2}}
@@ -110,10 +107,7 @@ def test_codes_of_the_new_x_are_those_of_code_rows(hopper, name, tokens, rows, c
     arguments = {
         "input": _coded(inputs, inputs.normal(tokens, columns), name),
         "weights": _packed(name, matrix, tiles.plain_order(rows)),
-        "norm_weight": inputs.normal(rows),
-        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
-        "x": inputs.unwritten(tokens, rows),
-        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        **inputs.new_state(tokens, rows),
         "codes": _empty(inputs, tokens, rows, name),
         "squares": inputs.zeros(groups, padded, dtype=torch.float32),
     }
@@ -176,7 +170,7 @@ def test_coded_tokens_are_rotated_and_appended(
     """Heads that are normed before, too."""
     inputs = Inputs(hopper)
     x, squares = inputs.normed(tokens, 384)
-    table, blocks = inputs.pages(tokens, per_sequence=3)
+    pages = inputs.pages(tokens, per_sequence=3)
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = inputs.normal(rows, 384, scale=384**-0.5)
     order = tiles.plain_order(rows) if is_normed else tiles.qkv_order(rows, head_dim)
@@ -185,12 +179,7 @@ def test_coded_tokens_are_rotated_and_appended(
         "sum_squares": squares,
         "epsilon": EPSILON,
         "weights": _packed(name, matrix, order),
-        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
-        "positions": inputs.integers(-1, 48, tokens),
-        "block_table": table,
-        "query": inputs.unwritten(tokens, query_heads, head_dim),
-        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
-        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        **inputs.appended(pages, query_heads, kv_heads, head_dim),
     }
     if is_normed:
         arguments["norms"] = inputs.normal(2, head_dim)

@@ -28,10 +28,7 @@ def test_project_residual_adds_to_hidden(place, inputs, tokens, rows, columns):
     arguments = {
         "input": inputs.normal(tokens, columns),
         "weights": inputs.normal(rows, columns, scale=columns**-0.5),
-        "norm_weight": inputs.normal(rows),
-        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
-        "x": inputs.unwritten(tokens, rows),
-        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        **inputs.new_state(tokens, rows),
     }
     check(place, "project_residual", arguments, ["hidden", "x", "sum_squares"])
 

@@ -78,10 +78,7 @@ def _sum(inputs, ids, rows, columns):
         "visits": routed["visits"],
         "shares": routed["shares"],
         "places": routed["places"],
-        "norm_weight": inputs.normal(rows),
-        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
-        "x": inputs.unwritten(tokens, rows),
-        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        **inputs.new_state(tokens, rows),
     }
 
 

@@ -69,10 +69,7 @@ def test_many_tokens_are_added_to_hidden(hopper, inputs, weight_format, tokens, 
     arguments = {
         "input": inputs.normal(tokens, columns),
         "weights": FORMATS[weight_format](matrix, tiles.plain_order(rows)),
-        "norm_weight": inputs.normal(rows),
-        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
-        "x": inputs.unwritten(tokens, rows),
-        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        **inputs.new_state(tokens, rows),
     }
     bounds = {} if weight_format == "bf16" else {"hidden": LOOSE, "x": LOOSE}
     outputs = ["hidden", "x"] if bounds else ["hidden", "x", "sum_squares"]
@@ -115,7 +112,7 @@ def test_many_tokens_are_rotated_and_appended(
     hopper, inputs, weight_format, tokens, query_heads, kv_heads, head_dim
 ):
     x, squares = inputs.normed(tokens, 384)
-    table, blocks = inputs.pages(tokens, per_sequence=3)
+    pages = inputs.pages(tokens, per_sequence=3)
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = inputs.normal(rows, 384, scale=384**-0.5)
     arguments = {
@@ -123,12 +120,7 @@ def test_many_tokens_are_rotated_and_appended(
         "sum_squares": squares,
         "epsilon": EPSILON,
         "weights": FORMATS[weight_format](matrix, tiles.qkv_order(rows, head_dim)),
-        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
-        "positions": inputs.integers(-1, 48, tokens),
-        "block_table": table,
-        "query": inputs.unwritten(tokens, query_heads, head_dim),
-        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
-        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        **inputs.appended(pages, query_heads, kv_heads, head_dim),
     }
     outputs = ["query", "key_cache", "value_cache"]
     check(hopper, "project_qkv", arguments, outputs, dict.fromkeys(outputs, LOOSE))
@@ -144,7 +136,7 @@ def test_heads_of_many_tokens_are_normed(
 ):
     """With and without a product that has whole heads in hand, and half a block of them."""
     x, squares = inputs.normed(tokens, 384)
-    table, blocks = inputs.pages(tokens, per_sequence=3)
+    pages = inputs.pages(tokens, per_sequence=3)
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = inputs.normal(rows, 384, scale=384**-0.5)
     arguments = {
@@ -154,12 +146,7 @@ def test_heads_of_many_tokens_are_normed(
         "weights": FORMATS[weight_format](matrix, tiles.plain_order(rows)),
         "norms": 1 + inputs.normal(2, head_dim, scale=0.3),
         "sums": inputs.unwritten(tokens, rows, dtype=torch.float32),
-        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
-        "positions": inputs.integers(-1, 48, tokens),
-        "block_table": table,
-        "query": inputs.unwritten(tokens, query_heads, head_dim),
-        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
-        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        **inputs.appended(pages, query_heads, kv_heads, head_dim),
     }
     outputs = ["query", "key_cache", "value_cache"]
     check(hopper, "project_normed_qkv", arguments, outputs, dict.fromkeys(outputs, LOOSE))

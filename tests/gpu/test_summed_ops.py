@@ -85,10 +85,7 @@ def test_summed_tokens_are_added_to_hidden(hopper, name, tokens, rows, columns):
     arguments = {
         "input": _coded(inputs, inputs.normal(tokens, columns)),
         "weights": _packed(name, matrix, tiles.plain_order(rows)),
-        "norm_weight": inputs.normal(rows),
-        "hidden": inputs.normal(tokens, rows, dtype=torch.float32),
-        "x": inputs.unwritten(tokens, rows),
-        "sum_squares": inputs.unwritten(tokens, rows // 16, dtype=torch.float32),
+        **inputs.new_state(tokens, rows),
     }
     outputs = ["hidden", "x", "sum_squares"]
     bounds = {"hidden": CLOSE, "sum_squares": {"rtol": 1e-2, "atol": 1e-2}}
@@ -122,7 +119,7 @@ def test_summed_tokens_are_rotated_and_appended(
 ):
     inputs = Inputs(hopper)
     x, squares = inputs.normed(tokens, 384)
-    table, blocks = inputs.pages(tokens, per_sequence=3)
+    pages = inputs.pages(tokens, per_sequence=3)
     rows = (query_heads + 2 * kv_heads) * head_dim
     matrix = inputs.normal(rows, 384, scale=384**-0.5)
     arguments = {
@@ -130,12 +127,7 @@ def test_summed_tokens_are_rotated_and_appended(
         "sum_squares": squares,
         "epsilon": EPSILON,
         "weights": _packed(name, matrix, tiles.qkv_order(rows, head_dim)),
-        "rotary": inputs.normal(48, head_dim // 2, 2, dtype=torch.float32),
-        "positions": inputs.integers(-1, 48, tokens),
-        "block_table": table,
-        "query": inputs.unwritten(tokens, query_heads, head_dim),
-        "key_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
-        "value_cache": inputs.unwritten(blocks * 16, kv_heads, head_dim),
+        **inputs.appended(pages, query_heads, kv_heads, head_dim),
     }
     check(hopper, "project_qkv", arguments, ["query", "key_cache", "value_cache"])
 
