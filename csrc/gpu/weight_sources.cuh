@@ -95,8 +95,9 @@ struct Int4Unpacker {
     }
 };
 
-struct Fp8Unpacker {
-    using Source = PackedSource<Fp8Weights>;
+// Where units of eight-bit codes hold them; Own: how they become bf16.
+template <class Own, class Weights> struct ByteUnpacker {
+    using Source = PackedSource<Weights>;
 
     __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -105,12 +106,18 @@ struct Fp8Unpacker {
 #pragma unroll
         for (int run = 0; run < 2; ++run)
             codes[run] = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
-        unpack(codes, scales, g, t, rows);
+        Own::unpack(codes, scales, g, t, rows);
     }
-    __device__ __forceinline__ static void unpack(const Fp8Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+    __device__ __forceinline__ static void unpack(const typename Weights::Unit& unit, int half,
+                                                  bf16 (*rows)[kSwizzleColumns]) {
         const int lane = threadIdx.x % 32;
-        unpack(unit.codes + half * 2, unit.scales, lane / 4, lane % 4, rows);
+        Own::unpack(unit.codes + half * 2, unit.scales, lane / 4, lane % 4, rows);
     }
+};
+
+struct Fp8Unpacker : ByteUnpacker<Fp8Unpacker, Fp8Weights> {
+    using ByteUnpacker<Fp8Unpacker, Fp8Weights>::unpack;
+
     __device__ __forceinline__ static void unpack(const uint4* codes, uint32_t scales, int g, int t,
                                                   bf16 (*rows)[kSwizzleColumns]) {
         constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
@@ -160,22 +167,9 @@ struct Int4ZeroUnpacker {
     }
 };
 
-struct Int8Unpacker {
-    using Source = PackedSource<Int8Weights>;
+struct Int8Unpacker : ByteUnpacker<Int8Unpacker, Int8Weights> {
+    using ByteUnpacker<Int8Unpacker, Int8Weights>::unpack;
 
-    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + g * 4);
-        uint4 codes[2];
-#pragma unroll
-        for (int run = 0; run < 2; ++run)
-            codes[run] = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
-        unpack(codes, scales, g, t, rows);
-    }
-    __device__ __forceinline__ static void unpack(const Int8Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32;
-        unpack(unit.codes + half * 2, unit.scales, lane / 4, lane % 4, rows);
-    }
     __device__ __forceinline__ static void unpack(const uint4* codes, uint32_t scales, int g, int t,
                                                   bf16 (*rows)[kSwizzleColumns]) {
 #pragma unroll
