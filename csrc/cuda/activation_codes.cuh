@@ -4,14 +4,14 @@
 // look for the number that meets byte i of word h of a lane's weights (fp8_weights.cuh).
 #pragma once
 
-#include "device.cuh"
+#include "e4m3.cuh"
 
 namespace openinference {
 
 constexpr int kGroupColumns = 128, kGroupBytes = kGroupColumns + 4;  // and bytes of a token: codes, then scales
 
 // Codes of two numbers of magnitudes up to kMost, the first one's in the lower byte.
-__device__ __forceinline__ uint32_t code_two(e4m3, float lower, float upper) { return to_two_e4m3(lower, upper); }
+__device__ __forceinline__ uint32_t code_two(e4m3, float lower, float upper) { return pack_e4m3(lower, upper); }
 __device__ __forceinline__ uint32_t code_two(int8_t, float lower, float upper) {
     const auto code = [](float value) { return static_cast<uint8_t>(static_cast<int8_t>(rintf(value))); };
     return code(lower) | code(upper) << 8;

@@ -102,7 +102,6 @@ inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
     return pack_halves(lower, half_to_float(a >> 16) - half_to_float(b >> 16));
 }
 inline uint8_t to_e4m3(float value) { return cpu::e4m3_from_float(value); }
-inline uint32_t to_two_e4m3(float lower, float upper) { return to_e4m3(lower) | to_e4m3(upper) << 8; }
 inline void multiply_add_halves(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     const auto lower = [](uint32_t pair) { return half_to_float(pair & 0xffff); };
     multiply_pairs(d, a, b, lower, [](uint32_t pair) { return half_to_float(pair >> 16); });

@@ -84,17 +84,6 @@ __device__ __forceinline__ uint8_t to_e4m3(float value) {
     return static_cast<uint8_t>(bits >> 24 & 0x80 | code);
 }
 
-// Two of them, the first in the lower byte.
-__device__ __forceinline__ uint32_t to_two_e4m3(float lower, float upper) {
-#if __CUDA_ARCH__ >= 890
-    uint16_t two;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(upper), "f"(lower));
-    return two;
-#else
-    return to_e4m3(lower) | to_e4m3(upper) << 8;
-#endif
-}
-
 // Four of the eight bytes of a, then b: those that the selector's hexadecimal digits name.
 __device__ __forceinline__ uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
     return __byte_perm(a, b, selector);
