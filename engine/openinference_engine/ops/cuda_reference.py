@@ -42,17 +42,13 @@ def embed(
 def code_rows(
     x: Tensor, sum_squares: Tensor, epsilon: float, out: Tensor, stream: Any = None
 ) -> None:
-    is_normed = sum_squares.shape[1] > 0
-    norms = _norms(sum_squares, epsilon, x.shape[1]) if is_normed else 1.0
-    coded_rows.code(x, out, norms)
+    coded_rows.code(x, out, _factors(x, sum_squares, epsilon))
 
 
 def code_summed_rows(
     x: Tensor, sum_squares: Tensor, epsilon: float, out: Tensor, stream: Any = None
 ) -> None:
-    is_normed = sum_squares.shape[1] > 0
-    norms = _norms(sum_squares, epsilon, x.shape[1]) if is_normed else 1.0
-    summed_rows.code(x, out, norms)
+    summed_rows.code(x, out, _factors(x, sum_squares, epsilon))
 
 
 def project_qkv(
@@ -228,6 +224,11 @@ def decode_rows(coded: Tensor, rows: int) -> Tensor:
     if coded.shape[2] == tiles.GROUP_COLUMNS:
         return summed_rows.decode(coded, rows)
     return coded_rows.decode(coded, rows)
+
+
+def _factors(x: Tensor, sum_squares: Tensor, epsilon: float) -> Tensor | float:
+    """Of the scales of a row's codes; sum_squares without columns: it is not normed."""
+    return _norms(sum_squares, epsilon, x.shape[1]) if sum_squares.shape[1] else 1.0
 
 
 def _norms(sum_squares: Tensor, epsilon: float, columns: int) -> Tensor:
