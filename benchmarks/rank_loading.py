@@ -30,7 +30,7 @@ from openinference_engine.models.registry import build_model
 from openinference_engine.ranks.part import CheckpointPart
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.weights.checkpoint import Checkpoint, open_checkpoint
-from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.loader import Weights
 
 from benchmarks.checkpoints import write_checkpoint

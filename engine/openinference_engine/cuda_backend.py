@@ -34,7 +34,7 @@ from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.timeline import Timeline
 from openinference_engine.weight_sizes import weight_bytes
 from openinference_engine.weights.checkpoint import Checkpoint
-from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.loader import Weights
 
 _OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores, asynchronous copies

@@ -7,12 +7,11 @@ after pods are made.
 from collections.abc import Mapping
 from typing import Any
 
+from openinference_operator.gpu_format import gpu_format
 from openinference_operator.layout import Layout
 
-# engine.activations: the weights that it takes, as `_weights_kept` names them.
-WEIGHTS_OF = {"fp8": ("fp8", "int4"), "int8": ("int8",)}
-_BYTES = {"F8_E4M3": "fp8", "I8": "int8"}  # as safetensors files call what holds a code each
-_WORDS = "I32"  # of several codes, of four or of eight bits
+# engine.activations: the weights that it takes, as `gpu_format` names them.
+WEIGHTS_OF = {"fp8": ("fp8", "int4", "int4-zero"), "int8": ("int8",)}
 
 
 def find_activations_misfit(
@@ -26,25 +25,11 @@ def find_activations_misfit(
             f"engine.activations {activations} is for dense models on one GPU so far; leave it out,"
             " or use one GPU and a model without experts"
         )
-    taken, stored = WEIGHTS_OF[activations], str(summary.get("storedAs", ""))
-    if not stored or (kept := _weights_kept(stored, summary)) in taken:
-        return ""  # older engines do not tell how weights are stored
-    needed = " or ".join(taken)
+    taken, kept = WEIGHTS_OF[activations], gpu_format(summary)
+    if not kept or kept in taken:
+        return ""
     return (
-        f"engine.activations {activations} is for weights stored as {needed}, and most of this"
-        f" model's are {kept or stored}; leave it out, or use a model that `openinference quantize"
-        f" --weights {taken[0]}` writes"
+        f"engine.activations {activations} is for weights that a GPU reads as {' or '.join(taken)},"
+        f" and it reads this model's, stored as {summary.get('storedAs')}, as {kept}; leave it out,"
+        f" or use a model that `openinference quantize --weights {taken[0]}` writes"
     )
-
-
-def _weights_kept(stored: str, summary: Mapping[str, Any]) -> str:
-    """What GPUs keep as it is stored; empty if that is no code of theirs."""
-    if stored != _WORDS:
-        return _BYTES.get(stored, "")
-    tables = 2 if summary.get("headBytes") else 1
-    of_tables = tables * int(summary.get("vocabSize", 0)) * int(summary.get("hiddenSize", 0))
-    of_layers = int(summary["parameters"]) - of_tables
-    stored_bytes = int(summary["weightBytes"]) - sum(
-        int(summary.get(name, 0)) for name in ("embeddingBytes", "headBytes")
-    )
-    return "int4" if 4 * stored_bytes < 3 * of_layers else "int8"  # scales are some of the bytes

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openinference_operator.layout import CODES_ON_GPUS, Layout, split_layers
+from openinference_operator.gpu_format import PLAIN, gpu_format
+from openinference_operator.layout import Layout, split_layers
 from openinference_operator.manifests.engine import seats
 from openinference_operator.spec import InferenceService
 
@@ -209,12 +210,11 @@ def _layers(
 def _element_bytes(service: InferenceService, summary: Mapping[str, Any]) -> int:
     """Of every weight; 0 where weights are kept as they are stored.
 
-    GPUs keep codes of safetensors files, and make bfloat16 of all else, whatever the type.
+    GPUs make bfloat16 of all but codes that they keep (`gpu_format`), whatever the type.
     """
     if not service.gpus_per_pod:
         return ELEMENT_BYTES.get(service.engine.dtype or "", 0)
-    stored = summary.get("storedAs")
-    return ELEMENT_BYTES["bfloat16"] if stored and stored not in CODES_ON_GPUS else 0
+    return ELEMENT_BYTES[PLAIN] if gpu_format(summary) == PLAIN else 0
 
 
 def _step_rows(service: InferenceService) -> int:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from openinference_operator.gpu_format import keeps_codes
 from openinference_operator.parallelism_spec import Parallelism
 
 MOST_TENSOR_GPUS = 8  # of the engine's kernels
-CODES_ON_GPUS = ("I32", "I8", "F8_E4M3")  # as safetensors files call what holds codes
 # What the kernels take of a matrix is a multiple of so many columns, of weights and of codes
 # (openinference_engine.llama_weights.check_supported).
 WEIGHT_COLUMNS, CODE_COLUMNS = 32, 128
@@ -178,7 +178,7 @@ def _expert_sizes(ranks: int, sizes: list[int], summary: Mapping[str, Any]) -> l
 
 
 def _columns(summary: Mapping[str, Any]) -> int:
-    return CODE_COLUMNS if summary.get("storedAs") in CODES_ON_GPUS else WEIGHT_COLUMNS
+    return CODE_COLUMNS if keeps_codes(summary) else WEIGHT_COLUMNS
 
 
 def split_layers(num_layers: int, stages: int, layer_cost: int, head_cost: int) -> list[int]:

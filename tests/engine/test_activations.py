@@ -2,6 +2,7 @@
 would when it starts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from openinference_engine.errors import StartError
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
 from openinference_engine.weights.checkpoint import Checkpoint, open_checkpoint
-from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.summary import summarise
 from openinference_operator.activations import WEIGHTS_OF, find_activations_misfit
 from openinference_operator.layout import Layout
@@ -27,10 +28,12 @@ SHAPE = {
     "vocab_size": 4096,
 }
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+# Groups of 64, as of many GPTQ and AWQ checkpoints, are no kernel's.
+KINDS = SCHEMES | {"int4 of 64": replace(SCHEMES["int4"], group_size=64)}
 FAMILIES: dict[str, dict[str, Any]] = {"Llama": {}, "Mixtral": EXPERTS}
 
 
-@pytest.fixture(scope="module", params=product(FAMILIES, ("as made", *SCHEMES)), ids=str)
+@pytest.fixture(scope="module", params=product(FAMILIES, ("as made", *KINDS)), ids=str)
 def model(
     request: pytest.FixtureRequest,
     make_tiny_model: Callable[..., Path],
@@ -42,7 +45,7 @@ def model(
     if kind == "as made":
         return plain
     folder = tmp_path_factory.mktemp("coded") / kind
-    quantise_folder(plain, folder, SCHEMES[kind])
+    quantise_folder(plain, folder, KINDS[kind])
     return folder
 
 

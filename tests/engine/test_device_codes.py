@@ -17,7 +17,8 @@ from openinference_engine.ranks.part import CheckpointPart
 from openinference_engine.ranks.team import Team
 from openinference_engine.tiles import plain_order
 from openinference_engine.weights.checkpoint import open_checkpoint
-from openinference_engine.weights.device_codes import expand, stored_format
+from openinference_engine.weights.device_codes import expand
+from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stack import Stack
 from openinference_engine.weights.upload import opened_upload

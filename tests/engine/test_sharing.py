@@ -10,7 +10,7 @@ from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.sharing import MOST_RANKS, check_sharing
 from openinference_operator.layout import Layout, find_gpu_misfit, find_misfit
 
-MULTIPLES = {"BF16": 32, "I32": 128}  # of columns, by what weights are stored as
+MULTIPLES = {"bfloat16": 32, "int4": 128}  # of columns, by what a GPU reads weights as
 HEADS = [(4, 1), (6, 2), (8, 8), (9, 3), (32, 4)]
 EXPERTS = [None, *product([3, 6, 8], [96, 256, 384, 640])]  # how many, and columns of each
 SIZES = [1, 2, 3, 4, 6, 8, 16]
@@ -18,14 +18,14 @@ FLAGS = re.compile(r"(tensor|expert) (\d+)")
 
 
 @pytest.mark.parametrize("experts", EXPERTS, ids=str)
-@pytest.mark.parametrize("stored", MULTIPLES)
+@pytest.mark.parametrize("gpu_format", MULTIPLES)
 def test_operator_and_engine_refuse_the_same_and_advise_the_same(
-    stored: str, experts: tuple[int, int] | None
+    gpu_format: str, experts: tuple[int, int] | None
 ) -> None:
-    multiple = MULTIPLES[stored]
+    multiple = MULTIPLES[gpu_format]
     for heads, inner in product(HEADS, [96, 640, 1024, 1536, 5632]):
         model = model_of(heads, inner, experts)
-        summary = summary_of(model, stored)
+        summary = summary_of(model, gpu_format)
         for tensor, expert in product(SIZES, SIZES):
             layout = Layout(1, tensor, expert)
             misfit = find_misfit(layout, summary) or find_gpu_misfit(layout, summary)
@@ -70,11 +70,11 @@ def model_of(heads: tuple[int, int], inner: int, experts: tuple[int, int] | None
     )
 
 
-def summary_of(model: ModelConfig, stored: str) -> dict[str, int | str]:
+def summary_of(model: ModelConfig, gpu_format: str) -> dict[str, int | str]:
     """What the operator reads of a model for this."""
     experts = model.experts
     return {
-        **{"numLayers": model.num_layers, "numHeads": model.num_heads, "storedAs": stored},
+        **{"numLayers": model.num_layers, "numHeads": model.num_heads, "gpuFormat": gpu_format},
         **{"numKvHeads": model.num_kv_heads, "headDim": model.head_dim},
         **{"hiddenSize": model.hidden_size, "intermediateSize": model.intermediate_size},
         "numExperts": experts.count if experts else 0,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from openinference_engine.weights.checkpoint import open_checkpoint
-from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.kernel_formats import stored_format
 
 from benchmarks import startup
 from benchmarks.checkpoints import write_checkpoint

@@ -6,19 +6,23 @@ from openinference_operator.layout import ONE_RANK, Layout
 
 LLAMA_8B = {"parameters": 8_030_261_248, "weightBytes": 9_100_000_000, "storedAs": "F8_E4M3"}
 WORDS = LLAMA_8B | {"storedAs": "I32"}
+INT4 = WORDS | {"weightBytes": 5_700_000_000}
 
 
 @pytest.mark.parametrize(
     ("activations", "summary", "words"),
     [
         ("fp8", LLAMA_8B, ""),
-        ("fp8", LLAMA_8B | {"storedAs": "BF16"}, "most of this model's are BF16; leave it out"),
-        ("fp8", LLAMA_8B | {"storedAs": "I8"}, "for weights stored as fp8 or int4, and most of"),
+        ("fp8", LLAMA_8B | {"storedAs": "BF16"}, "stored as BF16, as bfloat16; leave it out"),
+        ("fp8", LLAMA_8B | {"storedAs": "I8"}, "int4 or int4-zero, and it reads this model"),
         ("int8", LLAMA_8B, "`openinference quantize --weights int8`"),
         ("int8", WORDS, ""),
-        ("fp8", WORDS, "most of this model's are int8"),
-        ("fp8", WORDS | {"weightBytes": 5_700_000_000}, ""),
-        ("int8", WORDS | {"weightBytes": 5_700_000_000}, "most of this model's are int4"),
+        ("fp8", WORDS, "stored as I32, as int8"),
+        ("fp8", INT4, ""),
+        ("int8", INT4, "as int4; leave it out"),
+        ("fp8", INT4 | {"gpuFormat": "bfloat16"}, "stored as I32, as bfloat16; leave it out"),
+        ("fp8", INT4 | {"gpuFormat": "int4-zero"}, ""),
+        ("int8", WORDS | {"gpuFormat": "bfloat16"}, "stored as I32, as bfloat16"),
         ("fp8", {"parameters": 1, "weightBytes": 1}, ""),
         ("auto", LLAMA_8B | {"storedAs": "BF16"}, ""),
         (None, LLAMA_8B | {"storedAs": "BF16"}, ""),

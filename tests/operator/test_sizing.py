@@ -70,6 +70,12 @@ def test_gpus_keep_codes_of_safetensors_and_make_bfloat16_of_all_else(stored_as,
     assert size(service_with(memory="64Gi"), model, []).weights_per_gpu == 5 << 30
 
 
+def test_codes_in_groups_that_no_kernel_takes_become_bfloat16_on_gpus():
+    """They were counted as stored, so that a model seemed to fit that ended the engine."""
+    model = LLAMA_8B | {"weightBytes": 5 << 30, "storedAs": "I32", "gpuFormat": "bfloat16"}
+    assert size(service_with(gpus=1), model, [H100]).weights_per_gpu == 16_060_522_496
+
+
 def test_what_cannot_fit_is_told_with_the_arithmetic_and_what_would():
     sizing = size(service_with(gpus=1), LLAMA_70B, [H100])
     assert sizing.problem == (
@@ -200,7 +206,7 @@ def test_codes_of_activations_that_do_not_fit_are_a_misfit_on_gpus():
     assert not size(service, LLAMA_8B | {"storedAs": "I8"}, [H100]).is_misfit
     sizing = size(service, LLAMA_8B | {"storedAs": "BF16"}, [H100])
     assert sizing.reason == "ActivationsMisfit"
-    assert "engine.activations int8 is for weights stored as int8" in sizing.problem
+    assert "engine.activations int8 is for weights that a GPU reads as int8" in sizing.problem
 
 
 def test_pods_without_gpus_are_advised_as_many_stages_as_fit():

@@ -41,7 +41,7 @@ from openinference_engine.results import StepResult
 from openinference_engine.scheduler import Step
 from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.checkpoint import Checkpoint
-from openinference_engine.weights.device_codes import stored_format
+from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.loader import Weights
 
 

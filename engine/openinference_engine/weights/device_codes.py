@@ -1,7 +1,6 @@
 """Stored codes on a GPU: as the kernels' formats take them, or expanded where none does.
 
-Kernels know one scale for each row and 128 columns, so groups of a multiple of 128 are kept as they
-are; a scale is rounded to bfloat16.
+`kernel_formats` says which formats those are. A scale is rounded to bfloat16.
 """
 
 from __future__ import annotations
@@ -11,33 +10,7 @@ from torch import Tensor
 
 from openinference_engine.config import WeightFormat
 from openinference_engine.tiles import GROUP_COLUMNS
-from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
 from openinference_engine.weights.stored_codes import StoredCodes
-
-
-def stored_format(checkpoint: object) -> WeightFormat:
-    """In which format kernels read most of a checkpoint without rounding its matrices anew."""
-    if not isinstance(checkpoint, CodedCheckpoint):
-        return "bfloat16"
-    names = sorted(name for name in checkpoint.names() if checkpoint.is_coded(name))
-    if not names:
-        return "bfloat16"
-    return kernel_format(checkpoint.stored_codes(names[0]).without_plain_zeros()) or "bfloat16"
-
-
-def kernel_format(stored: StoredCodes) -> WeightFormat | None:
-    """The format that holds these codes as they are; None if there is none."""
-    size = stored.group_size
-    if size is None or size % GROUP_COLUMNS:
-        return None
-    match stored.layout, stored.bits, stored.zeros is None:
-        case "e4m3", _, _:
-            return "fp8"
-        case _, 4, is_plain:
-            return "int4" if is_plain else "int4-zero"
-        case _, 8, True:
-            return "int8"
-    return None
 
 
 def kernel_parts(stored: StoredCodes, weight_format: WeightFormat) -> tuple[Tensor, ...]:

@@ -30,7 +30,8 @@ def inspect(uri: str, revision: str = "") -> Prepared:
         for file in source.files:
             _write_header(source, file, Path(name) / file.name)
         path = model_path(uri, Path(name))
-        return Prepared(uri, revision, source.revision, "", source.num_bytes, (), summarise(path))
+        summary = summarise(path, headers_alone=True)
+        return Prepared(uri, revision, source.revision, "", source.num_bytes, (), summary)
 
 
 def _write_header(source: Source, file: SourceFile, path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from openinference_engine.config import WeightFormat
 from openinference_engine.packings import PACKINGS, pack_matrix
 from openinference_engine.weights.device_blocks import expand as expand_blocks
-from openinference_engine.weights.device_codes import expand, kernel_format, kernel_parts
+from openinference_engine.weights.device_codes import expand, kernel_parts
+from openinference_engine.weights.kernel_formats import kernel_format
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stored_codes import StoredCodes
 from openinference_engine.weights.upload import Upload, element_type

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.weights.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
+from openinference_engine.weights.kernel_formats import stored_format
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
@@ -25,7 +27,8 @@ class Summary(msgspec.Struct, frozen=True, rename="camel"):
     `stored_as`: what most bytes of its layers are in, as the file calls it.
     `expert_parameters`: those that belong to single experts; without any, both are 0.
     `head_bytes`: 0 where the embedding is the head, too. `layer_weights_per_token`: how many of a
-    layer's weights a token is multiplied by, which a layer costs.
+    layer's weights a token is multiplied by, which a layer costs. `gpu_format`: in which a GPU
+    reads most of its matrices by default; empty where that is not known from headers.
     """
 
     architecture: str
@@ -45,10 +48,14 @@ class Summary(msgspec.Struct, frozen=True, rename="camel"):
     embedding_bytes: int
     head_bytes: int
     layer_weights_per_token: int
+    gpu_format: WeightFormat | Literal[""] = ""  # records of older engines do not tell
 
 
-def summarise(path: Path) -> Summary:
-    """The summary of a checkpoint. Raises StartError if it cannot be read or lacks something."""
+def summarise(path: Path, *, headers_alone: bool = False) -> Summary:
+    """The summary of a checkpoint. Raises StartError if it cannot be read or lacks something.
+
+    `headers_alone`: what is behind them is not there.
+    """
     checkpoint = open_checkpoint(path)
     config, tensors = checkpoint.config, list(checkpoint.tensors())
     return Summary(
@@ -69,6 +76,7 @@ def summarise(path: Path) -> Summary:
         embedding_bytes=_bytes_of(tensors, _EMBEDDING),
         head_bytes=_bytes_of(tensors, _HEAD),
         layer_weights_per_token=config.layer_weights_per_token,
+        gpu_format=_gpu_format(checkpoint, headers_alone),
     )
 
 
@@ -98,6 +106,12 @@ def _parameters(checkpoint: Checkpoint, tensors: Iterable[StoredTensor]) -> int:
         unvisited = config.experts.count - config.experts.per_token
         of_layer += 3 * unvisited * config.hidden_size * config.experts.intermediate_size
     return of_tables + config.num_layers * of_layer
+
+
+def _gpu_format(checkpoint: Checkpoint, headers_alone: bool) -> WeightFormat | Literal[""]:
+    """Of codes it depends on their groups and zeros, too, which are no headers."""
+    is_hidden = headers_alone and isinstance(checkpoint, CodedCheckpoint)
+    return "" if is_hidden else stored_format(checkpoint)
 
 
 def _expert_parameters(config: ModelConfig) -> int:
