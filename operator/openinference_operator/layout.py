@@ -16,6 +16,7 @@ MOST_TENSOR_GPUS = 8  # of the engine's kernels
 # What the kernels take of a matrix is a multiple of so many columns, of weights and of codes
 # (openinference_engine.llama_weights.check_supported).
 WEIGHT_COLUMNS, CODE_COLUMNS = 32, 128
+HEAD_COLUMNS = (64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,9 @@ def find_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
 
 def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
     """What the engine does not do on GPUs (its ranks.sharing); empty if it does."""
-    ranks = layout.ranks_per_stage
+    ranks, columns = layout.ranks_per_stage, _columns(summary)
+    if unknown := _unknown_to_kernels(summary):
+        return f"the kernels of GPUs take {unknown}; leave nvidia.com/gpu out of spec.resources"
     sharing = f"parallelism.tensor {layout.tensor}"
     sharing += f" and expert {layout.expert}" if layout.expert > 1 else ""
     if ranks > MOST_TENSOR_GPUS:
@@ -117,14 +120,13 @@ def find_gpu_misfit(layout: Layout, summary: Mapping[str, Any]) -> str:
             f"{sharing}: {ranks} GPUs do not divide the {heads} query heads and {kv_heads} key"
             f" heads of the model, as they do beside experts; use {_listed(sizes)} in all"
         )
-    columns = _columns(summary)
-    sizes = [size for size in sizes if size == 1 or not _uneven_widths(size, summary)]
+    sizes = [size for size in sizes if not _uneven_widths(size, summary)]
     if ranks not in sizes:
         return (
             f"{sharing}: {ranks} GPUs do not divide the model's {_uneven_widths(ranks, summary)}"
             f" into multiples of {columns}; use {_listed(sizes)} in all"
         )
-    if ranks > 1 and expert_columns(summary) % (layout.tensor * columns):
+    if expert_columns(summary) % (layout.tensor * columns):
         return (
             f"parallelism.tensor {layout.tensor} does not divide the {expert_columns(summary)}"
             f" columns of an expert into multiples of {columns}; use"
@@ -140,18 +142,39 @@ def expert_columns(summary: Mapping[str, Any]) -> int:
     return int(summary.get("expertParameters", 0)) // max(1, matrices * hidden)
 
 
+def _unknown_to_kernels(summary: Mapping[str, Any]) -> str:
+    """What they take instead of what no number of GPUs does (the engine's check_supported)."""
+    if (head := int(summary["headDim"])) not in HEAD_COLUMNS:
+        return f"heads of {_listed(HEAD_COLUMNS)} columns, and the model's have {head}"
+    widths = _cut_widths(summary) | {
+        "hidden size": int(summary.get("hiddenSize", 0)),
+        "experts": expert_columns(summary),
+    }
+    columns = _columns(summary)
+    odd = _named(widths, columns)
+    return f"multiples of {columns} columns, and the model has {odd}" if odd else ""
+
+
 def _uneven_widths(ranks: int, summary: Mapping[str, Any]) -> str:
     """The matrices cut by columns, output and down, of which ranks would not get what kernels take.
 
     Of down also beside experts, since any layer may be without.
     """
-    widths = {
+    return _named(_cut_widths(summary), ranks * _columns(summary))
+
+
+def _cut_widths(summary: Mapping[str, Any]) -> dict[str, int]:
+    return {
         "heads": query_heads(summary) * int(summary["headDim"]),
         "intermediate size": int(summary.get("intermediateSize", 0)),  # older engines do not tell
     }
-    of_all = ranks * _columns(summary)
-    uneven = (f"{name} ({width} columns)" for name, width in widths.items() if width % of_all)
-    return " and ".join(uneven)
+
+
+def _named(widths: Mapping[str, int], multiple: int) -> str:
+    """Those that are no such multiple."""
+    return " and ".join(
+        f"{name} ({width} columns)" for name, width in widths.items() if width % multiple
+    )
 
 
 def _ways_to_share_experts(ranks: int, sizes: list[int], summary: Mapping[str, Any]) -> str:
@@ -159,7 +182,7 @@ def _ways_to_share_experts(ranks: int, sizes: list[int], summary: Mapping[str, A
     if found := _expert_sizes(ranks, sizes, summary):
         expert, tensor = found[0], ranks // found[0]
         return f"tensor {tensor} and expert {expert}" if tensor > 1 else f"expert {expert}"
-    others = (size for size in sizes if size == 1 or _expert_sizes(size, sizes, summary))
+    others = (size for size in sizes if _expert_sizes(size, sizes, summary))
     return f"{_listed(others)} GPUs in all"
 
 

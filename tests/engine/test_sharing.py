@@ -4,13 +4,13 @@ import re
 from itertools import product
 
 import pytest
-from openinference_engine.config import ExpertsConfig, GroupConfig, ModelConfig
+from openinference_engine.config import ExpertsConfig, GroupConfig, ModelConfig, WeightFormat
 from openinference_engine.errors import StartError
+from openinference_engine.llama_weights import check_supported, column_multiple
 from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.sharing import MOST_RANKS, check_sharing
 from openinference_operator.layout import Layout, find_gpu_misfit, find_misfit
 
-MULTIPLES = {"bfloat16": 32, "int4": 128}  # of columns, by what a GPU reads weights as
 HEADS = [(4, 1), (6, 2), (8, 8), (9, 3), (32, 4)]
 EXPERTS = [None, *product([3, 6, 8], [96, 256, 384, 640])]  # how many, and columns of each
 SIZES = [1, 2, 3, 4, 6, 8, 16]
@@ -18,11 +18,10 @@ FLAGS = re.compile(r"(tensor|expert) (\d+)")
 
 
 @pytest.mark.parametrize("experts", EXPERTS, ids=str)
-@pytest.mark.parametrize("gpu_format", MULTIPLES)
+@pytest.mark.parametrize("gpu_format", ["bfloat16", "int4"])
 def test_operator_and_engine_refuse_the_same_and_advise_the_same(
-    gpu_format: str, experts: tuple[int, int] | None
+    gpu_format: WeightFormat, experts: tuple[int, int] | None
 ) -> None:
-    multiple = MULTIPLES[gpu_format]
     for heads, inner in product(HEADS, [96, 640, 1024, 1536, 5632]):
         model = model_of(heads, inner, experts)
         summary = summary_of(model, gpu_format)
@@ -30,24 +29,25 @@ def test_operator_and_engine_refuse_the_same_and_advise_the_same(
             layout = Layout(1, tensor, expert)
             misfit = find_misfit(layout, summary) or find_gpu_misfit(layout, summary)
             group = GroupConfig(tensor=tensor, expert=expert)
-            refusal = refusal_of(model, group, multiple)
+            refusal = refusal_of(model, group, gpu_format)
             assert bool(misfit) == bool(refusal), (misfit, refusal)
             if "; use " in refusal:
                 _, _, remedy = refusal.replace("--", "").rpartition("; use ")
                 assert misfit.endswith(f"; use {remedy}"), refusal
                 assert "in all" not in remedy or most_of(remedy) <= MOST_RANKS, refusal
                 advised = {flag: int(size) for flag, size in FLAGS.findall(remedy)}
-                assert not advised or not refusal_of(model, GroupConfig(**advised), multiple)
+                assert not advised or not refusal_of(model, GroupConfig(**advised), gpu_format)
 
 
 def most_of(remedy: str) -> int:
     return max(map(int, re.findall(r"\d+", remedy)))
 
 
-def refusal_of(model: ModelConfig, group: GroupConfig, multiple: int) -> str:
+def refusal_of(model: ModelConfig, group: GroupConfig, weight_format: WeightFormat) -> str:
     try:
         check_fits(model, group)
-        check_sharing(model, group, multiple)
+        check_supported(model, weight_format)
+        check_sharing(model, group, column_multiple(weight_format))
     except StartError as error:
         return str(error)
     return ""

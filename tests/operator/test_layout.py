@@ -169,7 +169,7 @@ def test_whole_experts_are_advised_where_no_part_of_them_is_wide_enough():
             "4 GPUs do not divide the model's intermediate size (11008 columns)",
         ),
         (11008, "I32", "multiples of 128; use 1 or 2 in all"),
-        (11000, "BF16", "into multiples of 32; use 1"),
+        (11072, "BF16", "into multiples of 32; use 1 or 2 in all"),
     ],
 )
 def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
@@ -180,6 +180,21 @@ def test_gpus_take_parts_of_so_many_columns(inner, stored, words):
         misfit = find_gpu_misfit(Layout(tensor=4), summary | {"numExperts": experts})
         assert words in misfit
         assert bool(words) == bool(misfit)
+
+
+@pytest.mark.parametrize(
+    ("of_model", "words"),
+    [
+        ({"intermediateSize": 11000}, "multiples of 32 columns, and the model has intermediate"),
+        ({"hiddenSize": 576, "gpuFormat": "int4"}, "128 columns, and the model has hidden size (5"),
+        ({"headDim": 96}, "heads of 64 or 128 columns, and the model's have 96; leave nvidia"),
+        (MIXTRAL | {"expertParameters": 3 * 8 * 32 * 4096 * 100}, "has experts (100 columns);"),
+    ],
+)
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_what_no_gpu_takes_is_not_advised_other_numbers_of_gpus(of_model, words, gpus):
+    """The advice was one GPU, on which the engine ended."""
+    assert words in find_gpu_misfit(Layout(tensor=gpus), LLAMA_70B | of_model)
 
 
 @pytest.mark.parametrize(

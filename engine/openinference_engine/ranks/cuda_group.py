@@ -144,6 +144,7 @@ def prepare_gpu(
     """Kernels, and the GPU of this rank: the one of its number. Raises StartError."""
     group, model = config.group, checkpoint.config
     _check_group(group, model)
+    check_settings(model, config)
     check_sharing(model, group, column_multiple(config.weight_format))
     kernels = load_kernels()
     in_pod = group.ranks_of(group.pod)
@@ -155,7 +156,6 @@ def prepare_gpu(
         )
     if count:
         torch.cuda.set_device(rank - in_pod.start)
-    check_settings(model, config)
     return kernels, find_gpu()
 
 

@@ -16,7 +16,8 @@ MOST_RANKS = 8  # kMaxRanks of csrc/tensor.h
 def check_sharing(model: ModelConfig, group: GroupConfig, multiple: int) -> None:
     """Raises StartError for ranks of a stage that cannot divide heads or columns evenly.
 
-    multiple: what columns of a matrix must be one of for the kernels.
+    multiple: what columns of a matrix must be one of for the kernels, as those of the whole model
+    are (`llama_weights.check_supported`).
     """
     ranks, flags = group.ranks_per_stage, sharing(group)
     if ranks > MOST_RANKS:
@@ -28,14 +29,14 @@ def check_sharing(model: ModelConfig, group: GroupConfig, multiple: int) -> None
             f"{flags}: {ranks} GPUs do not divide the {model.num_heads} query heads and "
             f"{model.num_kv_heads} key heads of the model; use {listed(sizes)} in all"
         )
-    sizes = [size for size in sizes if size == 1 or not _uneven(model, size * multiple)]
+    sizes = [size for size in sizes if not _uneven(model, size * multiple)]
     if ranks not in sizes:
         raise StartError(
             f"{flags}: {ranks} GPUs do not divide the model's {_uneven(model, ranks * multiple)} "
             f"into multiples of {multiple}; use {listed(sizes)} in all"
         )
     experts = model.experts
-    if ranks > 1 and experts and group.expert not in _expert_sizes(experts, ranks, sizes, multiple):
+    if experts and group.expert not in _expert_sizes(experts, ranks, sizes, multiple):
         raise StartError(
             f"{flags} does not divide the experts' intermediate_size {experts.intermediate_size} "
             f"into multiples of {multiple}; use {_ways(experts, ranks, sizes, multiple)}"
@@ -65,7 +66,7 @@ def _ways(experts: ExpertsConfig, ranks: int, sizes: list[int], multiple: int) -
     """As many GPUs by other flags; where there are none, which of `sizes` can."""
     if found := _expert_sizes(experts, ranks, sizes, multiple):
         return sharing(GroupConfig(tensor=ranks // found[0], expert=found[0]))
-    others = (one for one in sizes if one == 1 or _expert_sizes(experts, one, sizes, multiple))
+    others = (one for one in sizes if _expert_sizes(experts, one, sizes, multiple))
     return f"{listed(others)} GPUs in all"
 
 
