@@ -212,6 +212,7 @@ class Benchmark:
         traced = device_time(partial(self._run, batch, 96))
         longest = ", ".join(f"{gap:.1f}" for gap in traced.gaps[:5])
         print(f"    device idle {traced.idle_share:.2%} of the time; longest gaps {longest} us")
+        print(traced.table())
 
 
 def describe(speed: Speed, floor: float, peer: int | None) -> str:

@@ -34,7 +34,7 @@ def parse_options(description: str) -> argparse.Namespace:
     parser.add_argument("--logprobs", type=int, help="of so many of the likeliest tokens, too")
     parser.add_argument("--deterministic", action="store_true", help="the same bits in every batch")
     parser.add_argument(
-        "--trace", action="store_true", help="how long the device is idle, by CUPTI"
+        "--trace", action="store_true", help="what kernels and waiting take, by CUPTI"
     )
     parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks, a GPU for each")
     parser.add_argument(
