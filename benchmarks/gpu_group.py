@@ -25,7 +25,7 @@ from openinference_engine.ranks.cuda_pipeline import CudaStage, build_stage
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.leader import assemble
-from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.rendezvous import Verdict, host_meeting
 from openinference_engine.ranks.team import Post, Ranks, Team
 from openinference_engine.ranks.worker import serve_rank
 from openinference_engine.speed import SpeedMeter
@@ -93,7 +93,7 @@ def group_runner(
         sys.exit()
     for rank in range(1, num_ranks):
         _start(rank, rendezvous)
-    link, part = assemble(checkpoint, config, capacity, load)
+    link, part = assemble(host_meeting(group), checkpoint, config, capacity, load)
     return lead(part, link, config, SpeedMeter())
 
 

@@ -98,6 +98,27 @@ def test_rank_that_cannot_start_says_why_to_all(models: Callable[..., Path]) -> 
     assert refusals[0].startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"device": "cuda"}, "--pods 2 does not divide --pipeline 1, and GPUs share a"),
+        ({"kv_cache_bytes": 1}, "--kv-cache-bytes 1 "),
+    ],
+)
+def test_rank_0_that_cannot_start_says_why_to_all(
+    models: Callable[..., Path], settings: dict[str, Any], reason: str
+) -> None:
+    """It never opened the meeting, so that the others waited for it until the timeout."""
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address())
+    path, other = models("Llama"), msgspec.structs.replace(group, pod=1)
+    with (
+        refused(path, EngineConfig("", group=other)) as refusals,
+        pytest.raises(StartError, match=rf"^{reason}"),
+    ):
+        Engine(open_checkpoint(path), EngineConfig("", **settings, group=group))
+    assert refusals[0].startswith(f"rank 0 (pod 0): {reason}")
+
+
 def test_rank_that_cannot_start_says_its_own_reason_where_nobody_hears_it(
     models: Callable[..., Path],
 ) -> None:

@@ -60,9 +60,9 @@ def test_heads_of_ranks_are_the_whole_head(weight_format, ties_embeddings):
 
 
 def test_inner_columns_that_ranks_cannot_share_are_refused():
-    odd = RandomCheckpoint(changed(num_heads=4, num_kv_heads=2, intermediate_size=130))
+    odd = RandomCheckpoint(changed(num_heads=4, num_kv_heads=2, intermediate_size=96))
     config = EngineConfig("", device="cuda", group=GroupConfig(tensor=4))
-    with pytest.raises(StartError, match="intermediate_size 130 into multiples of 32; use 1"):
+    with pytest.raises(StartError, match="intermediate_size 96 into multiples of 32; use 1"):
         prepare_gpu(odd, config, 0)
 
 

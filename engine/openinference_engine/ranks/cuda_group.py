@@ -33,7 +33,7 @@ from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
 from openinference_engine.ranks.part import CheckpointPart, first_part
 from openinference_engine.ranks.pipeline_plan import plan_pipeline
-from openinference_engine.ranks.rendezvous import Verdict
+from openinference_engine.ranks.rendezvous import Verdict, host_meeting
 from openinference_engine.ranks.sharing import check_sharing
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.ranks.worker import Load
@@ -102,14 +102,16 @@ def load_cuda_group(
 
     Raises StartError if the model does not fit or a rank is missing, differs or fails.
     """
-    config = _settled(checkpoint, asked)
-    kernels, device = prepare_gpu(checkpoint, config, 0)
-    capacity = _plan(checkpoint.config, config, torch.cuda.mem_get_info(device)[0])
+    meeting = host_meeting(asked.group)
+    with meeting.telling():
+        config = _settled(checkpoint, asked)
+        kernels, device = prepare_gpu(checkpoint, config, 0)
+        capacity = _plan(checkpoint.config, config, torch.cuda.mem_get_info(device)[0])
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> CudaPart | CudaStage:
         return load_part(checkpoint, config, kernels, device, ranks, verdict)
 
-    link, part = assemble(checkpoint, asked, capacity, load, end)
+    link, part = assemble(meeting, checkpoint, asked, capacity, load, end)
     group = lead(part, link, config, speed)
     path = kernel_path(device, config)
     if config.group.ranks_per_stage > 1:

@@ -22,6 +22,7 @@ from openinference_engine.ranks.local import LocalRanks, threads_per_rank
 from openinference_engine.ranks.messages import step_message
 from openinference_engine.ranks.rendezvous import (
     MEETING_SECONDS,
+    Meeting,
     Verdict,
     facts_of,
     host_meeting,
@@ -93,34 +94,36 @@ def load_group_backend(
     Raises StartError if the model does not fit or a rank is missing, differs or fails.
     """
     group, model = config.group, checkpoint.config
-    check_fits(model, group)
-    limit = memory_limit_bytes()
-    position_bytes = kv_bytes_per_token(model, group, choose_cache_format(model, config))
-    capacity = plan_capacity(model, config, limit, limit // 10, position_bytes)
+    meeting = host_meeting(group)
+    with meeting.telling():
+        check_fits(model, group)
+        limit = memory_limit_bytes()
+        position_bytes = kv_bytes_per_token(model, group, choose_cache_format(model, config))
+        capacity = plan_capacity(model, config, limit, limit // 10, position_bytes)
     ops.use_threads(threads_per_rank(group))
 
     def load(ranks: Ranks, post: Post, verdict: Verdict) -> Stage:
         return load_stage(checkpoint, config, ranks, post, verdict)
 
-    link, stage = assemble(checkpoint, config, capacity, load, end)
+    link, stage = assemble(meeting, checkpoint, config, capacity, load, end)
     runner = GroupRunner(stage, link, config, speed)
     return Backend(runner, capacity, ops.KERNEL_PATH, group=runner)
 
 
 def assemble(
+    meeting: Meeting,
     checkpoint: Checkpoint,
     config: EngineConfig,
     capacity: Capacity,
     load: Callable[[Ranks, Post, Verdict], Part],
     end: End = end_process,
 ) -> tuple[LeaderLink, Part]:
-    """Rank 0: meets the other ranks, loads its own part, and waits until all have.
+    """Rank 0: meets the others at its `host_meeting`, loads its part, and waits until all have.
 
     Raises StartError if a rank is missing, differs or fails.
     """
     group = config.group
-    meeting, rendezvous = host_meeting(group)
-    local = LocalRanks(config, rendezvous)
+    local = LocalRanks(config, meeting.rendezvous)
 
     meeting.await_facts(facts_of(checkpoint, config), local.exit_code)
 

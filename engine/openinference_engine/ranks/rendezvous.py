@@ -9,8 +9,8 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, cast
 
@@ -83,6 +83,25 @@ class Meeting:
         self.leader = leader
         self._deadline = time.monotonic() + config.rendezvous_timeout_seconds
 
+    @property
+    def rendezvous(self) -> str:
+        """host:port of the store, as this rank's pod is told it."""
+        return self._config.rendezvous or LOOPBACK
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Rank 0, before it starts the others of its pod: a StartError is theirs, too.
+
+        Those of other pods may still be on their way.
+        """
+        try:
+            yield
+        except StartError as error:
+            seconds = min(self._config.rendezvous_timeout_seconds, MEETING_SECONDS)
+            others = self._config.num_ranks - len(self._config.ranks_of(0))
+            self._tell(f"rank 0 (pod 0): {error}", others, seconds)
+            raise
+
     def await_facts(self, own: Facts, exit_code: Callable[[], int | None]) -> None:
         """Rank 0: until all ranks have stated theirs.
 
@@ -122,11 +141,12 @@ class Meeting:
         try:
             self._store.wait([_VERDICT], timedelta(seconds=remaining + _HEARING_SECONDS))
             verdict = msgspec.json.decode(self._store.get(_VERDICT), type=Verdict)
-            self._store.add("heard", 1)
         except RuntimeError as error:
             raise StartError(
                 f"rank 0 ended while the ranks met; its log says why ({error})"
             ) from None
+        with suppress(RuntimeError):  # it may be gone as soon as it knows
+            self._store.add("heard", 1)
         if verdict.refusal:
             raise StartError(verdict.refusal)
         return verdict
@@ -174,22 +194,26 @@ class Meeting:
         return facts
 
     def _refuse(self, refusal: str, present: list[int]) -> NoReturn:
-        self.decide(Verdict(refusal))
-        until = time.monotonic() + _HEARING_SECONDS
-        while self._store.add("heard", 0) < len(present) and time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
+        self._tell(refusal, len(present), _HEARING_SECONDS)
         raise StartError(refusal)
+
+    def _tell(self, refusal: str, others: int, seconds: float) -> None:
+        """Until so many have heard it."""
+        self.decide(Verdict(refusal))
+        until = time.monotonic() + seconds
+        while self._store.add("heard", 0) < others and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
 
     def _absence(self, ranks: list[int]) -> str:
         pods = sorted({self._config.pod_of(rank) for rank in ranks})
         return (
-            f"ranks {ranks} (pods {pods}) did not come to {self._config.rendezvous or LOOPBACK} "
+            f"ranks {ranks} (pods {pods}) did not come to {self.rendezvous} "
             f"within {self._config.rendezvous_timeout_seconds:g} s; see whether these pods run"
         )
 
 
-def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:
-    """Rank 0: opens the store; also returns host:port for the others in this pod.
+def host_meeting(config: GroupConfig) -> Meeting:
+    """Rank 0: opens the store.
 
     Raises StartError if its port is taken, or if its own name leads nowhere until the deadline.
     """
@@ -204,7 +228,8 @@ def host_meeting(config: GroupConfig) -> tuple[Meeting, str]:
         LOOPBACK, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
     address, leader = addresses.reach(rendezvous, config.rendezvous_timeout_seconds)
-    return Meeting(config, 0, store, address, leader), rendezvous
+    config = msgspec.structs.replace(config, rendezvous=rendezvous)
+    return Meeting(config, 0, store, address, leader)
 
 
 def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
