@@ -3,7 +3,8 @@
 The GPUs of a pod split every matrix (tensor), but for experts that would become narrow (expert),
 where the heads of the model divide and the engine knows how, else fewer of them do so in each of
 several stages. More pods are more stages, for over the network between them only a pipeline's small
-messages should go, and there are only as many as the memory asks for.
+messages should go, and there are only as many as the memory asks for: that of the smallest GPUs
+that can hold a part, since the scheduler may place a pod on any.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +57,9 @@ def choose(
     in_one_pod = _on_gpus(gpus, summary) if gpus else Choice(Layout(), "a pod has one rank")
     if summary is None or find_misfit(in_one_pod.layout, summary):
         return in_one_pod
-    memory = max(gpu_memories, default=None) if gpus else service.memory_limit
-    return _over_pods(in_one_pod, measure(service, summary), memory)
+    limits = () if service.memory_limit is None else (service.memory_limit,)
+    memories = gpu_memories if gpus else limits
+    return _over_pods(in_one_pod, measure(service, summary), sorted(set(memories)))
 
 
 def _on_gpus(gpus: int, summary: Mapping[str, Any] | None) -> Choice:
@@ -89,19 +91,21 @@ def _sharing(ranks: int, summary: Mapping[str, Any]) -> Iterator[tuple[Layout, s
     yield Layout(tensor=ranks), f"tensor {ranks}: {divide}"
 
 
-def _over_pods(in_one_pod: Choice, demand: Demand, memory: int | None) -> Choice:
+def _over_pods(in_one_pod: Choice, demand: Demand, memories: Sequence[int]) -> Choice:
     """As few pods as hold the model; one while memory is not known, or none would.
 
-    `memory`: bytes of a GPU, or of a pod that has none.
+    `memories`: bytes of a GPU, or of a pod that has none, the smallest first.
     """
     layout, reason = in_one_pod.layout, in_one_pod.reason
-    if memory is None:
+    if not memories:
         return Choice(layout, f"{reason}; one pod, for the memory is not known")
-    wider = fewest_stages(demand, layout, memory)
+    fitting = ((memory, fewest_stages(demand, layout, memory)) for memory in memories)
+    memory, wider = next((each for each in fitting if each[1]), (memories[-1], None))
     if wider is None:
         return Choice(layout, f"{reason}; {_nothing_fits(demand, layout, memory)}")
     needed, has = human(needed_bytes(demand, wider)), human(memory)
-    words = f"the fullest {_holder(demand)} then needs {needed} of its {has}"
+    of_which = f"the {has} that the smallest has which can" if len(memories) > 1 else f"its {has}"
+    words = f"the fullest {_holder(demand)} then needs {needed} of {of_which}"
     number = (
         "one pod holds it" if wider.pods == 1 else f"{wider.pods} pods, the fewest that hold it"
     )

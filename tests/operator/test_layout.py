@@ -264,6 +264,15 @@ def test_the_memory_of_gpus_decides_how_many_pods_there_are(gpus, gibibytes, lay
     assert is_whole == (not size(service, layout, LLAMA_70B, memories).problem)
 
 
+def test_pods_are_as_many_as_the_smallest_gpus_need_that_can_hold_the_model():
+    """A scheduler knows no memory of GPUs: a pod for which the largest was counted may get less."""
+    service = service_with(8, auto=True)
+    choice = choose(service, LLAMA_70B, [80 << 30, 16 << 30, 1 << 30])
+    assert choice == choose(service, LLAMA_70B, [1 << 30, 16 << 30])
+    assert choice.layout == Layout(2, tensor=8, pods=2)
+    assert "of the 17.2 GB that the smallest has which can" in choice.reason
+
+
 def test_a_revision_keeps_its_layout_and_older_ones_are_one_rank():
     layout = Layout(pipeline=2, tensor=3, pods=2)
     assert read_layout(layout.as_json()) == layout
