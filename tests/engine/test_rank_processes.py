@@ -85,6 +85,7 @@ def test_rank_that_was_stopped_is_known_to_be_at_once_and_one_that_goes_on_is_no
     """No deadline tells a stopped rank from one that waits long for a processor."""
     config = EngineConfig(f"file://{tiny_llama}", group=GroupConfig(tensor=2))
     ranks = LocalRanks(config, "127.0.0.1:1")  # where nobody meets it
+    await_that(lambda: any(map(is_rank, psutil.Process().children())))  # exec shows it late
     [rank] = (each for each in psutil.Process().children() if is_rank(each))
     assert not ranks.trouble()
     rank.suspend()

@@ -7,12 +7,15 @@ from openinference_operator import lease as lease_module
 from openinference_operator.cluster import RESOURCES
 from openinference_operator.errors import LeaseLost
 from openinference_operator.lease import Lease
+from openinference_operator.metrics import IS_LEADER
+
+from tests.operator.running import until
 
 
 async def test_only_one_of_two_replicas_holds_the_lease(cluster, lease):
     other = Lease(cluster, "system", "operator-1")
     task = asyncio.create_task(other.keep())
-    await asyncio.sleep(0.1)
+    await until(lambda: IS_LEADER.collect()[0].samples[0].value == 0)  # as the other has found
     assert lease.is_held
     assert not other.is_held
     task.cancel()
@@ -57,7 +60,7 @@ async def test_a_holder_that_cannot_renew_stops_believing(cluster, server, monke
     task = asyncio.create_task(holder.keep())
     await holder.wait_until_held()
     server.failures = [500] * 1000
-    await asyncio.sleep(0.4)
+    await until(lambda: not holder.is_held)
     with pytest.raises(LeaseLost):
         holder.check()
     task.cancel()
