@@ -76,10 +76,8 @@ def group_runner(
         own = random_llama(part, length, device, config.weight_format)
         own = _with_part_of_head(own, model.vocab_size, ranks.stage)
         if group.pipeline > 1:
-            return build_stage(
-                kernels, own, model, config, ranks, verdict, has_prefill=has_prefill,
-                near=_near(meeting),
-            )  # fmt: skip
+            pods = msgspec.structs.replace(config, group=_in_pods(group, meeting))
+            return build_stage(kernels, own, model, pods, ranks, verdict, has_prefill=has_prefill)
         return build_part(
             kernels, own, model, config, ranks, verdict,
             has_prefill=has_prefill, maps=not meeting.avoids_mapping,
@@ -97,13 +95,11 @@ def group_runner(
     return lead(part, link, config, SpeedMeter())
 
 
-def _near(meeting: Meeting) -> range:
-    """All ranks, or those of a stage, as if each stage had a pod."""
-    group = meeting.group
-    if not meeting.avoids_mapping:
-        return range(group.num_ranks)
-    first = meeting.rank - meeting.rank % group.ranks_per_stage
-    return range(first, first + group.ranks_per_stage)
+def _in_pods(group: GroupConfig, meeting: Meeting) -> GroupConfig:
+    """As if all ranks had one pod, or each stage its own."""
+    pods = group.pipeline if meeting.avoids_mapping else 1
+    pod = meeting.rank * pods // group.num_ranks
+    return msgspec.structs.replace(group, pods=pods, pod=pod)
 
 
 def _with_part_of_head(weights: LlamaWeights, vocabulary: int, team: Team) -> LlamaWeights:

@@ -80,10 +80,8 @@ class Demand:
         return -(-self.copy // min(self._slices(layout), self.num_kv_heads))
 
     def exchange(self, layout: Layout) -> int:
-        """What a rank on a GPU has for the others to write to, and for the lanes of a pipeline.
-
-        A stage has rows of the one before in each lane, the first the logits of the last one; and
-        the same once more, to be sent, where the next stage is in another pod.
+        """What the fullest rank on a GPU has for the others to write to, and for the lanes of a
+        pipeline.
         """
         if not self.is_on_gpus or layout.num_ranks == 1:
             return 0
@@ -91,10 +89,29 @@ class Demand:
         if layout.pipeline == 1:
             return of_team
         inputs = LOGIT_ROWS * 4 * (self.sequence_tokens + self.sequence_tokens // BLOCK_TOKENS)
-        rows = self.inbox // 8 * 9  # with their squares and positions, once instead of twice
-        copies = layout.pipeline * (2 if layout.pods > 1 else 1)
-        of_lanes = copies * max(rows, self.logits) + (layout.pipeline - 1) * inputs
+        of_lanes = layout.pipeline * self._hops(layout) + (layout.pipeline - 1) * inputs
         return of_lanes + (of_team if layout.ranks_per_stage > 1 else 0)
+
+    def _hops(self, layout: Layout) -> int:
+        """Of the fullest stage in each lane: the logits of the last stage, or rows of the one
+        before; and what it sends, where the next stage is in another pod.
+        """
+        stages, stages_of_pod = layout.pipeline, max(1, layout.pipeline // layout.pods)
+        rows = self.inbox // 8 * 9  # with their squares and positions, once instead of twice
+
+        def is_far(stage: int) -> bool:
+            return layout.pods > 1 and stage % stages_of_pod == 0
+
+        def arriving(stage: int) -> int:
+            if stage == 0:
+                return self.logits
+            return rows // 2 if is_far(stage) else rows  # without marks, as the next pod takes them
+
+        def leaving(stage: int) -> int:
+            following = (stage + 1) % stages
+            return arriving(following) if is_far(following) else 0
+
+        return max(arriving(stage) + leaving(stage) for stage in range(stages))
 
     @property
     def weights(self) -> int:

@@ -13,14 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
-from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import FLOAT32
 from openinference_engine.models.registry import build_model
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
 from openinference_engine.ranks.cuda_part import shared_layout
 from openinference_engine.ranks.layout import layers_of, place_of
-from openinference_engine.ranks.pipeline_plan import shared_bytes
+from openinference_engine.ranks.pipeline_plan import bytes_of_lanes
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.weights.checkpoint import (
     ALL,
@@ -158,30 +157,30 @@ def test_operator_counts_what_ranks_on_gpus_write_to_each_other(
 
 
 @given(
-    stages=st.integers(2, 8),
+    pods=st.sampled_from([1, 2, 4]),
+    stages_of_pod=st.integers(1, 3),
     tensor=st.sampled_from([1, 2]),
     seats=st.integers(1, 2000),
     vocabulary=st.integers(1, 64_000),
 )
 def test_operator_counts_what_stages_on_gpus_have_for_their_lanes(
-    stages: int, tensor: int, seats: int, vocabulary: int
+    pods: int, stages_of_pod: int, tensor: int, seats: int, vocabulary: int
 ) -> None:
     """And, where several share a stage, for each other: logits in any, though the last alone has
-    them."""
-    gpus = {"nvidia.com/gpu": str(stages * tensor)}
+    them; and for what goes to another pod."""
+    stages = max(2, pods * stages_of_pod)
+    gpus = {"nvidia.com/gpu": str(stages * tensor // pods)}
     model, limits = model_of(8, 100, vocabulary), {"limits": gpus}
     spec = {"model": {"uri": "hf://a/b"}, "resources": limits, "engine": {"maxSequences": seats}}
     service = parse({"metadata": {"name": "demo"}, "spec": spec})
-    group = GroupConfig(pipeline=stages, tensor=tensor)
+    group = GroupConfig(pipeline=stages, tensor=tensor, pods=pods, rendezvous="pod-0:8001")
     config = EngineConfig("", max_sequences=seats, group=group)
-    counted = measure(service, summary_of(model)).exchange(Layout(stages, tensor))
-    pages = model.max_positions // config.block_size
-    inputs = (stages - 1) * input_bytes(MAX_ROWS, pages, model.max_positions)
-    inboxes = max(shared_bytes(model, config, stage) for stage in range(stages))
+    counted = measure(service, summary_of(model)).exchange(Layout(stages, tensor, pods=pods))
+    planned = max(bytes_of_lanes(model, config, stage) for stage in range(stages))
     logits = 4 * MAX_ROWS * vocabulary if tensor > 1 else 0
     # Beside rules, biases and words of the choice, which are of a size whatever the model.
     beside = stages * MAX_ROWS * 4 * 700
-    assert inboxes + inputs - beside <= counted <= inboxes + inputs + logits + beside
+    assert planned - beside <= counted <= planned + logits + beside
 
 
 @given(

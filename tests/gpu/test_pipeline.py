@@ -59,7 +59,8 @@ class Pipeline:
     def __init__(self, ops, stages, has_prefill=False, **switches):
         self._ops, self._pushed, self.depths = ops, 0, []
         config = EngineConfig("", **switches)
-        layouts = [layout_of(MODEL, stages, stage, MAX_ROWS) for stage in range(stages)]
+        group = GroupConfig(pipeline=stages)
+        layouts = [layout_of(MODEL, group, stage, MAX_ROWS) for stage in range(stages)]
         spaces = [torch.zeros(layout.num_bytes, dtype=torch.uint8) for layout in layouts]
         followings = [*range(1, stages), 0]
         self.memories = [

@@ -111,7 +111,7 @@ class PipelineOfTeams:
         self._config = EngineConfig("", is_deterministic=not has_prefill, group=group)
         model, size = checkpoint.config, group.ranks_per_stage
         self._layouts = [
-            layout_of(model, group.pipeline, stage, MAX_ROWS) for stage in range(group.pipeline)
+            layout_of(model, group, stage, MAX_ROWS) for stage in range(group.pipeline)
         ]
         self._of_team = device_memory.layout_of(model, size, MAX_ROWS, MAX_ROWS)
         places = [place_of(rank, group) for rank in range(group.num_ranks)]

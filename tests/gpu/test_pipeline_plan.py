@@ -73,20 +73,24 @@ def test_cache_is_as_large_as_the_fullest_stage_affords():
 
 def test_inputs_of_all_lanes_but_one_are_counted_beside_the_inboxes():
     inputs = RowInputs(MAX_ROWS, 4096 // PAGE_TOKENS, 4096, torch.device("cpu")).words.nbytes
-    inboxes = layout_of(LLAMA_7B, 3, 0, most_rows(settings(3))).num_bytes
+    inboxes = layout_of(LLAMA_7B, settings(3).group, 0, most_rows(settings(3))).num_bytes
     of_lanes = (inboxes + 2 * inputs) / 2**20
     with pytest.raises(StartError, match=f"and {of_lanes:.0f} MiB for its lanes"):
         plan_stage(LLAMA_7B, settings(3), 0, GIB)
 
 
 def test_copy_of_the_next_inbox_is_counted_where_that_is_in_another_pod():
+    """Both of half the size where rows come, which go there without marks."""
     apart, together = settings(4, pods=2), settings(4)
-    inboxes = [layout_of(LLAMA_7B, 4, stage, most_rows(apart)).num_bytes for stage in range(4)]
+    choices, rows, *_ = [
+        layout_of(LLAMA_7B, together.group, stage, most_rows(apart)) for stage in range(4)
+    ]
     more = [
         bytes_of_lanes(LLAMA_7B, apart, stage) - bytes_of_lanes(LLAMA_7B, together, stage)
         for stage in range(4)
     ]
-    assert more == [0, inboxes[2], 0, inboxes[0]]
+    of_rows = 4 * rows.lane_bytes // 2
+    assert more == [0, of_rows + rows.num_bytes - rows.state, -of_rows, choices.num_bytes]
 
 
 def test_stages_fit_where_the_whole_model_does_not():

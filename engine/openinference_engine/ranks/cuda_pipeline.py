@@ -115,7 +115,6 @@ def load_stage(
     return build_stage(
         kernels, weights, model, config, ranks, verdict,
         has_prefill=runs_prefill(kernels, device, config),
-        near=config.group.ranks_of(config.group.pod),
     )  # fmt: skip
 
 
@@ -128,14 +127,11 @@ def build_stage(
     verdict: Verdict,
     *,
     has_prefill: bool,
-    near: range,
 ) -> CudaStage:
-    """weights: this rank's. near: the ranks that map each other's memory, which are of one pod. All
-    ranks call it at once. Raises StartError if GPUs are apart.
-    """
+    """weights: this rank's. All ranks call it at once. Raises StartError if GPUs are apart."""
     group, device = config.group, weights.rotary.device
     part = stage_model(model, group, ranks.place.stage, ranks.stage.index)
-    shared = _share_memory(kernels, model, config, ranks, device, near)
+    shared = _share_memory(kernels, model, config, ranks, device)
     memory, logits = _stage_memory(shared, model, config, ranks), None
     if group.ranks_per_stage > 1:
         layout = team_layout(model, config, ranks.place.stage)
@@ -158,9 +154,9 @@ def _share_memory(
     config: EngineConfig,
     ranks: Ranks,
     device: torch.device,
-    near: range,
 ) -> SharedMemory:
     group, stage = config.group, ranks.place.stage
+    near = group.ranks_of(group.pod)
     num_bytes, peers = shared_bytes(model, config, stage), set(near) - {ranks.rank}
     shared = SharedMemory(kernels, ranks.everybody, num_bytes, device, sorted(peers))
     if not shared.is_mapped:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openinference_engine.config import ModelConfig
+from openinference_engine.config import GroupConfig, ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.ranks.channels import NEAR, HopEnd, Ways, row_words
 from openinference_engine.ranks.device_memory import Layout, team_memory
@@ -68,11 +68,22 @@ class StageLayout:
         return self.inbox(lane) + self.words * _WORD_BYTES
 
 
-def layout_of(model: ModelConfig, stages: int, stage: int, max_rows: int) -> StageLayout:
-    """max_rows: of a step; one choice is of MAX_ROWS. There are as many lanes as stages."""
+def layout_of(model: ModelConfig, group: GroupConfig, stage: int, max_rows: int) -> StageLayout:
+    """max_rows: of a step; one choice is of MAX_ROWS. There are as many lanes as stages.
+
+    Rows from another pod come without marks, which are half of each word.
+    """
     if stage == 0:
-        return StageLayout(stages, 2 * MAX_ROWS, (MAX_ROWS, model.vocab_size))
-    return StageLayout(stages, max_rows * row_words(model.hidden_size))
+        return StageLayout(group.pipeline, 2 * MAX_ROWS, (MAX_ROWS, model.vocab_size))
+    words = max_rows * row_words(model.hidden_size)
+    return StageLayout(group.pipeline, -(-words // 2) if is_far(group, stage) else words)
+
+
+def is_far(group: GroupConfig, stage: int) -> bool:
+    """Whether the stage before this one is in another pod."""
+    before = (stage - 1) % group.pipeline
+    pod, other = (group.pod_of(one * group.ranks_per_stage) for one in (stage, before))
+    return pod != other
 
 
 class Hops:

@@ -66,7 +66,7 @@ def shared_bytes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
 
 
 def stage_layout(model: ModelConfig, config: EngineConfig, stage: int) -> hops.StageLayout:
-    return hops.layout_of(model, config.group.pipeline, stage, most_rows(config))
+    return hops.layout_of(model, config.group, stage, most_rows(config))
 
 
 def team_layout(model: ModelConfig, config: EngineConfig, stage: int) -> device_memory.Layout:
@@ -83,9 +83,9 @@ def bytes_of_lanes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
 
 def _outbox_bytes(model: ModelConfig, config: EngineConfig, stage: int) -> int:
     """What stands for the memory of the next stage, where that is in another pod."""
-    group, following = config.group, (stage + 1) % config.group.pipeline
-    own_pod, next_pod = (group.pod_of(one * group.ranks_per_stage) for one in (stage, following))
-    return 0 if own_pod == next_pod else stage_layout(model, config, following).num_bytes
+    following = (stage + 1) % config.group.pipeline
+    is_far = hops.is_far(config.group, following)
+    return stage_layout(model, config, following).num_bytes if is_far else 0
 
 
 def _shared(group: GroupConfig) -> str:
