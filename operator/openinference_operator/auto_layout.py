@@ -14,13 +14,12 @@ from typing import Any
 from openinference_operator.demand import Demand, measure
 from openinference_operator.layout import (
     Layout,
-    expert_columns,
-    find_gpu_misfit,
     find_misfit,
     given_layout,
     query_heads,
     with_more_stages,
 )
+from openinference_operator.sharing import expert_columns, find_gpu_misfit
 from openinference_operator.sizing import fewest_stages, human, needed_bytes
 from openinference_operator.spec import InferenceService
 

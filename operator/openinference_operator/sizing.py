@@ -22,12 +22,12 @@ from openinference_operator.demand import Demand, measure
 from openinference_operator.fields import parse_quantity
 from openinference_operator.layout import (
     Layout,
-    find_gpu_misfit,
     find_misfit,
     with_more_stages,
 )
 from openinference_operator.parallelism_spec import GPU_RESOURCE
 from openinference_operator.reasons import Reason
+from openinference_operator.sharing import find_gpu_misfit
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 

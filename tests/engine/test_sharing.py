@@ -9,7 +9,8 @@ from openinference_engine.errors import StartError
 from openinference_engine.llama_weights import check_supported, column_multiple
 from openinference_engine.ranks.layout import check_fits
 from openinference_engine.ranks.sharing import MOST_RANKS, check_sharing
-from openinference_operator.layout import Layout, find_gpu_misfit, find_misfit
+from openinference_operator.layout import Layout, find_misfit
+from openinference_operator.sharing import find_gpu_misfit
 
 HEADS = [(4, 1), (6, 2), (8, 8), (9, 3), (32, 4)]
 EXPERTS = [None, *product([3, 6, 8], [96, 256, 384, 640])]  # how many, and columns of each

@@ -1,6 +1,6 @@
 """How many GPUs may share a stage of a model, and its experts: pure.
 
-The operator knows the same rules (openinference_operator.layout.find_gpu_misfit), so that a group
+The operator knows the same rules (openinference_operator.sharing), so that a group
 which breaks one is told of before a pod is made.
 """
 
