@@ -36,7 +36,8 @@ from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks.cuda_group import CudaGroup
 from openinference_engine.request import Request, SamplingParams
-from openinference_engine.scheduler import Scheduler, Step
+from openinference_engine.scheduler import Scheduler
+from openinference_engine.step import Step
 
 from benchmarks.decode_options import (
     batches_of,

@@ -23,7 +23,8 @@ from openinference_engine.blocks import BlockPool
 from openinference_engine.core.messages import Progress, Status, Token
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.results import StepResult
-from openinference_engine.scheduler import Drawn, Scheduler, Step
+from openinference_engine.scheduler import Drawn, Scheduler
+from openinference_engine.step import Step
 
 BLOCK_SIZE = 16
 PROMPT_TOKENS = 128

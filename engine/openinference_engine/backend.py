@@ -19,8 +19,8 @@ from openinference_engine.models.registry import build_model
 from openinference_engine.ops import KERNEL_PATH
 from openinference_engine.results import StepResult
 from openinference_engine.runner import TORCH_DTYPES, Runner
-from openinference_engine.scheduler import Step
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.step import Step
 from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights

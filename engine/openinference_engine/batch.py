@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from openinference_engine.ops import AttentionPlan
-from openinference_engine.scheduler import Chunk
+from openinference_engine.step import Chunk
 
 
 @dataclass(frozen=True, slots=True)

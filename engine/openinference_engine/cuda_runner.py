@@ -33,7 +33,7 @@ from openinference_engine.prefill import Prefill
 from openinference_engine.results import StepResult, TokenLogprobs
 from openinference_engine.rows import Row, rows_of
 from openinference_engine.sampling import rate, rate_drawn, sample
-from openinference_engine.scheduler import Chunk, Step
+from openinference_engine.step import Chunk, Step
 
 _LONG_CHUNK = 33  # rows of one sequence: they had better share the keys that they read
 

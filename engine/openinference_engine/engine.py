@@ -15,8 +15,9 @@ from openinference_engine.blocks import BlockPool
 from openinference_engine.config import EngineConfig
 from openinference_engine.request import FailureReason, Request, SamplingParams
 from openinference_engine.results import StepResult
-from openinference_engine.scheduler import Chunk, Draw, Drawn, Scheduler, Step
+from openinference_engine.scheduler import Drawn, Scheduler
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.step import Chunk, Draw, Step
 from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
 

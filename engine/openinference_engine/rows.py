@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.rules import is_drawn_on_device
 from openinference_engine.sampling import keeps_likeliest
-from openinference_engine.scheduler import Chunk, Draw
+from openinference_engine.step import Chunk, Draw
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from openinference_engine.chance import FULL_WEIGHT, fraction, part_of
 from openinference_engine.ratings import MOST_TOP
 from openinference_engine.request import SamplingParams
 from openinference_engine.sampling import keeps_likeliest
-from openinference_engine.scheduler import Draw
+from openinference_engine.step import Draw
 
 RULE_WORDS = 16
 MOST_BIASES = 320  # of a row; OpenAI takes 300

@@ -14,7 +14,7 @@ from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import Model
 from openinference_engine.results import StepResult
 from openinference_engine.sampling import embed, rate, rate_drawn, sample
-from openinference_engine.scheduler import Chunk, Step
+from openinference_engine.step import Chunk, Step
 
 # What weights become; "auto" keeps matrices as they are stored and makes the rest float32.
 TORCH_DTYPES: dict[DataType, torch.dtype] = {

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from openinference_engine.chance import keep_head, likeliest, pick, random_bits, weights_of
 from openinference_engine.request import SamplingParams
 from openinference_engine.results import TokenLogprobs
-from openinference_engine.scheduler import Draw
+from openinference_engine.step import Draw
 
 _LOWEST_LOGPROB = -9999.0  # JSON knows no infinity
 

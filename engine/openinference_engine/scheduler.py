@@ -12,56 +12,15 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import zip_longest
 
 from openinference_engine.blocks import BlockPool, extend_hashes
 from openinference_engine.errors import BookkeepingError
-from openinference_engine.request import Constraint, FinishReason, Request, SamplingParams
+from openinference_engine.request import FinishReason, Request
 from openinference_engine.results import StepResult, TokenLogprobs
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """What drawing the next token of a sequence depends on, apart from its logits."""
-
-    params: SamplingParams
-    num_prompt: int
-    history: list[int]  # prompt and outputs so far
-    constraint: Constraint | None = None
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.history) - self.num_prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Some consecutive tokens of one request to compute in this step."""
-
-    request_id: str
-    token_ids: list[int]
-    start: int  # position of the first of them
-    block_ids: list[int]  # hold all positions up to the last of them, where the first sees them
-    draw: Draw | None  # None: more of the prompt follows in a later step
-    targets: list[int] = field(default_factory=list)
-    """Tokens whose log-probabilities are wanted behind the first positions of the chunk."""
-    num_top: int = 0
-    """How many of the likeliest tokens are wanted beside each target."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    chunks: list[Chunk]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(chunk.token_ids) for chunk in self.chunks)
-
-    @property
-    def num_decodes(self) -> int:
-        return sum(len(chunk.token_ids) == 1 for chunk in self.chunks)
+from openinference_engine.step import Chunk, Step, next_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +119,7 @@ class Scheduler:
             if token_budget == 0 or len(chunks) == most:
                 break
             if request.num_missing:
-                chunks.append(_chunk(request, min(request.num_missing, token_budget)))
+                chunks.append(next_chunk(request, min(request.num_missing, token_budget)))
                 request.advance(len(chunks[-1].token_ids))
                 token_budget -= len(chunks[-1].token_ids)
         return Step(chunks)
@@ -291,21 +250,3 @@ class Scheduler:
 
 def _insert(requests: list[Request], request: Request) -> None:
     insort(requests, request, key=lambda other: other.place)
-
-
-def _chunk(request: Request, length: int) -> Chunk:
-    start, end = request.num_computed, request.num_computed + length
-    draws = end == request.num_tokens
-    return Chunk(
-        request_id=request.id,
-        token_ids=request.token_ids[start:end],
-        start=start,
-        block_ids=request.block_ids,
-        draw=_draw(request) if draws else None,
-        targets=request.targets(start, end),
-        num_top=request.params.num_prompt_logprobs or 0,
-    )
-
-
-def _draw(request: Request) -> Draw:
-    return Draw(request.params, request.num_prompt, request.token_ids, request.constraint)

@@ -12,7 +12,7 @@ from openinference_engine.inputs import Changes, RowInputs
 from openinference_engine.request import SamplingParams
 from openinference_engine.rows import Row
 from openinference_engine.rules import RULE_WORDS, counts_history, pack_biases, pack_rule
-from openinference_engine.scheduler import Draw
+from openinference_engine.step import Draw
 
 
 @dataclass(slots=True)

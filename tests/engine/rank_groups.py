@@ -14,7 +14,7 @@ from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.engine import Engine
 from openinference_engine.ranks.worker import serve_rank
 from openinference_engine.request import Request, SamplingParams
-from openinference_engine.scheduler import Chunk, Draw, Step
+from openinference_engine.step import Chunk, Draw, Step
 from openinference_engine.weights.checkpoint import open_checkpoint
 
 NUM_TOKENS = 24

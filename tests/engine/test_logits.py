@@ -17,7 +17,7 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.engine import Engine
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.runner import Runner
-from openinference_engine.scheduler import Chunk, Draw, Step
+from openinference_engine.step import Chunk, Draw, Step
 from openinference_engine.weights.checkpoint import open_checkpoint
 
 PROMPTS = [

@@ -18,7 +18,7 @@ from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.gptq import quantise_by_moments
 from openinference_engine.quantise.scheme import SCHEMES, round_to_nearest
 from openinference_engine.runner import Runner
-from openinference_engine.scheduler import Chunk, Step
+from openinference_engine.step import Chunk, Step
 from openinference_engine.tokenizer.tokenizer import load_tokenizer
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.gguf_checkpoint import GGUFCheckpoint

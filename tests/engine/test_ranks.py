@@ -16,7 +16,7 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.engine import Engine
 from openinference_engine.quantise.folder import quantise_folder
 from openinference_engine.quantise.scheme import SCHEMES
-from openinference_engine.scheduler import Step
+from openinference_engine.step import Step
 from openinference_engine.weights.checkpoint import open_checkpoint
 
 from tests.engine.rank_groups import (

@@ -9,7 +9,7 @@ import torch
 from openinference_engine.chance import fraction, part_of, random_bits
 from openinference_engine.request import SamplingParams
 from openinference_engine.sampling import sample
-from openinference_engine.scheduler import Draw
+from openinference_engine.step import Draw
 
 # Probabilities 0.5, 0.25, 0.15, 0.07, 0.03, in an order that is not sorted.
 LOGITS = torch.tensor([0.15, 0.5, 0.03, 0.25, 0.07]).log()

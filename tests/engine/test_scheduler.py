@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from openinference_engine.blocks import BlockPool
 from openinference_engine.request import Request, SamplingParams, due_at
 from openinference_engine.results import StepResult
-from openinference_engine.scheduler import Scheduler, Step
+from openinference_engine.scheduler import Scheduler
+from openinference_engine.step import Step
 
 BLOCK_SIZE = 4
 

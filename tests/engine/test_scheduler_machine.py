@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from openinference_engine.blocks import BlockPool
 from openinference_engine.request import Request, SamplingParams, due_at
 from openinference_engine.results import StepResult
-from openinference_engine.scheduler import Chunk, Scheduler, Step
+from openinference_engine.scheduler import Scheduler
+from openinference_engine.step import Chunk, Step
 
 from tests.engine.test_scheduler import BLOCK_SIZE, lengths
 

@@ -9,7 +9,7 @@ from openinference_engine.llama_weights import head_format
 from openinference_engine.models.registry import build_model
 from openinference_engine.packings import PACKINGS
 from openinference_engine.runner import Runner
-from openinference_engine.scheduler import Chunk, Step
+from openinference_engine.step import Chunk, Step
 from openinference_engine.weights.loader import Weights
 
 from tests.gpu.random_model import RandomCheckpoint

@@ -18,7 +18,8 @@ from openinference_engine.packings import PACKINGS
 from openinference_engine.prefill import Prefill
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.request import Request, SamplingParams
-from openinference_engine.scheduler import Chunk, Scheduler, Step
+from openinference_engine.scheduler import Scheduler
+from openinference_engine.step import Chunk, Step
 from openinference_engine.weights.loader import Weights
 
 from tests.gpu.random_model import CONFIG, RandomCheckpoint, build_oracle, changed

@@ -7,7 +7,7 @@ import torch
 from openinference_engine.request import SamplingParams
 from openinference_engine.rules import MOST_BIASES, pack_biases, pack_rule
 from openinference_engine.sampling import sample
-from openinference_engine.scheduler import Draw
+from openinference_engine.step import Draw
 
 VOCABULARY, LENGTH = 1031, 48  # no multiple of anything
 

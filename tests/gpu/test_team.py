@@ -32,7 +32,7 @@ from openinference_engine.ranks.part import CheckpointPart, part_of
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.ranks.team_kernels import TeamKernels
 from openinference_engine.request import SamplingParams
-from openinference_engine.scheduler import Chunk, Draw, Step
+from openinference_engine.step import Chunk, Draw, Step
 from openinference_engine.weights.loader import Weights
 from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 

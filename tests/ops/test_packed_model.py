@@ -14,7 +14,7 @@ from openinference_engine.kv_formats import CPU_FORMATS, FLOAT32
 from openinference_engine.layers.attention import KVCache
 from openinference_engine.models.registry import build_model
 from openinference_engine.request import SamplingParams
-from openinference_engine.scheduler import Chunk, Draw
+from openinference_engine.step import Chunk, Draw
 from openinference_engine.tokenizer.tokenizer import load_tokenizer
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.loader import Weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openinference_engine.scheduler import Step
+from openinference_engine.step import Step
 
 
 class QueueClock:

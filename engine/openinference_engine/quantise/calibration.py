@@ -21,7 +21,7 @@ from openinference_engine.layers.rotary import Rotary
 from openinference_engine.models.llama import LlamaLayer
 from openinference_engine.quantise.gptq import quantise_by_moments
 from openinference_engine.quantise.scheme import Quantised, Scheme, round_to_nearest
-from openinference_engine.scheduler import Chunk
+from openinference_engine.step import Chunk
 from openinference_engine.weights.checkpoint import ALL, Checkpoint
 from openinference_engine.weights.loader import Weights, as_tensor
 

@@ -38,8 +38,8 @@ from openinference_engine.ranks.sharing import check_sharing
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.ranks.worker import Load
 from openinference_engine.results import StepResult
-from openinference_engine.scheduler import Step
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.step import Step
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.loader import Weights

@@ -31,8 +31,8 @@ from openinference_engine.ranks.stage import Outcome, Stage, load_stage
 from openinference_engine.ranks.team import Post, Ranks
 from openinference_engine.results import StepResult
 from openinference_engine.runner import draw
-from openinference_engine.scheduler import Step
 from openinference_engine.speed import SpeedMeter
+from openinference_engine.step import Step
 from openinference_engine.weights.checkpoint import Checkpoint
 
 Part = TypeVar("Part")
