@@ -16,6 +16,7 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
 from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.ranks.addresses import LOOPBACK
+from openinference_engine.ranks.facts import facts_of
 from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.local import LocalRanks, threads_per_rank
@@ -24,7 +25,6 @@ from openinference_engine.ranks.rendezvous import (
     MEETING_SECONDS,
     Meeting,
     Verdict,
-    facts_of,
     host_meeting,
 )
 from openinference_engine.ranks.stage import Outcome, Stage, load_stage

@@ -6,7 +6,6 @@ link is and how large the cache is, or why there will be no group, which every r
 
 from __future__ import annotations
 
-import platform
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,23 +17,19 @@ import msgspec
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
 from torch.distributed import ProcessGroup
 
-from openinference_engine.config import EngineConfig, GroupConfig
+from openinference_engine.config import GroupConfig
 from openinference_engine.errors import StartError
-from openinference_engine.ops import KERNEL_PATH
 from openinference_engine.ranks import addresses
 from openinference_engine.ranks.addresses import LOOPBACK, RETRY_SECONDS
+from openinference_engine.ranks.facts import Facts, difference
 from openinference_engine.ranks.layout import place_of
 from openinference_engine.ranks.team import Post, Ranks, Team
-from openinference_engine.version import VERSION
-from openinference_engine.weights.checkpoint import Checkpoint
 
 MEETING_SECONDS = 60.0  # for ranks that all have stated their facts to connect
 _VERDICT, _TROUBLE = "verdict", "trouble"
 _LOOK_SECONDS = 0.05
 _HEARING_SECONDS = 5.0  # for the others to read a refusal before its store goes
 _EXCHANGE_SECONDS = 86_400.0  # the watch ends a rank that waits for another, not a time limit here
-
-Facts = dict[str, str]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -44,30 +39,6 @@ class Verdict(msgspec.Struct, frozen=True):
     link_port: int = 0
     max_model_len: int = 0
     num_cache_blocks: int = 0
-
-
-def facts_of(checkpoint: Checkpoint, config: EngineConfig) -> Facts:
-    """What must be the same on all ranks, by the name that a refusal gives it."""
-    flags = msgspec.to_builtins(config)
-    group = flags.pop("group")
-    flags |= {name: group[name] for name in ("pipeline", "tensor", "expert", "pods")}
-    del flags["model_uri"]  # one pod may find the same weights elsewhere
-    return {
-        "version": VERSION,
-        "image": config.group.image,
-        "weights": checkpoint.fingerprint,
-        "kernels": _kernels(config),
-        "machine": platform.machine(),
-        **{f"setting {name}": str(value) for name, value in flags.items()},
-    }
-
-
-def _kernels(config: EngineConfig) -> str:
-    if config.device == "cpu":
-        return KERNEL_PATH
-    from openinference_engine.cuda_backend import find_gpu, kernel_path
-
-    return kernel_path(find_gpu(), config)
 
 
 class Meeting:
@@ -120,11 +91,9 @@ class Meeting:
                 self._refuse(self._absence(missing), present)
             time.sleep(_LOOK_SECONDS)
         for rank in others:
-            if difference := _difference(own, self._facts_of(rank, others)):
+            if found := difference(own, self._facts_of(rank, others)):
                 pod = self._config.pod_of(rank)
-                self._refuse(
-                    f"rank {rank} (pod {pod}) {difference}; give all pods the same", others
-                )
+                self._refuse(f"rank {rank} (pod {pod}) {found}; give all pods the same", others)
 
     def decide(self, verdict: Verdict) -> None:
         self._store.set(_VERDICT, msgspec.json.encode(verdict).decode())
@@ -252,10 +221,3 @@ def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
 
 def _facts_key(rank: int) -> str:
     return f"facts-{rank}"
-
-
-def _difference(own: Facts, other: Facts) -> str | None:
-    for name in own | other:
-        if own.get(name) != other.get(name):
-            return f"has {name} {other.get(name)!r}, rank 0 has {own.get(name)!r}"
-    return None

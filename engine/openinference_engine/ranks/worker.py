@@ -11,6 +11,7 @@ from typing import Protocol
 from openinference_engine import ops
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
+from openinference_engine.ranks.facts import facts_of
 from openinference_engine.ranks.link import End, RankLink, end_process
 from openinference_engine.ranks.local import threads_per_rank
 from openinference_engine.ranks.messages import Failed, Ready, StepMessage, ToRank
@@ -18,7 +19,6 @@ from openinference_engine.ranks.rendezvous import (
     MEETING_SECONDS,
     Meeting,
     Verdict,
-    facts_of,
     visit_meeting,
 )
 from openinference_engine.ranks.stage import load_stage
