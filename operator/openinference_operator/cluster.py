@@ -7,7 +7,6 @@ repairs what somebody edited; over an object of somebody else it would be theft.
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -18,6 +17,7 @@ from openinference_operator import names
 from openinference_operator.errors import AlreadyExists, ApiError, Conflict, NotFound
 from openinference_operator.metrics import API_CALLS
 from openinference_operator.operations import Reference
+from openinference_operator.resources import RESOURCES
 from openinference_operator.store import Object
 
 READ_TIMEOUT_SECONDS = 15.0
@@ -25,44 +25,6 @@ WRITE_TIMEOUT_SECONDS = 4.0  # ends before another leader may begin (see `lease`
 PAGE_SIZE = 500
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Where a kind of object lives in the API."""
-
-    api_version: str
-    plural: str
-
-    def path(self, namespace: str = "", name: str = "") -> str:
-        """The path of a collection or of one object."""
-        root = "/api" if "/" not in self.api_version else "/apis"
-        parts = [root, self.api_version]
-        if namespace:
-            parts += ["namespaces", namespace]
-        return "/".join([*parts, self.plural, name] if name else [*parts, self.plural])
-
-
-RESOURCES: Mapping[str, Resource] = {
-    names.KIND: Resource(f"{names.API_GROUP}/{names.API_VERSION}", names.PLURAL),
-    "StatefulSet": Resource("apps/v1", "statefulsets"),
-    "ControllerRevision": Resource("apps/v1", "controllerrevisions"),
-    "Job": Resource("batch/v1", "jobs"),
-    "Node": Resource("v1", "nodes"),
-    "Deployment": Resource("apps/v1", "deployments"),
-    "Service": Resource("v1", "services"),
-    "ConfigMap": Resource("v1", "configmaps"),
-    "ServiceAccount": Resource("v1", "serviceaccounts"),
-    "Secret": Resource("v1", "secrets"),
-    "Pod": Resource("v1", "pods"),
-    "Event": Resource("v1", "events"),
-    "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
-    "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
-    "ServiceMonitor": Resource("monitoring.coreos.com/v1", "servicemonitors"),
-    "PrometheusRule": Resource("monitoring.coreos.com/v1", "prometheusrules"),
-    "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
-    "Lease": Resource("coordination.k8s.io/v1", "leases"),
-}
 
 
 class Cluster:

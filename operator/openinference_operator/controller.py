@@ -7,7 +7,7 @@ time, and then only the next scale-down waits longer.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from time import monotonic, time
 from typing import Any
 
@@ -21,11 +21,12 @@ from openinference_operator.errors import (
     OperatorError,
     SpecError,
 )
-from openinference_operator.events import Note, Recorder, notes_on
+from openinference_operator.events import Recorder
 from openinference_operator.facts import Facts
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import RECONCILE_SECONDS
 from openinference_operator.namespace_router import NamespaceRouter
+from openinference_operator.notes import Note, notes_of
 from openinference_operator.observe import Observed, observe
 from openinference_operator.plan import Plan, plan_service
 from openinference_operator.reasons import Reason
@@ -175,8 +176,7 @@ class Controller:
             self._queue.add(key)  # what is true then is said then
         else:
             await self._writer.write_status(raw, status)
-        decisions = (*_scaling_notes(recorded, decision), *notes_on(plan.operations))
-        for note in (*decisions, *_trouble_notes(observed)):
+        for note in notes_of(plan.operations, observed, recorded, decision):
             await self._recorder.record(raw, note)
         if plan.look_again_at is not None:
             self._queue.add_after(key, max(MINIMAL_DELAY_SECONDS, plan.look_again_at - now))
@@ -249,13 +249,3 @@ class Controller:
             await self._refuse(raw, raw.get("status") or {}, Reason.INTERNAL_ERROR, message)
         except OperatorError as refusal:
             log.warning("status not written: key=%s error=%s", key, refusal)
-
-
-def _scaling_notes(recorded: int, decision: Decision | None) -> Iterator[Note]:
-    if decision is not None and decision.desired != recorded:
-        yield Note("Scaled", decision.message)
-
-
-def _trouble_notes(observed: Observed) -> Iterator[Note]:
-    for trouble in (group.trouble for group in observed.groups if group.trouble is not None):
-        yield Note(trouble.reason, trouble.message, "Warning")

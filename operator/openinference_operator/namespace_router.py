@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from openinference_operator.errors import NameConflict, SpecError
-from openinference_operator.events import Note, Recorder
+from openinference_operator.events import Recorder
 from openinference_operator.lease import Lease
+from openinference_operator.notes import Note
 from openinference_operator.plan import plan_monitoring, plan_namespace
 from openinference_operator.reasons import Reason
 from openinference_operator.settings import Settings

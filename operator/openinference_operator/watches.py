@@ -17,8 +17,9 @@ from typing import Any
 import kopf
 
 from openinference_operator import names
-from openinference_operator.cluster import RESOURCES, Cluster
+from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
+from openinference_operator.resources import RESOURCES
 from openinference_operator.store import Store
 from openinference_operator.triggers import Triggers
 

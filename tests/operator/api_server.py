@@ -6,7 +6,7 @@ import time
 
 from aiohttp import web
 from openinference_operator import names, timestamps
-from openinference_operator.cluster import RESOURCES
+from openinference_operator.resources import RESOURCES
 
 
 class ApiServer:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from openinference_operator.cluster import RESOURCES
+from openinference_operator.resources import RESOURCES
 
 
 class Running:

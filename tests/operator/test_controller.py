@@ -2,7 +2,7 @@
 
 from openinference_operator import lease as lease_module
 from openinference_operator import names, timestamps
-from openinference_operator.cluster import RESOURCES
+from openinference_operator.resources import RESOURCES
 from openinference_operator.triggers import Key
 
 from tests.operator.running import until

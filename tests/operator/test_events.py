@@ -3,8 +3,9 @@
 import pytest
 from openinference_operator import names
 from openinference_operator.errors import ApiError
-from openinference_operator.events import Note, Recorder, notes_on
+from openinference_operator.events import Recorder
 from openinference_operator.manifests import services
+from openinference_operator.notes import Note, notes_on
 from openinference_operator.operations import (
     Annotate,
     Apply,

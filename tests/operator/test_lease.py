@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 from openinference_operator import lease as lease_module
-from openinference_operator.cluster import RESOURCES
 from openinference_operator.errors import LeaseLost
 from openinference_operator.lease import Lease
 from openinference_operator.metrics import IS_LEADER
+from openinference_operator.resources import RESOURCES
 
 from tests.operator.running import until
 

@@ -1,8 +1,8 @@
 """Automatic rollback: when a revision has failed, what serves meanwhile, and how to try again."""
 
 import pytest
-from openinference_operator.events import notes_on
 from openinference_operator.facts import Facts
+from openinference_operator.notes import notes_on
 from openinference_operator.operations import Annotate
 from openinference_operator.status import build_status
 

@@ -5,10 +5,10 @@ from decimal import Decimal
 
 import pytest
 from openinference_operator import cluster as cluster_module
-from openinference_operator.cluster import RESOURCES
 from openinference_operator.facts import Facts
 from openinference_operator.observe import Obstacle
 from openinference_operator.pods import read_pod
+from openinference_operator.resources import RESOURCES
 from openinference_operator.shortage import explain, requests_of, reserve
 from openinference_operator.signals import stuck as stuck_module
 from openinference_operator.signals.nodes import Nodes

@@ -2,8 +2,8 @@
 
 import pytest
 from openinference_operator import names
-from openinference_operator.cluster import RESOURCES
 from openinference_operator.errors import Conflict, NameConflict, NotFound
+from openinference_operator.resources import RESOURCES
 from openinference_operator.spec import parse
 from openinference_operator.tokens import Tokens
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from openinference_operator import names, watches
-from openinference_operator.cluster import RESOURCES
+from openinference_operator.resources import RESOURCES
 from openinference_operator.store import Store
 from openinference_operator.triggers import Key, Triggers
 from openinference_operator.watches import keep_listing

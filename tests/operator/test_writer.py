@@ -2,7 +2,7 @@
 
 import pytest
 from kubernetes.aio import client
-from openinference_operator.cluster import RESOURCES, Cluster
+from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError, Conflict, LeaseLost, NameConflict
 from openinference_operator.manifests import services
 from openinference_operator.manifests.common import signed
@@ -14,6 +14,7 @@ from openinference_operator.operations import (
     Delete,
     Reference,
 )
+from openinference_operator.resources import RESOURCES
 from openinference_operator.spec import parse
 from openinference_operator.store import Store
 from openinference_operator.writer import Writer
