@@ -1,12 +1,11 @@
 """A model of a cluster on plain dicts.
 
-`World` holds objects with identities and versions as the API server does, and plays the parts
-around the operator: it makes pods for StatefulSets, lets them start and end, and has routers that
-read the routing, admit groups and carry requests. Nothing of the operator is replaced.
+`World` holds `objects` as the API server does, and plays the parts around the operator: it makes
+pods for StatefulSets, lets them start and end, and has routers that read the routing, admit groups
+and carry requests. Nothing of the operator is replaced.
 """
 
 import copy
-import itertools
 from dataclasses import dataclass, field
 
 from openinference_operator import names, timestamps
@@ -14,7 +13,7 @@ from openinference_operator.canary import Verdict
 from openinference_operator.course import Evidence
 from openinference_operator.manifests.routing import read_routing
 from openinference_operator.observe import observe
-from openinference_operator.operations import Annotate, Apply, Create, Delete, Resize
+from openinference_operator.operations import Delete
 from openinference_operator.plan import plan_service
 from openinference_operator.routers import Router
 from openinference_operator.settings import EngineSettings
@@ -22,13 +21,10 @@ from openinference_operator.signals.router_state import GroupReport, RouterRepor
 from openinference_operator.spec import parse
 from openinference_operator.store import Store
 
+from tests.operator.objects import Objects
 from tests.operator.raw import build_pod
 
 IMAGE = "engine:1"
-
-
-class ApiConflict(Exception):
-    """409 of the model API server."""
 
 
 @dataclass
@@ -46,7 +42,7 @@ class World:
 
     def __init__(self, service, routers=2):
         self.service = service
-        self.objects = {}
+        self.objects = Objects()
         self.ready = set()
         self.started = set()
         self.broken = set()
@@ -63,8 +59,6 @@ class World:
         self.verdict = Verdict()
         self.golden_failure = ""
         self.answers_golden = True
-        self._versions = itertools.count(1)
-        self._uids = itertools.count(1)
 
     # What the operator does.
 
@@ -89,35 +83,11 @@ class World:
     def perform(self, operation):
         """Apply one operation as the API server would. Raises ApiConflict."""
         match operation:
-            case Create(manifest):
-                key = (manifest["kind"], manifest["metadata"]["name"])
-                if key in self.objects:
-                    raise ApiConflict(key)
-                self._write(manifest, f"uid-{next(self._uids)}")
-            case Apply(manifest, _):
-                present = self.objects.get((manifest["kind"], manifest["metadata"]["name"]))
-                uid = present["metadata"]["uid"] if present else f"uid-{next(self._uids)}"
-                self._write(manifest, uid)
-            case Annotate(reference, annotations):
-                obj = self._exact(reference)
-                kept = obj["metadata"].get("annotations", {}) | annotations
-                obj["metadata"]["annotations"] = {
-                    key: value for key, value in kept.items() if value is not None
-                }
-                obj["metadata"]["resourceVersion"] = str(next(self._versions))
-            case Resize(reference, pods, annotations):
-                self.perform(Annotate(reference, annotations))
-                self.objects["StatefulSet", reference.name]["spec"]["replicas"] = pods
             case Delete(reference) if reference.kind == "Pod":
                 self.recreated.append(reference.name)
                 self.broken.discard(reference.name.rpartition("-")[0])
-            case Delete(reference):
-                obj = self._exact(reference)
-                if reference.kind == "StatefulSet":
-                    obj["metadata"]["deletionTimestamp"] = timestamps.to_text(self.now)
-                    obj["metadata"]["resourceVersion"] = str(next(self._versions))
-                else:
-                    del self.objects[reference.kind, reference.name]
+            case _:
+                self.objects.perform(operation, timestamps.to_text(self.now))
 
     def reconcile(self, crash_after=None):
         """Run one plan; a crash leaves the rest of its operations undone."""
@@ -275,27 +245,3 @@ class World:
             for group, obj in self.groups.items()
             for index in range(obj["spec"]["replicas"])
         ]
-
-    def _write(self, manifest, uid):
-        obj = copy.deepcopy(manifest)
-        present = self.objects.get((obj["kind"], obj["metadata"]["name"]))
-        version = next(self._versions)
-        created_at = (present or {"metadata": {}})["metadata"].get("creationTimestamp")
-        obj["metadata"] |= {
-            "uid": uid,
-            "resourceVersion": str(version),
-            "creationTimestamp": created_at or timestamps.to_text(self.now),
-        }
-        if present:
-            kept = present["metadata"].get("annotations", {})
-            annotations = kept | obj["metadata"].get("annotations", {})
-            obj["metadata"]["annotations"] = annotations
-        self.objects[obj["kind"], obj["metadata"]["name"]] = obj
-
-    def _exact(self, reference):
-        obj = self.objects.get((reference.kind, reference.name))
-        expected = (reference.uid, reference.resource_version)
-        found = obj and (obj["metadata"]["uid"], obj["metadata"]["resourceVersion"])
-        if found != expected:
-            raise ApiConflict(reference)
-        return obj
