@@ -1,26 +1,29 @@
 """The dashboard in a real browser, in front of real engines.
 
 Whatever a test does, the browser's console must stay clean: a violation of the page's own security
-policy, a failed request or an exception fails it. With OPENINFERENCE_SCREENSHOTS naming a folder
-the tests leave the pictures of the documentation there; OPENINFERENCE_SCREENSHOT_SECONDS of
-traffic before the picture give its charts a history.
+policy, a failed request or an exception fails it. The tests take the documentation's `pictures`.
 """
 
-import asyncio
-import contextlib
 import os
 import re
 import shutil
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, async_playwright, expect
 
 from e2e.cluster import packages
+from tests.router.support.pictures import fill_the_charts, picture, traffic
+from tests.router.support.statuses import (
+    NEW,
+    OLD,
+    ROLLING,
+    SERVING,
+    WITHOUT_NODE,
+    ago,
+    status,
+)
 
-OLD, NEW = "1a2b3c4d", "9f8e7d6c"
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1440, "height": 1000}
@@ -47,58 +50,6 @@ def chromium() -> str:
         packages.install(("chromium", "fonts-dejavu-core"))
         found = shutil.which("chromium")
     return found or pytest.skip("no chromium on PATH; on Debian: apt-get install chromium")
-
-
-def condition(kind: str, status: str, reason: str, message: str, seconds_ago: int = 300) -> dict:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": ago(seconds_ago),
-    }
-
-
-def ago(seconds: int) -> str:
-    moment = datetime.now(UTC) - timedelta(seconds=seconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-SERVING = (
-    condition("Ready", "True", "Serving", "2 of 2 replicas take requests", 4000),
-    condition("Available", "True", "ReplicasRoutable", "2 replicas take requests", 4000),
-    condition("Progressing", "True", "Complete", f"all 2 replicas are of {OLD}"),
-    condition("Scheduled", "True", "Scheduled", "every pod has a node", 4000),
-    condition("GroupsHealthy", "True", "Healthy", "no pod is in trouble", 4000),
-    condition("RouterReady", "True", "RoutersReady", "2 of 2 router pods are Ready", 4000),
-)
-ROLLING = (
-    condition("Ready", "True", "Serving", "2 of 2 replicas take requests", 4000),
-    SERVING[1],
-    condition("Progressing", "True", "RollingOut", f"1 of 2 replicas are of {NEW}", 20),
-    *SERVING[3:],
-)
-WITHOUT_NODE = (
-    condition(
-        "Ready", "False", "InsufficientGPU", "needs 8 nvidia.com/gpu, node-b has 2 free", 900
-    ),
-    condition("Available", "False", "NoRoutableReplica", "no replica takes requests", 900),
-    condition("Progressing", "True", "Starting", "0 of 1 replicas are routable", 900),
-    condition("Scheduled", "False", "InsufficientGPU", "0/3 nodes are available", 900),
-)
-
-
-def status(conditions, *, updated: int = 2, update: str = OLD, summary: str = "2/2") -> dict:
-    return {
-        "replicas": 2,
-        "routableReplicas": 2,
-        "updatedReplicas": updated,
-        "replicasSummary": summary,
-        "currentRevision": OLD,
-        "updateRevision": update,
-        "url": "http://demo.team-a.svc",
-        "conditions": list(conditions),
-    }
 
 
 def put_event(api_server, name: str, reason: str, message: str, seconds_ago: int, kind="Normal"):
@@ -156,44 +107,6 @@ async def browse(chromium, front):
         yield open_page
         await browser.close()
     assert complaints == []
-
-
-@contextlib.asynccontextmanager
-async def traffic(url: str, client, num_clients: int = 3):
-    """Streams that follow one another, so that the charts have something to show."""
-
-    async def keep_asking(number: int) -> None:
-        for turn in range(1000):
-            asked = {
-                "model": "smollm2",
-                "messages": [
-                    {"role": "user", "content": f"Tell me about the number {number + turn}."}
-                ],
-                "max_tokens": 40,
-                "stream": True,
-            }
-            async with client.post(f"{url}/v1/chat/completions", json=asked) as response:
-                await response.read()
-
-    tasks = [asyncio.create_task(keep_asking(number)) for number in range(num_clients)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def fill_the_charts(url: str, client) -> None:
-    """Nothing but for the pictures of the documentation."""
-    if seconds := float(os.environ.get("OPENINFERENCE_SCREENSHOT_SECONDS", "0")):
-        async with traffic(url, client):
-            await asyncio.sleep(seconds)
-
-
-async def picture(page: Page, name: str) -> None:
-    if folder := os.environ.get("OPENINFERENCE_SCREENSHOTS"):
-        await page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 async def serious_flaws(page: Page) -> list[str]:

@@ -1,56 +1,16 @@
 """Seats and the line in front of them, with a clock that the tests turn."""
 
 import asyncio
-import contextlib
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 from openinference_router.budgets import NOTHING_SPENT
 from openinference_router.choice import Wish
-from openinference_router.errors import AttemptFailed, Refusal
-from openinference_router.group import look_ahead
-from openinference_router.service import Service
+from openinference_router.errors import Refusal
 from openinference_router.waiting import Caller
-from openinference_router.wire import BalancingPolicy, LoadReport, QueuePolicy, RoutedGroup, Routing
+from openinference_router.wire import BalancingPolicy
 
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def routing(num_groups: int = 1, balancing: BalancingPolicy | None = None, **queue) -> Routing:
-    groups = tuple(
-        RoutedGroup(f"g{number}", "r1", f"http://g{number}:8000", "Active")
-        for number in range(num_groups)
-    )
-    created_at = datetime(2026, 1, 1, tzinfo=UTC)
-    balancing = balancing or BalancingPolicy()
-    return Routing("demo", "m", 1, created_at, groups, QueuePolicy(**queue), balancing)
-
-
-class Rig:
-    """A service, its clock, and requests of one caller."""
-
-    def __init__(self, num_groups: int = 1, **policies) -> None:
-        self.clock = Clock()
-        self.service = Service(routing(num_groups, **policies), self.clock, lambda: None)
-
-    def report(self, number: int = 0, **load) -> None:
-        group = self.service.groups[f"g{number}"]
-        report = LoadReport(**{"ready": True, "seats": 1, "resume_key": "k", **load})
-        self.service.report(group, report)
-
-    def enter(self, **wish):
-        return self.service.enter(self.service.rank(Caller()), Wish(**wish))
+from tests.router.support.rig import Rig, routing
 
 
 def test_a_request_gets_a_seat_at_once_when_there_is_one():
@@ -201,89 +161,3 @@ def test_new_routing_keeps_what_is_known_of_a_group():
     assert rig.service.groups["g0"].in_flight == 1
     rig.service.leave(ticket)
     assert rig.service.groups["g0"].in_flight == 0
-
-
-class Seats(RuleBasedStateMachine):
-    """Whatever happens in whatever order: no group over its limit, nobody passed over."""
-
-    MAX_WAITING = 5
-
-    @initialize(num_groups=st.integers(0, 3))
-    def start(self, num_groups):
-        self.rig = Rig(num_groups, max_requests=self.MAX_WAITING)
-        self.tickets = []
-
-    def groups(self):
-        return list(self.rig.service.groups.values())
-
-    @rule()
-    def arrive(self):
-        has_place = self.rig.service.held < self.MAX_WAITING
-        with contextlib.nullcontext() if has_place else pytest.raises(Refusal, match="wait for"):
-            self.tickets.append(self.rig.enter())
-
-    @rule(number=st.integers(0, 100))
-    def leave(self, number):
-        if self.tickets:
-            self.rig.service.leave(self.tickets.pop(number % len(self.tickets)))
-
-    @rule(number=st.integers(0, 100), seats=st.integers(1, 4), ready=st.booleans())
-    def report(self, number, seats, ready):
-        if self.groups():
-            number %= len(self.groups())
-            running = self.groups()[number].in_flight
-            self.rig.report(number, seats=seats, ready=ready, running=running)
-
-    @rule(number=st.integers(0, 100))
-    def lose(self, number):
-        if self.groups():
-            self.rig.service.disconnected(self.groups()[number % len(self.groups())])
-
-    @rule(passed=st.floats(0, 3))
-    def fail(self, passed):
-        self.rig.clock.now += passed
-        if self.groups():
-            self.rig.service.attempt_failed(self.groups()[0], AttemptFailed("broke"))
-
-    @rule(num_groups=st.integers(0, 3))
-    def route(self, num_groups):
-        self.rig.service.route(routing(num_groups, max_requests=self.MAX_WAITING))
-
-    @invariant()
-    def in_flight_is_who_has_a_seat(self):
-        for group in self.groups():
-            assert group.in_flight == sum(t.group is group for t in self.tickets)
-
-    @invariant()
-    def nobody_waits_while_there_is_room(self):
-        has_room = any(group.is_admitted and group.has_room for group in self.groups())
-        assert not (has_room and self.rig.service.held)
-
-    @invariant()
-    def seats_went_in_order_of_arrival(self):
-        seated = [ticket.rank.number for ticket in self.tickets if ticket.group]
-        waiting = [ticket.rank.number for ticket in self.tickets if not ticket.group]
-        assert not (seated and waiting) or max(seated) < min(waiting)
-
-    @invariant()
-    def the_line_is_bounded(self):
-        assert self.rig.service.held <= self.MAX_WAITING
-
-
-class Limits(Seats):
-    """With seats that never shrink, no group ever holds more than seats and look-ahead."""
-
-    @rule(number=st.integers(0, 100), seats=st.just(3), ready=st.booleans())
-    def report(self, number, seats, ready):
-        super().report(number, seats, ready)
-
-    @invariant()
-    def no_group_is_over_its_limit(self):
-        assert all(group.in_flight <= 3 + look_ahead(3) for group in self.groups())
-
-
-TestSeats = Seats.TestCase
-TestLimits = Limits.TestCase
-TestSeats.settings = TestLimits.settings = settings(
-    max_examples=3 * settings.default.max_examples // 5, stateful_step_count=40
-)
