@@ -9,17 +9,14 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import aiohttp
 from aiohttp import web
 
 from openinference_router import exchange
-from openinference_router.affinity import BYTES_PER_TOKEN
-from openinference_router.budgets import Spent
-from openinference_router.choice import Wish
+from openinference_router.call import Call
 from openinference_router.errors import AttemptFailed, Moved, Refusal, unavailable
-from openinference_router.exchange import Exchange
 from openinference_router.group import INTERNAL_ERROR, Attempt, Group
 from openinference_router.meter import Stopwatch
 from openinference_router.progress import Progress
@@ -27,7 +24,7 @@ from openinference_router.reply import Reply
 from openinference_router.service import Service
 from openinference_router.trace import REQUEST_ID_HEADER, TRACE, Trace
 from openinference_router.upstream import Upstream, open_upstream
-from openinference_router.waiting import Caller, Rank, Ticket
+from openinference_router.waiting import Caller, Ticket
 from openinference_router.wire import TOKEN_HEADER
 
 MAX_BROKEN_ATTEMPTS = 5
@@ -43,33 +40,6 @@ CALLER = web.RequestKey("caller", Caller)
 
 GROUP_HEADER = "x-openinference-group"
 REVISION_HEADER = "x-openinference-revision"
-
-
-@dataclass(slots=True)
-class Call:
-    """One request under way: what it is, how far it came, what befell it."""
-
-    exchange: Exchange
-    service: Service
-    progress: Progress
-    reply: Reply
-    trace: Trace
-    rank: Rank
-    wish: Wish
-    stopwatch: Stopwatch
-    waited: Spent | None = None
-    broken: int = 0
-
-    def note_tokens(self) -> None:
-        """What a stream has used, by its usage report or, without one, by a guess at its prompt."""
-        if num_tokens := self.progress.num_tokens:
-            guess = num_tokens + self.exchange.size_bytes // BYTES_PER_TOKEN
-            self.trace.num_tokens = self.progress.total_tokens or int(guess)
-
-    def end_at(self) -> float:
-        """When a stream will be complete at its present speed; infinite while that is unknown."""
-        num_left = self.exchange.max_tokens - self.progress.num_tokens
-        return self.stopwatch.last_at + num_left * self.stopwatch.seconds_per_token
 
 
 class Proxy:

@@ -14,14 +14,13 @@ import msgspec
 from openinference_router import affinity
 from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudget, Spent
 from openinference_router.choice import Wish, choose
-from openinference_router.errors import AttemptFailed, Moved, Refusal, overloaded, unavailable
+from openinference_router.errors import AttemptFailed, Moved, overloaded, unavailable
 from openinference_router.group import Group
 from openinference_router.leaving import leaving
 from openinference_router.meter import Meter
+from openinference_router.patience import patience_seconds
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
 from openinference_router.wire import PREFIX_AWARE, LoadReport, Routing, ServiceState
-
-TIMER_SLACK_SECONDS = 0.001  # a timer may fire this early
 
 MAX_ERRORS_IN_A_ROW = 5
 """Then a group is an outlier; the figure of Envoy's outlier detection."""
@@ -239,39 +238,17 @@ class Service:
 
     def _patience_seconds(self, ticket: Ticket) -> float:
         """How much longer `ticket` may wait, as things are now. Raises Refusal when not at all."""
-        left, refusal = self._budget_left(ticket)
-        until_deadline = ticket.deadline_at - self._clock()
-        if until_deadline < left:
-            left = until_deadline
-            refuse = overloaded if self._capacity.has_capacity else unavailable
-            refusal = refuse("no replica had room before the request's deadline", code="deadline")
-        if left < TIMER_SLACK_SECONDS:
-            raise refusal
-        return left
-
-    def _budget_left(self, ticket: Ticket) -> tuple[float, Refusal]:
-        """Seconds left of the waiting budget that counts now, and what is said at its end."""
-        spent = self.waited(ticket)
-        queue = self.routing.queue
-        if ticket.wish.resume_key is not None:
-            left = queue.cold_start_timeout_seconds - spent.cold - spent.contended
-            refusal = unavailable("no replica is left that could go on with this stream")
-            if self._is_hopeless(ticket.wish):
-                raise refusal
-        elif self._capacity.has_capacity:
-            left = queue.contended_timeout_seconds - spent.contended
-            refusal = overloaded(
-                f"no replica of '{self.name}' had room in {queue.contended_timeout_seconds:g} s",
-                code="queue_timeout",
-            )
-        else:
-            left = queue.cold_start_timeout_seconds - spent.cold
-            refusal = unavailable(
-                f"no replica of '{self.name}' was ready in {queue.cold_start_timeout_seconds:g} s"
-            )
-        return left, refusal
+        return patience_seconds(
+            ticket,
+            self.waited(ticket),
+            self.routing,
+            has_capacity=self._capacity.has_capacity,
+            is_hopeless=self._is_hopeless(ticket.wish),
+            now=self._clock(),
+        )
 
     def _is_hopeless(self, wish: Wish) -> bool:
-        """Every group has told its resume key, and none is the wanted one."""
+        """A stream that no replica could go on with: all have told other resume keys."""
         groups = self.groups.values()
-        return bool(groups) and all(g.resume_key not in ("", wish.resume_key) for g in groups)
+        keys_known = bool(groups) and all(g.resume_key not in ("", wish.resume_key) for g in groups)
+        return wish.resume_key is not None and keys_known
