@@ -12,6 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.answer_formats import (
+    Choices,
+    JsonObject,
+    JsonSchema,
+    StructuredOutputs,
+    TextFormat,
+)
 from openinference_engine.server.conversation import FunctionTool, Message, NamedChoice
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -44,40 +51,6 @@ class Internal(msgspec.Struct, frozen=True):
 
     stream_token_ids: bool = False
     resume: Resume | None = None
-
-
-class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
-    pass
-
-
-class JsonObject(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
-    pass
-
-
-class NamedSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`strict` changes nothing: a schema is always kept."""
-
-    name: str
-    schema: dict[str, Any]
-    description: str = ""
-    strict: bool | None = None
-
-
-class JsonSchema(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
-    json_schema: NamedSchema
-
-
-Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
-
-
-class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of these; a schema may also be sent as its JSON text."""
-
-    json: dict[str, Any] | str | None = None
-    regex: str | None = None
-    choice: Choices | None = None
-    grammar: str | None = None  # EBNF as of llama.cpp
-    json_object: bool = False
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@ import msgspec
 
 from openinference_engine.errors import RequestError
 from openinference_engine.parsers.reasoning import BEGIN, END
-from openinference_engine.server.schema import GenerationRequest, JsonObject, JsonSchema
+from openinference_engine.server.answer_formats import JsonObject, JsonSchema
+from openinference_engine.server.schema import GenerationRequest
 from openinference_engine.server.state import ServerState
 
 Format = dict[str, Any]  # a part of a structural tag
