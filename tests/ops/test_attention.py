@@ -1,6 +1,5 @@
-"""The paged cache and attention over it: right, and the same bits however a prompt is cut."""
+"""Attention over a paged cache: right, and the same bits however a prompt is cut."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -11,102 +10,15 @@ from hypothesis import strategies as st
 pytest.importorskip("openinference_engine._cpu", reason="the CPU kernels are not built")
 
 from openinference_engine.kv_formats import CPU_FORMATS
-from openinference_engine.ops import cpu, reference
+from openinference_engine.ops import cpu
 from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
 
-HEADS, KV_HEADS, HEAD_DIM, NUM_BLOCKS = 9, 3, 64, 64
-CODED = [name for name, known in CPU_FORMATS.items() if known.is_coded]
+from tests.ops.paged import CODED, HEAD_DIM, NUM_BLOCKS, Paged, blocks_for, random_heads
+
 HALF = settings(
     max_examples=settings.default.max_examples // 2,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-@dataclass
-class Paged:
-    """A cache full of NaN, so that reading a position that nobody wrote shows."""
-
-    block_size: int = 16
-    kv_heads: int = KV_HEADS
-    head_dim: int = HEAD_DIM
-    dtype: str = "auto"
-
-    def __post_init__(self):
-        sizes = (NUM_BLOCKS, self.kv_heads, self.head_dim, self.block_size)
-        self.cache = cpu.LayerCache(CPU_FORMATS[self.dtype], *sizes)
-        for vectors in (self.cache.keys, self.cache.values):
-            vectors.codes.fill_(torch.nan if vectors.codes.is_floating_point() else 255)
-            vectors.numbers.fill_(torch.nan)
-
-    def expected(self, query, chunks, window=NO_WINDOW):
-        """What the reference makes of the same cache."""
-        return reference.paged_attention(query, self.cache, self.plan(chunks), window)
-
-    def plan(self, chunks):
-        """chunks: (blocks, first position, new positions) of each sequence."""
-        lengths = [first + count for _, first, count in chunks]
-        width = max(len(blocks) for blocks, _, _ in chunks)
-        slots = [
-            blocks[position // self.block_size] * self.block_size + position % self.block_size
-            for blocks, first, count in chunks
-            for position in range(first, first + count)
-        ]
-        counts = torch.tensor([0, *(count for _, _, count in chunks)])
-        return AttentionPlan(
-            slots=torch.tensor(slots, dtype=torch.int64),
-            starts=counts.cumsum(0).to(torch.int32),
-            lengths=torch.tensor(lengths, dtype=torch.int32),
-            blocks=torch.tensor(
-                [blocks + [0] * (width - len(blocks)) for blocks, _, _ in chunks], dtype=torch.int32
-            ),
-        )
-
-    def attend(self, query, key, value, chunks, window=NO_WINDOW):
-        plan = self.plan(chunks)
-        cpu.append_kv(key, value, self.cache, plan.slots)
-        return cpu.paged_attention(query, self.cache, plan, window)
-
-
-def random_heads(tokens, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM):
-    return tuple(torch.randn(tokens, count, head_dim) for count in (heads, kv_heads, kv_heads))
-
-
-def assert_same_bits(found, expected):
-    for one, other in ((found.keys, expected.keys), (found.values, expected.values)):
-        assert torch.equal(one.codes.view(torch.uint8), other.codes.view(torch.uint8))
-        assert torch.equal(one.numbers.view(torch.int16), other.numbers.view(torch.int16))
-
-
-def blocks_for(length, first_block, block_size=16):
-    """Descending, so that neighbours in the sequence are none in the pool."""
-    return [first_block + i for i in reversed(range(-(-length // block_size)))]
-
-
-@pytest.mark.parametrize("dtype", CPU_FORMATS)
-def test_appended_positions_are_where_the_reference_puts_them(dtype):
-    paged, expected = Paged(dtype=dtype), Paged(dtype=dtype)
-    _, key, value = random_heads(37)
-    slots = torch.randperm(NUM_BLOCKS * 16)[:37]
-
-    cpu.append_kv(key, value, paged.cache, slots)
-    reference.append_kv(key, value, expected.cache, slots)
-
-    assert_same_bits(paged.cache, expected.cache)
-
-
-@pytest.mark.parametrize("dtype", CODED)
-def test_vectors_of_every_size_are_rounded_as_the_reference_rounds(dtype):
-    """From those whose scale is 0 in half precision to those near its end, with zeros and ties."""
-    paged, expected = Paged(dtype=dtype), Paged(dtype=dtype)
-    sizes = 10.0 ** torch.arange(-12, 5).repeat_interleave(4)
-    key, value = (torch.randn(len(sizes), KV_HEADS, HEAD_DIM) * sizes[:, None, None] for _ in "kv")
-    key[:, 0], value[:, 0] = 0, (torch.arange(HEAD_DIM) / 4 - 7.5)
-    slots = torch.arange(len(sizes))
-
-    cpu.append_kv(key, value, paged.cache, slots)
-    reference.append_kv(key, value, expected.cache, slots)
-
-    assert_same_bits(paged.cache, expected.cache)
 
 
 @pytest.mark.parametrize("dtype", CODED)
@@ -253,14 +165,6 @@ def test_no_tokens_give_no_tokens():
     cpu.append_kv(key, value, paged.cache, plan.slots)
 
     assert cpu.paged_attention(query, paged.cache, plan).shape == (0, 9, 64)
-
-
-def test_slot_outside_the_cache_is_refused():
-    paged = Paged()
-    _, key, value = random_heads(1)
-
-    with pytest.raises(IndexError, match="slots: 1024 is outside 0 to 1023"):
-        cpu.append_kv(key, value, paged.cache, torch.tensor([1024]))
 
 
 @pytest.mark.parametrize(
