@@ -73,6 +73,7 @@ void store_part(const Tensor& input, const Tensor& weights, const Team& team, in
     const int64_t T = input.length("input", 0);
     const int64_t H = rows_of(weights, 0);
     require(H % 16 == 0, "weights: " + std::to_string(H) + " rows, need a multiple of 16");
+    if (T == 0) return;
     const Parts parts = parts_of("store_part", team, exchange, T * H);
     const PartEpilogue epilogue{
         {{static_cast<int>(H)}, parts.exchange, 0}, parts.of[team.rank], parts.elements};

@@ -7,7 +7,7 @@ from openinference_engine.ops import cuda_experts_reference as reference
 
 from tests.gpu.op_checks import check as check_op
 
-TOKEN_COUNTS = [1, 8, 9, 17, 67, 128]
+TOKEN_COUNTS = [0, 1, 8, 9, 17, 67, 128]
 
 check = partial(check_op, oracle=reference)
 

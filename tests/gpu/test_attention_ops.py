@@ -16,8 +16,11 @@ head_sizes = pytest.mark.parametrize("head_dim", [64, 128])
 
 @coded
 @head_sizes
-def test_append_codes_writes_the_very_codes_of_the_reference(place, inputs, cache_format, head_dim):
-    tokens, kv_heads = 7, 3
+@pytest.mark.parametrize("tokens", [0, 7])
+def test_append_codes_writes_the_very_codes_of_the_reference(
+    place, inputs, cache_format, head_dim, tokens
+):
+    kv_heads = 3
     table, blocks = inputs.pages(tokens, per_sequence=3)
     keys, values = inputs.caches(cache_format, blocks, kv_heads, head_dim)
     arguments = {
@@ -28,8 +31,8 @@ def test_append_codes_writes_the_very_codes_of_the_reference(place, inputs, cach
         "key_cache": keys,
         "value_cache": values,
     }
-    arguments["values"][0, 0] = 0  # a scale of 0 is none
-    arguments["values"][1, 0] = 1.5  # nor is there one between equal elements
+    arguments["values"][:1, 0] = 0  # a scale of 0 is none
+    arguments["values"][1:2, 0] = 1.5  # nor is there one between equal elements
     mine, theirs = ({name: tensor.clone() for name, tensor in arguments.items()} for _ in range(2))
     place.ops.append_codes(**mine, stream=place.stream)
     reference.append_codes(**theirs)
@@ -88,11 +91,14 @@ grids = pytest.mark.parametrize(("splits", "warps"), [(1, 16), (3, 8), (6, 4)])
 @grids
 @head_sizes
 @pytest.mark.parametrize("group", [1, 3, 10])
-def test_attend_equals_softmax_over_the_pages(place, inputs, splits, warps, head_dim, group):
+@pytest.mark.parametrize("tokens", [0, 6])
+def test_attend_equals_softmax_over_the_pages(
+    place, inputs, splits, warps, head_dim, group, tokens
+):
     kv_heads = 2
-    table, blocks = inputs.pages(len(POSITIONS), per_sequence=40)
+    table, blocks = inputs.pages(tokens, per_sequence=40)
     keys, values = (inputs.normal(blocks * 16, kv_heads, head_dim) for _ in range(2))
-    for token, position in enumerate(POSITIONS):  # what no token wrote may hold anything
+    for token, position in enumerate(POSITIONS[:tokens]):  # what no token wrote may hold anything
         unwritten = reference.slots_of(table[token])[position + 1 :]
         keys[unwritten] = values[unwritten] = math.nan
     arguments = _attention(inputs, head_dim, keys, values, table, group * kv_heads, (splits, warps))
@@ -118,13 +124,13 @@ POSITIONS = [-1, 0, 15, 16, 150, 639]
 
 
 def _attention(inputs, head_dim, keys, values, table, query_heads, grid):
-    tokens, (splits, warps) = len(POSITIONS), grid
+    tokens, (splits, warps) = len(table), grid
     parts = tokens * query_heads * splits * (head_dim + 2)
     return {
         "query": inputs.normal(tokens, query_heads, head_dim),
         "key_cache": keys,
         "value_cache": values,
-        "positions": torch.tensor(POSITIONS, dtype=torch.int32, device=inputs.device),
+        "positions": torch.tensor(POSITIONS[:tokens], dtype=torch.int32, device=inputs.device),
         "block_table": table,
         "scale": head_dim**-0.5,
         "splits": splits,

@@ -101,7 +101,7 @@ def test_project_leaves_sums_as_they_are(place, inputs, tokens, rows):
     check(place, "project", arguments, ["out"])
 
 
-@pytest.mark.parametrize("tokens", [1, 9, 40])
+@pytest.mark.parametrize("tokens", [0, 1, 9, 40])
 @pytest.mark.parametrize("has_pages", [True, False])
 @pytest.mark.parametrize(("query_heads", "kv_heads", "head_dim"), [(2, 2, 128), (3, 1, 64)])
 def test_project_normed_qkv_norms_heads_before_they_rotate(

@@ -14,7 +14,7 @@ from openinference_engine.packings import PACKINGS
 from tests.gpu.op_checks import EPSILON
 from tests.gpu.routed import TOKEN_COUNTS, all_to_one, check, random_ids, routing, visits_of
 
-PRODUCT_COUNTS = [1, 9, 67]  # of each number of groups, and more than one visit of an expert
+PRODUCT_COUNTS = [0, 1, 9, 67]  # of each number of groups, and more than one visit of an expert
 ids_of = pytest.mark.parametrize("ids_of", [random_ids, all_to_one])
 
 

@@ -17,7 +17,7 @@ from tests.gpu.op_checks import EPSILON, LOOSE, Inputs, check
 
 pytestmark = pytest.mark.gpu
 
-MANY_TOKENS = [17, 32, 33, 100, 129, 300]
+MANY_TOKENS = [0, 17, 32, 33, 100, 129, 300]
 FORMATS = {"bf16": lambda matrix, order: matrix} | {
     name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
     for name, packing in PACKINGS.items()
@@ -153,7 +153,7 @@ def test_heads_of_many_tokens_are_normed(
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("tokens", [1, 40, 300, 700, 2200])
+@pytest.mark.parametrize("tokens", [0, 1, 40, 300, 700, 2200])
 @pytest.mark.parametrize(("hidden", "inner"), [(128, 128), (640, 384), (1152, 1280)])
 def test_sorted_rows_meet_their_experts(hopper, inputs, weight_format, tokens, hidden, inner):
     """Visits of few and of many places, and experts that nobody visits."""
@@ -197,7 +197,7 @@ def _ordered(inputs, tokens, experts):
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("tokens", [17, 33, 300])
+@pytest.mark.parametrize("tokens", [0, 17, 33, 300])
 @pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (5120, 2048)])
 def test_many_tokens_are_projected(hopper, inputs, weight_format, tokens, rows, columns):
     x, squares = inputs.normed(tokens, columns)

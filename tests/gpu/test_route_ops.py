@@ -52,7 +52,7 @@ def test_route_of_what_is_no_number_stays_within_the_experts(place, inputs, valu
     check(place, "route", routing(inputs, logits, 4, normalises), ROUTED)
 
 
-@pytest.mark.parametrize("tokens", [1, 9, 67])
+@pytest.mark.parametrize("tokens", [0, 1, 9, 67])
 @pytest.mark.parametrize("own", [range(3), range(3, 9), range(9, 9)], ids=str)
 def test_route_gives_places_to_a_ranks_own_experts_alone(place, inputs, tokens, own):
     """With the shares that they have among all."""
@@ -96,7 +96,7 @@ def test_route_refuses_more_than_it_knows(place, inputs, tokens, experts, chosen
         place.ops.route(**routing(inputs, logits, chosen), stream=place.stream)
 
 
-PROMPT_COUNTS = [1, 33, 300]
+PROMPT_COUNTS = [0, 1, 33, 300]
 
 
 @pytest.mark.parametrize("tokens", PROMPT_COUNTS)
@@ -136,11 +136,13 @@ def order(inputs, ids, experts):
 SORTED = [(32, None), (576, None), (2080, None), *((640, name) for name in PACKINGS)]
 
 
+@pytest.mark.parametrize("tokens", [0, 9])
 @pytest.mark.parametrize(("hidden", "packing"), SORTED)
-def test_sort_rows_brings_tokens_to_their_places(place, inputs, hidden, packing):
+def test_sort_rows_brings_tokens_to_their_places(place, inputs, hidden, packing, tokens):
     """In the order of columns that packed weights need; nothing at places that nobody has."""
-    x, squares = inputs.normed(9, hidden)
-    places = torch.randperm(27, generator=inputs.random, dtype=torch.int32).view(9, 3)
+    x, squares = inputs.normed(tokens, hidden)
+    places = torch.randperm(tokens * 3, generator=inputs.random, dtype=torch.int32)
+    places = places.view(tokens, 3)
     weights = inputs.normal(1, 16, hidden)
     if packing is not None:
         weights = pack_matrix(PACKINGS[packing], weights[0], tiles.plain_order(16))[None]
@@ -150,7 +152,7 @@ def test_sort_rows_brings_tokens_to_their_places(place, inputs, hidden, packing)
         "epsilon": EPSILON,
         "places": torch.where(places < 20, places, -1).to(inputs.device),
         "weights": weights,
-        "sorted": inputs.unwritten(27, hidden),
-        "scales": inputs.unwritten(27, dtype=torch.float32),
+        "sorted": inputs.unwritten(tokens * 3, hidden),
+        "scales": inputs.unwritten(tokens * 3, dtype=torch.float32),
     }
     check(place, "sort_rows", arguments, ["sorted", "scales"])

@@ -40,7 +40,7 @@ def as_weights(matrix, packing):
 @pytest.mark.parametrize("way", [("push_partial", "add_partials"), ("store_part", "add_parts")])
 @pytest.mark.parametrize(
     ("ranks", "tokens", "packing"),
-    [(2, 1, None), (3, 17, None), (8, 5, None), *((2, 3, name) for name in PACKINGS)],
+    [(2, 0, None), (2, 1, None), (3, 17, None), (8, 5, None), *((2, 3, name) for name in PACKINGS)],
 )
 def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
     place, random, ranks, tokens, packing, way
@@ -109,7 +109,7 @@ def test_packed_rows_of_another_width_are_refused(place):
         place.ops.pack_rows(*(t.to(place.device) for t in (*sent, packed)), place.stream)
 
 
-@pytest.mark.parametrize("tokens", [1, 17])
+@pytest.mark.parametrize("tokens", [0, 1, 17])
 def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
     """Of ranks each of which has some of a token's experts, its places for them, and all shares."""
     ranks, chosen, columns = 2, 3, 80
@@ -136,7 +136,13 @@ def test_terms_of_experts_of_all_ranks_become_one_sum(place, random, tokens):
 
 @pytest.mark.parametrize(
     ("tokens", "columns", "packing"),
-    [(1, 64, None), (11, 1120, None), (33, 96, None), *((3, 256, name) for name in PACKINGS)],
+    [
+        (0, 64, None),
+        (1, 64, None),
+        (11, 1120, None),
+        (33, 96, None),
+        *((3, 256, name) for name in PACKINGS),
+    ],
 )
 def test_sums_of_experts_of_all_ranks_become_one(place, random, tokens, columns, packing):
     """Of two ranks that have four experts each."""

@@ -66,9 +66,10 @@ def project_qkv(
 ) -> None:
     tokens, query_heads, head_dim = query.shape
     kv_heads = key_cache.shape[1]
-    rows = (query_heads + 2 * kv_heads) * head_dim
-    matrix = dense(weights, tiles.qkv_order(rows, head_dim))
-    heads = project_normed(x, sum_squares, epsilon, matrix)[:tokens].view(tokens, -1, head_dim)
+    num_heads = query_heads + 2 * kv_heads
+    matrix = dense(weights, tiles.qkv_order(num_heads * head_dim, head_dim))
+    sums = project_normed(x, sum_squares, epsilon, matrix)[:tokens]
+    heads = sums.view(tokens, num_heads, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
 
@@ -90,8 +91,9 @@ def project_normed_qkv(
 ) -> None:
     tokens, query_heads, head_dim = query.shape
     kv_heads = key_cache.shape[1]
-    matrix = dense(weights, tiles.plain_order((query_heads + 2 * kv_heads) * head_dim))
-    heads = project_normed(x, sum_squares, epsilon, matrix).view(tokens, -1, head_dim)
+    num_heads = query_heads + 2 * kv_heads
+    matrix = dense(weights, tiles.plain_order(num_heads * head_dim))
+    heads = project_normed(x, sum_squares, epsilon, matrix).view(tokens, num_heads, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     q, k = (
         functional.rms_norm(part, (head_dim,), norm.float(), epsilon)
