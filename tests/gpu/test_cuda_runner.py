@@ -60,13 +60,18 @@ def generate(runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64
     scheduler = Scheduler(BlockPool(num_blocks, 16), max_sequences=8, looks_ahead=True)
     sampling = SamplingParams(**({"seed": 1, "max_tokens": num_tokens, "temperature": 0} | params))
     requests = [Request(str(index), prompt, sampling) for index, prompt in enumerate(prompts)]
+    list(drawn_by(runner, scheduler, requests, token_budget))
+    scheduler.check_integrity()
+    return [request.token_ids[request.num_prompt :] for request in requests], scheduler
+
+
+def drawn_by(runner, scheduler, requests, token_budget=64):
+    """Every token, as the scheduler hands it on."""
     for request in requests:
         scheduler.add(request)
     while scheduler.num_running or scheduler.num_waiting:
         step = scheduler.schedule(token_budget)
-        scheduler.commit(step, runner.run(step))
-    scheduler.check_integrity()
-    return [request.token_ids[request.num_prompt :] for request in requests], scheduler
+        yield from scheduler.commit(step, runner.run(step))
 
 
 def check_greedy(oracle, prompt, output, bound=BOUND):
@@ -144,11 +149,8 @@ def test_drawn_tokens_are_rated_as_the_oracle_does(place, prompt_kernels, oracle
     prompt = prompts_of(37)[0]
     scheduler = Scheduler(BlockPool(NUM_BLOCKS, 16), max_sequences=1, looks_ahead=True)
     params = SamplingParams(seed=1, max_tokens=4, top_p=0.9, num_logprobs=1)
-    scheduler.add(request := Request("0", prompt, params))
-    drawn = []
-    while scheduler.num_running or scheduler.num_waiting:
-        step = scheduler.schedule(64)
-        drawn += scheduler.commit(step, runner.run(step))
+    request = Request("0", prompt, params)
+    drawn = list(drawn_by(runner, scheduler, [request]))
     expected = oracle(request.token_ids[:-1])[len(prompt) - 1 :].log_softmax(-1)
     for one, row in zip(drawn, expected, strict=True):
         best = row[one.logprobs.top_ids[0]]
@@ -215,13 +217,35 @@ def test_unsupported_shape_is_refused_before_weights_are_read(change, weight_for
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rules", [{}, {"temperature": 0.9, "top_p": 0.9}])
 @pytest.mark.parametrize(
-    "switches", [{"uses_graphs": False}, {"overlaps": False}, {"runs_ahead": False}]
+    "switches",
+    [
+        {"uses_graphs": False},
+        {"overlaps": False},
+        {"runs_ahead": False},
+        {"uses_graphs": False, "overlaps": False, "runs_ahead": False},
+    ],
 )
-def test_graphs_and_overlap_change_no_token(place, switches):
+def test_switches_change_no_bit_of_a_token_or_its_likelihood(
+    place, prompt_kernels, switches, rules
+):
+    """Of whole prompts, of what decodes beside them, and of what a rule draws."""
     if place.device.type != "cuda":
         pytest.skip("graphs and overlapping launches exist only on a GPU")
-    prompts = prompts_of(21)
-    plain, _ = generate(build_runner(place, RandomCheckpoint(CONFIG)), prompts, num_tokens=40)
-    other, _ = generate(build_runner(place, RandomCheckpoint(CONFIG), **switches), prompts, 40)
-    assert plain == other
+    fields = {"seed": 1, "max_tokens": 40, "temperature": 0, "num_logprobs": 5} | rules
+
+    def drawn(**switches):
+        checkpoint = RandomCheckpoint(CONFIG)
+        runner = build_runner(place, checkpoint, prompt_kernels=prompt_kernels, **switches)
+        scheduler = Scheduler(BlockPool(NUM_BLOCKS, 16), max_sequences=8, looks_ahead=True)
+        params, prompts = SamplingParams(**fields), prompts_of(21, 37, 40, 3)
+        requests = [Request(str(index), prompt, params) for index, prompt in enumerate(prompts)]
+        return [
+            (one.request.id, one.token_id, one.logprobs)
+            for one in drawn_by(runner, scheduler, requests)
+        ]
+
+    expected = drawn()
+    assert len(expected) == 4 * 40
+    assert drawn(**switches) == expected
