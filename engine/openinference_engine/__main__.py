@@ -116,6 +116,9 @@ def engine_config(
     options: argparse.Namespace, environment: Mapping[str, str] | None = None
 ) -> EngineConfig:
     """Raises StartError if the ranks do not fit the pods."""
+    environment = environment or {}
+    # The driver's own switch, for which op fails: a graph launches all ops of a step at once.
+    waits_for_each_op = environment.get("CUDA_LAUNCH_BLOCKING") == "1"
     return EngineConfig(
         model_uri=options.uri,
         max_model_len=options.max_model_len,
@@ -124,7 +127,7 @@ def engine_config(
         device=options.device,
         weights=options.weights,
         activations=options.activations,
-        uses_graphs=options.uses_graphs,
+        uses_graphs=options.uses_graphs and not waits_for_each_op,
         overlaps_kernels=options.overlaps_kernels,
         runs_ahead=options.runs_ahead,
         is_deterministic=options.deterministic,
@@ -134,7 +137,7 @@ def engine_config(
         prefix_caching=options.prefix_caching,
         ageing_seconds=options.ageing_seconds,
         queue_timeout_seconds=options.queue_timeout_seconds,
-        group=_group_config(options, environment or {}),
+        group=_group_config(options, environment),
     )
 
 

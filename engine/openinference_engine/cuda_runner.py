@@ -16,6 +16,7 @@ launch of the same stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -95,7 +96,7 @@ class CudaRunner:
         """Computes all chunks, draws a token where one is due and rates what is to be rated.
 
         Raises EngineError if a row that is drawn behind or rated has no logit to choose from (NaN
-        in weights or states), or if another rank did not send its part.
+        in weights or states), if another rank did not send its part, or if the GPU fails.
         """
         self.begin(step)
         return self.finish()
@@ -105,15 +106,17 @@ class CudaRunner:
         """Launches the step: its last part, if it is so long that it has several."""
         rows = [row for chunk in step.chunks for row in rows_of(chunk)]
         self._begun = _Begun(step, rows, [Outcome(-1)] * len(rows))
-        for indices, launch in self._parts(step, rows):
-            self._land()
-            self._begun.under_way = indices, launch()
+        with _failures_of(step):
+            for indices, launch in self._parts(step, rows):
+                self._land()
+                self._begun.under_way = indices, launch()
 
     @torch.inference_mode()
     def finish(self) -> StepResult:
         """Waits for the tokens of the step that was begun."""
         begun = self._begun
-        self._land(may_run_ahead=begun.is_one_launch)
+        with _failures_of(begun.step):
+            self._land(may_run_ahead=begun.is_one_launch)
         return _result(begun.step, begun.rows, begun.outcomes)
 
     @property
@@ -195,6 +198,24 @@ class CudaRunner:
             for index, row_logits in zip(asking, logits, strict=True):
                 outcomes[index] = _outcome(rows[index], row_logits[None], tokens[index])
         return outcomes
+
+
+@contextmanager
+def _failures_of(step: Step) -> Iterator[None]:
+    """Says of a failure of the GPU in which step it showed.
+
+    A kernel fails behind its launch, and whatever asks the GPU next hears of it: no op is to blame
+    for what it reports, unless each launch waits for its kernel.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of torch, or of a launch
+        reason, *_ = str(error).splitlines()
+        raise EngineError(
+            f"the GPU failed in or before a step (rows: {step.num_tokens}, sequences: "
+            f"{len(step.chunks)}, decoding: {step.num_decodes}): {reason}; to hear which op it is, "
+            "start with CUDA_LAUNCH_BLOCKING=1 in the environment"
+        ) from error
 
 
 def _is_for(prefill: Prefill, step: Step) -> bool:

@@ -100,8 +100,8 @@ class Engine:
             return []  # what waited has expired
         try:
             result = self._run(step)
-        except Exception:
-            return self._execute_apart(step)
+        except Exception as error:
+            return self._execute_apart(step, error)
         return list(self.scheduler.commit(step, result))
 
     def predict_seconds(self, step: Step) -> float:
@@ -149,12 +149,15 @@ class Engine:
         self.num_steps += 1
         return list(self.scheduler.commit(oldest, result))
 
-    def _execute_apart(self, step: Step) -> list[Drawn | Failed]:
+    def _execute_apart(self, step: Step, error: Exception) -> list[Drawn | Failed]:
         """Each chunk as a step of its own, which gives the same tokens and shows who is at fault.
 
         What the failed step has written to the cache is written again.
         """
-        self.probe()
+        try:
+            self.probe()
+        except Exception:
+            raise error from error.__cause__  # it knows what was computed when that began
         results: list[Drawn | Failed] = []
         for chunk in step.chunks:
             alone = Step([chunk])

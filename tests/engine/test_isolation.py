@@ -16,6 +16,7 @@ from openinference_engine.core.spawned import SpawnedCore
 from openinference_engine.engine import Engine, Failed
 from openinference_engine.errors import GenerationFailed, Unavailable
 from openinference_engine.request import Request
+from openinference_engine.scheduler import Step
 
 UNKNOWN_TOKEN = 10**6  # no check stands between these tests and the model
 
@@ -90,16 +91,17 @@ def test_probe_forgets_no_prefix(make_tiny_engine: Callable[..., Engine], greedy
 def test_error_that_is_no_requests_fault_is_raised(
     make_tiny_engine: Callable[..., Engine], greedy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process then ends and is started anew, instead of failing request after request."""
+    """The process then ends and is started anew, instead of failing request after request. What it
+    says last is of the step that failed, not of the probe behind it."""
 
-    def fail(_: Any) -> list[int]:
-        raise RuntimeError("the device is gone")
+    def fail(step: Step) -> list[int]:
+        raise RuntimeError(f"the device is gone in a step of {step.chunks[0].request_id}")
 
     engine = make_tiny_engine()
     engine.add(Request("any", [5], greedy(3)))
     monkeypatch.setattr(engine.runner, "run", fail)
 
-    with pytest.raises(RuntimeError, match="the device is gone"):
+    with pytest.raises(RuntimeError, match="the device is gone in a step of any"):
         engine.step()
 
 

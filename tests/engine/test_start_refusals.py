@@ -57,3 +57,10 @@ def test_what_a_gpu_alone_does_is_refused(tiny_llama: Path, settings: dict[str, 
 def test_activations_are_a_flag() -> None:
     options = build_parser().parse_args(["serve", "file:///model.gguf", "--activations", "int8"])
     assert engine_config(options).activations == "int8"
+
+
+@pytest.mark.parametrize(("waits", "uses_graphs"), [("0", True), ("1", False)])
+def test_no_graph_hides_an_op_where_each_is_waited_for(waits: str, uses_graphs: bool) -> None:
+    options = build_parser().parse_args(["serve", "file:///model.gguf"])
+    config = engine_config(options, {"CUDA_LAUNCH_BLOCKING": waits})
+    assert config.uses_graphs == uses_graphs

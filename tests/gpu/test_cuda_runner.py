@@ -201,6 +201,21 @@ def test_nan_behind_a_token_that_is_only_rated_is_an_error_too(place):
         build_runner(place, checkpoint).run(step)
 
 
+def test_a_failure_of_the_gpu_names_the_step_and_how_to_find_the_op(place, monkeypatch):
+    def fail():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more lines")
+
+    runner = build_runner(place, RandomCheckpoint(CONFIG))
+    monkeypatch.setattr(runner._launches, "repeat", lambda kind: fail())
+    with pytest.raises(EngineError) as error:
+        generate(runner, prompts_of(2, 4), num_tokens=1)
+    assert str(error.value) == (
+        "the GPU failed in or before a step (rows: 6, sequences: 2, decoding: 0): CUDA error: an "
+        "illegal memory access was encountered; to hear which op it is, start with "
+        "CUDA_LAUNCH_BLOCKING=1 in the environment"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "weight_format", "message"),
     [
