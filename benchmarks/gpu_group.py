@@ -16,7 +16,7 @@ import msgspec
 import torch
 from openinference_engine.backend import Capacity
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
-from openinference_engine.cuda_backend import runs_prefill
+from openinference_engine.cuda_paths import runs_prefill
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ranks.cuda_group import CudaGroup, FollowingPart, lead

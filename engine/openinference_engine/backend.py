@@ -25,6 +25,7 @@ from openinference_engine.timeline import Timeline
 from openinference_engine.weights.checkpoint import Checkpoint
 from openinference_engine.weights.loader import Weights
 
+CPU_PATHS = dict.fromkeys(("products", "prompts", "attention"), KERNEL_PATH) | {"drawing": "host"}
 log = logging.getLogger("openinference.core")
 
 
@@ -69,11 +70,14 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """kernel_path: part of the resume key, because other kernels may draw another token."""
+    """kernel_path: part of the resume key, because other kernels may draw another token.
+    paths: kind of op → which kernels compute it, for log and metrics.
+    """
 
     runner: StepRunner
     capacity: Capacity
     kernel_path: str
+    paths: dict[str, str]
     runs_ahead: bool = False  # the runner gains by blocks that sequences get early
     group: RankGroup | None = None  # the runner, if it is one
 
@@ -126,7 +130,7 @@ def _load_cpu_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:
     weights = Weights(checkpoint, TORCH_DTYPES[config.dtype], keeps_format=config.dtype == "auto")
     model = build_model(weights, model_config, capacity.max_model_len)
     cache = KVCache(model_config, capacity.num_cache_blocks, config.block_size, cache_format)
-    return Backend(Runner(model, cache, config.block_size), capacity, KERNEL_PATH)
+    return Backend(Runner(model, cache, config.block_size), capacity, KERNEL_PATH, CPU_PATHS)
 
 
 def choose_cache_format(model: ModelConfig, config: EngineConfig) -> CacheFormat:

@@ -15,6 +15,7 @@ from openinference_engine.backend import Backend, Capacity, model_length, plan_c
 from openinference_engine.coded_kernels import check_activations, with_activations
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.cuda_paths import kernel_path, op_paths, runs_prefill
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
@@ -64,26 +65,11 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
         "overlap": config.overlaps_kernels,
         "run_ahead": config.runs_ahead,
         "deterministic": config.is_deterministic,
-        "prompts": "prefill" if runs_prefill(kernels, device, config) else "rows",
         "cache_blocks": capacity.num_blocks,
     }
     log.info("model on GPU", extra={"fields": fields})
-    path = kernel_path(device, config)
-    return Backend(runner, capacity, path, runs_ahead=config.runs_ahead)
-
-
-def kernel_path(device: torch.device, config: EngineConfig) -> str:
-    """Names what the bits of a logit depend on beside its row.
-
-    Attention is split by the number of multiprocessors: another card of the same capability adds up
-    in another order.
-    """
-    gpu = torch.cuda.get_device_properties(device)
-    major, minor = gpu.major, gpu.minor
-    mode = f"-deterministic-{gpu.multi_processor_count}" if config.is_deterministic else ""
-    if config.activations != "auto":
-        mode += f"-activations-{config.activations}"
-    return f"cuda-sm{major}{minor}-{config.weight_format}{mode}"
+    path, paths = kernel_path(device, config), op_paths(kernels, device, config)
+    return Backend(runner, capacity, path, paths, runs_ahead=config.runs_ahead)
 
 
 def find_gpu() -> torch.device:
@@ -179,17 +165,6 @@ def _copy_bytes(model: ModelConfig, config: EngineConfig) -> int:
     if not CUDA_FORMATS[config.kv_cache_dtype].is_coded or config.is_deterministic:
         return 0
     return model.num_kv_heads * BFLOAT16.head_bytes(model.head_dim)
-
-
-def has_prefill(kernels: ModuleType, device: torch.device) -> bool:
-    """Whether whole prompts have kernels of their own: those of Hopper's instructions."""
-    major, _ = torch.cuda.get_device_capability(device)
-    return major == 9 and hasattr(kernels, "attend_prefill")
-
-
-def runs_prefill(kernels: ModuleType, device: torch.device, config: EngineConfig) -> bool:
-    """Whether these take long prompts; they add up a row in another order than decoding does."""
-    return not config.is_deterministic and has_prefill(kernels, device)
 
 
 def most_prompt_rows(config: EngineConfig) -> int:

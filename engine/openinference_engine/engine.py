@@ -46,7 +46,7 @@ class Engine:
         timeline = timeline or Timeline(time.monotonic())
         backend = load_backend(checkpoint, config, self.speed, timeline)
         self.capacity = backend.capacity
-        self.kernel_path = backend.kernel_path
+        self.kernel_path, self.paths = backend.kernel_path, backend.paths
         self.runner = backend.runner
         self._group = backend.group
         self._stages = self._group.num_stages if self._group else 1

@@ -90,6 +90,7 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
         "openinference_prefill_tokens_per_second{",
         "openinference_queued_tokens{",
         "openinference_start_stage_seconds{",
+        'openinference_kernel_info{component="engine",graphs="false",inference_namespace="",',
     ):
         assert f"\n{name}" in text, name
 

@@ -10,9 +10,9 @@ from openinference_engine.cuda_backend import (
     check_products,
     check_settings,
     find_gpu,
-    kernel_path,
     plan_memory,
 )
+from openinference_engine.cuda_paths import kernel_path, op_paths
 from openinference_engine.errors import StartError
 from openinference_engine.weight_sizes import weight_bytes
 
@@ -82,6 +82,30 @@ def test_an_answer_is_resumed_by_the_same_mode_alone(monkeypatch):
         "cuda-sm90-bfloat16-deterministic-114",
         "cuda-sm90-bfloat16-deterministic-132",
     }
+
+
+@pytest.mark.parametrize(
+    ("capability", "fields", "products", "prompts", "attention"),
+    [
+        ((8, 0), {}, "few", "rows", "attend"),
+        ((9, 0), {}, "few+many", "prefill", "attend+attend_prefill"),
+        ((9, 0), {"is_deterministic": True}, "few", "rows", "attend"),
+        ((9, 0), {"weights": "int4"}, "few+batch+many", "prefill", "attend+attend_prefill"),
+        ((9, 0), CODES, "few+batch+codes-int8", "prefill", "attend+attend_prefill"),
+        (
+            (9, 0), {"kv_cache_dtype": "int8"},
+            "few+many", "prefill", "attend+expand_pages+attend_prefill",
+        ),
+    ],
+)  # fmt: skip
+def test_a_path_is_told_for_each_kind_of_op(
+    monkeypatch, capability, fields, products, prompts, attention
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    kernels = SimpleNamespace(attend_prefill=None)
+    assert op_paths(kernels, torch.device("cuda", 0), config(**fields)) == {
+        "products": products, "prompts": prompts, "attention": attention, "drawing": "device",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

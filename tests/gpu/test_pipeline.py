@@ -124,7 +124,7 @@ def new_engine(monkeypatch):
             link = LeaderLink("127.0.0.1", pytest.fail)
             links.append(link)
             group = CudaGroup(list(lanes), link, SpeedMeter())
-        backend = Backend(group or lanes[0], CAPACITY, "emulated", runs_ahead=True, group=group)
+        backend = Backend(group or lanes[0], CAPACITY, "emulated", {}, runs_ahead=True, group=group)
         monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
         sizes = {"max_sequences": SEATS, "max_step_tokens": step_tokens}
         return Engine(CHECKPOINT, EngineConfig("", **sizes, step_seconds=1e9))

@@ -74,11 +74,15 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is ready; sent once."""
+    """The model is ready; sent once.
+
+    paths: kind of op → which kernels compute it, where there is a choice.
+    """
 
     max_model_len: int
     num_blocks: int
     kernel_path: str
+    paths: dict[str, str]
     seconds: dict[str, float]  # start-up stage → how long it took
 
 

@@ -76,7 +76,13 @@ def _load(folder: Path, config: EngineConfig, socket: zmq.Socket[bytes], started
     timeline.end("warm_up")
     capacity = engine.capacity
     core.send(
-        Loaded(capacity.max_model_len, capacity.num_blocks, engine.kernel_path, timeline.seconds)
+        Loaded(
+            capacity.max_model_len,
+            capacity.num_blocks,
+            engine.kernel_path,
+            engine.paths,
+            timeline.seconds,
+        )
     )
     return core
 

@@ -14,12 +14,8 @@ import torch
 
 from openinference_engine.backend import Backend, Capacity, plan_capacity
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
-from openinference_engine.cuda_backend import (
-    check_settings,
-    find_gpu,
-    kernel_path,
-    runs_prefill,
-)
+from openinference_engine.cuda_backend import check_settings, find_gpu
+from openinference_engine.cuda_paths import kernel_path, op_paths, runs_prefill
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
@@ -117,7 +113,8 @@ def load_cuda_group(
     if config.group.ranks_per_stage > 1:
         path += f"-tensor{config.group.tensor}"
         path += f"-expert{config.group.expert}" if config.group.expert > 1 else ""
-    return Backend(group, capacity, path, runs_ahead=config.runs_ahead, group=group)
+    paths = op_paths(kernels, device, config)
+    return Backend(group, capacity, path, paths, runs_ahead=config.runs_ahead, group=group)
 
 
 def lead(

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from openinference_engine.config import EngineConfig, ModelConfig
-from openinference_engine.cuda_backend import runs_prefill
 from openinference_engine.cuda_kv_cache import KVCache
+from openinference_engine.cuda_paths import runs_prefill
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS

@@ -33,7 +33,8 @@ def facts_of(checkpoint: Checkpoint, config: EngineConfig) -> Facts:
 def _kernels(config: EngineConfig) -> str:
     if config.device == "cpu":
         return KERNEL_PATH
-    from openinference_engine.cuda_backend import find_gpu, kernel_path
+    from openinference_engine.cuda_backend import find_gpu
+    from openinference_engine.cuda_paths import kernel_path
 
     return kernel_path(find_gpu(), config)
 

@@ -10,7 +10,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from openinference_engine import ops
-from openinference_engine.backend import Backend, Capacity, choose_cache_format, plan_capacity
+from openinference_engine.backend import (
+    CPU_PATHS,
+    Backend,
+    Capacity,
+    choose_cache_format,
+    plan_capacity,
+)
 from openinference_engine.batch import Batch, build_batch
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
@@ -107,7 +113,7 @@ def load_group_backend(
 
     link, stage = assemble(meeting, checkpoint, config, capacity, load, end)
     runner = GroupRunner(stage, link, config, speed)
-    return Backend(runner, capacity, ops.KERNEL_PATH, group=runner)
+    return Backend(runner, capacity, ops.KERNEL_PATH, CPU_PATHS, group=runner)
 
 
 def assemble(

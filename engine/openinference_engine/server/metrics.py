@@ -93,6 +93,12 @@ class Metrics:
             num_gpu_blocks=loaded.num_blocks,
             cache_dtype=config.kv_cache_dtype,
         ).set(1)
+        self.kernel_info.labels(
+            **self._own,
+            path=loaded.kernel_path,
+            prompts=loaded.paths["prompts"],
+            graphs=str(config.device == "cuda" and config.uses_graphs).lower(),
+        ).set(1)
 
     def token(self, timing: Timing, now: float) -> None:
         """A sequence got its next token."""
@@ -150,6 +156,12 @@ class Metrics:
             "vllm:cache_config_info",
             "Size of the KV cache, and how it keeps keys and values.",
             [*self._model, "block_size", "num_gpu_blocks", "cache_dtype"],
+            registry=self._registry,
+        )
+        self.kernel_info = Gauge(
+            "openinference_kernel_info",
+            "The kernels that compute, those of whole prompts, and whether graphs replay steps.",
+            [*self._own, "path", "prompts", "graphs"],
             registry=self._registry,
         )
         self.own_running = self._own_gauge("requests_running", "Sequences that are computed.")
