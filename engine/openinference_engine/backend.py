@@ -176,7 +176,13 @@ def plan_capacity(
             f"tokens; lower --max-model-len {max_model_len} or give "
             f"{blocks_per_sequence * block_bytes} bytes"
         )
-    return Capacity(max_model_len, min(wanted, affordable))
+    num_blocks = min(wanted, affordable)
+    if config.kv_cache_bytes is not None and num_blocks * block_bytes > total_bytes:
+        raise StartError(
+            f"--kv-cache-bytes {config.kv_cache_bytes} is more than the {total_bytes} bytes that "
+            f"there are for it; leave it out, or use at most {total_bytes}"
+        )
+    return Capacity(max_model_len, num_blocks)
 
 
 def model_length(model: ModelConfig, config: EngineConfig) -> int:

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.layout import layers_of
-from openinference_engine.ranks.worker import serve_rank
+from openinference_engine.ranks.worker import Load, serve_rank
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.uri import resolve
 
@@ -131,14 +132,31 @@ def test_rank_that_cannot_start_says_its_own_reason_where_nobody_hears_it(
         )
 
 
+def test_rank_that_runs_out_of_memory_says_so_to_rank_0(models: Callable[..., Path]) -> None:
+    """It saw a lost link, and the reason was in another pod's log."""
+    reason = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+    def load(*_: Any) -> Any:
+        raise torch.OutOfMemoryError(reason)
+
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address())
+    path, other = models("Llama"), msgspec.structs.replace(group, pod=1)
+    with (
+        refused(path, EngineConfig("", group=other), load) as refusals,
+        pytest.raises(StartError, match=f"^rank 1: {reason}"),
+    ):
+        Engine(open_checkpoint(path), EngineConfig("", group=group))
+    assert refusals == [reason]
+
+
 @contextmanager
-def refused(path: Path, config: EngineConfig) -> Iterator[list[str]]:
+def refused(path: Path, config: EngineConfig, load: Load | None = None) -> Iterator[list[str]]:
     """Why rank 1, which is started, does not start in the end."""
     refusals: list[str] = []
 
     def serve() -> None:
         try:
-            serve_rank(open_checkpoint(path), config, 1, ended)
+            serve_rank(open_checkpoint(path), config, 1, ended, load=load)
         except StartError as error:
             refusals.append(str(error))
 

@@ -23,12 +23,13 @@ from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ranks.cuda_group import prepare_gpu
-from openinference_engine.ranks.cuda_part import plan_part
+from openinference_engine.ranks.cuda_part import check_room, plan_cache, plan_part
 from openinference_engine.ranks.device_memory import Layout, NcclGatherer, gathered_parts, layout_of
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.messages import ToRank
 from openinference_engine.ranks.part import CheckpointPart, part_of
+from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.team import Ranks, Team
 from openinference_engine.ranks.team_kernels import TeamKernels
 from openinference_engine.request import SamplingParams
@@ -157,6 +158,20 @@ def test_what_ranks_write_to_each_other_is_no_room_for_the_cache():
     )
     with pytest.raises(StartError, match=message):
         plan_part(model, config, 8 * gib)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kv_cache_bytes": 8 << 30}], ids=["planned", "given"])
+def test_gpu_with_less_room_than_the_first_is_refused_with_the_numbers(settings):
+    """One sequence fits there, so it was the allocation of the cache that failed."""
+    model, gib = SHAPES["llama-2-7b"], 1 << 30
+    config = EngineConfig("", max_sequences=64, group=GroupConfig(tensor=2), **settings)
+    verdict = Verdict(num_cache_blocks=plan_cache(model, config, 20 * gib).num_cache_blocks)
+    check_room(model, config, 20 * gib - (1 << 26), verdict)  # GPUs of a kind differ a little
+    with pytest.raises(StartError, match="--kv-cache-bytes") as error:
+        check_room(model, config, 12 * gib, verdict)
+    fitting = msgspec.structs.replace(config, kv_cache_bytes=int(str(error.value).split()[-1]))
+    verdict = Verdict(num_cache_blocks=plan_cache(model, fitting, 20 * gib).num_cache_blocks)
+    check_room(model, fitting, 12 * gib, verdict)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])

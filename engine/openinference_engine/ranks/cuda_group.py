@@ -12,22 +12,21 @@ from types import ModuleType
 import msgspec
 import torch
 
-from openinference_engine.backend import Backend, Capacity, plan_capacity
+from openinference_engine.backend import Backend, Capacity
 from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
 from openinference_engine.cuda_backend import check_settings, find_gpu
 from openinference_engine.cuda_paths import kernel_path, op_paths, runs_prefill
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.errors import StartError
-from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.llama_weights import column_multiple, load_llama
 from openinference_engine.ops.cuda import load_kernels
-from openinference_engine.ranks.cuda_part import CudaPart, build_part, plan_part
+from openinference_engine.ranks.cuda_part import CudaPart, build_part, check_room, plan_cache
 from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage
 from openinference_engine.ranks.layout import check_fits, divisors, listed
 from openinference_engine.ranks.leader import assemble, patience_seconds
 from openinference_engine.ranks.link import End, LeaderLink, end_process
 from openinference_engine.ranks.messages import ToRank
-from openinference_engine.ranks.part import CheckpointPart, first_part
+from openinference_engine.ranks.part import CheckpointPart
 from openinference_engine.ranks.pipeline_plan import plan_pipeline
 from openinference_engine.ranks.rendezvous import Verdict, host_meeting
 from openinference_engine.ranks.sharing import check_sharing
@@ -179,7 +178,7 @@ def _load_slices(
     verdict: Verdict,
 ) -> CudaPart:
     model, own = checkpoint.config, CheckpointPart(checkpoint, ranks.stage, config.group.expert)
-    plan_part(model, config, torch.cuda.mem_get_info(device)[0])
+    check_room(model, config, torch.cuda.mem_get_info(device)[0], verdict)
     source = Weights(own, torch.bfloat16, ranks=ranks)
     weights = load_llama(source, own.config, verdict.max_model_len, device, config.weight_format)
     torch.cuda.empty_cache()
@@ -193,10 +192,7 @@ def _plan(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity
     """Of all ranks, if each GPU has as many bytes. Raises StartError if the model does not fit."""
     if config.group.pipeline > 1:
         return plan_pipeline(model, config, free_bytes)
-    own = first_part(model, config.group)
-    spare_bytes = plan_part(model, config, free_bytes)
-    position_bytes = own.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
-    return plan_capacity(own, config, spare_bytes, spare_bytes, position_bytes)
+    return plan_cache(model, config, free_bytes)
 
 
 def _settled(checkpoint: Checkpoint, config: EngineConfig) -> EngineConfig:

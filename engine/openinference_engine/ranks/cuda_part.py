@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+from openinference_engine.backend import Capacity, plan_capacity
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_backend import most_prompt_rows, plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
@@ -33,6 +34,8 @@ from openinference_engine.ranks.sharing import sharing
 from openinference_engine.ranks.team import Ranks
 from openinference_engine.ranks.team_kernels import TeamKernels
 
+# By which GPUs of a kind may differ in what is free; of what plan_memory keeps for the steps.
+SLACK_BYTES = 1 << 27
 log = logging.getLogger("openinference.ranks")
 
 
@@ -79,6 +82,30 @@ def plan_part(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
             f"a part of {group.ranks_per_stage} by {sharing(group)}, beside "
             f"{shared_bytes / 2**20:.0f} MiB for what ranks write to each other: {error}"
         ) from None
+
+
+def plan_cache(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity:
+    """Of each rank, if its GPU has so many bytes. Raises StartError if the model does not fit."""
+    part, spare_bytes = first_part(model, config.group), plan_part(model, config, free_bytes)
+    return plan_capacity(part, config, spare_bytes, spare_bytes, _position_bytes(part, config))
+
+
+def check_room(model: ModelConfig, config: EngineConfig, free_bytes: int, verdict: Verdict) -> None:
+    """Raises StartError if this GPU has less room than rank 0's, by which the cache was planned."""
+    capacity = plan_cache(model, config, free_bytes + SLACK_BYTES)
+    if capacity.num_cache_blocks >= verdict.num_cache_blocks:
+        return
+    block_bytes = config.block_size * _position_bytes(first_part(model, config.group), config)
+    raise StartError(
+        f"{sharing(config.group)}: {free_bytes} bytes of this rank's GPU are free, which hold "
+        f"{capacity.num_blocks} blocks of the cache beside its part of the model, and rank 0 has "
+        f"planned {verdict.num_cache_blocks - 1}; end what else runs there, or use "
+        f"--kv-cache-bytes {capacity.num_blocks * block_bytes}"
+    )
+
+
+def _position_bytes(part: ModelConfig, config: EngineConfig) -> int:
+    return part.kv_bytes_per_token(CUDA_FORMATS[config.kv_cache_dtype])
 
 
 def build_part(

@@ -11,7 +11,7 @@ from openinference_engine.inputs import input_bytes
 from openinference_engine.kv_formats import CUDA_FORMATS
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.ranks import device_memory, hops
-from openinference_engine.ranks.cuda_part import most_rows
+from openinference_engine.ranks.cuda_part import SLACK_BYTES, most_rows
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.rendezvous import Verdict
 from openinference_engine.ranks.sharing import sharing
@@ -44,7 +44,8 @@ def check_room(
     model: ModelConfig, config: EngineConfig, stage: int, free_bytes: int, verdict: Verdict
 ) -> None:
     """Raises StartError if this GPU has less room than rank 0's, by which the cache was planned."""
-    capacity, stages = plan_stage(model, config, stage, free_bytes), config.group.pipeline
+    capacity = plan_stage(model, config, stage, free_bytes + SLACK_BYTES)
+    stages = config.group.pipeline
     if capacity.num_cache_blocks >= verdict.num_cache_blocks:
         return
     part = stage_model(model, config.group, stage).config

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+import torch
+
 from openinference_engine import ops
 from openinference_engine.config import EngineConfig
 from openinference_engine.errors import StartError
@@ -85,7 +87,7 @@ def _load(load: Load, meeting: Meeting, verdict: Verdict, link: RankLink) -> Ran
     try:
         ranks, post = link.watch.within(MEETING_SECONDS, "connecting the ranks", meeting.form_ranks)
         part = load(ranks, post, verdict)
-    except (StartError, MemoryError) as error:
+    except (StartError, MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error) or "out of memory"
         link.send(Failed(reason))
         link.close()
