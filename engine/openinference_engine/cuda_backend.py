@@ -132,22 +132,24 @@ def plan_memory(
 
 
 def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: Extent) -> str:
-    length, token_bytes = model_length(model, config), _sequence_bytes(model, config)
-    room = free_bytes - _RESERVE_BYTES
-    remedies = [
-        f"--weights {name}"
-        for name in WEIGHT_FORMATS
-        if weight_bytes(model, name, length, extent) + length * token_bytes <= room
-    ]
-    for_cache = room - weight_bytes(model, config.weight_format, length, extent)
-    remedies += [
-        f"--kv-cache-dtype {name}"
-        for name in CUDA_FORMATS
-        if length * _sequence_bytes(model, replace(config, kv_cache_dtype=name)) <= for_cache
-    ]
-    shorter = for_cache // token_bytes
-    if shorter > 0:
+    from openinference_engine.ranks.cuda_part import tensor_that_fits  # which imports this module
+
+    length, room = model_length(model, config), free_bytes - _RESERVE_BYTES
+
+    def left_for_cache(asked: EngineConfig) -> int:
+        return room - weight_bytes(model, asked.weight_format, length, extent)
+
+    def fits(asked: EngineConfig) -> bool:
+        return length * _sequence_bytes(model, asked) <= left_for_cache(asked)
+
+    weights = (name for name in WEIGHT_FORMATS if fits(replace(config, weights=name)))
+    caches = (name for name in CUDA_FORMATS if fits(replace(config, kv_cache_dtype=name)))
+    remedies = [f"--weights {name}" for name in weights]
+    remedies += [f"--kv-cache-dtype {name}" for name in caches]
+    if (shorter := left_for_cache(config) // _sequence_bytes(model, config)) > 0:
         remedies.append(f"--max-model-len {shorter}")
+    if config.group.num_ranks == 1 and (ranks := tensor_that_fits(model, config, free_bytes)):
+        remedies.append(f"--tensor {ranks} on as many GPUs")
     return " or ".join(remedies) or "a GPU with more memory"
 
 

@@ -48,7 +48,7 @@ def test_weights_that_do_not_fit_say_the_arithmetic_and_what_would():
         "2.0 GiB and the steps 1.0 GiB, but 15.0 GiB of the GPU's memory are free; use "
         "--weights fp8 or --weights int8 or --weights int4 or --weights int4-zero or "
         "--kv-cache-dtype fp8 or --kv-cache-dtype int8 or --kv-cache-dtype int8-int4 or "
-        "--kv-cache-dtype int4 or --max-model-len 2964"
+        "--kv-cache-dtype int4 or --max-model-len 2964 or --tensor 2 on as many GPUs"
     )
 
 
@@ -59,6 +59,22 @@ def test_keys_and_values_of_fewer_bits_fit_where_bfloat16_does_not():
     spare = plan_memory(LLAMA_7B, config(kv_cache_dtype="int8-int4", **fields), 15 * GIB)
     copy = 2 * 2 * 4096 * 4096  # keys and values of a layer in bf16, which prompts read
     assert spare == 15 * GIB - weight_bytes(LLAMA_7B, "bfloat16", 4096) - GIB - copy
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "free", "remedy"),
+    [
+        ("llama-2-70b", {}, 79, "--weights int4-zero or --tensor 2 on as many GPUs"),
+        ("llama-2-70b", {"weights": "int4"}, 24, "use --tensor 2 on as many GPUs"),
+        ("llama-2-70b", {"weights": "int4"}, 9, "use --tensor 8 on as many GPUs"),
+        ("llama-2-13b", {"weights": "int4"}, 4, "use --tensor 4 on as many GPUs"),
+        ("llama-2-13b", CODES, 8, "use a GPU with more memory"),  # codes are for one
+    ],
+)
+def test_as_many_gpus_as_hold_the_model_are_a_remedy(shape, fields, free, remedy):
+    with pytest.raises(StartError) as error:
+        plan_memory(SHAPES[shape], config(max_model_len=4096, **fields), free * GIB)
+    assert str(error.value).endswith(remedy)
 
 
 def test_nothing_that_would_fit_asks_for_another_gpu():

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+from msgspec.structs import replace
+
 from openinference_engine.backend import Capacity, plan_capacity
-from openinference_engine.config import EngineConfig, ModelConfig
-from openinference_engine.cuda_backend import most_prompt_rows, plan_memory
+from openinference_engine.config import EngineConfig, GroupConfig, ModelConfig
+from openinference_engine.cuda_backend import check_settings, most_prompt_rows, plan_memory
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
-from openinference_engine.llama_weights import LlamaWeights
+from openinference_engine.llama_weights import LlamaWeights, column_multiple
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.prefill import Prefill
 from openinference_engine.prompt_attention import PromptAttention
@@ -30,7 +33,7 @@ from openinference_engine.ranks.device_memory import (
 from openinference_engine.ranks.launching import Follower, LeadingLaunches, Send, TeamPrefill
 from openinference_engine.ranks.part import first_part, part_of
 from openinference_engine.ranks.rendezvous import Verdict
-from openinference_engine.ranks.sharing import sharing
+from openinference_engine.ranks.sharing import MOST_RANKS, check_sharing, sharing
 from openinference_engine.ranks.team import Ranks
 from openinference_engine.ranks.team_kernels import TeamKernels
 
@@ -82,6 +85,19 @@ def plan_part(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
             f"a part of {group.ranks_per_stage} by {sharing(group)}, beside "
             f"{shared_bytes / 2**20:.0f} MiB for what ranks write to each other: {error}"
         ) from None
+
+
+def tensor_that_fits(model: ModelConfig, config: EngineConfig, free_bytes: int) -> int | None:
+    """The fewest GPUs with as many bytes each that hold the model; None if no number of them may
+    share it, or does."""
+    for ranks in range(2, MOST_RANKS + 1):
+        asked = replace(config, group=GroupConfig(tensor=ranks))
+        with suppress(StartError):
+            check_settings(model, asked)
+            check_sharing(model, asked.group, column_multiple(config.weight_format))
+            plan_part(model, asked, free_bytes)
+            return ranks
+    return None
 
 
 def plan_cache(model: ModelConfig, config: EngineConfig, free_bytes: int) -> Capacity:
