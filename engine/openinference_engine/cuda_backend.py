@@ -74,11 +74,14 @@ def load_cuda_backend(checkpoint: Checkpoint, config: EngineConfig, timeline: Ti
 
 def find_gpu() -> torch.device:
     """Raises StartError without a GPU that the kernels run on."""
-    if not torch.cuda.is_available():
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:  # the latter, of a torch without CUDA
+        reason, *_ = str(error).splitlines()
         raise StartError(
-            "--device cuda: there is no GPU that this process can use; give the pod "
-            "nvidia.com/gpu: 1, install the driver, or use --device cpu"
-        )
+            f"--device cuda: there is no GPU that this process can use ({reason}); give the pod "
+            "nvidia.com/gpu: 1, install a driver that torch knows, or use --device cpu"
+        ) from error
     device = torch.device("cuda", torch.cuda.current_device())
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST_CAPABILITY:

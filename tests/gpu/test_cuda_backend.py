@@ -1,5 +1,6 @@
 """What a GPU cannot do is said before weights are read, with the arithmetic and a remedy."""
 
+import sys
 from types import SimpleNamespace
 
 import msgspec
@@ -14,6 +15,7 @@ from openinference_engine.cuda_backend import (
 )
 from openinference_engine.cuda_paths import kernel_path, op_paths
 from openinference_engine.errors import StartError
+from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.weight_sizes import weight_bytes
 
 from benchmarks.shapes import SHAPES
@@ -156,8 +158,35 @@ def test_a_gpu_without_products_of_codes_is_refused(monkeypatch):
         check_products(gpu, config(**CODES))
 
 
-def test_a_machine_without_a_gpu_says_what_to_do():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(StartError, match=r"there is no GPU .* --device cpu"):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("No CUDA GPUs are available"), "No CUDA GPUs are available"),
+        (RuntimeError("The driver is too old (found version 11040).\nSee"), "found version 11040"),
+        (AssertionError("Torch not compiled with CUDA enabled"), "not compiled with CUDA"),
+    ],
+)
+def test_a_machine_without_a_gpu_says_why_and_what_to_do(monkeypatch, error, reason):
+    """A driver that torch is too new for was told of as no GPU."""
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    with pytest.raises(StartError, match=rf"no GPU .*{reason}.*; give .* or use --device cpu"):
         find_gpu()
+
+
+def test_a_gpu_older_than_the_kernels_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(StartError, match=r"Tesla T4 has compute capability 7\.5; .* 8\.0 or newer"):
+        find_gpu()
+
+
+def test_an_installation_without_kernels_says_how_to_get_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openinference_engine._C", None)
+    with pytest.raises(StartError, match=r"no CUDA kernels; build them with `make build-cuda`"):
+        load_kernels()
