@@ -10,6 +10,7 @@ from openinference_engine.errors import StartError
 from openinference_engine.inputs import RowInputs
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.ranks.channels import HopEnd
 from openinference_engine.ranks.cuda_part import most_rows
 from openinference_engine.ranks.cuda_stage import stage_model
 from openinference_engine.ranks.hops import layout_of
@@ -111,3 +112,11 @@ def test_gpu_with_less_room_than_the_first_is_refused_with_the_numbers():
     check_room(LLAMA_7B, config, 1, 79 * GIB, verdict)
     with pytest.raises(StartError, match=r"stage 1 .* rank 0 has planned 2000; .*--kv-cache-bytes"):
         check_room(LLAMA_7B, config, 1, 10 * GIB, verdict)
+
+
+def test_rows_from_another_pod_fit_the_half_of_an_inbox_that_they_get():
+    """As many as a step has, without marks; what lies behind is the next lane's."""
+    layout = layout_of(LLAMA_7B, settings(2, pods=2).group, 1, 513)
+    space = torch.empty(layout.num_bytes, dtype=torch.uint8)
+    packed = HopEnd(lambda _: None, space[layout.inbox(0) :]).rows(513, LLAMA_7B.hidden_size)
+    assert layout.lane_bytes - 16 < packed.nbytes <= layout.lane_bytes
