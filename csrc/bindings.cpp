@@ -71,7 +71,8 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("expand_pages", &openinference::expand_pages, "key_cache"_a, "value_cache"_a, "blocks"_a, "keys"_a,
                "values"_a, "stream"_a);
     module.def("attend", &openinference::attend, "query"_a, "key_cache"_a, "value_cache"_a, "positions"_a,
-               "block_table"_a, "scale"_a, "splits"_a, "warps"_a, "workspace"_a, "counters"_a, "out"_a, "stream"_a);
+               "block_table"_a, "scale"_a, "window"_a, "splits"_a, "warps"_a, "workspace"_a, "counters"_a, "out"_a,
+               "stream"_a);
     module.def("project_residual", &openinference::project_residual, "input"_a, "weights"_a,
                "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
     module.def("project_residual_and_code", &openinference::project_residual_and_code, "input"_a, "weights"_a,

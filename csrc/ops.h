@@ -61,12 +61,12 @@ void append_codes(const Tensor& keys, const Tensor& values, const Tensor& positi
 void expand_pages(const Tensor& key_cache, const Tensor& value_cache, const Tensor& blocks, const Tensor& keys,
                   const Tensor& values, Stream stream);
 
-// out (T, Q, D) bf16 ← softmax(scale·query·keysᵀ)·values over positions 0..position, caches of any
-// format. Each sequence is read by up to `splits` blocks per group of heads, of `warps` (4, 8, 16) warps;
-// workspace (≥ T·Q·splits·(D + 2)) float32 and counters (≥ T·Q) int32, zero before the first call and
-// again after each, carry their partial results.
+// out (T, Q, D) bf16 ← softmax(scale·query·keysᵀ)·values over the `window` positions up to each token's own,
+// caches of any format; pages before them are not read. Each sequence is read by up to `splits` blocks per
+// group of heads, of `warps` (4, 8, 16) warps; workspace (≥ T·Q·splits·(D + 2)) float32 and counters (≥ T·Q)
+// int32, zero before the first call and again after each, carry their partial results.
 void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-            const Tensor& positions, const Tensor& block_table, float scale, int splits, int warps,
+            const Tensor& positions, const Tensor& block_table, float scale, int window, int splits, int warps,
             const Tensor& workspace, const Tensor& counters, const Tensor& out, Stream stream);
 
 // hidden += input·Wᵀ, weights (H, K), input (T, K) bf16; then x and sum_squares of the new hidden.

@@ -1,4 +1,4 @@
-// Decode attention over the paged cache: one query token per sequence.
+// Decode attention over the paged cache: one query token per sequence, over what its window holds.
 //
 // Grid: (splits, kv heads × chunks of their query heads, tokens). A block's warps take pages in turn
 // (page_attention.cuh); keys of the next page are requested once this one's are used up, then its
@@ -19,14 +19,17 @@ struct Attention {
     PagedCache cache;
     int query_heads;
     float scale;
+    int window;        // positions a token sees, itself included
     float* workspace;  // (tokens, query_heads, splits, head_dim + 2)
     int* finished;     // (tokens, kv heads × chunks): splits that have left their part
     bf16* out;         // (tokens, query_heads, head_dim)
 };
 
-// What one block computes: some query heads of a key head, over every splits-th group of pages.
+// What one block computes: some query heads of a key head, over every splits-th group of the pages that the token sees.
 struct Part {
-    int token, kv_head, first_head, heads, position, pages, splits;
+    int token, kv_head, first_head, heads, splits;
+    int first_seen, num_seen;  // positions
+    int first_page, end_page;  // which have them
 
     __device__ __forceinline__ Part(const Attention& job, int warps) {
         const int group = job.query_heads / job.cache.heads, chunks = (group + kHeads - 1) / kHeads;
@@ -35,10 +38,13 @@ struct Part {
         kv_head = blockIdx.y / chunks;
         first_head = kv_head * group + first;
         heads = min(kHeads, group - first);
-        position = job.cache.places.positions[token];
-        pages = position < 0 ? 0 : position / kPageTokens + 1;
+        const int held = max(job.cache.places.positions[token] + 1, 0);
+        num_seen = min(held, job.window);
+        first_seen = held - num_seen;
+        first_page = first_seen / kPageTokens;
+        end_page = (held + kPageTokens - 1) / kPageTokens;
         // No more splits than give each warp a page: merging them is what a short sequence takes longest for.
-        splits = max(1, min(static_cast<int>(gridDim.x), (pages + warps - 1) / warps));
+        splits = max(1, min(static_cast<int>(gridDim.x), (end_page - first_page + warps - 1) / warps));
     }
 };
 
@@ -137,9 +143,9 @@ __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) att
     const Part part(job, kWarps);
     if (static_cast<int>(blockIdx.x) >= part.splits) return;
     const int stride = part.splits * kWarps;
-    int index = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
-    size_t block = index < part.pages ? job.cache.places.block(part.token, index) : 0;
-    const auto seen = [&] { return part.position + 1 - index * kPageTokens; };
+    int index = part.first_page + static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+    size_t block = index < part.end_page ? job.cache.places.block(part.token, index) : 0;
+    const auto seen = [&] { return Seen{part.first_seen - index * kPageTokens, part.num_seen}; };
 
     PageShare<Keys, Values> page;
     const auto load = [&] {
@@ -147,20 +153,21 @@ __global__ void __launch_bounds__(kWarps * 32, blocks_at_once<Keys>(kWarps)) att
         page.load_values(job.cache, part.kv_head, block, seen());
     };
     // The step's tokens are the newest ones of their sequences: pages before them were there when it began.
-    const bool is_old = index < part.pages && seen() >= kPageTokens + static_cast<int>(gridDim.z);
+    const int newest = part.first_seen + part.num_seen - static_cast<int>(gridDim.z);
+    const bool is_old = index < part.end_page && (index + 1) * kPageTokens <= newest;
     if (is_old) load();
     wait_for_predecessor();
     release_successor();  // measured: no earlier (docs/log.md)
     const size_t first = static_cast<size_t>(part.token) * job.query_heads + part.first_head;
     const Queries<Keys> queries(job.query + first * Keys::kElements, part.heads);
-    if (!is_old && index < part.pages) load();
+    if (!is_old && index < part.end_page) load();
 
     Softmax<Keys, Values> softmax;
-    while (index < part.pages) {
+    while (index < part.end_page) {
         float scores[4] = {};
         score(scores, page, queries, job.scale * kLog2E, seen());
         index += stride;
-        const bool is_more = index < part.pages;
+        const bool is_more = index < part.end_page;
         if (is_more) {
             block = job.cache.places.block(part.token, index);
             page.load_keys(job.cache, part.kv_head, block, seen());
@@ -185,11 +192,12 @@ void launch_attend(const Attention& job, int tokens, int splits, Stream stream) 
 }  // namespace
 
 void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-            const Tensor& positions, const Tensor& block_table, float scale, int splits, int warps,
+            const Tensor& positions, const Tensor& block_table, float scale, int window, int splits, int warps,
             const Tensor& workspace, const Tensor& counters, const Tensor& out, Stream stream) {
     const int64_t T = query.length("query", 0), Q = query.length("query", 1), D = query.length("query", 2);
     const int64_t KV = key_cache.length("key_cache", 1);
     require(Q % KV == 0, "query: " + std::to_string(Q) + " heads are no multiple of the cache's " + std::to_string(KV));
+    require(window >= 1, "window: " + std::to_string(window) + ", need at least 1");
     require(splits >= 1, "splits: " + std::to_string(splits) + ", need at least 1");
     require(warps == 4 || warps == 8 || warps == 16, "warps: " + std::to_string(warps) + ", need 4, 8 or 16");
     const int64_t needed = splits == 1 ? 0 : T * Q * splits * (D + 2);
@@ -198,7 +206,7 @@ void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_ca
     require(counters.length("counters", 0) >= T * Q, "counters: " + std::to_string(counters.shape[0]) +
                                                          " elements, need " + std::to_string(T * Q));
     with_cache(key_cache, value_cache, D, places_of(T, positions, block_table), [&](auto cache, auto keys, auto values) {
-        const Attention job{query.as<bf16>("query", {T, Q, D}), cache, static_cast<int>(Q), scale,
+        const Attention job{query.as<bf16>("query", {T, Q, D}), cache, static_cast<int>(Q), scale, window,
                             workspace.as<float>("workspace", {-1}), counters.as<int32_t>("counters", {-1}),
                             out.as<bf16>("out", {T, Q, D})};
         if (T == 0) return;

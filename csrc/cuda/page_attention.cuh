@@ -22,6 +22,15 @@ template <class Page> __device__ __forceinline__ uint32_t pack(float lower, floa
     return kIsCoded<Page> ? pack_halves(lower, upper) : pack_bf16(lower, upper);
 }
 
+// Which tokens of a page a row sees: `count` in a row, from token `first` on, which may be before the page.
+struct Seen {
+    int first, count;
+
+    __device__ __forceinline__ bool has(int token) const {
+        return static_cast<unsigned>(token - first) < static_cast<unsigned>(count);
+    }
+};
+
 // A lane's share of one page; g = lane / 4, t = lane % 4.
 template <class Keys, class Values> struct PageShare {
     RowShare<Keys::kRowBytes, 4> keys[2];       // of tokens g and g + 8
@@ -29,9 +38,10 @@ template <class Keys, class Values> struct PageShare {
     float key_numbers[Keys::kNumbers + 1][2];   // of tokens g and g + 8
     float value_numbers[Values::kNumbers + 1][2];
 
-    // What lies behind the `seen` tokens was never written: it may hold NaN.
+    // What lies behind the tokens seen was never written, what lies before may be another's: it may hold NaN.
     template <class Page, int kTokens>
-    __device__ __forceinline__ static void load_numbers(float (&numbers)[kTokens][2], const uint8_t* page, int seen) {
+    __device__ __forceinline__ static void load_numbers(float (&numbers)[kTokens][2], const uint8_t* page,
+                                                        const Seen& seen) {
         if constexpr (kIsCoded<Page>) {
             const uint16_t* halves = Page::numbers(page);
             const int g = threadIdx.x % 32 / 4;
@@ -39,27 +49,27 @@ template <class Keys, class Values> struct PageShare {
             for (int n = 0; n < Page::kNumbers; ++n)
 #pragma unroll
                 for (int i = 0; i < 2; ++i)
-                    numbers[n][i] = g + 8 * i < seen ? half_to_float(halves[n * kPageTokens + g + 8 * i]) : 0;
+                    numbers[n][i] = seen.has(g + 8 * i) ? half_to_float(halves[n * kPageTokens + g + 8 * i]) : 0;
         }
     }
-    __device__ __forceinline__ void load_keys(const PagedCache& cache, int head, size_t block, int seen) {
+    __device__ __forceinline__ void load_keys(const PagedCache& cache, int head, size_t block, const Seen& seen) {
         const uint8_t* page = cache.keys + Keys::offset(block, head, cache.heads);
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             keys[i].clear();
-            if (g + 8 * i < seen) keys[i].load(page + (g + 8 * i) * Keys::row_stride(cache.heads), t);
+            if (seen.has(g + 8 * i)) keys[i].load(page + (g + 8 * i) * Keys::row_stride(cache.heads), t);
         }
         load_numbers<Keys>(key_numbers, page, seen);
     }
-    __device__ __forceinline__ void load_values(const PagedCache& cache, int head, size_t block, int seen) {
+    __device__ __forceinline__ void load_values(const PagedCache& cache, int head, size_t block, const Seen& seen) {
         const uint8_t* page = cache.values + Values::offset(block, head, cache.heads);
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int token = 2 * t + i % 2 + i / 2 * 8;
             values[i].clear();
-            if (token < seen) values[i].load(page + token * Values::row_stride(cache.heads), g);
+            if (seen.has(token)) values[i].load(page + token * Values::row_stride(cache.heads), g);
         }
         load_numbers<Values>(value_numbers, page, seen);
     }
@@ -154,7 +164,7 @@ template <class Keys, class Values> struct Softmax {
 
 template <class Keys, class Values>
 __device__ __forceinline__ void score(float (&scores)[4], const PageShare<Keys, Values>& page,
-                                      const Queries<Keys>& queries, float scale, int seen) {
+                                      const Queries<Keys>& queries, float scale, const Seen& seen) {
 #pragma unroll
     for (int step = 0; step < Queries<Keys>::kSteps; ++step) {
         const TwoPairs one = Keys::key_pairs(page.keys[0], step), other = Keys::key_pairs(page.keys[1], step);
@@ -165,7 +175,7 @@ __device__ __forceinline__ void score(float (&scores)[4], const PageShare<Keys, 
     for (int i = 0; i < 4; ++i) {
         if constexpr (kIsCoded<Keys>) scores[i] *= page.key_numbers[0][i / 2] * Keys::kUnit;
         if constexpr (Keys::kNumbers == 2) scores[i] += page.key_numbers[1][i / 2] * queries.sums[i % 2];
-        scores[i] = g + i / 2 * 8 < seen ? scores[i] * scale : kLowest;
+        scores[i] = seen.has(g + i / 2 * 8) ? scores[i] * scale : kLowest;
     }
 }
 

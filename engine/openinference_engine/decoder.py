@@ -131,7 +131,8 @@ class Decoder:
 
     def attend(self, layer: int, rows: int, stream: Any) -> None:
         query, out = self._buffers.query[:rows], self._buffers.attended[:rows]
-        self.attention.queue(query, self._cache.layer(layer), self._places(rows), out, stream)
+        cache, places = self._cache.layer(layer), self._places(rows)
+        self.attention.queue(layer, query, cache, places, out, stream)
 
     def project_output(self, layer: int, rows: int, stream: Any) -> None:
         weights = self._weights.layers[layer]

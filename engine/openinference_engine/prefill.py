@@ -80,7 +80,7 @@ class Prefill:
 
     def chunks_of(self, parts: Parts) -> Chunks:
         """As `queue` takes them."""
-        return chunks_of(parts, self._hidden.device, self._attention.room)
+        return chunks_of(parts, self._hidden.device, self._attention.room, self._attention.windows)
 
     def queue_parts(self, parts: Parts, stream: Any) -> tuple[Tensor, Tensor]:
         """`queue` of what `chunks_of` makes of them."""

@@ -1,8 +1,8 @@
 """Attention of a step with prompts: over the cache or, of codes, over a copy in bf16.
 
 The tensor cores would wait for whoever decodes a page once for every 128 queries. So `expand_pages`
-decodes what prompts will read of a layer, into a copy that all layers share. It has room for the
-longest sequence; what a step reads beyond that is read after it.
+decodes what prompts will read of a layer, within its window, into a copy that all layers share. It
+has room for the longest sequence; what a step reads beyond that is read after it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
 from openinference_engine.row_attention import RowAttention
 
-_NO_WINDOW = 1 << 30  # more positions than any sequence has
-
 
 class PromptAttention:
     """The copy, of `num_blocks` blocks; there is none if the cache holds no codes."""
@@ -28,13 +26,14 @@ class PromptAttention:
         self, kernels: ModuleType, cache: KVCache, rows: RowAttention, num_blocks: int
     ) -> None:
         self._kernels, self._cache, self._rows = kernels, cache, rows
+        self.windows = rows.windows
         self._copy = cache.uncoded(num_blocks * PAGE_TOKENS)
         self.room = None if self._copy is None else num_blocks
 
     def queue(self, layer: int, chunks: Chunks, query: Tensor, out: Tensor, stream: Any) -> None:
         """query, out: (R, heads, D) bf16."""
         self._attend_rows(layer, chunks, query, out, stream)
-        for reading in chunks.readings:
+        for reading in chunks.readings[self.windows[layer]]:
             self._attend_chunks(layer, reading, query, out, stream)
 
     def _attend_rows(
@@ -44,7 +43,8 @@ class PromptAttention:
         for first in range(0, chunks.num_single, MAX_ROWS):
             part = slice(first, min(first + MAX_ROWS, chunks.num_single))
             places = chunks.positions[part], chunks.row_pages[part]
-            self._rows.queue(query[part], self._cache.layer(layer), places, out[part], stream)
+            vectors = self._cache.layer(layer)
+            self._rows.queue(layer, query[part], vectors, places, out[part], stream)
 
     def _attend_chunks(
         self, layer: int, reading: Reading, query: Tensor, out: Tensor, stream: Any
@@ -61,7 +61,7 @@ class PromptAttention:
             reading.pages,
             reading.longest,
             query.shape[-1] ** -0.5,
-            _NO_WINDOW,
+            self.windows[layer],
             out,
             stream,
         )

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from openinference_engine.config import ModelConfig
 from openinference_engine.decode_buffers import MAX_ROWS
+from openinference_engine.ops.plan import windows_of
 
 _MAX_SPLITS = 16  # blocks of attention for a sequence and a key head
 
 
 class RowAttention:
+    """windows: by layer, the positions that a row sees, its own included."""
+
     def __init__(
         self,
         kernels: ModuleType,
@@ -25,6 +28,7 @@ class RowAttention:
     ) -> None:
         """`is_deterministic`: a row gets the same bits whichever rows are beside it."""
         self._kernels = kernels
+        self.windows = windows_of(config)
         self._is_deterministic = is_deterministic
         self._kv_heads, self._scale = config.num_kv_heads, config.head_dim**-0.5
         self._multiprocessors = multiprocessors
@@ -34,6 +38,7 @@ class RowAttention:
 
     def queue(
         self,
+        layer: int,
         query: Tensor,
         cache: tuple[Tensor, Tensor],
         places: tuple[Tensor, Tensor],
@@ -46,6 +51,7 @@ class RowAttention:
             *cache,
             *places,
             self._scale,
+            self.windows[layer],
             *self._grid(len(query)),
             self._workspace,
             self._counters,

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from openinference_engine.kv_formats import CODED_FORMATS
+from openinference_engine.kv_formats import CODED_FORMATS, CUDA_FORMATS
 from openinference_engine.ops import cuda_cache
 from openinference_engine.ops import cuda_reference as reference
+from openinference_engine.ops.plan import NO_WINDOW
 
 from tests.gpu.op_checks import check
 
@@ -123,7 +124,37 @@ def test_attend_reads_codes(place, inputs, cache_format, head_dim):
 POSITIONS = [-1, 0, 15, 16, 150, 639]
 
 
-def _attention(inputs, head_dim, keys, values, table, query_heads, grid):
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 100, 640, NO_WINDOW])
+@pytest.mark.parametrize("cache_format", CUDA_FORMATS.values(), ids=CUDA_FORMATS)
+def test_attend_reads_no_more_than_the_window(place, inputs, cache_format, window):
+    """Of the first page that is seen, too: what lies before may be another's."""
+    kv_heads, head_dim = 2, 64
+    table, blocks = inputs.pages(len(POSITIONS), per_sequence=40)
+    caches = list(inputs.caches(cache_format, blocks, kv_heads, head_dim))
+    for token, position in enumerate(POSITIONS):
+        seen = slice(max(position + 1 - window, 0), position + 1)
+        for slot in reference.slots_of(table[token])[seen].tolist():
+            for cache in caches:
+                vectors = inputs.normal(kv_heads, head_dim)
+                if cache_format.is_coded:
+                    cuda_cache.append(cache, slot, vectors)
+                else:
+                    cache[slot] = vectors
+    for grid in ((1, 4), (4, 8), (16, 16)):
+        arguments = _attention(inputs, head_dim, *caches, table, 3 * kv_heads, grid, window)
+        after = check(place, "attend", arguments, ["out"])
+        assert not after["counters"].any()
+
+
+def test_attend_refuses_a_window_without_positions(place, inputs):
+    table, blocks = inputs.pages(len(POSITIONS), per_sequence=1)
+    cache = inputs.normal(blocks * 16, 1, 64)
+    arguments = _attention(inputs, 64, cache, cache, table, 1, grid=(1, 4), window=0)
+    with pytest.raises(ValueError, match="window: 0, need at least 1"):
+        place.ops.attend(**arguments, stream=place.stream)
+
+
+def _attention(inputs, head_dim, keys, values, table, query_heads, grid, window=NO_WINDOW):
     tokens, (splits, warps) = len(table), grid
     parts = tokens * query_heads * splits * (head_dim + 2)
     return {
@@ -133,6 +164,7 @@ def _attention(inputs, head_dim, keys, values, table, query_heads, grid):
         "positions": torch.tensor(POSITIONS[:tokens], dtype=torch.int32, device=inputs.device),
         "block_table": table,
         "scale": head_dim**-0.5,
+        "window": window,
         "splits": splits,
         "warps": warps,
         "workspace": inputs.unwritten(parts, dtype=torch.float32),

@@ -11,6 +11,7 @@ import torch
 from openinference_engine import tiles
 from openinference_engine.ops import cuda_experts_reference as experts_reference
 from openinference_engine.ops import cuda_reference as reference
+from openinference_engine.ops.plan import NO_WINDOW
 from openinference_engine.packings import PACKINGS
 
 from tests.gpu.op_checks import EPSILON, LOOSE, Inputs, check
@@ -29,7 +30,7 @@ def inputs(hopper):
     return Inputs(hopper)
 
 
-@pytest.mark.parametrize("window", [1 << 30, 100, 1])
+@pytest.mark.parametrize("window", [NO_WINDOW, 129, 100, 1])
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("group", [1, 3])
 def test_attend_prefill_equals_softmax_over_the_pages(hopper, inputs, head_dim, group, window):

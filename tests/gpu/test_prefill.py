@@ -15,6 +15,7 @@ from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference
+from openinference_engine.ops.plan import NO_WINDOW
 from openinference_engine.prefill import COUNT_BYTES, Prefill, room_for
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.row_attention import RowAttention
@@ -101,25 +102,28 @@ sequences = st.lists(
 )
 
 
-@given(sequences)
-def test_readings_bring_every_sequence_its_own_blocks(sequences):
+@given(sequences, st.sampled_from([1, 16, 20, NO_WINDOW]))
+def test_readings_bring_every_sequence_the_blocks_that_it_sees(sequences, window):
     """Some of which others have too; a copy has room for the longest."""
     parts = [
         ([7] * count, first, order[: -(-(first + count) // 16)])
         for count, first, order in sequences
     ]
-    seen = []
-    for reading in readings_of(parts, room=7):
+    seen, hidden = [], [max(first + 1 - window, 0) // 16 for _, first, _ in parts]
+    for reading in readings_of(parts, room=7, window=window):
         assert len(reading.blocks) <= 7
         bounds = reading.starts.tolist()
         assert reading.longest == max(end - start for start, end in pairwise(bounds))
+        read = set()
         for (start, end), length, places in zip(
             pairwise(bounds), reading.lengths.tolist(), reading.pages, strict=True
         ):
-            blocks = reading.blocks[places].tolist()
-            seen.append((start, end - start, length, blocks[: -(-length // 16)]))
+            blocks = reading.blocks[places].tolist()[hidden[len(seen)] : -(-length // 16)]
+            seen.append((start, end - start, length, blocks))
+            read.update(blocks)
+        assert set(reading.blocks.tolist()) == read
     rows = accumulate((len(ids) for ids, _, _ in parts), initial=0)
     assert seen == [
-        (row, len(ids), first + len(ids), blocks)
-        for row, (ids, first, blocks) in zip(rows, parts, strict=False)
+        (row, len(ids), first + len(ids), blocks[skipped:])
+        for row, (ids, first, blocks), skipped in zip(rows, parts, hidden, strict=False)
     ]

@@ -41,9 +41,7 @@ class Attention:
 
     def __init__(self, weights: Weights, config: ModelConfig, layer: int) -> None:
         self._layer = layer
-        self._window = ops.NO_WINDOW
-        if config.windows and (window := config.windows[layer]) is not None:
-            self._window = window
+        self._window = ops.windows_of(config)[layer]
         self._head_dim = config.head_dim
         self._team = weights.ranks.tensor
         queries, keys = (

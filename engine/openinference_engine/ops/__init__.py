@@ -7,7 +7,7 @@ part of the resume key, because another kernel may draw another token. Without t
 
 from importlib.util import find_spec
 
-from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan
+from openinference_engine.ops.plan import NO_WINDOW, AttentionPlan, windows_of
 
 if find_spec("openinference_engine._cpu") is not None:
     from openinference_engine.ops.cpu import (
@@ -64,4 +64,5 @@ __all__ = [
     "route",
     "silu_mul",
     "use_threads",
+    "windows_of",
 ]

@@ -47,6 +47,7 @@ def attend(
     positions: Tensor,
     block_table: Tensor,
     scale: float,
+    window: int,
     splits: int,
     warps: int,
     workspace: Tensor,
@@ -60,8 +61,8 @@ def attend(
         if position < 0:
             out[token] = 0
             continue
-        slots = slots_of(block_table[token])[: position + 1]
-        # (kv_heads, position + 1, head_dim)
+        slots = slots_of(block_table[token])[max(position + 1 - window, 0) : position + 1]
+        # (kv_heads, positions seen, head_dim)
         keys, values = (cache[slots].transpose(0, 1) for cache in caches)
         queries = query[token].float().reshape(-1, group, head_dim)
         weights = torch.softmax(queries @ keys.transpose(1, 2) * scale, dim=-1)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from openinference_engine.config import ModelConfig
+
 NO_WINDOW = 2**31 - 1  # as a window: a token sees everything before it
 
 
@@ -23,3 +25,9 @@ class AttentionPlan:
     starts: Tensor
     lengths: Tensor
     blocks: Tensor
+
+
+def windows_of(config: ModelConfig) -> tuple[int, ...]:
+    """By layer, as kernels take them."""
+    windows = config.windows or (None,) * config.num_layers
+    return tuple(NO_WINDOW if window is None else window for window in windows)
