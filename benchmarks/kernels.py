@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 import torch
+from msgspec.structs import replace
 from openinference_engine.coded_kernels import with_activations
 from openinference_engine.config import ActivationChoice, WeightFormat
 from openinference_engine.cuda_kv_cache import KVCache
@@ -52,6 +53,7 @@ def cases(
 ) -> list[Case]:
     """The kernels of one step, for `rows` sequences of `context` positions each."""
     config = decoder.config
+    seen = min(context, config.window or context)
     hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
     query, key = config.num_heads * head_dim, config.num_kv_heads * head_dim
     read_by_head = head_bytes(config, weight_format)
@@ -81,7 +83,7 @@ def cases(
         feed_forward = _expert_cases(decoder, rows, weight_format)
     return [
         matrix(decoder.project_qkv, (query + 2 * key) * hidden),
-        per_layer(decoder.attend, rows * context * read_per_position),
+        per_layer(decoder.attend, rows * seen * read_per_position),
         matrix(decoder.project_output, hidden * query),
         *feed_forward,
         Case("choose_token", queue_head, head_calls, read_by_head),
@@ -89,7 +91,7 @@ def cases(
             "whole step",
             lambda stream: decoder.queue(rows, stream),
             1,
-            step_bytes(config, rows, context, weight_format, cache_format),
+            step_bytes(config, rows, seen, weight_format, cache_format),
         ),
     ]
 
@@ -153,9 +155,12 @@ def main() -> None:
     parser.add_argument("--kv", choices=CUDA_FORMATS, default="auto", help="auto: bfloat16")
     parser.add_argument("--rows", default="1,8,32", help="comma-separated, at most 128 each")
     parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--window", type=int, help="positions that a token sees; else all of them")
     options = parser.parse_args()
 
     device, config = torch.device("cuda"), SHAPES[options.shape]
+    if options.window is not None:
+        config = replace(config, windows=(options.window,) * config.num_layers)
     kernels = with_activations(load_kernels(), options.activations, config, MAX_ROWS, device)
     counts = [int(rows) for rows in options.rows.split(",")]
     pages = math.ceil(options.context / 16) + 16  # each replay of a step moves one position on
@@ -172,7 +177,7 @@ def main() -> None:
     )
     print(
         f"{options.shape} {options.weights}, activations {options.activations}, keys and values "
-        f"{options.kv}, context {options.context}"
+        f"{options.kv}, context {options.context}, window {options.window}"
     )
     print("us per call, plain and overlapping; speed of the faster")
     stream = kernels.Stream(torch.cuda.current_stream().cuda_stream, False)
