@@ -216,8 +216,6 @@ def column_multiple(weight_format: WeightFormat) -> int:
 
 def check_supported(config: ModelConfig, weight_format: WeightFormat) -> None:
     """What every launcher would refuse later, said before the weights are read."""
-    if any(window is not None for window in config.windows):
-        raise StartError("the CUDA kernels do not know attention windows yet; use --device cpu")
     multiple = column_multiple(weight_format)
     if config.head_dim not in (64, 128):
         raise StartError(f"head_dim {config.head_dim}: the CUDA kernels know 64 and 128")

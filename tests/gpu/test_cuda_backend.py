@@ -141,7 +141,6 @@ def test_a_path_is_told_for_each_kind_of_op(
         ({}, CODES | {"group": GroupConfig(tensor=2)}, "for dense models on one GPU so far"),
         ({"experts": ExpertsConfig(8, 2, 512, True)}, CODES, "for dense models on one GPU so far"),
         ({"experts": ExpertsConfig(512, 10, 512, True)}, {}, "the model has 512 experts"),
-        ({"windows": (128,) * 32}, {}, "do not know attention windows yet"),
     ],
 )
 def test_unknown_settings_are_refused(change, fields, message):

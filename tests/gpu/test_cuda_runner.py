@@ -55,9 +55,12 @@ def oracle():
     return build_oracle(CONFIG)
 
 
-def generate(runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64, **params):
+def generate(
+    runner, prompts, num_tokens, num_blocks=NUM_BLOCKS, token_budget=64, window=None, **params
+):
     """The output ids of each prompt, through the scheduler."""
-    scheduler = Scheduler(BlockPool(num_blocks, 16), max_sequences=8, looks_ahead=True)
+    pool = BlockPool(num_blocks, 16)
+    scheduler = Scheduler(pool, max_sequences=8, looks_ahead=True, window=window)
     sampling = SamplingParams(**({"seed": 1, "max_tokens": num_tokens, "temperature": 0} | params))
     requests = [Request(str(index), prompt, sampling) for index, prompt in enumerate(prompts)]
     list(drawn_by(runner, scheduler, requests, token_budget))

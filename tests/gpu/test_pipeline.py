@@ -32,11 +32,14 @@ from openinference_engine.request import Request, SamplingParams
 from openinference_engine.speed import SpeedMeter
 from openinference_engine.weights.loader import Weights
 
-from tests.gpu.random_model import RandomCheckpoint, build_oracle, changed
+from tests.gpu.random_model import changed
+from tests.gpu.sparse_model import SparseCheckpoint, cpu_engine
 from tests.gpu.test_cuda_runner import NUM_BLOCKS, build_runner, check_greedy, prompts_of
 
-MODEL = changed(num_layers=4, hidden_size=64, intermediate_size=64, num_heads=1)
-CHECKPOINT = RandomCheckpoint(MODEL)
+MODEL = changed(
+    num_layers=4, hidden_size=64, intermediate_size=64, num_heads=1, windows=(None, 8, 33, None)
+)
+CHECKPOINT = SparseCheckpoint(MODEL)
 PAGES, SEATS, PROMPT_ROWS = 6, 4, 64
 CAPACITY = Capacity(PAGES * 16, NUM_BLOCKS - 1)
 
@@ -199,7 +202,7 @@ def test_middle_stage_has_no_room_for_logits(emulated):
 def test_prompts_of_many_rows_pass_the_stages(emulated, new_engine):
     """In chunks of up to 35 rows, of which nobody waits for the first."""
     params = SamplingParams(seed=0, max_tokens=3, temperature=0)
-    prompts, oracle = prompts_of(90, 40), build_oracle(MODEL)
+    prompts, oracle = prompts_of(90, 40), cpu_engine(CHECKPOINT)
     pipeline = Pipeline(emulated, 2, has_prefill=True)
     requests = [Request(str(index), prompt, params) for index, prompt in enumerate(prompts)]
     results = serve(new_engine(*pipeline.lanes, step_tokens=35), requests, every=1)

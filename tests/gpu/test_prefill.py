@@ -22,6 +22,7 @@ from openinference_engine.row_attention import RowAttention
 from openinference_engine.weights.loader import Weights
 
 from tests.gpu.random_model import CONFIG, RandomCheckpoint, build_oracle, changed
+from tests.gpu.sparse_model import cpu_engine
 from tests.gpu.test_cuda_runner import BOUND, prompts_of
 
 PAGES = [[3, 0, 7], [2, 9, 5]]
@@ -35,16 +36,16 @@ def place_of_prompts(request):
     return place.ops, place.device, place.stream
 
 
-def build_prefill(kernels, device, stream, cache_format=BFLOAT16):
+def build_prefill(kernels, device, stream, cache_format=BFLOAT16, config=CONFIG):
     """(parts) → (rows, vocab): the logits behind every row of the chunks."""
-    source = Weights(RandomCheckpoint(CONFIG), torch.bfloat16)
-    weights = load_llama(source, CONFIG, CONFIG.max_positions, device)
-    cache = KVCache(CONFIG, 10, device, cache_format)
+    source = Weights(RandomCheckpoint(config), torch.bfloat16)
+    weights = load_llama(source, config, config.max_positions, device)
+    cache = KVCache(config, 10, device, cache_format)
     for layer in (*cache.keys, *cache.values):
         layer.view(torch.uint8).fill_(0xFF)  # NaN: what no token wrote may hold anything
-    rows = RowAttention(kernels, CONFIG, device, multiprocessors=4)
+    rows = RowAttention(kernels, config, device, multiprocessors=4)
     attention = PromptAttention(kernels, cache, rows, num_blocks=len(PAGES[0]))
-    prefill = Prefill(kernels, weights, CONFIG, cache, attention, max_rows=64)
+    prefill = Prefill(kernels, weights, config, cache, attention, max_rows=64)
 
     def logits(parts):
         x, sum_squares = prefill.queue_parts(parts, stream)
@@ -78,14 +79,28 @@ def test_packed_weights_of_long_steps_have_room_for_the_largest_matrix(
         assert not room.any()
 
 
-@pytest.mark.parametrize(
+codes = pytest.mark.parametrize(
     ("name", "bound"), [("fp8", 0.1), ("int8", 0.03), ("int8-int4", 0.3), ("int4", 0.3)]
 )
+
+
+@codes
 def test_chunks_over_codes_follow_the_oracle(place_of_prompts, name, bound):
     """One prompt after the other: both do not fit into the copy. Seen: 0.057, 0.017, 0.18, 0.20,
     where bfloat16 has 0.008."""
     for seen, expected in two_prompts(build_prefill(*place_of_prompts, CODED_FORMATS[name])):
         assert (seen - expected).square().mean().sqrt() < bound
+
+
+@codes
+def test_chunks_over_codes_within_windows_follow_the_oracle(place_of_prompts, name, bound):
+    """The first block of the second chunk is seen in one layer only."""
+    config = changed(windows=(5, 28))
+    prefill = build_prefill(*place_of_prompts, CODED_FORMATS[name], config)
+    (prompt,) = prompts_of(48)
+    seen = [prefill([(prompt[a:b], a, PAGES[0][: b // 16])]) for a, b in ((0, 32), (32, 48))]
+    expected = cpu_engine(RandomCheckpoint(config))(prompt)
+    assert (torch.cat(seen) - expected).square().mean().sqrt() < bound
 
 
 def two_prompts(prefill):

@@ -38,7 +38,8 @@ class StageModel:
 def stage_model(model: ModelConfig, group: GroupConfig, stage: int, index: int = 0) -> StageModel:
     """index: of the rank among those of the stage, of which the first has no less than others."""
     layers = layers_of(model, group.pipeline)[stage]
-    config = msgspec.structs.replace(model, num_layers=len(layers), windows=())
+    windows = model.windows[layers.start : layers.stop]
+    config = msgspec.structs.replace(model, num_layers=len(layers), windows=windows)
     return StageModel(
         part_of(config, Team(index, group.ranks_per_stage), group.expert),
         Extent(layers.start, stage == 0, stage == group.pipeline - 1),
