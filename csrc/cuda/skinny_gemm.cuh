@@ -23,7 +23,7 @@
 //   from(token)                              itself, for the tokens from this one on
 // and a type Scratch in shared memory. What prepare and begin write there is visible to store.
 //
-// For many tokens (batch_gemm.cuh, wide_gemm.cuh) it also has
+// For many tokens (batch_gemm.cuh, packed_gemm.cuh, wide_gemm.cuh) it also has
 //   run_tiles()                              how many tiles lie evenly spaced before a longer step
 //   begin_many<ahead>(scales, tokens, thread, threads)     begin, with few warps for many tokens
 //   fetch(tile, token)                       what store_tile will need, requested early

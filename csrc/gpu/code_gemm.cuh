@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     using S = Shared<T>;
     auto& shared = aligned_shared_memory<S>();
     const int first_token = blockIdx.x * T::kTokens, own_tokens = min(T::kTokens, tokens - first_token);
-    const wide::Steps steps(columns / kColumns);
+    const wide::Part steps(columns / kColumns);
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < S::kStages; ++stage) {
             shared.copied[stage].create(1);

@@ -68,7 +68,7 @@ template <class T> struct Shared {
 
 template <class T>
 __device__ __forceinline__ void feed(Shared<T>& shared, const Rows& x, const CUtensorMap& units,
-                                     const wide::Steps& steps, int first_token) {
+                                     const wide::Part& steps, int first_token) {
     constexpr int kStages = Shared<T>::kStages;
     const uint32_t scale_bytes = min(T::kTokens, x.tokens - first_token) * 4;
     const uint32_t bytes = sizeof(shared.ring[0].x) + sizeof(shared.ring[0].weights) + scale_bytes;

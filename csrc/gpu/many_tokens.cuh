@@ -1,6 +1,7 @@
 // Products of many tokens on Hopper, by the kernel for as many.
 #pragma once
 
+#include "packed_gemm.cuh"
 #include "prompt_gemm.cuh"
 #include "wide_gemm.cuh"
 
@@ -20,7 +21,7 @@ void multiply_many_tokens(const char* op, const Bf16Weights& weights, const bf16
     if constexpr (prompt::StoresRows<Epilogue>::value)
         if (prompt::fills_device(tokens, epilogue))
             return prompt::launch(op, source, prompt::row_blocks(epilogue), x, weights.columns, tokens, epilogue, stream);
-    wide::launch<wide::Bf16Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+    wide::launch(op, source, x, weights.columns, tokens, epilogue, stream);
 }
 template <class Weights, class Epilogue>
 void multiply_many_tokens(const char* op, const Weights& weights, const bf16* x, int64_t tokens,
@@ -28,9 +29,7 @@ void multiply_many_tokens(const char* op, const Weights& weights, const bf16* x,
     if constexpr (prompt::StoresRows<Epilogue>::value)
         if (prompt::shares_unpacking(weights.columns, tokens, epilogue, stream))
             return prompt::launch_shares(op, weights, x, tokens, epilogue, stream);
-    using Unpacker = typename wide::UnpackerOf<Weights>::Type;
-    const typename Unpacker::Source source{weights.units, weights.columns / Weights::kUnitColumns};
-    wide::launch<Unpacker>(op, source, x, weights.columns, tokens, epilogue, stream);
+    multiply_packed(op, weights, x, tokens, epilogue, stream);
 }
 
 // For an epilogue that needs whole rows of 128 sums: false, and nothing is done, for too few tokens.

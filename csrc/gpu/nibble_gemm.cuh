@@ -39,7 +39,7 @@ struct Steps {
 #ifdef OPENINFERENCE_HOPPER
     Steps() = default;
     __device__ __forceinline__ explicit Steps(int groups) {
-        const wide::Steps all(groups + sum_slabs(groups));
+        const wide::Part all(groups + sum_slabs(groups));
         first = all.first, count = max(0, min(all.count, groups - all.first));
         first_sums = max(0, all.first - groups), sums = all.count - count;
     }

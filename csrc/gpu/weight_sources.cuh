@@ -24,7 +24,7 @@ struct Bf16Source {
     int run_tiles;
 
     __device__ __forceinline__ uint32_t slab_bytes(int, int) const { return sizeof(Slab); }
-    __device__ __forceinline__ void request(Slab& slab, Barrier& full, int block, int step, int) const {
+    __device__ __forceinline__ void request(Slab& slab, Barrier& full, int block, int step) const {
         const int group = threadIdx.x % 32;
         if (group >= 2) return;
         const int tile = block * kBlockTiles + group * kGroupTiles;
@@ -57,33 +57,17 @@ template <class Weights> struct PackedSource {
     __device__ __forceinline__ uint32_t slab_bytes(int block, int tiles) const {
         return min(kBlockTiles, tiles - block * kBlockTiles) * kUnitBytes;
     }
-    __device__ __forceinline__ void request(Slab& slab, Barrier& full, int block, int step, int tiles) const {
-        const int tile = block * kBlockTiles + threadIdx.x % 32;
-        if (threadIdx.x % 32 >= kBlockTiles || tile >= tiles) return;
-        const size_t index = static_cast<size_t>(tile) * groups + step;
-        copy_bytes(&slab[threadIdx.x % 32][0], units + index * kUnitBytes, kUnitBytes, full);
-    }
 };
 
 // Half a unit, 64 columns, as rows of a swizzled tile. Scales are applied here, in bf16.
 struct Int4Unpacker {
-    using Source = PackedSource<Int4Weights>;
-
-    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 1024 + g * 4);
-        unpack(*reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16), scales, g, t, rows);
-    }
     __device__ __forceinline__ static void unpack(const Int4Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32;
-        unpack(unit.codes[half], unit.scales, lane / 4, lane % 4, rows);
-    }
-    __device__ __forceinline__ static void unpack(const uint4& codes, uint32_t scales, int g, int t,
-                                                  bf16 (*rows)[kSwizzleColumns]) {
-        store(rows[g], 2 * t, codes.x, twice(scales));
-        store(rows[g], 2 * t + 1, codes.y, twice(scales));
-        store(rows[g + 8], 2 * t, codes.z, twice(scales >> 16));
-        store(rows[g + 8], 2 * t + 1, codes.w, twice(scales >> 16));
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const uint4& codes = unit.codes[half];
+        store(rows[g], 2 * t, codes.x, twice(unit.scales));
+        store(rows[g], 2 * t + 1, codes.y, twice(unit.scales));
+        store(rows[g + 8], 2 * t, codes.z, twice(unit.scales >> 16));
+        store(rows[g + 8], 2 * t + 1, codes.w, twice(unit.scales >> 16));
     }
     __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t codes, uint32_t scale) {
         const int g = threadIdx.x % 32 / 4;
@@ -95,38 +79,17 @@ struct Int4Unpacker {
     }
 };
 
-// Where units of eight-bit codes hold them; Own: how they become bf16.
-template <class Own, class Weights> struct ByteUnpacker {
-    using Source = PackedSource<Weights>;
-
-    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 2048 + g * 4);
-        uint4 codes[2];
-#pragma unroll
-        for (int run = 0; run < 2; ++run)
-            codes[run] = *reinterpret_cast<const uint4*>(unit + (half * 2 + run) * 512 + lane * 16);
-        Own::unpack(codes, scales, g, t, rows);
-    }
-    __device__ __forceinline__ static void unpack(const typename Weights::Unit& unit, int half,
-                                                  bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32;
-        Own::unpack(unit.codes + half * 2, unit.scales, lane / 4, lane % 4, rows);
-    }
-};
-
-struct Fp8Unpacker : ByteUnpacker<Fp8Unpacker, Fp8Weights> {
-    using ByteUnpacker<Fp8Unpacker, Fp8Weights>::unpack;
-
-    __device__ __forceinline__ static void unpack(const uint4* codes, uint32_t scales, int g, int t,
-                                                  bf16 (*rows)[kSwizzleColumns]) {
+struct Fp8Unpacker {
+    __device__ __forceinline__ static void unpack(const Fp8Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
         constexpr float kExponentGap = 0x1p120f;  // between the exponent biases of bf16 and e4m3
-        const uint32_t lower = twice(pack_bf16(lower_half(scales) * kExponentGap, 0));
-        const uint32_t upper = twice(pack_bf16(upper_half(scales) * kExponentGap, 0));
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const uint32_t lower = twice(pack_bf16(lower_half(unit.scales) * kExponentGap, 0));
+        const uint32_t upper = twice(pack_bf16(upper_half(unit.scales) * kExponentGap, 0));
 #pragma unroll
         for (int run = 0; run < 2; ++run) {
-            store(rows[g], run * 4 + t, codes[run].x, codes[run].y, lower);
-            store(rows[g + 8], run * 4 + t, codes[run].z, codes[run].w, upper);
+            const uint4& codes = unit.codes[half * 2 + run];
+            store(rows[g], run * 4 + t, codes.x, codes.y, lower);
+            store(rows[g + 8], run * 4 + t, codes.z, codes.w, upper);
         }
     }
     __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t first, uint32_t second, uint32_t scale) {
@@ -140,24 +103,15 @@ struct Fp8Unpacker : ByteUnpacker<Fp8Unpacker, Fp8Weights> {
 };
 
 struct Int4ZeroUnpacker {
-    using Source = PackedSource<Int4ZeroWeights>;
     using Unit = Int4ZeroWeights::Unit;
 
-    __device__ __forceinline__ static void unpack(const uint8_t* unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        const uint2 words = *reinterpret_cast<const uint2*>(unit + 1024 + g * 8);
-        unpack(*reinterpret_cast<const uint4*>(unit + half * 512 + lane * 16), words.x, words.y, g, t, rows);
-    }
     __device__ __forceinline__ static void unpack(const Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
-        const int lane = threadIdx.x % 32;
-        unpack(unit.codes[half], unit.scales, unit.zeros, lane / 4, lane % 4, rows);
-    }
-    __device__ __forceinline__ static void unpack(const uint4& codes, uint32_t scales, uint32_t zeros, int g, int t,
-                                                  bf16 (*rows)[kSwizzleColumns]) {
-        store(rows[g], 2 * t, codes.x, Unit::both_lower(zeros), Unit::both_lower(scales));
-        store(rows[g], 2 * t + 1, codes.y, Unit::both_lower(zeros), Unit::both_lower(scales));
-        store(rows[g + 8], 2 * t, codes.z, Unit::both_upper(zeros), Unit::both_upper(scales));
-        store(rows[g + 8], 2 * t + 1, codes.w, Unit::both_upper(zeros), Unit::both_upper(scales));
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const uint4& codes = unit.codes[half];
+        store(rows[g], 2 * t, codes.x, Unit::both_lower(unit.zeros), Unit::both_lower(unit.scales));
+        store(rows[g], 2 * t + 1, codes.y, Unit::both_lower(unit.zeros), Unit::both_lower(unit.scales));
+        store(rows[g + 8], 2 * t, codes.z, Unit::both_upper(unit.zeros), Unit::both_upper(unit.scales));
+        store(rows[g + 8], 2 * t + 1, codes.w, Unit::both_upper(unit.zeros), Unit::both_upper(unit.scales));
     }
     __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t codes, uint32_t zeros, uint32_t scale) {
         const int g = threadIdx.x % 32 / 4;
@@ -167,15 +121,14 @@ struct Int4ZeroUnpacker {
     }
 };
 
-struct Int8Unpacker : ByteUnpacker<Int8Unpacker, Int8Weights> {
-    using ByteUnpacker<Int8Unpacker, Int8Weights>::unpack;
-
-    __device__ __forceinline__ static void unpack(const uint4* codes, uint32_t scales, int g, int t,
-                                                  bf16 (*rows)[kSwizzleColumns]) {
+struct Int8Unpacker {
+    __device__ __forceinline__ static void unpack(const Int8Weights::Unit& unit, int half, bf16 (*rows)[kSwizzleColumns]) {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (int run = 0; run < 2; ++run) {
-            store(rows[g], run * 4 + t, codes[run].x, codes[run].y, twice(scales));
-            store(rows[g + 8], run * 4 + t, codes[run].z, codes[run].w, twice(scales >> 16));
+            const uint4& codes = unit.codes[half * 2 + run];
+            store(rows[g], run * 4 + t, codes.x, codes.y, twice(unit.scales));
+            store(rows[g + 8], run * 4 + t, codes.z, codes.w, twice(unit.scales >> 16));
         }
     }
     __device__ __forceinline__ static void store(bf16* row, int chunk, uint32_t first, uint32_t second, uint32_t scale) {
@@ -188,12 +141,7 @@ struct Int8Unpacker : ByteUnpacker<Int8Unpacker, Int8Weights> {
     }
 };
 
-struct Bf16Unpacker {
-    using Source = Bf16Source;
-};
-
 template <class Weights> struct UnpackerOf;
-template <> struct UnpackerOf<Bf16Weights> { using Type = Bf16Unpacker; };
 template <> struct UnpackerOf<Fp8Weights> { using Type = Fp8Unpacker; };
 template <> struct UnpackerOf<Int8Weights> { using Type = Int8Unpacker; };
 template <> struct UnpackerOf<Int4Weights> { using Type = Int4Unpacker; };

@@ -1,11 +1,9 @@
-// y[m][n] = Σk W[n][k]·x[m][k] for many tokens m, on Hopper's tensor cores: batches and prompts.
+// y[m][n] = Σk W[n][k]·x[m][k] for many tokens m and W in bf16, on Hopper's tensor cores: batches and prompts.
 //
 // Grid: (tiles of kTokens tokens, blocks of 128 rows of W, splits of k). Three warpgroups: the last two
 // multiply 64 rows each (rows are the products' A, tokens their columns), the first feeds them: warp 0
 // requests slabs of W and x with the copy engine into a ring that fills the shared memory (weights
-// before the predecessor has ended), the others prepare the epilogue. Packed weights are unpacked by
-// those who multiply, a half of 64 columns at a time: a lane's eight columns are one 16-byte chunk of a
-// tile as the tensor cores read it.
+// before the predecessor has ended), the others prepare the epilogue.
 //
 // Blocks form clusters, either the splits of k, which add their sums through each other's shared memory
 // in a fixed order, or, in grids that fill the device, two blocks of rows, which share x: each requests
@@ -21,30 +19,28 @@ namespace wide {
 
 #ifdef OPENINFERENCE_HOPPER
 
-template <int kTokens, class S, class Source>
-__device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Source& source, const Steps& steps,
-                                     const Sharing& sharing, int first_token, int tiles) {
-    const int lane = threadIdx.x % 32, block = blockIdx.y;
-    const uint32_t bytes = sizeof(shared.ring[0].x) + source.slab_bytes(block, tiles);
+template <int kTokens>
+__device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap& x, const Bf16Source& weights,
+                                     const Part& steps, const Sharing& sharing, int first_token) {
+    constexpr int kStages = Shared<kTokens>::kStages;
     const auto request_weights = [&](int stage, int index) {
-        if (lane == 0) shared.copied[stage].expect(bytes);
+        if (threadIdx.x == 0) shared.copied[stage].expect(sizeof(shared.ring[0]));
         __syncwarp();
-        source.request(shared.ring[stage].weights, shared.copied[stage], block, steps.first + index, tiles);
+        weights.request(shared.ring[stage].weights, shared.copied[stage], blockIdx.y, steps.first + index);
     };
     const auto request_x = [&](int stage, int index) {
-        constexpr int kHalves = Source::kColumns / kSwizzleColumns;
-        if (lane >= kHalves) return;
-        const int column = (steps.first + index) * Source::kColumns + lane * kSwizzleColumns;
-        if (sharing.blocks == 1)
-            return copy_box(&shared.ring[stage].x[lane][0][0], x, shared.copied[stage], column, first_token);
+        if (threadIdx.x > 0) return;
+        auto& tile = shared.ring[stage].x[0];
+        const int column = (steps.first + index) * Bf16Source::kColumns;
+        if (sharing.blocks == 1) return copy_box(tile, x, shared.copied[stage], column, first_token);
         const int row = sharing.rank * (kTokens / 2);
-        copy_box_to_both(&shared.ring[stage].x[lane][row][0], x, shared.copied[stage], column, first_token + row);
+        copy_box_to_both(tile[row], x, shared.copied[stage], column, first_token + row);
     };
-    const int ahead = min(S::kStages, steps.count);
+    const int ahead = min(kStages, steps.count);
     for (int index = 0; index < ahead; ++index) request_weights(index, index);
     wait_for_predecessor();
     for (int index = 0; index < ahead; ++index) request_x(index, index);
-    Turn<S::kStages> turn;
+    Turn<kStages> turn;
     for (int index = ahead; index < steps.count; ++index, turn.advance()) {
         shared.empty[turn.stage].wait(turn.parity);
         request_weights(turn.stage, index);
@@ -53,44 +49,25 @@ __device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Sour
 }
 
 // One warpgroup's sums of all steps. A stage is free once the products after its last have begun.
-template <class Unpacker, int kTokens, class S>
-__device__ __forceinline__ void compute(S& shared, int count, const Sharing& sharing, int group,
+template <int kTokens>
+__device__ __forceinline__ void compute(Shared<kTokens>& shared, int count, const Sharing& sharing, int group,
                                         float (&sums)[kTokens / 2]) {
-    Turn<S::kStages> turn;
-    const auto multiply_half = [&](const bf16* rows, int half) {
-        const uint64_t a = tile_descriptor(rows);
-        const uint64_t x = tile_descriptor(&shared.ring[turn.stage].x[half][0][0]);
+    Turn<Shared<kTokens>::kStages> turn;
+    int previous = 0;
+    pin(sums);
+    for (int index = 0; index < count; ++index, previous = turn.stage, turn.advance()) {
+        shared.copied[turn.stage].wait(turn.parity);
+        const uint64_t a = tile_descriptor(&shared.ring[turn.stage].weights[group * 64][0]);
+        const uint64_t x = tile_descriptor(shared.ring[turn.stage].x[0]);
         begin_products();
 #pragma unroll
         for (int step = 0; step < 4; ++step)
             Warpgroup<kTokens>::multiply(sums, advance(a, step * 32), advance(x, step * 32), true);
         commit_products();
         wait_for_products<1>();
-    };
-    int previous = 0;
-    pin(sums);
-    for (int index = 0; index < count; ++index, previous = turn.stage, turn.advance()) {
-        shared.copied[turn.stage].wait(turn.parity);
-        const auto release_previous = [&] {
-            const int thread = threadIdx.x % kWarpgroup;
-            if (index == 0 || thread >= sharing.blocks) return;
-            sharing.blocks == 1 ? shared.empty[previous].arrive() : shared.empty[previous].arrive_in_block(thread);
-        };
-        if constexpr (Unpacker::Source::kIsPacked) {
-            const int tile = group * kGroupTiles + threadIdx.x % kWarpgroup / 32;
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                // Products of this half's last turn have ended: at most those of the other half run.
-                Unpacker::unpack(shared.ring[turn.stage].weights[tile], half, &shared.unpacked[half][tile * 16]);
-                publish_to_tensor_cores();
-                team_barrier(2 + group, kWarpgroup);
-                multiply_half(&shared.unpacked[half][group * 64][0], half);
-                if (half == 0) release_previous();
-            }
-        } else {
-            multiply_half(&shared.ring[turn.stage].weights[group * 64][0], 0);
-            release_previous();
-        }
+        const int thread = threadIdx.x % kWarpgroup;
+        if (index == 0 || thread >= sharing.blocks) continue;
+        sharing.blocks == 1 ? shared.empty[previous].arrive() : shared.empty[previous].arrive_in_block(thread);
     }
     wait_for_products<0>();
     pin(sums);
@@ -138,51 +115,48 @@ __device__ __forceinline__ void add_splits(S& shared, int tile, int token, int s
     }
 }
 
-// Each split's block finishes a part of the eight tiles; neighbouring threads have neighbouring tiles.
+// Each split's block finishes a part of the tokens; neighbouring threads have neighbouring tiles. The norms in
+// shared memory are those of its own tokens.
 template <int kTokens, class S, class Epilogue>
-__device__ __forceinline__ void finish(S& shared, const Epilogue& epilogue, int group,
-                                       const float (&sums)[kTokens / 2], int tokens) {
+__device__ __forceinline__ void finish(S& shared, const Epilogue& whole, int group, const float (&sums)[kTokens / 2],
+                                       int tokens) {
+    const Part own(tokens);
+    const Epilogue epilogue = whole.from(own.first);
     const int thread = threadIdx.x - kWarpgroup, splits = gridDim.z;
-    const int own_tiles = S::kBlockTiles / splits;
-    const int first_tile = blockIdx.z * own_tiles, block_tile = blockIdx.y * S::kBlockTiles;
-    const int live_tiles = min(own_tiles, epilogue.tiles() - block_tile - first_tile);
-    int tile = first_tile + thread % own_tiles, token = thread / own_tiles;
-    const bool is_live = thread % own_tiles < live_tiles;
-    const auto fetch = [&] {
-        return is_live && token < tokens ? epilogue.fetch(block_tile + tile, token) : typename Epilogue::Fetched{};
-    };
+    const int own_tile = thread % S::kBlockTiles, tile = blockIdx.y * S::kBlockTiles + own_tile;
+    int token = thread / S::kBlockTiles;
+    const auto is_live = [&] { return token < own.count && tile < epilogue.tiles(); };
+    const auto fetch = [&] { return is_live() ? epilogue.fetch(tile, token) : typename Epilogue::Fetched{}; };
     auto fetched = fetch();
     team_barrier(1, S::kComputing);  // nobody reads the ring any more
     leave_sums<kTokens>(shared, group, sums);
     splits > 1 ? cluster_barrier() : team_barrier(1, S::kComputing);
     shared.prepared.wait(0);
-    while (is_live && token < tokens) {
+    while (is_live()) {
         float lower[8], upper[8];
-        add_splits(shared, tile, token, splits, lower, upper);
+        add_splits(shared, own_tile, own.first + token, splits, lower, upper);
         const auto now = fetched;
         const int current = token;
-        token += S::kComputing / own_tiles;
+        token += S::kComputing / S::kBlockTiles;
         fetched = fetch();
-        epilogue.store_tile(shared.scales, block_tile + tile, current, now, lower, upper);
+        epilogue.store_tile(shared.scales, tile, current, now, lower, upper);
     }
     if (splits > 1) cluster_barrier();  // the others may still read from here
 }
 
 #endif
 
-template <class Unpacker, class Epilogue, int kTokens>
+template <class Epilogue, int kTokens>
 __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
-    wide_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ typename Unpacker::Source source,
-              int columns, int tokens, const Epilogue whole) {
+    wide_gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ Bf16Source weights, int columns, int tokens,
+              const Epilogue whole) {
 #ifdef OPENINFERENCE_HOPPER
-    using Source = typename Unpacker::Source;
-    using S = Shared<Source, Epilogue, kTokens>;
+    using S = Shared<kTokens>;
     auto& shared = aligned_shared_memory<S>();
     const int first_token = blockIdx.x * kTokens, own_tokens = min(kTokens, tokens - first_token);
     const Epilogue epilogue = whole.from(first_token);
-    const Steps steps((columns + Source::kColumns - 1) / Source::kColumns);
+    const Part steps((columns + Bf16Source::kColumns - 1) / Bf16Source::kColumns);
     const Sharing sharing;
-    constexpr int kPreparing = 3;  // warps
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < S::kStages; ++stage) {
             shared.copied[stage].create(1);
@@ -195,20 +169,16 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
     if (threadIdx.x < kWarpgroup) {
         give_registers<Budget<kTokens>::kFeederRegisters>();
         if (threadIdx.x < 32) {
-            feed<kTokens>(shared, x, source, steps, sharing, first_token, epilogue.tiles());
+            feed<kTokens>(shared, x, weights, steps, sharing, first_token);
         } else {
             if constexpr (Budget<kTokens>::kReleasesAtStart) release_successor();
-            wait_for_predecessor();
-            epilogue.template begin_many<Budget<kTokens>::kNormsAhead>(
-                shared.scales, own_tokens, static_cast<int>(threadIdx.x) - 32, kPreparing * 32);
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) shared.prepared.arrive();
+            prepare<Budget<kTokens>::kNormsAhead>(shared, epilogue, own_tokens);
         }
     } else {
         take_registers<Budget<kTokens>::kComputerRegisters>();
         const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
         float sums[kTokens / 2] = {};
-        compute<Unpacker, kTokens>(shared, steps.count, sharing, group, sums);
+        compute<kTokens>(shared, steps.count, sharing, group, sums);
         if constexpr (!Budget<kTokens>::kReleasesAtStart) release_successor();
         wait_for_predecessor();
         finish<kTokens>(shared, epilogue, group, sums, own_tokens);
@@ -217,30 +187,30 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
 #endif
 }
 
-template <class Unpacker, int kTokens, class Epilogue>
-void launch_tile(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns,
-                 int64_t tokens, const Epilogue& epilogue, Stream stream) {
-    using S = Shared<typename Unpacker::Source, Epilogue, kTokens>;
+template <int kTokens, class Epilogue>
+void launch_tile(const char* op, const Bf16Source& weights, const bf16* x, int64_t columns, int64_t tokens,
+                 const Epilogue& epilogue, Stream stream) {
+    using S = Shared<kTokens>;
     static_assert(sizeof(S) + kSwizzleBytes <= Budget<kTokens>::kSharedBytes);
     const int64_t blocks = (epilogue.tiles() + kBlockTiles - 1) / kBlockTiles;
     const int64_t token_tiles = (tokens + kTokens - 1) / kTokens;
     const int splits = splits_for(blocks * token_tiles, Budget<kTokens>::kBlocks);
     const int sharing = splits == 1 && kTokens >= 128 && blocks % 2 == 0 ? 2 : 1;
     const auto x_map = tensor_map<2>(op, x, {columns, tokens}, {columns}, {kSwizzleColumns, kTokens / sharing});
-    launch_in_clusters(op, wide_gemm<Unpacker, Epilogue, kTokens>, dim3(token_tiles, blocks, splits),
-                       dim3(1, sharing, splits), kThreads, sizeof(S) + kSwizzleBytes, stream, x_map, source,
-                       static_cast<int>(columns), static_cast<int>(tokens), epilogue);
+    launch_in_clusters(op, wide_gemm<Epilogue, kTokens>, dim3(token_tiles, blocks, splits), dim3(1, sharing, splits),
+                       kThreads, sizeof(S) + kSwizzleBytes, stream, x_map, weights, static_cast<int>(columns),
+                       static_cast<int>(tokens), epilogue);
 }
 
-template <class Unpacker, class Epilogue>
-void launch(const char* op, const typename Unpacker::Source& source, const bf16* x, int64_t columns, int64_t tokens,
+template <class Epilogue>
+void launch(const char* op, const Bf16Source& weights, const bf16* x, int64_t columns, int64_t tokens,
             const Epilogue& epilogue, Stream stream) {
     const bool is_narrow = epilogue.tiles() <= 2 * kBlockTiles;  // a router: large tiles leave most of a device idle
-    const auto launch_for = tokens <= 32                ? launch_tile<Unpacker, 32, Epilogue>
-                            : tokens <= 64 || is_narrow ? launch_tile<Unpacker, 64, Epilogue>
-                            : tokens <= 128 ? launch_tile<Unpacker, 128, Epilogue>
-                                            : launch_tile<Unpacker, 256, Epilogue>;
-    launch_for(op, source, x, columns, tokens, epilogue, stream);
+    const auto launch_for = tokens <= 32                ? launch_tile<32, Epilogue>
+                            : tokens <= 64 || is_narrow ? launch_tile<64, Epilogue>
+                            : tokens <= 128             ? launch_tile<128, Epilogue>
+                                                        : launch_tile<256, Epilogue>;
+    launch_for(op, weights, x, columns, tokens, epilogue, stream);
 }
 
 }  // namespace wide

@@ -8,6 +8,7 @@ namespace openinference {
 namespace wide {
 
 constexpr int kThreads = 3 * kWarpgroup, kComputing = 2 * kWarpgroup;
+constexpr int kPreparing = 3;  // warps
 constexpr int kMaxStages = 12;
 constexpr int kSpareBytes = 4096;  // of shared memory, for all but the ring
 
@@ -28,13 +29,10 @@ template <class Source, int kTokens> struct Stage {
     alignas(kSwizzleBytes) typename Source::Slab weights;
 };
 
-template <class Source, class Epilogue, int kTokens> struct Shared {
+template <int kTokens> struct Shared {
     static constexpr int kBlockTiles = wide::kBlockTiles, kComputing = wide::kComputing;
-    using Ring = Stage<Source, kTokens>;
-    // Two halves of an unpacked slab; bf16 needs none.
-    using Unpacked = bf16[2][Source::kIsPacked ? kBlockRows : 1][kSwizzleColumns];
-    static constexpr int kFitting =
-        (Budget<kTokens>::kSharedBytes - kSpareBytes - static_cast<int>(sizeof(Unpacked))) / static_cast<int>(sizeof(Ring));
+    using Ring = Stage<Bf16Source, kTokens>;
+    static constexpr int kFitting = (Budget<kTokens>::kSharedBytes - kSpareBytes) / static_cast<int>(sizeof(Ring));
     static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
     // Sums of each tile, once the ring is drained; padded so that tiles start in different banks.
     struct Partial {
@@ -42,7 +40,6 @@ template <class Source, class Epilogue, int kTokens> struct Shared {
     };
 
     alignas(kSwizzleBytes) Ring ring[kStages];
-    alignas(kSwizzleBytes) Unpacked unpacked;
     Barrier copied[kStages];
     Barrier empty[kStages];  // in all blocks that the stage's x goes to
     Barrier prepared;        // the epilogue
@@ -62,14 +59,26 @@ template <int kStages> struct Turn {
     }
 };
 
-struct Steps {
+// What a split's block has of so many: of steps, of a tile's tokens to finish.
+struct Part {
     int first, count;
-    __device__ __forceinline__ Steps(int total) {
+    __device__ __forceinline__ Part(int total) {
         const int split = blockIdx.z, splits = gridDim.z;
         first = total * split / splits;
         count = total * (split + 1) / splits - first;
     }
 };
+
+// By the warps of the first warpgroup that do not feed: the norms of its tokens, with so many in flight.
+template <int kAhead, class S, class Epilogue>
+__device__ __forceinline__ void prepare(S& shared, const Epilogue& epilogue, int tokens) {
+    const Part own(tokens);
+    wait_for_predecessor();
+    epilogue.from(own.first).template begin_many<kAhead>(shared.scales, own.count, static_cast<int>(threadIdx.x) - 32,
+                                                         kPreparing * 32);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) shared.prepared.arrive();
+}
 
 // Blocks of rows that share x (see above), and which of them this is.
 struct Sharing {

@@ -72,7 +72,7 @@ def _choice(place, inputs, tokens, weights, vocabulary=None):
     }
 
 
-@pytest.mark.parametrize("tokens", [3, 20, 50])
+@pytest.mark.parametrize("tokens", [3, 20, 50, 100])
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
 def test_packed_head_chooses_like_its_dense_matrix(place, inputs, packing, tokens):
     units = packing.pack(

@@ -18,7 +18,7 @@ from tests.gpu.op_checks import EPSILON, LOOSE, Inputs, check
 
 pytestmark = pytest.mark.gpu
 
-MANY_TOKENS = [0, 17, 32, 33, 100, 129, 300]
+MANY_TOKENS = [0, 17, 32, 33, 65, 100, 128, 129, 300]
 FORMATS = {"bf16": lambda matrix, order: matrix} | {
     name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
     for name, packing in PACKINGS.items()
@@ -198,7 +198,7 @@ def _ordered(inputs, tokens, experts):
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("tokens", [0, 17, 33, 300])
+@pytest.mark.parametrize("tokens", [0, 17, 33, 100, 300])
 @pytest.mark.parametrize(("rows", "columns"), [(16, 128), (80, 640), (5120, 2048)])
 def test_many_tokens_are_projected(hopper, inputs, weight_format, tokens, rows, columns):
     x, squares = inputs.normed(tokens, columns)

@@ -40,7 +40,14 @@ def as_weights(matrix, packing):
 @pytest.mark.parametrize("way", [("push_partial", "add_partials"), ("store_part", "add_parts")])
 @pytest.mark.parametrize(
     ("ranks", "tokens", "packing"),
-    [(2, 0, None), (2, 1, None), (3, 17, None), (8, 5, None), *((2, 3, name) for name in PACKINGS)],
+    [
+        (2, 0, None),
+        (2, 1, None),
+        (3, 17, None),
+        (8, 5, None),
+        (2, 100, "fp8"),
+        *((2, 3, name) for name in PACKINGS),
+    ],
 )
 def test_partial_sums_of_all_ranks_become_the_same_state_everywhere(
     place, random, ranks, tokens, packing, way
