@@ -107,13 +107,25 @@ __device__ __forceinline__ void copy_box(void* tile, const CUtensorMap& map, Bar
         "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2)
         : "memory");
 }
+// kIsReadOnce: it leaves L2 before anything else does.
+template <bool kIsReadOnce = false>
 __device__ __forceinline__ void copy_box(void* tile, const CUtensorMap& map, Barrier& barrier, int c0, int c1,
                                          int c2, int c3, int c4) {
-    asm volatile(
-        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(tile)),
-        "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
-        : "memory");
+    if constexpr (kIsReadOnce) {
+        uint64_t policy;
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile(
+            "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+            "[%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(shared_address(tile)),
+            "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(policy)
+            : "memory");
+    } else {
+        asm volatile(
+            "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+            "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(tile)),
+            "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+            : "memory");
+    }
 }
 
 // The same box into both blocks of a cluster of two, at the same place and counted by each one's barrier.

@@ -24,11 +24,12 @@ struct Bf16Source {
     int run_tiles;
 
     __device__ __forceinline__ uint32_t slab_bytes(int, int) const { return sizeof(Slab); }
+    template <bool kIsReadOnce>
     __device__ __forceinline__ void request(Slab& slab, Barrier& full, int block, int step) const {
         const int group = threadIdx.x % 32;
         if (group >= 2) return;
         const int tile = block * kBlockTiles + group * kGroupTiles;
-        copy_box(&slab[group * 64][0], rows, full, step * kColumns, 0, 0, tile % run_tiles, tile / run_tiles);
+        copy_box<kIsReadOnce>(&slab[group * 64][0], rows, full, step * kColumns, 0, 0, tile % run_tiles, tile / run_tiles);
     }
     // The same with what is equal for all steps of a block.
     struct Origin {

@@ -26,7 +26,8 @@ __device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap&
     const auto request_weights = [&](int stage, int index) {
         if (threadIdx.x == 0) shared.copied[stage].expect(sizeof(shared.ring[0]));
         __syncwarp();
-        weights.request(shared.ring[stage].weights, shared.copied[stage], blockIdx.y, steps.first + index);
+        weights.request<Budget<kTokens>::kReadsWeightsOnce>(shared.ring[stage].weights, shared.copied[stage], blockIdx.y,
+                                                            steps.first + index);
     };
     const auto request_x = [&](int stage, int index) {
         if (threadIdx.x > 0) return;
@@ -46,6 +47,7 @@ __device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap&
         request_weights(turn.stage, index);
         request_x(turn.stage, index);
     }
+    if constexpr (Budget<kTokens>::kRelease == Release::kBehindRequests) release_successor();
 }
 
 // One warpgroup's sums of all steps. A stage is free once the products after its last have begun.
@@ -171,7 +173,7 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
         if (threadIdx.x < 32) {
             feed<kTokens>(shared, x, weights, steps, sharing, first_token);
         } else {
-            if constexpr (Budget<kTokens>::kReleasesAtStart) release_successor();
+            if constexpr (Budget<kTokens>::kRelease == Release::kAtStart) release_successor();
             prepare<Budget<kTokens>::kNormsAhead>(shared, epilogue, own_tokens);
         }
     } else {
@@ -179,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
         const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
         float sums[kTokens / 2] = {};
         compute<kTokens>(shared, steps.count, sharing, group, sums);
-        if constexpr (!Budget<kTokens>::kReleasesAtStart) release_successor();
+        if constexpr (Budget<kTokens>::kRelease == Release::kBehindProducts) release_successor();
         wait_for_predecessor();
         finish<kTokens>(shared, epilogue, group, sums, own_tokens);
         if (sharing.blocks > 1) cluster_barrier();  // the other still announces free stages here

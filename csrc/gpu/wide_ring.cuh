@@ -12,6 +12,9 @@ constexpr int kPreparing = 3;  // warps
 constexpr int kMaxStages = 12;
 constexpr int kSpareBytes = 4096;  // of shared memory, for all but the ring
 
+// When successors may begin. Beside a batch's products they take its multiprocessors (docs/log.md).
+enum class Release { kAtStart, kBehindRequests, kBehindProducts };
+
 // Small tiles: two blocks share a multiprocessor, and one computes while the other begins or ends.
 template <int kTokens> struct Budget {
     static constexpr int kBlocks = kTokens <= 64 ? 2 : 1;
@@ -19,8 +22,10 @@ template <int kTokens> struct Budget {
     static constexpr int kFeederRegisters = kBlocks == 2 ? 48 : 56;
     static constexpr int kNormsAhead = 4;  // as many as the feeders' registers hold
     static constexpr int kComputerRegisters = kBlocks == 2 ? 96 : 224;
-    // When successors may begin. Beside a batch's products they take its multiprocessors (docs/log.md).
-    static constexpr bool kReleasesAtStart = kTokens > 128;
+    static constexpr Release kRelease = kTokens > 128  ? Release::kAtStart
+                                        : kTokens > 32 ? Release::kBehindProducts
+                                                       : Release::kBehindRequests;
+    static constexpr bool kReadsWeightsOnce = kTokens <= 32;  // nobody else reads a slab
 };
 
 template <class Source, int kTokens> struct Stage {
