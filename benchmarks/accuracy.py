@@ -24,8 +24,8 @@ from typing import cast
 from unittest.mock import patch
 
 import torch
+from openinference_engine.activation_codes import CODE_TYPES, rounded
 from openinference_engine.coded_kernels import activations_of
-from openinference_engine.coded_rows import CODE_TYPES, rounded
 from openinference_engine.config import CodedActivations, DataType, EngineConfig, WeightFormat
 from openinference_engine.engine import Engine
 from openinference_engine.kv_formats import BFLOAT16, CPU_FORMATS, FLOAT32, KVCacheDtype
@@ -144,7 +144,7 @@ def tell_weights(source: Path, samples: list[list[int]], base: Reading, folder: 
         if kind != "fp8":  # which a CPU multiplies in float32 in either case
             tell(f"{name}, int8 products", bits, read(path, samples, "auto"), base)
         if activations := activations_of(kind):
-            reading = read_rounding(path, samples, activations, is_by_row=kind != activations)
+            reading = read_rounding(path, samples, activations, is_by_row=activations == "fp8")
             tell(f"{name}, {activations} activations", bits, reading, base)
 
 

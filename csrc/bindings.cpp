@@ -58,8 +58,7 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
     module.def("embed", &openinference::embed, "tokens"_a, "table"_a, "norm_weight"_a, "hidden"_a, "x"_a,
                "sum_squares"_a, "stream"_a);
     module.def("code_rows", &openinference::code_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "out"_a, "stream"_a);
-    module.def("code_summed_rows", &openinference::code_summed_rows, "x"_a, "sum_squares"_a, "epsilon"_a, "out"_a,
-               "stream"_a);
+    module.def("code_groups", &openinference::code_groups, "x"_a, "sum_squares"_a, "epsilon"_a, "out"_a, "stream"_a);
     module.def("project_qkv", &openinference::project_qkv, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a,
                "rotary"_a, "positions"_a, "block_table"_a, "query"_a, "key_cache"_a, "value_cache"_a,
                "stream"_a);
@@ -75,8 +74,6 @@ PYBIND11_MODULE(OPENINFERENCE_MODULE, module) {
                "stream"_a);
     module.def("project_residual", &openinference::project_residual, "input"_a, "weights"_a,
                "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "stream"_a);
-    module.def("project_residual_and_code", &openinference::project_residual_and_code, "input"_a, "weights"_a,
-               "norm_weight"_a, "hidden"_a, "x"_a, "sum_squares"_a, "codes"_a, "squares"_a, "stream"_a);
     module.def("project_gate_up", &openinference::project_gate_up, "x"_a, "sum_squares"_a, "epsilon"_a,
                "weights"_a, "out"_a, "stream"_a);
     module.def("project", &openinference::project, "x"_a, "sum_squares"_a, "epsilon"_a, "weights"_a, "out"_a,

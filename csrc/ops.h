@@ -22,15 +22,16 @@ namespace openinference {
 void embed(const Tensor& tokens, const Tensor& table, const Tensor& norm_weight, const Tensor& hidden,
            const Tensor& x, const Tensor& sum_squares, Stream stream);
 
-// out (H/128, T', 132) float8_e4m3fn or int8, T' being T up to a multiple of 4 ← x (T, H) bf16: for each 128
-// columns the codes of all rows, 128 bytes each in the order of fp8's words, then a float32 scale for each, into
-// which the norm goes that sum_squares (T, H/16), or (T, 0) for none, and epsilon make. The projections
-// of fp8 or int8 weights take it for x or input on compute capability 9.0, and norm no more.
+// x (T, H) bf16 as what projections of packed weights take for x or input on compute capability 9.0, and norm no more:
+// into float32 scales goes the norm that sum_squares (T, H/16), or (T, 0) for none, and epsilon make. T' is T up to a
+// multiple of 4.
+//
+// For fp8 weights out (H/128 + 1, T', 128) float8_e4m3fn: of each 128 columns the codes of all rows in the order of
+// fp8's words, then a scale for each row. For int4 weights in the order of their nibbles, with sums of each 128 codes
+// between codes and scales (cuda/coded_rows.cuh).
 void code_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
-
-// out float8_e4m3fn as summed_rows.cuh says ← x (T, H) bf16, normed as code_rows does: codes with one scale a row,
-// and sums of each 128. The projections of int4 weights take it for x or input on compute capability 9.0.
-void code_summed_rows(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
+// For int8 weights out (H/128, T', 132) int8: of each 128 columns the codes of all rows, then a scale for each.
+void code_groups(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& out, Stream stream);
 
 // query (T, Q, D) bf16 and the caches (S, KV, D) bf16 ← RoPE(norm(x)·Wᵀ), weights
 // ((Q + 2·KV)·D, H) stacked q, k, v. rotary (positions, D/2, 2) float32: cos, sin. The new key and
@@ -72,12 +73,6 @@ void attend(const Tensor& query, const Tensor& key_cache, const Tensor& value_ca
 // hidden += input·Wᵀ, weights (H, K), input (T, K) bf16; then x and sum_squares of the new hidden.
 void project_residual(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
                       const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, Stream stream);
-
-// The same of codes, and of x its codes (H/128, T', 132), as code_rows makes them without a norm, with
-// squares (H/128, T') of the new hidden, of 128 columns each: what the next projection takes for x and sum_squares.
-void project_residual_and_code(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
-                               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, const Tensor& codes,
-                               const Tensor& squares, Stream stream);
 
 // out (T, I) bf16 ← silu(norm(x)·Wgᵀ) ∘ norm(x)·Wuᵀ, weights (2·I, H) stacked gate, up.
 void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,

@@ -1,5 +1,6 @@
 // A projection whose sums are wanted as they are: the experts' router, and queries, keys and values
 // that a norm of their heads comes before.
+#include "activations.cuh"
 #include "ops.h"
 #include "plain_epilogue.cuh"
 #include "visits.cuh"
@@ -8,9 +9,8 @@ namespace openinference {
 
 void project(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights, const Tensor& out,
              Stream stream) {
-    const int64_t T = tokens_of("x", x, out), H = columns_of(x), N = out.length("out", 1);
-    const RmsScale norm{sum_squares.as<float>("sum_squares", {T, H / kSquareColumns}),
-                        static_cast<int>(H / kSquareColumns), epsilon};
+    const int64_t T = tokens_of("x", x, out), H = columns_of(x, weights), N = out.length("out", 1);
+    const RmsScale norm = norm_of(sum_squares, T, H, epsilon);
     const PlainEpilogue epilogue{{static_cast<int>(N)}, norm, out.as<float>("out", {T, N})};
     const int64_t rows = (N + 15) / 16 * 16;
     const bool is_router = N <= kMostExperts;  // too few rows for wide tiles to keep a device busy

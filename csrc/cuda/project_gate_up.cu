@@ -1,7 +1,7 @@
 // SwiGLU's two projections in one pass: a tile is eight rows of gate and the same eight of up.
+#include "activations.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
-#include "skinny_gemm.cuh"
 #include "swiglu.cuh"
 
 namespace openinference {
@@ -71,9 +71,9 @@ struct GateUpEpilogue {
 
 void project_gate_up(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
                      const Tensor& out, Stream stream) {
-    const int64_t T = tokens_of("x", x, out), H = columns_of(x), I = out.length("out", 1);
+    const int64_t T = tokens_of("x", x, out), H = columns_of(x, weights), I = out.length("out", 1);
     require(I % 8 == 0, "out: " + std::to_string(I) + " columns, need a multiple of 8");
-    const RmsScale norm = norm_of(sum_squares, T, H, is_coded(x), epsilon);
+    const RmsScale norm = norm_of(sum_squares, T, H, epsilon);
     const GateUpEpilogue epilogue{norm, static_cast<int>(I), out.as<bf16>("out", {T, I})};
     multiply_rows("project_gate_up", weights, 2 * I, "x", x, T, epilogue, stream);
 }

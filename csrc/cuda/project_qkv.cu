@@ -5,10 +5,10 @@
 //
 // A tile is eight rows from the first half of a head and the eight that lie head_dim/2 after them:
 // the pairs that RoPE rotates (the "rotate half" form), so a pair never leaves its thread.
+#include "activations.cuh"
 #include "ops.h"
 #include "paged_cache.cuh"
 #include "rms_scale.cuh"
-#include "skinny_gemm.cuh"
 
 namespace openinference {
 namespace {
@@ -199,16 +199,16 @@ struct NormedQkvEpilogue : QkvEpilogue {
     }
 };
 
-QkvEpilogue qkv_epilogue(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& rotary,
-                         const Tensor& positions, const Tensor& block_table, const Tensor& query,
+QkvEpilogue qkv_epilogue(const Tensor& x, const Tensor& sum_squares, float epsilon, const Tensor& weights,
+                         const Tensor& rotary, const Tensor& positions, const Tensor& block_table, const Tensor& query,
                          const Tensor& key_cache, const Tensor& value_cache) {
-    const int64_t T = tokens_of("x", x, query), H = columns_of(x), Q = query.length("query", 1);
+    const int64_t T = tokens_of("x", x, query), H = columns_of(x, weights), Q = query.length("query", 1);
     const auto fresh = new_vectors(key_cache, value_cache, places_of(T, positions, block_table), T);
     const int64_t D = fresh.head_dim;
     require(D % 16 == 0 && D <= 2 * QkvEpilogue::kMaxTurns,
             "query: head_dim " + std::to_string(D) + ", need a multiple of 16, at most 128");
     require(H % kSquareColumns == 0, "x: " + std::to_string(H) + " columns, need a multiple of 16");
-    const RmsScale norm = norm_of(sum_squares, T, H, is_coded(x), epsilon);
+    const RmsScale norm = norm_of(sum_squares, T, H, epsilon);
     return {norm, static_cast<int>(Q), fresh, reinterpret_cast<const float2*>(rotary.as<float>("rotary", {-1, D / 2, 2})),
             query.as<bf16>("query", {T, Q, D})};
 }
@@ -219,7 +219,7 @@ void project_qkv(const Tensor& x, const Tensor& sum_squares, float epsilon, cons
                  const Tensor& rotary, const Tensor& positions, const Tensor& block_table,
                  const Tensor& query, const Tensor& key_cache, const Tensor& value_cache, Stream stream) {
     const QkvEpilogue epilogue =
-        qkv_epilogue(x, sum_squares, epsilon, rotary, positions, block_table, query, key_cache, value_cache);
+        qkv_epilogue(x, sum_squares, epsilon, weights, rotary, positions, block_table, query, key_cache, value_cache);
     multiply_rows("project_qkv", weights, epilogue.tiles() * 16, "x", x, query.length("query", 0), epilogue, stream);
 }
 
@@ -228,12 +228,12 @@ void project_normed_qkv(const Tensor& x, const Tensor& sum_squares, float epsilo
                         const Tensor& block_table, const Tensor& query, const Tensor& key_cache,
                         const Tensor& value_cache, Stream stream) {
     const QkvEpilogue whole =
-        qkv_epilogue(x, sum_squares, epsilon, rotary, positions, block_table, query, key_cache, value_cache);
+        qkv_epilogue(x, sum_squares, epsilon, weights, rotary, positions, block_table, query, key_cache, value_cache);
     const int64_t D = whole.fresh.head_dim, T = query.length("query", 0);
     require(D == 64 || D == 128, "query: head_dim " + std::to_string(D) + ", supported are 64 and 128");
     const NormedQkvEpilogue normed{whole, norms.as<bf16>("norms", {2, D})};
     if (weights.dtype == kDtype<bf16>) {
-        const int64_t H = columns_of(x);
+        const int64_t H = columns_of(x, weights);
         const Bf16Weights matrix{weights.as<bf16>("weights", {whole.tiles() * 16, H}), static_cast<int>(H)};
         if (multiply_whole_rows("project_normed_qkv", matrix, x.as<bf16>("x", {T, H}), T, normed, stream)) return;
     }

@@ -1,8 +1,7 @@
 // Output and down projections: hidden += input·Wᵀ, then what the next norm's reader needs.
-#include "activation_codes.cuh"
+#include "activations.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
-#include "skinny_gemm.cuh"
 
 namespace openinference {
 namespace {
@@ -90,14 +89,6 @@ struct ResidualEpilogue : PlainTiles {
     }
     __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live,
                                               const Row& before, const SumsOfToken& sums) const {
-        store_four(own, token, is_live, before, sums);
-    }
-    struct Four {
-        uint2 x;
-        float squares;  // of four lanes
-    };
-    __device__ __forceinline__ Four store_four(const Columns& own, int token, bool is_live, const Row& before,
-                                               const SumsOfToken& sums) const {
         const float4 four = sums.four();
         const float4 sum = make_float4(four.x + before.x, four.y + before.y, four.z + before.z, four.w + before.w);
         float squares = sum.x * sum.x + sum.y * sum.y + sum.z * sum.z + sum.w * sum.w;
@@ -111,7 +102,6 @@ struct ResidualEpilogue : PlainTiles {
             *reinterpret_cast<uint2*>(x + at) = scaled;
             if (own.first % 16 == 0) sum_squares[at / kSquareColumns] = squares;
         }
-        return {scaled, squares};
     }
 
     // Returns the sum of the eight new squares.
@@ -120,42 +110,6 @@ struct ResidualEpilogue : PlainTiles {
         const float sums[8] = {first.x + value[0],  first.y + value[1],  first.z + value[2],  first.w + value[3],
                                second.x + value[4], second.y + value[5], second.z + value[6], second.w + value[7]};
         return store_state(hidden, x, at, sums, *reinterpret_cast<const uint4*>(norm_weight + column));
-    }
-};
-
-// The same with the codes of x besides, and their sums of squares, of 128 columns each.
-template <class Code_> struct CodingEpilogue : ResidualEpilogue {
-    using Code = Code_;
-    uint8_t* codes;
-    float* squares;
-    int padded, first_token;
-
-    CodingEpilogue(const ResidualEpilogue& plain, uint8_t* codes, float* squares, int padded)
-        : ResidualEpilogue(plain), codes(codes), squares(squares), padded(padded), first_token(0) {}
-    __host__ __device__ CodingEpilogue from(int token) const {
-        CodingEpilogue later = *this;
-        static_cast<ResidualEpilogue&>(later) = ResidualEpilogue::from(token);
-        later.first_token += token;
-        return later;
-    }
-    // A warp has the columns of a group.
-    __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live,
-                                              const Row& before, const SumsOfToken& sums) const {
-        const Four four = store_four(own, token, is_live, before, sums);
-        float most = most_of(four.x), sum = four.squares;
-#pragma unroll
-        for (int mask = 16; mask > 0; mask /= 2) {
-            most = greater(most, shuffle_xor(most, mask));
-            if (mask >= 4) sum += shuffle_xor(sum, mask);
-        }
-        if (!is_live || own.first >= columns) return;
-        const int lane = threadIdx.x % 32, group = own.first / kGroupColumns, place = first_token + token;
-        uint8_t* start = codes + static_cast<size_t>(group) * kGroupBytes * padded;
-        auto* words = reinterpret_cast<uint32_t*>(start + place * kGroupColumns);
-        words[lane / 8 * 8 + lane % 2 * 4 + lane % 8 / 2] = code_word<Code>(four.x, code_factor<Code>(most));
-        if (lane > 0) return;
-        reinterpret_cast<float*>(start + kGroupColumns * padded)[place] = most / kMost<Code>;
-        squares[group * padded + place] = sum;
     }
 };
 
@@ -174,24 +128,6 @@ void project_residual(const Tensor& input, const Tensor& weights, const Tensor& 
     const int64_t T = tokens_of("input", input, hidden), H = hidden.length("hidden", 1);
     multiply_rows("project_residual", weights, H, "input", input, T, epilogue_of(norm_weight, hidden, x, sum_squares),
                   stream);
-}
-
-void project_residual_and_code(const Tensor& input, const Tensor& weights, const Tensor& norm_weight,
-                               const Tensor& hidden, const Tensor& x, const Tensor& sum_squares, const Tensor& codes,
-                               const Tensor& squares, Stream stream) {
-    const int64_t T = hidden.length("hidden", 0), H = hidden.length("hidden", 1);
-    const int64_t groups = H / kGroupColumns, padded = (T + 3) / 4 * 4;
-    require(H % kGroupColumns == 0, "hidden: " + std::to_string(H) + " columns, need a multiple of 128");
-    require(is_coded(input) && input.dtype == codes.dtype, "codes: " + codes.dtype + ", input has " + input.dtype);
-    const ResidualEpilogue plain = epilogue_of(norm_weight, hidden, x, sum_squares);
-    auto* sums = squares.as<float>("squares", {groups, padded});
-    const auto multiply = [&](auto* made) {
-        using Code = std::remove_pointer_t<decltype(made)>;
-        const CodingEpilogue<Code> epilogue(plain, reinterpret_cast<uint8_t*>(made), sums, static_cast<int>(padded));
-        multiply_coded_tokens("project_residual_and_code", weights, H, "input", input, T, epilogue, stream);
-    };
-    if (codes.dtype == kDtype<int8_t>) return multiply(codes.as<int8_t>("codes", {groups, padded, kGroupBytes}));
-    multiply(codes.as<e4m3>("codes", {groups, padded, kGroupBytes}));
 }
 
 }  // namespace openinference

@@ -19,22 +19,9 @@ struct RmsScale {
     const float* sum_squares;  // (tokens, hidden / 16)
     int parts;
     float epsilon;
-    const float* coded = nullptr;  // beside codes: (hidden / 128, coded_tokens), each of 128 columns
-    int coded_tokens = 0;
 
     __host__ __device__ RmsScale from(int token) const {
-        return {sum_squares + static_cast<size_t>(token) * parts, parts, epsilon, coded ? coded + token : nullptr,
-                coded_tokens};
-    }
-    // scale[token] of the sums beside codes, by `threads` of a block.
-    __device__ __forceinline__ void compute_coded(float* scale, int tokens, int thread, int threads) const {
-        const int groups = parts * kSquareColumns / 128;
-        for (int token = thread; token < tokens; token += threads) {
-            float sum = 0;
-#pragma unroll 8
-            for (int group = 0; group < groups; ++group) sum += coded[group * coded_tokens + token];
-            scale[token] = scale_of(sum);
-        }
+        return {sum_squares + static_cast<size_t>(token) * parts, parts, epsilon};
     }
 
     // scale[token] for all tokens, by one warp each; visible after the next barrier.
@@ -88,12 +75,9 @@ struct RmsScale {
     }
 };
 
-// Of x (T, H), or of its codes, which may have sums of their own beside them.
-inline RmsScale norm_of(const Tensor& sum_squares, int64_t tokens, int64_t columns, bool is_coded, float epsilon) {
-    const int64_t parts = columns / kSquareColumns, groups = columns / 128, padded = (tokens + 3) / 4 * 4;
-    if (is_coded && sum_squares.shape == std::vector<int64_t>{groups, padded})
-        return {nullptr, static_cast<int>(parts), epsilon, sum_squares.as<float>("sum_squares", {groups, padded}),
-                static_cast<int>(padded)};
+// Of x (T, H).
+inline RmsScale norm_of(const Tensor& sum_squares, int64_t tokens, int64_t columns, float epsilon) {
+    const int64_t parts = columns / kSquareColumns;
     return {sum_squares.as<float>("sum_squares", {tokens, parts}), static_cast<int>(parts), epsilon};
 }
 

@@ -42,15 +42,12 @@
 #include "device.cuh"
 #include "batch_gemm.cuh"
 #include "bf16_weights.cuh"
-#include "code_gemm.cuh"
 #include "fp8_weights.cuh"
 #include "int4_weights.cuh"
 #include "int4_zero_weights.cuh"
 #include "int8_weights.cuh"
 #include "launch.cuh"
 #include "many_tokens.cuh"
-#include "nibble_gemm.cuh"
-#include "summed_rows.cuh"
 
 namespace openinference {
 
@@ -154,19 +151,6 @@ void launch_skinny_gemm(const char* op, const Weights& weights, const bf16* x, i
 }
 
 constexpr int kMaxTokens = 32;    // of a launch
-constexpr int kCodedBytes = 132;  // of a token's 128 columns as codes, with their scale
-
-// Whether activations are codes of eight bits (code_rows.cu), whose tokens their output tells.
-inline bool is_coded(const Tensor& x) { return x.dtype != kDtype<bf16> && x.shape.size() == 3; }
-// Whether they are followed by sums (code_summed_rows.cu), as weights of four bits need them.
-inline bool has_sums(const Tensor& x) { return is_coded(x) && x.shape[2] == kGroupColumns; }
-inline int64_t tokens_of(const char* name, const Tensor& x, const Tensor& output) {
-    return is_coded(x) ? output.length("output", 0) : x.length(name, 0);
-}
-inline int64_t columns_of(const Tensor& x) {
-    if (has_sums(x)) return summed_groups(static_cast<int>(x.length("x", 0))) * kGroupColumns;
-    return is_coded(x) ? x.length("x", 0) * Fp8Weights::kUnitColumns : x.length("x", 1);
-}
 
 template <class Weights, class Epilogue>
 void launch_for_tokens(const char* op, const Weights& weights, const bf16* x, int tokens,
@@ -245,45 +229,6 @@ void multiply_tokens(const char* op, const Tensor& weights, int64_t rows, const 
             if (tokens <= kBatchTokens) return multiply_batch(op, format, input, tokens, epilogue, stream);
         multiply_many_tokens(op, format, input, tokens, epilogue, stream);
     });
-}
-
-// x: codes and their sums as summed_rows.cuh says.
-template <class Epilogue>
-void multiply_summed_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
-                            int64_t tokens, const Epilogue& epilogue, Stream stream) {
-    const int64_t slabs = x.length(x_name, 0), padded = (tokens + 3) / 4 * 4;
-    require(has_wide_gemm(), std::string(op) + ": products of codes need a GPU of compute capability 9.0");
-    const int64_t columns = summed_groups(static_cast<int>(slabs)) * kGroupColumns;
-    const auto* input = reinterpret_cast<const uint8_t*>(x.as<e4m3>(x_name, {slabs, padded, kGroupColumns}));
-    if (weights.length("weights", 2) == Int4ZeroWeights::kUnitBytes)
-        return multiply_nibbles(op, packed_weights<Int4ZeroWeights>(op, weights, rows, columns), input, tokens, epilogue,
-                                stream);
-    multiply_nibbles(op, packed_weights<Int4Weights>(op, weights, rows, columns), input, tokens, epilogue, stream);
-}
-
-// x: (columns / 128, tokens up to a multiple of 4, 132) codes of as many bits as those of W.
-template <class Epilogue>
-void multiply_coded_tokens(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
-                           int64_t tokens, const Epilogue& epilogue, Stream stream) {
-    const int64_t groups = x.length(x_name, 0), padded = (tokens + 3) / 4 * 4;
-    require(has_wide_gemm(), std::string(op) + ": products of codes need a GPU of compute capability 9.0");
-    if (x.dtype == kDtype<int8_t>) {
-        const auto* input = x.as<int8_t>(x_name, {groups, padded, kCodedBytes});
-        const auto format = packed_weights<Int8Weights, int8_t>(op, weights, rows, groups * Int8Weights::kUnitColumns);
-        return multiply_codes<int32_t>(op, format, reinterpret_cast<const uint8_t*>(input), tokens, epilogue, stream);
-    }
-    const auto* input = x.as<e4m3>(x_name, {groups, padded, kCodedBytes});
-    const auto format = packed_weights<Fp8Weights>(op, weights, rows, groups * Fp8Weights::kUnitColumns);
-    multiply_codes<float>(op, format, reinterpret_cast<const uint8_t*>(input), tokens, epilogue, stream);
-}
-
-// Of rows in bf16 or, on Hopper, in codes.
-template <class Epilogue>
-void multiply_rows(const char* op, const Tensor& weights, int64_t rows, const char* x_name, const Tensor& x,
-                   int64_t tokens, const Epilogue& epilogue, Stream stream) {
-    if (has_sums(x)) return multiply_summed_tokens(op, weights, rows, x_name, x, tokens, epilogue, stream);
-    is_coded(x) ? multiply_coded_tokens(op, weights, rows, x_name, x, tokens, epilogue, stream)
-                : multiply_tokens(op, weights, rows, x_name, x, epilogue, stream);
 }
 
 }  // namespace openinference

@@ -5,7 +5,7 @@
 
 namespace openinference {
 
-template <class Sum, class Weights, class Epilogue>
+template <class Weights, class Epilogue>
 void multiply_codes(const char*, const Weights&, const uint8_t*, int64_t, const Epilogue&, Stream) {}
 
 }  // namespace openinference

@@ -14,27 +14,11 @@ namespace codes {
 // Other epilogues take sums as in wide_gemm.cuh.
 template <class Epilogue, class = void> struct StoresRows : std::false_type {};
 template <class Epilogue> struct StoresRows<Epilogue, std::void_t<typename Epilogue::Row>> : std::true_type {};
-template <class Epilogue, bool = StoresRows<Epilogue>::value> struct IsNormed : std::false_type {};
-template <class Epilogue> struct IsNormed<Epilogue, true> : std::bool_constant<Epilogue::kIsNormed> {};
 
 #ifdef OPENINFERENCE_HOPPER
 
-// The norms of an epilogue's tokens, where they are not in x's scales.
-template <class S, class Epilogue>
-__device__ __forceinline__ void prepare(S& shared, const Epilogue& epilogue, int tokens) {
-    if constexpr (IsNormed<Epilogue>::value) {
-        if (epilogue.norm.coded) {
-            wait_for_predecessor();
-            epilogue.norm.compute_coded(shared.scales.of, tokens, threadIdx.x - 32, kPreparing * 32);
-        }
-    }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) shared.prepared.arrive();
-}
-
-template <class T, class Epilogue> struct Finish {
+template <class T, class S, class Epilogue> struct Finish {
     static constexpr int kWarps = T::kComputing / 32, kAtOnce = 4;  // tokens of a warp
-    using S = Shared<T>;
     using Row = typename Epilogue::Row;
     S& shared;
     const Epilogue& epilogue;

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openinference_engine import coded_rows, int4, int4_zero, summed_rows
-from openinference_engine.coded_rows import CODE_TYPES
+from openinference_engine import coded_groups, coded_rows, fp8, int8, summed_rows
+from openinference_engine.activation_codes import CODE_TYPES
 from openinference_engine.config import (
     ActivationChoice,
     CodedActivations,
@@ -61,7 +61,7 @@ def check_activations(model: ModelConfig, config: EngineConfig) -> None:
 
 
 class CodedKernels:
-    """The codes of one product are kept at a time, and those that a residual's product made."""
+    """The codes of one product are kept at a time."""
 
     def __init__(
         self,
@@ -72,26 +72,17 @@ class CodedKernels:
         device: torch.device,
     ) -> None:
         self._kernels, self._dtype = kernels, CODE_TYPES[activations]
-        widest = most_rows, _widest(model)
-        num_bytes = max(prod(kind.shape_of(*widest)) for kind in (coded_rows, summed_rows))
-        self._room, self._made = (
-            torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2)
-        )
-        groups, padded, _ = coded_rows.shape_of(most_rows, model.hidden_size)
-        self._squares = torch.zeros(groups * padded, device=device)
+        kinds = coded_groups, coded_rows, summed_rows
+        num_bytes = max(prod(kind.shape_of(most_rows, _widest(model))) for kind in kinds)
+        self._room = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         self._no_norms = torch.zeros(most_rows, 0, device=device)
-        self._coded_x: tuple[int, int] | None = None  # where it is, and its rows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._kernels, name)
 
-    def embed(self, *arguments: Any) -> None:
-        self._coded_x = None
-        self._kernels.embed(*arguments)
-
     def project_qkv(self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any) -> None:
-        coded, squares = self._normed(x, sum_squares, epsilon, others)
-        self._kernels.project_qkv(coded, squares, epsilon, *others)
+        coded = self._coded(x, sum_squares, epsilon, others)
+        self._kernels.project_qkv(coded, sum_squares, epsilon, *others)
 
     def project_normed_qkv(
         self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any
@@ -100,55 +91,24 @@ class CodedKernels:
         self._kernels.project_normed_qkv(coded, sum_squares, epsilon, *others)
 
     def project_gate_up(self, x: Tensor, sum_squares: Tensor, epsilon: float, *others: Any) -> None:
-        coded, squares = self._normed(x, sum_squares, epsilon, others)
-        self._kernels.project_gate_up(coded, squares, epsilon, *others)
+        coded = self._coded(x, sum_squares, epsilon, others)
+        self._kernels.project_gate_up(coded, sum_squares, epsilon, *others)
 
-    def project_residual(
-        self,
-        input: Tensor,
-        weights: Tensor,
-        norm_weight: Tensor,
-        hidden: Tensor,
-        x: Tensor,
-        sum_squares: Tensor,
-        stream: Any,
-    ) -> None:
-        arguments = weights, norm_weight, hidden, x, sum_squares
-        coded = self._coded(input, self._no_norms[: len(input)], 0, (*arguments, stream))
-        self._coded_x = None
-        if len(x) <= _FEW_ROWS or _needs_sums(weights):
-            self._kernels.project_residual(coded, *arguments, stream)
-            return
-        made, squares = self._view(self._made, x), self._squares_of(x)
-        self._kernels.project_residual_and_code(coded, *arguments, made, squares, stream)
-        self._coded_x = x.data_ptr(), len(x)
-
-    def _normed(
-        self, x: Tensor, sum_squares: Tensor, epsilon: float, others: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """x as a product takes it, and the sums of squares of its norm."""
-        if self._coded_x == (x.data_ptr(), len(x)):
-            return self._view(self._made, x), self._squares_of(x)
-        return self._coded(x, sum_squares, epsilon, others), sum_squares
+    def project_residual(self, input: Tensor, *others: Any) -> None:
+        coded = self._coded(input, self._no_norms[: len(input)], 0, others)
+        self._kernels.project_residual(coded, *others)
 
     def _coded(self, x: Tensor, norm: Tensor, epsilon: float, others: tuple[Any, ...]) -> Tensor:
         """As a product takes it whose other arguments begin with weights and end with a stream."""
         if len(x) <= _FEW_ROWS:
             return x
         weights, stream = others[0], others[-1]
-        is_summed = _needs_sums(weights)
-        coded = self._view(self._room, x, summed_rows if is_summed else coded_rows)
-        code = self._kernels.code_summed_rows if is_summed else self._kernels.code_rows
+        kind = _kind_of(weights)
+        shape = kind.shape_of(*x.shape)
+        coded = self._room[: prod(shape)].view(shape).view(self._dtype)
+        code = self._kernels.code_groups if kind is coded_groups else self._kernels.code_rows
         code(x, norm, epsilon, coded, stream)
         return coded
-
-    def _view(self, room: Tensor, x: Tensor, kind: ModuleType = coded_rows) -> Tensor:
-        shape = kind.shape_of(*x.shape)
-        return room[: prod(shape)].view(shape).view(self._dtype)
-
-    def _squares_of(self, x: Tensor) -> Tensor:
-        groups, padded, _ = coded_rows.shape_of(*x.shape)
-        return self._squares[: groups * padded].view(groups, padded)
 
 
 def with_activations(
@@ -164,8 +124,12 @@ def with_activations(
     return CodedKernels(kernels, activations, model, most_rows, device)  # type: ignore[return-value]
 
 
-def _needs_sums(weights: Tensor) -> bool:
-    return packing_of(weights) in (int4, int4_zero)
+def _kind_of(weights: Tensor) -> ModuleType:
+    """How rows are coded that such weights meet."""
+    packing = packing_of(weights)
+    if packing is int8:
+        return coded_groups
+    return coded_rows if packing is fp8 else summed_rows
 
 
 def _widest(model: ModelConfig) -> int:

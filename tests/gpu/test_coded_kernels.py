@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 import torch
-from openinference_engine import coded_rows, tiles
+from openinference_engine import tiles
+from openinference_engine.activation_codes import CODE_TYPES, rounded
 from openinference_engine.coded_kernels import WEIGHTS_OF, CodedKernels, activations_of
-from openinference_engine.coded_rows import CODE_TYPES
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.decoder import Decoder
 from openinference_engine.ops import cuda_reference
@@ -39,9 +39,9 @@ def kernels(name):
 
 
 def _rounded(x, name):
-    """As codes of four bits meet it, whole rows have one scale."""
-    columns = x.shape[1] if name.startswith("int4") else tiles.GROUP_COLUMNS
-    return coded_rows.rounded(x, CODE_TYPES[activations_of(name)], columns)
+    """Whole rows have one scale, but for int8."""
+    columns = tiles.GROUP_COLUMNS if name == "int8" else x.shape[1]
+    return rounded(x, CODE_TYPES[activations_of(name)], columns)
 
 
 def _gate_up(inputs, name, rows):
@@ -101,33 +101,6 @@ def test_heads_that_are_normed_are_multiplied_as_codes(inputs, kernels, name):
     kernels.project_normed_qkv(x, *others, no_pages, *mine, None)
     cuda_reference.project_normed_qkv(_rounded(x, name), *others, no_pages, *theirs)
     torch.testing.assert_close(mine, theirs)
-
-
-@pytest.mark.parametrize("name", CODE_TYPES)  # of weights, too
-def test_the_codes_of_a_new_state_are_made_once_and_forgotten_by_the_next_step(
-    inputs, kernels, name
-):
-    rows, hidden, inner = 40, TINY.hidden_size, TINY.intermediate_size
-    gate_up, out = _gate_up(inputs, name, rows)[-1], inputs.unwritten(rows, inner)
-    x, squares = inputs.unwritten(rows, hidden), torch.empty(rows, hidden // 16)
-    state = torch.ones(hidden).bfloat16(), torch.zeros(rows, hidden), x, squares
-    output = pack_matrix(PACKINGS[name], inputs.normal(hidden, hidden), tiles.plain_order(hidden))
-
-    def expected():
-        made = inputs.unwritten(rows, inner)
-        cuda_reference.project_gate_up(_rounded(x, name), squares, EPSILON, gate_up, made)
-        return made
-
-    kernels.project_residual(inputs.normal(rows, hidden), output, *state, None)
-    of_the_residual = expected()
-    x.zero_()  # nobody reads it again
-    kernels.project_gate_up(x, squares, EPSILON, gate_up, out, None)
-    torch.testing.assert_close(out, of_the_residual)
-
-    table, tokens = inputs.normal(rows, hidden), torch.arange(rows)
-    kernels.embed(tokens, table, *state, None)
-    kernels.project_gate_up(x, squares, EPSILON, gate_up, out, None)
-    torch.testing.assert_close(out, expected())
 
 
 @pytest.mark.gpu

@@ -5,13 +5,14 @@ place. Nothing here is fast; products run in float32 over the bf16 inputs that t
 the two differ by the order of sums and one rounding of each bf16 output.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from openinference_engine import coded_rows, summed_rows, tiles
+from openinference_engine import coded_groups, coded_rows, summed_rows, tiles
 from openinference_engine.ops.cuda_attention_reference import append_codes as append_codes
 from openinference_engine.ops.cuda_attention_reference import attend as attend
 from openinference_engine.ops.cuda_attention_reference import attend_prefill as attend_prefill
@@ -42,13 +43,13 @@ def embed(
 def code_rows(
     x: Tensor, sum_squares: Tensor, epsilon: float, out: Tensor, stream: Any = None
 ) -> None:
-    coded_rows.code(x, out, _factors(x, sum_squares, epsilon))
+    _kind_of(out, x.shape[1]).code(x, out, _factors(x, sum_squares, epsilon))
 
 
-def code_summed_rows(
+def code_groups(
     x: Tensor, sum_squares: Tensor, epsilon: float, out: Tensor, stream: Any = None
 ) -> None:
-    summed_rows.code(x, out, _factors(x, sum_squares, epsilon))
+    coded_groups.code(x, out, _factors(x, sum_squares, epsilon))
 
 
 def project_qkv(
@@ -68,7 +69,7 @@ def project_qkv(
     kv_heads = key_cache.shape[1]
     num_heads = query_heads + 2 * kv_heads
     matrix = dense(weights, tiles.qkv_order(num_heads * head_dim, head_dim))
-    sums = project_normed(x, sum_squares, epsilon, matrix)[:tokens]
+    sums = project_normed(x, sum_squares, epsilon, matrix)
     heads = sums.view(tokens, num_heads, head_dim)
     q, k, v = torch.split(heads, [query_heads, kv_heads, kv_heads], dim=1)
     _append(q, k, v, rotary, positions, block_table, query, key_cache, value_cache)
@@ -112,25 +113,8 @@ def project_residual(
     stream: Any = None,
 ) -> None:
     matrix = dense(weights, tiles.plain_order(hidden.shape[1]))
-    rows = input.float() if input.dim() == 2 else decode_rows(input, len(hidden))
-    hidden += rows @ matrix.T
+    hidden += _rows_of(input, len(hidden), matrix.shape[1]) @ matrix.T
     write_norm_inputs(hidden, norm_weight, x, sum_squares)
-
-
-def project_residual_and_code(
-    input: Tensor,
-    weights: Tensor,
-    norm_weight: Tensor,
-    hidden: Tensor,
-    x: Tensor,
-    sum_squares: Tensor,
-    codes: Tensor,
-    squares: Tensor,
-    stream: Any = None,
-) -> None:
-    project_residual(input, weights, norm_weight, hidden, x, sum_squares)
-    coded_rows.code(x, codes)
-    squares[:, : len(x)] = sum_squares.view(len(x), len(codes), -1).sum(2).T
 
 
 def project_gate_up(
@@ -142,7 +126,7 @@ def project_gate_up(
     stream: Any = None,
 ) -> None:
     matrix = dense(weights, tiles.gate_up_order(2 * out.shape[1]))
-    out.copy_(silu_mul(project_normed(x, sum_squares, epsilon, matrix)[: len(out)]))
+    out.copy_(silu_mul(project_normed(x, sum_squares, epsilon, matrix)))
 
 
 def project(
@@ -212,20 +196,22 @@ def dense(weights: Tensor, row_order: Tensor) -> Tensor:
 
 
 def project_normed(x: Tensor, sum_squares: Tensor, epsilon: float, matrix: Tensor) -> Tensor:
-    if x.dim() == 3:
-        groups, padded, _ = x.shape
-        if sum_squares.shape != (groups, padded):  # normed already
-            return decode_rows(x, len(sum_squares)) @ matrix.T
-        norms = _norms(sum_squares.T, epsilon, matrix.shape[1])
-        return norms * (coded_rows.decode(x, padded) @ matrix.T)
-    return _norms(sum_squares, epsilon, x.shape[1]) * (x.float() @ matrix.T)
+    rows = _rows_of(x, len(sum_squares), matrix.shape[1])
+    if x.dim() == 3:  # codes are normed already
+        return rows @ matrix.T
+    return _norms(sum_squares, epsilon, x.shape[1]) * (rows @ matrix.T)
 
 
-def decode_rows(coded: Tensor, rows: int) -> Tensor:
-    """The (rows, columns) float32 that codes of either kind stand for."""
-    if coded.shape[2] == tiles.GROUP_COLUMNS:
-        return summed_rows.decode(coded, rows)
-    return coded_rows.decode(coded, rows)
+def _rows_of(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The (rows, columns) float32 that x is, or that its codes stand for."""
+    decoded: Tensor = x.float() if x.dim() == 2 else _kind_of(x, columns).decode(x, rows)
+    return decoded
+
+
+def _kind_of(coded: Tensor, columns: int) -> ModuleType:
+    """The module that says how such a tensor of codes is made up."""
+    kinds = coded_groups, coded_rows, summed_rows
+    return next(kind for kind in kinds if kind.shape_of(coded.shape[1], columns) == coded.shape)
 
 
 def _factors(x: Tensor, sum_squares: Tensor, epsilon: float) -> Tensor | float:

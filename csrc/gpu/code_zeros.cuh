@@ -1,27 +1,20 @@
-// Codes of four bits on the way to tensor cores that multiply e4m3: A of a slab's products, and A of the product
-// that puts the zeros right (nibble_gemm.cuh).
-//
-// A byte that holds a code u of 0 to 15 is u·2^-9 in e4m3, exactly. So eight codes are unpacked by two masks
-// and a shift: the low nibbles of a lane's word are one register of A, the high ones another, because the order
-// of k is free and x's codes (cuda/code_summed_rows.cu) lie in the same one.
+// What puts codes of four bits right that stand for u − zero: Σ of groups scale·zero·Σ x of the group is itself a
+// product, whose columns are groups. Its x, sums of codes as two bf16 each (kSumGroups groups are 128 bytes, as 128
+// codes are), lies behind the codes; its W are scales, which a lane takes from the units as they lie.
 #pragma once
 
+#include "code_operands.cuh"
 #include "fragments.cuh"
-#include "int4_weights.cuh"
-#include "int4_zero_weights.cuh"
+#include "coded_rows.cuh"
 
 namespace openinference {
-namespace nibbles {
-
-constexpr int kProducts = 4;          // of a slab of 128 columns
-constexpr float kCodeUnit = 0x1p-9f;  // a code of 1 as e4m3
+namespace codes {
 
 #ifdef OPENINFERENCE_HOPPER
 
-// Scales of rows g and g+8 times their zero, as two bf16 each.
+// Scales of rows g and g+8 times their zero, as two bf16 each; what the first leaves is the second.
 template <class Weights> struct Zeros;
 template <> struct Zeros<Int4Weights> {
-    static constexpr int kWords = 1;  // for rows g and g+8
     static constexpr bool kHasRest = false;
     uint32_t most, rest = 0;
     __device__ __forceinline__ explicit Zeros(const uint32_t* words) {
@@ -30,7 +23,6 @@ template <> struct Zeros<Int4Weights> {
     }
 };
 template <> struct Zeros<Int4ZeroWeights> {
-    static constexpr int kWords = 2;
     static constexpr bool kHasRest = true;
     uint32_t most, rest;
     __device__ __forceinline__ explicit Zeros(const uint32_t* words) {
@@ -41,40 +33,18 @@ template <> struct Zeros<Int4ZeroWeights> {
     }
 };
 
-// A warp's part of a slab's weights: A of four products, and the scales of rows g and g+8.
-template <class Weights> struct Operand {
-    uint32_t codes[kProducts][4];
-    float lower, upper;
-
-    __device__ __forceinline__ void load(const uint8_t* unit) {
-        const int lane = threadIdx.x % 32;
-#pragma unroll
-        for (int run = 0; run < 2; ++run) {
-            const uint4 four = *reinterpret_cast<const uint4*>(unit + run * 512 + lane * 16);
-            spread(codes[run * 2], four.x, four.z);
-            spread(codes[run * 2 + 1], four.y, four.w);
-        }
-        const uint32_t scales = *reinterpret_cast<const uint32_t*>(unit + 1024 + lane / 4 * 4 * Zeros<Weights>::kWords);
-        lower = lower_half(scales), upper = upper_half(scales);
-    }
-    __device__ __forceinline__ static void spread(uint32_t (&a)[4], uint32_t lower, uint32_t upper) {
-        constexpr uint32_t kLow = 0x0f0f0f0fu;
-        a[0] = lower & kLow, a[1] = upper & kLow;
-        a[2] = lower >> 4 & kLow, a[3] = upper >> 4 & kLow;
-    }
-};
-
 __device__ __forceinline__ uint32_t lower_halves(uint32_t a, uint32_t b) { return select_bytes(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t upper_halves(uint32_t a, uint32_t b) { return select_bytes(a, b, 0x7632); }
 
 // Of a group, in rows g and g+8 of a tile; zero where there is none. units: of the tile, or null.
 template <class Weights>
 __device__ __forceinline__ Zeros<Weights> zeros_of(const uint8_t* units, int groups, int group, int g) {
-    uint32_t words[Zeros<Weights>::kWords] = {};
+    constexpr int kWords = CodesOf<Weights>::kScaleWords;
+    uint32_t words[kWords] = {};
     const auto* from = reinterpret_cast<const uint32_t*>(units + static_cast<size_t>(group) * Weights::kUnitBytes + 1024);
     if (units && group < groups)
 #pragma unroll
-        for (int i = 0; i < Zeros<Weights>::kWords; ++i) words[i] = from[g * Zeros<Weights>::kWords + i];
+        for (int i = 0; i < kWords; ++i) words[i] = from[g * kWords + i];
     return Zeros<Weights>(words);
 }
 
@@ -94,5 +64,5 @@ __device__ __forceinline__ void load_zeros(const uint8_t* units, int groups, int
 
 #endif
 
-}  // namespace nibbles
+}  // namespace codes
 }  // namespace openinference
