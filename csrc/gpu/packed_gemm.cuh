@@ -139,6 +139,7 @@ int64_t time_of(const char* op, int64_t columns, int64_t tokens, const Epilogue&
     }();
     const dim3 grid = grid_of<T>(epilogue, tokens, splits);
     const int64_t most = at_once[splits - 1], clusters = static_cast<int64_t>(grid.x) * grid.y;
+    if (most == 0) return std::numeric_limits<int64_t>::max();  // a part of a GPU may hold no such cluster
     const int64_t waves = (clusters + most - 1) / most, slabs = (columns / kColumns + splits - 1) / splits;
     const int64_t bytes = std::min(most, clusters) * splits * sizeof(Stage<T, Weights>);
     const int64_t slab = std::max(T::kSlabTime, bytes / kBytesOfCache);

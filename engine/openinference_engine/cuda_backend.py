@@ -77,7 +77,7 @@ def find_gpu() -> torch.device:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # the latter, of a torch without CUDA
-        reason, *_ = str(error).splitlines()
+        reason = str(error).partition("\n")[0]
         raise StartError(
             f"--device cuda: there is no GPU that this process can use ({reason}); give the pod "
             "nvidia.com/gpu: 1, install a driver that torch knows, or use --device cpu"

@@ -209,8 +209,10 @@ def _failures_of(step: Step) -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise  # no fault, and says itself what there was no room for
     except RuntimeError as error:  # of torch, or of a launch
-        reason, *_ = str(error).splitlines()
+        reason = str(error).partition("\n")[0]
         raise EngineError(
             f"the GPU failed in or before a step (rows: {step.num_tokens}, sequences: "
             f"{len(step.chunks)}, decoding: {step.num_decodes}): {reason}; to hear which op it is, "

@@ -16,7 +16,7 @@ from openinference_engine.core.spawned import SpawnedCore
 from openinference_engine.engine import Engine, Failed
 from openinference_engine.errors import GenerationFailed, Unavailable
 from openinference_engine.request import Request
-from openinference_engine.scheduler import Step
+from openinference_engine.step import Step
 
 UNKNOWN_TOKEN = 10**6  # no check stands between these tests and the model
 

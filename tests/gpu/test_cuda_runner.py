@@ -219,6 +219,16 @@ def test_a_failure_of_the_gpu_names_the_step_and_how_to_find_the_op(place, monke
     )
 
 
+def test_lack_of_memory_is_told_as_such_and_not_as_a_fault_of_the_gpu(place, monkeypatch):
+    def fail():
+        raise torch.OutOfMemoryError("tried to allocate 4 GiB")
+
+    runner = build_runner(place, RandomCheckpoint(CONFIG))
+    monkeypatch.setattr(runner._launches, "repeat", lambda kind: fail())
+    with pytest.raises(torch.OutOfMemoryError, match="4 GiB"):
+        generate(runner, prompts_of(2, 4), num_tokens=1)
+
+
 @pytest.mark.parametrize(
     ("change", "weight_format", "message"),
     [

@@ -139,6 +139,7 @@ def test_empty_batch_is_a_step_that_does_nothing(place, inputs):
     ("name", "spoil", "message"),
     [
         ("x", lambda x: x.float(), "x: dtype float32, expected bfloat16"),
+        ("x", lambda x: x.new_zeros(1, 4, 132, dtype=torch.int8), "codes of x meet packed weights"),
         ("out", lambda out: out[:1].clone(), r"out: shape \(1, 8\), expected \(2, 8\)"),
         ("weights", lambda weights: weights.T.contiguous().T, "weights: not contiguous"),
         ("weights", lambda weights: _moved_by_one(weights), "weights: address is not a multiple"),

@@ -13,7 +13,7 @@ import torch
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_runner import CudaRunner
 from openinference_engine.decoder import Decoder
-from openinference_engine.scheduler import Chunk, Step
+from openinference_engine.step import Chunk, Step
 
 from benchmarks.shapes import SHAPES, random_llama
 
