@@ -7,9 +7,11 @@ from typing import Any, get_args
 
 import msgspec
 from openinference_engine.config import ActivationChoice, EngineConfig, GroupConfig, ModelConfig
+from openinference_engine.errors import StartError
 from openinference_engine.kv_formats import CUDA_FORMATS
-from openinference_engine.llama_weights import WEIGHT_FORMATS
+from openinference_engine.llama_weights import WEIGHT_FORMATS, column_multiple
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.ranks.sharing import check_sharing
 
 from benchmarks.shapes import SHAPES
 
@@ -48,6 +50,10 @@ def parse_options(description: str) -> argparse.Namespace:
     options = parser.parse_args()
     if options.activations != "auto" and group_of(options).num_ranks > 1:
         parser.error("--activations is for one GPU")
+    try:
+        check_sharing(model_of(options), group_of(options), column_multiple(options.weights))
+    except StartError as error:
+        parser.error(str(error))
     return options
 
 

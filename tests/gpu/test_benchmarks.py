@@ -46,6 +46,13 @@ def test_a_batch_is_told_with_its_share_of_what_must_be_read(place, decoder, mon
     )
 
 
+def test_ranks_that_cannot_share_the_shape_are_refused_before_any_starts(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["decode", "--weights", "int4", "--tensor-parallel", "4"])
+    with pytest.raises(SystemExit):
+        parse_options("")
+    assert "intermediate_size 11008 into multiples of 128; use 1 or 2" in capsys.readouterr().err
+
+
 def test_cases_read_together_what_a_step_reads(decoder):
     *ops, step = kernels.cases(decoder, rows=2, context=20)
     calls = [1 if case.name == "choose_token" else decoder.config.num_layers for case in ops]
