@@ -58,6 +58,12 @@ def check_activations(model: ModelConfig, config: EngineConfig) -> None:
             f"{flag} is for dense models on one GPU so far; leave it out, or use one GPU and a "
             "model without experts"
         )
+    widest, most = _widest(model), coded_rows.MOST_COLUMNS
+    if config.activations == "fp8" and widest > most:
+        raise StartError(
+            f"{flag} codes rows of at most {most} columns, and this model has some of {widest}; "
+            "leave it out"
+        )
 
 
 class CodedKernels:

@@ -14,6 +14,8 @@ from openinference_engine.activation_codes import padded_rows, quantise
 from openinference_engine.fp8 import BYTE_COLUMNS
 from openinference_engine.tiles import GROUP_COLUMNS
 
+MOST_COLUMNS = 65_536  # kMostColumns of csrc/cuda/code_rows.cu: a block holds a row in registers
+
 
 def shape_of(rows: int, columns: int) -> tuple[int, int, int]:
     return columns // GROUP_COLUMNS + 1, padded_rows(rows), GROUP_COLUMNS
