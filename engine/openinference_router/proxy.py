@@ -99,6 +99,12 @@ class Proxy:
             raise Refusal(
                 408, f"the body did not arrive within {self._body_timeout_seconds:g} s"
             ) from error
+        except web.RequestPayloadError as error:
+            raise Refusal(
+                400,
+                "the body is not what its headers say; check Content-Encoding and "
+                "Transfer-Encoding",
+            ) from error
 
     async def _serve(self, call: Call) -> None:
         """Attempt until the answer is whole. Raises Refusal when a budget is spent."""

@@ -127,6 +127,14 @@ def test_bad_body_is_refused(http: httpx2.Client, body: bytes, status: int, mess
     assert message in answer.json()["error"]["message"]
 
 
+def test_body_that_is_not_coded_as_it_says_is_refused(http: httpx2.Client) -> None:
+    """It was a failure of the server, with a traceback in its log."""
+    headers = {"content-encoding": "gzip"}
+    answer = http.post("/v1/chat/completions", content=b"{}", headers=headers)
+    assert answer.status_code == 400
+    assert "check Content-Encoding" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -43,6 +43,16 @@ async def test_bad_requests_get_openais_error_object(
     assert "Traceback" not in error["message"]
 
 
+async def test_a_body_that_is_not_coded_as_it_says_is_refused(make_bench, make_routing):
+    """It was a failure of the router, with a traceback in its log."""
+    bench = await make_bench(make_routing())
+    headers = {"Content-Encoding": "gzip"}
+    url = f"{bench.url}/v1/completions"
+    async with bench.client.post(url, data=b"{}", headers=headers) as response:
+        assert response.status == 400
+        assert "check Content-Encoding" in (await response.json())["error"]["message"]
+
+
 async def test_a_host_that_disagrees_with_the_model_is_a_404_that_names_both(
     make_bench, make_routing
 ):

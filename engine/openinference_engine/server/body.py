@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from openinference_engine.errors import BodyTooSlow
+from openinference_engine.errors import BodyTooSlow, RequestError
 from openinference_engine.server.state import STATE
 from openinference_engine.server.validation import RequestType, parse
 
@@ -20,5 +20,9 @@ async def read(request: web.Request, kind: type[RequestType]) -> RequestType:
     except TimeoutError as error:
         raise BodyTooSlow(
             f"the body did not arrive within {seconds:g} s; send it at once"
+        ) from error
+    except web.RequestPayloadError as error:
+        raise RequestError(
+            "the body is not what its headers say; check Content-Encoding and Transfer-Encoding"
         ) from error
     return parse(body, kind)
