@@ -49,6 +49,7 @@ def test_embedding_may_be_cut_and_written_in_two_ways(http: httpx2.Client) -> No
         ({"input": ["x", 1]}, "input", "mixes texts and token ids; send one kind"),
         ({"input": [[]]}, "input", "the prompt has no tokens"),
         ({"input": [49152]}, "input", "49152 is no token"),
+        ({"input": [5] * 3000}, "input", "the prompt has 3000 tokens"),  # of one input
         ({"input": "x " * 2000}, "input", "shorten it"),
         ({"dimensions": 577}, "dimensions", "577 exceeds the model's 576; lower it"),
         ({"encoding_format": "int8"}, "encoding_format", "'int8'"),

@@ -210,9 +210,10 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def inputs(self) -> list[str | list[int]]:
         """Raises RequestError if it mixes texts and tokens, or holds too much or nothing."""
-        if not 1 <= len(self.input) <= MAX_INPUTS and not isinstance(self.input, str):
-            raise RequestError(f"input: {len(self.input)} inputs; send 1 to {MAX_INPUTS}", "input")
-        return one_or_several("input", self.input)
+        inputs = one_or_several("input", self.input)
+        if not 1 <= len(inputs) <= MAX_INPUTS:
+            raise RequestError(f"input: {len(inputs)} inputs; send 1 to {MAX_INPUTS}", "input")
+        return inputs
 
 
 def one_or_several(field: str, given: str | list[str | int | list[int]]) -> list[str | list[int]]:
