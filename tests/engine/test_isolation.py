@@ -167,6 +167,15 @@ async def test_core_process_survives_a_request_that_it_cannot_compute(
         assert len(await collect(client, Submit("next", [5, 6], greedy(10)))) == 10
 
 
+async def test_grammar_is_given_up_when_the_core_ends(tiny_llama: Path) -> None:
+    """Whoever waited for it waited for ever, in a program that goes on after its engine."""
+    async with running_core(EngineConfig(f"file://{tiny_llama}")) as client:
+        compiling = asyncio.create_task(client.compile("{}"))
+        await asyncio.sleep(0)  # it is sent
+    with pytest.raises(Unavailable, match="the engine core has ended"):
+        await asyncio.wait_for(compiling, 10)
+
+
 async def test_request_that_waits_too_long_for_a_seat_is_told_so(
     make_tiny_model: Callable[..., Path], greedy: Any
 ) -> None:

@@ -158,5 +158,8 @@ class CoreClient(ABC):
         self.has_ended = True
         for queue in set(self._queues.values()):
             queue.put_nowait(None)
+        for future in self._compiling.values():
+            if not future.done():
+                future.set_exception(Unavailable(_HAS_ENDED))
         self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)
