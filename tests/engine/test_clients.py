@@ -77,3 +77,25 @@ def test_client_that_vanishes_frees_its_seats(impatient: Any, raw: socket.socket
     assert raw.recv(12) == b"HTTP/1.1 200"
     raw.close()
     impatient.wait_until_empty()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST /tokenize HTTP/1.1\r\nAuthorization: Bearer secret\x01\r\n\r\n",
+        b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+    ],
+)
+def test_what_cannot_be_parsed_is_not_logged(
+    start_server: Callable[..., Any], tiny_llama: Path, request_bytes: bytes
+) -> None:
+    """The HTTP library told the log why it refused: with the bytes, which may be a credential."""
+    server = start_server(f"file://{tiny_llama}")
+    server.wait_until("/health", 200)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(request_bytes)
+        assert connection.recv(4096).split()[1] == b"400"
+    server.process.terminate()
+    _, log = server.wait()
+    assert "request not parsed" in log
+    assert "secret" not in log

@@ -19,6 +19,7 @@ from aiohttp import web
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.spawned import SpawnedCore
 from openinference_engine.errors import EXIT_CANNOT_START, StartError
+from openinference_engine.server import http_log
 from openinference_engine.server.app import build_app
 from openinference_engine.server.front import load_front
 from openinference_engine.server.metrics import Metrics
@@ -65,7 +66,9 @@ def _on_signal(handle: Callable[[], None], *signals: signal.Signals) -> None:
 
 @asynccontextmanager
 async def _listening(state: ServerState) -> AsyncIterator[None]:
-    runner = web.AppRunner(build_app(state), handler_cancellation=True, access_log=None)
+    runner = web.AppRunner(
+        build_app(state), handler_cancellation=True, access_log=None, logger=http_log.log
+    )
     await runner.setup()
     host, port = state.server.host, state.server.port
     try:
