@@ -29,6 +29,14 @@ class Person(BaseModel):
     tags: list[str]
 
 
+def nested(num_objects: int) -> dict[str, Any]:
+    """The schema of an object in an object, and so on."""
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(num_objects):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
 def ask(http: httpx2.Client, **fields: Any) -> tuple[str, str]:
     """The text of an answer and why it ended."""
     answer = http.post("/v1/chat/completions", json=ASKED | fields)
@@ -97,6 +105,7 @@ def test_grammar_wins_where_other_rules_leave_nothing(http: httpx2.Client) -> No
         ({"guided_json": "{"}, "guided_json", "is not the JSON of an object"),
         ({"guided_json": {"$ref": "#/x"}}, "guided_json", "Cannot find field x"),
         ({"guided_json": {"enum": ["x" * 300_000]}}, "guided_json", "use at most 262144"),
+        ({"guided_json": nested(64)}, "guided_json", "nests deeper than 128 levels; flatten it"),
         ({"guided_choice": []}, "guided_choice", "length >= 1"),
         ({"structured_outputs": {"xml": 1}}, "structured_outputs", "unknown field `xml`"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'xml'"),
@@ -119,6 +128,10 @@ def test_structure_that_cannot_be_kept_is_refused(
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, field)
     assert message in error["message"]
+
+
+def test_schema_may_nest_as_deep_as_is_said() -> None:
+    assert structure_of(chat_request(guided_json=nested(63))) is not None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from openinference_engine.server.state import ServerState
 Format = dict[str, Any]  # a part of a structural tag
 
 _LONGEST = 256 * 1024  # characters of one grammar; compiling takes time in proportion
+# Of a schema, two for each object in an object: compiling takes time with the square of them (64
+# objects 0.1 s, 480 of them 18 s), and grammars are compiled one after the other.
+_MOST_LEVELS = 128
 # A model may write blanks between the parts of a JSON text; small ones would never stop.
 _MOST_BLANKS = 32
 # Keywords of JSON schema that a grammar cannot keep; to pass over them would be to lie.
@@ -89,6 +92,12 @@ async def compile_structure(state: ServerState, structure: Structure | None) -> 
     return grammar
 
 
+def check_depth(field: str, schema: Any) -> None:
+    """Raises RequestError if a schema nests so deeply that others would wait for its grammar."""
+    if _nests_deeper(schema, _MOST_LEVELS):
+        raise RequestError(f"{field}: nests deeper than {_MOST_LEVELS} levels; flatten it", field)
+
+
 def json_format(schema: dict[str, Any] | bool) -> Format:
     return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _MOST_BLANKS}
 
@@ -124,9 +133,18 @@ def _schema(field: str, schema: dict[str, Any] | str) -> Structure:
             schema = msgspec.json.decode(schema, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise RequestError(f"{field}: is not the JSON of an object: {error}", field) from error
+    check_depth(field, schema)
     if keyword := next(_unkept(schema), None):
         raise RequestError(f"{field}: the keyword {keyword!r} cannot be kept; remove it", field)
     return Structure(field, json_format(schema))
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    """Than so many levels, an empty one counted too."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(part, levels - 1) for part in parts)
 
 
 def _unkept(schema: Any) -> Iterator[str]:

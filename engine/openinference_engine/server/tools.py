@@ -11,7 +11,13 @@ from openinference_engine.errors import RequestError
 from openinference_engine.parsers.formats import CallFormat
 from openinference_engine.server.conversation import FunctionTool, NamedChoice
 from openinference_engine.server.schema import ChatRequest
-from openinference_engine.server.structure import Format, any_of, json_format, sequence_of
+from openinference_engine.server.structure import (
+    Format,
+    any_of,
+    check_depth,
+    json_format,
+    sequence_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +76,12 @@ class ToolUse:
 
     def _tag(self, tool: FunctionTool, prefix: str = "", suffix: str = "") -> Format:
         is_held = self.must_call or tool.function.strict
+        schema = tool.function.parameters if is_held else {"type": "object"}
+        check_depth("tools", schema)
         return {
             "type": "tag",
             "begin": prefix + self.form.head % tool.function.name,
-            "content": json_format(tool.function.parameters if is_held else {"type": "object"}),
+            "content": json_format(schema),
             "end": self.form.tail + suffix,
         }
 
