@@ -68,6 +68,17 @@ CALLS: list[tuple[CallFormat, str, str, int]] = [
 ]
 
 
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_name_of_a_tool_may_have_dots(form: CallFormat) -> None:
+    """What a grammar made one format write was content for its parser, others waited for the end.
+
+    So the name and a part of the arguments are told before the call is whole.
+    """
+    parser = CallParser(form, frozenset({"math.add"}))
+    parts = parser.feed(form.prefix + form.head % "math.add" + '{"n": ')
+    assert calls_of(parts) == [("math.add", '{"n": ')]
+
+
 @pytest.mark.parametrize(("form", "text", "content", "num_calls"), CALLS)
 def test_calls_are_found_and_their_signs_are_not_shown(
     form: CallFormat, text: str, content: str, num_calls: int

@@ -17,10 +17,10 @@ from openinference_engine.parsers.parts import CallDelta, Parts, split_held
 _BLANKS = " \t\r\n"
 # The usual order of the keys; then arguments are passed on before the object is whole.
 _OBJECT_HEAD = re.compile(
-    r'\{\s*"name"\s*:\s*"(?P<name>[\w-]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+    r'\{\s*"name"\s*:\s*"(?P<name>[\w.-]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
-_NAMED_HEAD = re.compile(r"(?P<name>[\w-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
-_NAMED_START = re.compile(r"([\w-]+(\[[\w\]\[]*)?\s*)?")
+_NAMED_HEAD = re.compile(r"(?P<name>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED_START = re.compile(r"([\w.-]+(\[[\w\]\[]*)?\s*)?")
 
 
 class _Call(msgspec.Struct):
