@@ -102,11 +102,32 @@ def test_bad_request_names_field_value_and_remedy(
             "response_format": {"type": "text"},
         },
         {"temperature": None, "stop": None, "user": "someone", "n": 1, "store": False},
+        {
+            "stream": True,
+            "stream_options": {"include_usage": None},
+            "tools": [{"type": "function", "function": {"name": "f", "strict": None}}],
+            "response_format": {"type": "text", "json_schema": None},
+        },
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": None, "function": {"name": "f", "arguments": ""}}],
+                },
+                {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "x"}]},
+            ]
+        },
     ],
 )
 def test_fields_that_ask_for_nothing_are_accepted(
     http: httpx2.Client, change: dict[str, Any]
 ) -> None:
+    """As clients write them that leave nothing out: null for a field, no letter for no arguments.
+
+    Regression: only fields of the request and its messages could be null.
+    """
     assert http.post("/v1/chat/completions", json=CHAT | change).status_code == 200
 
 

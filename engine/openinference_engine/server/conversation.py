@@ -29,7 +29,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     def for_template(self) -> dict[str, Any]:
         """Templates want the arguments as an object, and write them as they were taught."""
         try:
-            arguments = msgspec.json.decode(self.function.arguments, type=dict[str, Any])
+            arguments = msgspec.json.decode(self.function.arguments or "{}", type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise RequestError(
                 f"messages: the arguments of a call of {self.function.name!r} are not the JSON of "

@@ -35,6 +35,10 @@ _REMEDIES = {
     "suffix": "no model that is served here learnt to fill a middle; remove the field",
 }
 
+# Where clients write null for what they leave out (and our own answers, sent back, say `refusal:
+# null`), and how many levels down: below lie schemas, in which null is a value.
+_NULL_LEVELS = {"messages": 4, "tools": 3, "response_format": 2, "stream_options": 1}
+
 RequestType = TypeVar("RequestType", bound=msgspec.Struct)
 
 
@@ -46,10 +50,10 @@ def parse(body: bytes, kind: type[RequestType]) -> RequestType:
         raise RequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise RequestError(f"the body is a JSON {type(fields).__name__}; send an object")
-    given = _without_nulls(fields)
-    if isinstance(messages := given.get("messages"), list):
-        # Clients send our own answers back, and those say `refusal: null`.
-        given["messages"] = [_without_nulls(m) if isinstance(m, dict) else m for m in messages]
+    given = _without_nulls(fields, 1)
+    for name, levels in _NULL_LEVELS.items():
+        if name in given:
+            given[name] = _without_nulls(given[name], levels)
     known = kind.__struct_fields__
     for name in given.keys() - set(known):
         _refuse_unless_off(name, given[name])
@@ -59,8 +63,15 @@ def parse(body: bytes, kind: type[RequestType]) -> RequestType:
         raise _explain(error, given) from error
 
 
-def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _without_nulls(value: Any, levels: int) -> Any:
+    """Of lists and objects down to so many levels, those fields that are not null."""
+    if levels == 0:
+        return value
+    if isinstance(value, list):
+        return [_without_nulls(one, levels - 1) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(one, levels - 1) for name, one in value.items() if one is not None}
 
 
 def _refuse_unless_off(name: str, value: Any) -> None:
