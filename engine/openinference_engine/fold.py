@@ -72,6 +72,8 @@ class OutputFold:
         if reason is not None:
             text += self._detokenizer.flush()
         self.num_characters += len(text)
+        if self.num_tokens <= self._params.min_tokens:
+            return text  # as stop tokens do, stop strings wait for so many
         shown = self._stops.feed(text)
         return shown if reason is None else shown + self._stops.flush()
 

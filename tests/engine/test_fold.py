@@ -79,6 +79,14 @@ def test_stop_string_across_tokens_ends_the_answer(tokenizer: Tokenizer) -> None
     assert fold.num_tokens < len(tokenizer.encode("Hello, wonderful world! Bye"))
 
 
+def test_stop_string_waits_for_the_fewest_tokens(tokenizer: Tokenizer) -> None:
+    """It ended an answer before `min_tokens`, which stop tokens do not."""
+    fold = make_fold(tokenizer, ("two",), min_tokens=4)
+    text = "one two three four five two six"
+    assert "".join(feed_text(fold, tokenizer, text)) == "one two three four five "
+    assert fold.finish_reason == "stop"
+
+
 @pytest.mark.parametrize(
     ("params", "reason", "num_tokens"),
     [
