@@ -6,7 +6,7 @@ replica goes on here: its ids are fed again with the results thrown away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,7 +28,11 @@ class Delta:
 
 class OutputFold:
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, reading: Reading | None = None
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        reading: Reading | None = None,
+        prompt_ids: Sequence[int] = (),
     ) -> None:
         reading = reading or Reading()
         self.num_tokens = 0
@@ -40,7 +44,9 @@ class OutputFold:
         self._params = params
         self._shows_stop = reading.shows_stop
         self._detokenizer = Detokenizer(
-            tokenizer, skips_special_tokens=not reading.keeps_special_tokens
+            tokenizer,
+            skips_special_tokens=not reading.keeps_special_tokens,
+            context=prompt_ids[-1:] if reading.continues_prompt else (),
         )
         self._stops = StopBuffer(reading.stop, shows_stop=reading.shows_stop)
         self._parser = reading.new_parser()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from tests.engine.test_api import QUESTION
 
@@ -22,6 +25,35 @@ def test_completion_continues_the_prompt(client: openai.OpenAI) -> None:
         model="smollm2", prompt="1, 2, 3, 4,", temperature=0, max_tokens=6, stream=True
     )
     assert "".join(chunk.choices[0].text for chunk in stream) == answer.choices[0].text
+
+
+def test_completion_keeps_the_blank_that_it_begins_with(
+    start_server: Callable[..., Any], make_tiny_model: Callable[..., Path]
+) -> None:
+    """Regression: of models like Llama 2, `The sky is` went on with `blue`, and not ` blue`."""
+    folder = make_tiny_model()
+    blank = use_pieces(folder)
+    server = start_server(f"file://{folder}", "--served-model-name", "tiny")
+    server.wait_until("/ready", 200)
+    body = {"model": "tiny", "allowed_token_ids": [blank], "max_tokens": 2, "ignore_eos": True}
+    answer = httpx2.post(server.url + "/v1/completions", json=body | {"prompt": "a", "echo": True})
+    assert answer.json()["choices"][0]["text"] == "a  "
+    chat = body | {"messages": [{"role": "user", "content": "a"}]}
+    answer = httpx2.post(server.url + "/v1/chat/completions", json=chat)
+    assert answer.json()["choices"][0]["message"]["content"] == " "
+
+
+def use_pieces(folder: Path) -> int:
+    """Gives a model a tokenizer of SentencePiece's kind; returns the id of its blank."""
+    signs = ["\u2581", *"abcdefghijklmnopqrstuvwxyz", "<s>", "</s>"]
+    backend = Tokenizer(models.BPE({sign: number for number, sign in enumerate(signs)}, []))
+    replace = normalizers.Replace(" ", "\u2581")
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), replace])
+    parts = [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(parts)
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    return 0
 
 
 def test_prompt_may_be_token_ids(client: openai.OpenAI, http: httpx2.Client) -> None:

@@ -81,6 +81,15 @@ def test_pieces_and_bytes_come_back_as_text(pieces: tuple[Any, Tokenizer], text:
     assert "".join(map(detokenizer.feed, ids)) + detokenizer.flush() == text
 
 
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_text_goes_on_with_the_one_before_it(pieces: tuple[Any, Tokenizer], cut: int) -> None:
+    """A text of its own begins without the blank that its first piece carries."""
+    _, ours = pieces
+    ids = ours.encode("import the model from")
+    detokenizer = Detokenizer(ours, context=ids[:cut][-1:])
+    assert ours.decode(ids[:cut]) + "".join(map(detokenizer.feed, ids[cut:])) == ours.decode(ids)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_equal_transformers(tokenizer: Tokenizer, oracle: Any, text: str) -> None:
     assert tokenizer.encode(text) == oracle.encode(text)

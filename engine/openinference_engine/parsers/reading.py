@@ -15,6 +15,7 @@ class Reading:
     stop: tuple[str, ...] = ()
     shows_stop: bool = False  # the stop string or token is a part of the text
     shows_special_tokens: bool = False
+    continues_prompt: bool = False  # else a new text begins, whose first blank some models strip
     has_reasoning: bool = False
     begins_with_reasoning: bool = False  # the prompt ends with the sign that opens it
     call_format: CallFormat | None = None  # None: no tool may be called

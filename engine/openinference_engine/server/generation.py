@@ -194,7 +194,7 @@ class Generation:
         check_in_vocabulary("openinference.resume.token_ids", resumed_ids, vocab_size)
         prompt.is_resumed = prompt.is_resumed or bool(resumed_ids)
         echoed = prompt.text if request.echoes and not resumed_ids else ""
-        fold = OutputFold(self._tokenizer, params, reading)
+        fold = OutputFold(self._tokenizer, params, reading, prompt.token_ids)
         fold.replay(resumed_ids)
         timing = Timing(time.monotonic())
         return Choice(index, prompt, echoed, params, fold, resumed_ids, timing)

@@ -27,6 +27,7 @@ def reading_of(
         stop=request.stop_strings,
         shows_stop=request.include_stop_str_in_output,
         shows_special_tokens=not request.skip_special_tokens,
+        continues_prompt=not isinstance(request, ChatRequest) or request.continue_final_message,
         has_reasoning=has_reasoning,
         begins_with_reasoning=has_reasoning and end.rstrip().endswith(BEGIN),
         call_format=tools.form if tools else None,

@@ -71,10 +71,17 @@ class Detokenizer:
 
     _CUT = "\ufffd"
 
-    def __init__(self, tokenizer: Tokenizer, *, skips_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skips_special_tokens: bool = True,
+        context: Sequence[int] = (),
+    ) -> None:
+        """`context`: ids of the text that this one goes on with; without it, a new text begins."""
         self._tokenizer = tokenizer
         self._skips_special_tokens = skips_special_tokens
-        self._shown: list[int] = []  # ids whose text was given out last: context of the next
+        self._shown = list(context)  # ids whose text was given out last: context of the next
         self._held: list[int] = []
 
     def feed(self, token_id: int) -> str:
