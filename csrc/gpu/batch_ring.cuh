@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fragments.cuh"
+#include "ring.cuh"
 #include "rms_scale.cuh"
 #include "tensor_map.cuh"
 
@@ -85,14 +86,6 @@ template <class Source, class Plan> struct Shared {
 
 #ifdef OPENINFERENCE_HOPPER
 
-// A place in the ring, and how often the ring has been walked.
-template <int kStages> struct Turn {
-    int stage = 0, parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == kStages) stage = 0, parity ^= 1;
-    }
-};
-
 // What a block multiplies: `tiles` tiles, `slabs` slabs of columns. Grid: (blocks that share k, groups of tiles).
 template <class Plan> struct Work {
     int first_tile, tiles, first_column, slabs, columns;
@@ -127,16 +120,7 @@ __device__ __forceinline__ void feed(S& shared, const CUtensorMap& x, const Sour
             copy_box(&shared.ring[stage].x[lane][0][0], x, shared.copied[stage],
                      work.column(slab) + lane * kSwizzleColumns, 0);
     };
-    const int ahead = min(S::kStages, work.slabs);
-    for (int slab = 0; slab < ahead; ++slab) request_weights(slab, slab);
-    wait_for_predecessor();
-    for (int slab = 0; slab < ahead; ++slab) request_x(slab, slab);
-    Turn<S::kStages> turn;
-    for (int slab = ahead; slab < work.slabs; ++slab, turn.advance()) {
-        shared.empty[turn.stage].wait(turn.parity);
-        request_weights(turn.stage, slab);
-        request_x(turn.stage, slab);
-    }
+    feed_ring(shared, work.slabs, request_weights, request_x);
 }
 
 #endif

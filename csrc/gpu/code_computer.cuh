@@ -20,7 +20,7 @@ template <class T, class Weights> struct Computer {
     Shared<T, Weights>& shared;
     float (&sums)[T::kTokens / 2];
     const int tile;  // of this warp, in the block
-    wide::Turn<Shared<T, Weights>::kStages> turn;
+    Turn<Shared<T, Weights>::kStages> turn;
 
     __device__ __forceinline__ void run(int count) {
         if (count == 0) return;  // more splits than slabs

@@ -90,10 +90,8 @@ template <class T, class Weights> struct Shared {
 template <class T, class Weights>
 __device__ __forceinline__ void feed(Shared<T, Weights>& shared, const Rows& x, const CUtensorMap& units, int groups,
                                      const Steps& steps, int first_token) {
-    constexpr int kStages = Shared<T, Weights>::kStages;
     constexpr bool kHasScales = CodesOf<Weights>::kHasGroupScales;
     const uint32_t scale_bytes = kHasScales ? min(T::kTokens, x.tokens - first_token) * 4 : 0;
-    const int all = steps.count + steps.sums;
     const auto request_weights = [&](int stage, int index) {
         constexpr uint32_t kX = sizeof(shared.ring[0].x), kWeights = sizeof(shared.ring[0].weights);
         const bool is_codes = index < steps.count;
@@ -108,16 +106,7 @@ __device__ __forceinline__ void feed(Shared<T, Weights>& shared, const Rows& x, 
         if constexpr (kHasScales) copy_bytes(to.scales, x.scales_of(slab, first_token), scale_bytes, shared.copied[stage]);
         copy_box(&to.x[0][0], x.slabs, shared.copied[stage], 0, first_token, slab);
     };
-    const int ahead = min(kStages, all);
-    for (int index = 0; index < ahead; ++index) request_weights(index, index);
-    wait_for_predecessor();
-    for (int index = 0; index < ahead; ++index) request_x(index, index);
-    wide::Turn<kStages> turn;
-    for (int index = ahead; index < all; ++index, turn.advance()) {
-        shared.empty[turn.stage].wait(turn.parity);
-        request_weights(turn.stage, index);
-        request_x(turn.stage, index);
-    }
+    feed_ring(shared, steps.count + steps.sums, request_weights, request_x);
 }
 
 // The scales of whole rows, by the warps that do not feed.

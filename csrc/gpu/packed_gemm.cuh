@@ -27,7 +27,7 @@ template <class T, class Weights> struct Computer {
     float (&sums)[T::kTokens / 2];
     const int tile;  // of this warp, in the block
     const Operands<Weights> operands;
-    wide::Turn<Shared<T, Weights>::kStages> turn;
+    Turn<Shared<T, Weights>::kStages> turn;
 
     __device__ __forceinline__ void load(Operand& to, int half) const {
         operands.load(shared.ring[turn.stage].codes[tile], shared.numbers[turn.stage][tile], half, to);

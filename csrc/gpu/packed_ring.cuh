@@ -65,7 +65,6 @@ template <class T, class Weights> struct Shared {
 template <class T, class Weights>
 __device__ __forceinline__ void feed(Shared<T, Weights>& shared, const Maps& maps, const wide::Part& steps,
                                      int first_token) {
-    constexpr int kStages = Shared<T, Weights>::kStages;
     constexpr uint32_t kBytes = sizeof(shared.ring[0].x) + sizeof(shared.ring[0].codes) + sizeof(shared.numbers[0]);
     const int tile = blockIdx.y * T::kBlockTiles;
     const auto request_weights = [&](int stage, int index) {
@@ -77,16 +76,7 @@ __device__ __forceinline__ void feed(Shared<T, Weights>& shared, const Maps& map
     const auto request_x = [&](int stage, int index) {
         copy_box(shared.ring[stage].x, maps.x, shared.copied[stage], 0, first_token, (steps.first + index) * kHalves);
     };
-    const int ahead = min(kStages, steps.count);
-    for (int index = 0; index < ahead; ++index) request_weights(index, index);
-    wait_for_predecessor();
-    for (int index = 0; index < ahead; ++index) request_x(index, index);
-    wide::Turn<kStages> turn;
-    for (int index = ahead; index < steps.count; ++index, turn.advance()) {
-        shared.empty[turn.stage].wait(turn.parity);
-        request_weights(turn.stage, index);
-        request_x(turn.stage, index);
-    }
+    feed_ring(shared, steps.count, request_weights, request_x);
 }
 
 #endif

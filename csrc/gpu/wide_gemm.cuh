@@ -22,7 +22,6 @@ namespace wide {
 template <int kTokens>
 __device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap& x, const Bf16Source& weights,
                                      const Part& steps, const Sharing& sharing, int first_token) {
-    constexpr int kStages = Shared<kTokens>::kStages;
     const auto request_weights = [&](int stage, int index) {
         if (threadIdx.x == 0) shared.copied[stage].expect(sizeof(shared.ring[0]));
         __syncwarp();
@@ -37,16 +36,7 @@ __device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap&
         const int row = sharing.rank * (kTokens / 2);
         copy_box_to_both(tile[row], x, shared.copied[stage], column, first_token + row);
     };
-    const int ahead = min(kStages, steps.count);
-    for (int index = 0; index < ahead; ++index) request_weights(index, index);
-    wait_for_predecessor();
-    for (int index = 0; index < ahead; ++index) request_x(index, index);
-    Turn<kStages> turn;
-    for (int index = ahead; index < steps.count; ++index, turn.advance()) {
-        shared.empty[turn.stage].wait(turn.parity);
-        request_weights(turn.stage, index);
-        request_x(turn.stage, index);
-    }
+    feed_ring(shared, steps.count, request_weights, request_x);
     if constexpr (Budget<kTokens>::kRelease == Release::kBehindRequests) release_successor();
 }
 

@@ -1,6 +1,7 @@
 // The ring of shared memory through which slabs of W and x pass, and who of a cluster takes what.
 #pragma once
 
+#include "ring.cuh"
 #include "rms_scale.cuh"
 #include "weight_sources.cuh"
 
@@ -55,14 +56,6 @@ template <int kTokens> struct Shared {
 };
 
 #ifdef OPENINFERENCE_HOPPER
-
-// A place in the ring, and how often the ring has been walked.
-template <int kStages> struct Turn {
-    int stage = 0, parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == kStages) stage = 0, parity ^= 1;
-    }
-};
 
 // What a split's block has of so many: of steps, of a tile's tokens to finish.
 struct Part {
