@@ -117,8 +117,8 @@ def _penalise(logits: Tensor, draw: Draw) -> Tensor:
         outputs = torch.tensor(draw.history[draw.num_prompt :], dtype=torch.int64)
         counts = torch.bincount(outputs, minlength=len(logits))
         logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
-    for token_id, bias in params.logit_bias.items():
-        logits[token_id] += bias
+    if params.logit_bias:
+        logits[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()))
     return logits
 
 

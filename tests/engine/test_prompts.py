@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from openinference_engine.config import EngineConfig, ServerConfig
+from openinference_engine.core.messages import Loaded
+from openinference_engine.core.threaded import ThreadedCore
+from openinference_engine.parsers.reading import Reading
+from openinference_engine.server.encoded_prompt import EncodedPrompt
+from openinference_engine.server.front import load_front
+from openinference_engine.server.generation import Generation
+from openinference_engine.server.metrics import Metrics
+from openinference_engine.server.schema import CompletionRequest
+from openinference_engine.server.state import ServerState
 
 PROMPTS = ["The sea", "Ärger: 数字"]
 BODY: dict[str, Any] = {"model": "smollm2", "max_tokens": 8, "temperature": 1.1, "seed": 5, "n": 2}
@@ -105,3 +116,20 @@ def test_echo_comes_with_the_first_token_of_each_answer(http: httpx2.Client) -> 
             assert chunk["openinference"]["token_ids"][str(choice["index"])]
         begun.add(choice["index"])
     assert begun == set(range(4))
+
+
+async def test_rules_of_a_request_are_read_once_for_all_prompts(tiny_llama: Path) -> None:
+    """Regression: 256 bad words for 200 prompts kept every other client waiting for 10 s."""
+    server, engine = ServerConfig(), EngineConfig(f"file://{tiny_llama}")
+    core = ThreadedCore(engine)
+    core.loaded = Loaded(256, 8, "cpu", {}, {})
+    front = load_front(engine.model_uri)
+    metrics = Metrics(server, "tiny", core.heartbeat)
+    state = ServerState(server, engine, "tiny", core, metrics, 0, front=front)
+    prompts = [EncodedPrompt([token_id], front.tokenizer) for token_id in (5, 6, 7)]
+    bias = {"7": 1.0}
+    request = CompletionRequest(model="tiny", prompt="", bad_words=["bad"], logit_bias=bias)
+    choices = Generation(state, request, prompts, "", Reading(), "cmpl").choices
+    core._end()  # it was never run
+    for rule in ("bad_words", "logit_bias", "stop_token_ids"):
+        assert len({id(getattr(choice.params, rule)) for choice in choices}) == 1

@@ -23,7 +23,11 @@ from openinference_engine.request import SamplingParams
 from openinference_engine.server.encoded_prompt import EncodedPrompt
 from openinference_engine.server.logprobs import name_tokens
 from openinference_engine.server.metrics import Timing
-from openinference_engine.server.params import check_in_vocabulary, sampling_params
+from openinference_engine.server.params import (
+    check_in_vocabulary,
+    max_tokens_behind,
+    sampling_params,
+)
 from openinference_engine.server.piece import Piece
 from openinference_engine.server.schema import GenerationRequest
 from openinference_engine.server.state import ServerState
@@ -174,8 +178,10 @@ class Generation:
         others is answered as it would be alone, and one that is repeated as if more were asked.
         """
         numbers: Counter[tuple[int, ...]] = Counter()
+        shared, room = sampling_params(self._state, request, grammar), self._state.max_model_len
         for prompt in self.prompts:
-            params = sampling_params(self._state, request, len(prompt.token_ids), grammar)
+            max_tokens = max_tokens_behind(request, len(prompt.token_ids), room)
+            params = msgspec.structs.replace(shared, max_tokens=max_tokens)
             first = numbers[tuple(prompt.token_ids)]
             numbers[tuple(prompt.token_ids)] += request.n
             for number in range(first, first + request.n):

@@ -14,22 +14,18 @@ from openinference_engine.tokenizer.tokenizer import Tokenizer
 _COLDEST = 1e-5  # logits divided by less overflow; the likeliest token is meant
 
 
-def sampling_params(
-    state: ServerState, request: GenerationRequest, num_prompt: int, grammar: str = ""
-) -> SamplingParams:
-    """Raises RequestError if the request does not fit the model."""
-    max_tokens = _max_tokens(request, num_prompt, state.max_model_len)
-    if request.min_tokens > max_tokens:
-        raise RequestError(
-            f"min_tokens: {request.min_tokens} exceeds max_tokens {max_tokens}; lower it",
-            "min_tokens",
-        )
+def sampling_params(state: ServerState, request: GenerationRequest, grammar: str) -> SamplingParams:
+    """What the answers to all prompts share; made once, for rules may name every token.
+
+    `max_tokens` is for `max_tokens_behind` to say. Raises RequestError if a rule does not fit the
+    model.
+    """
     front = state.front_or_refuse
     check_in_vocabulary("stop_token_ids", request.stop_token_ids, front.vocab_size)
     ends = frozenset() if request.ignore_eos else front.tokenizer.end_token_ids
     return SamplingParams(
         seed=secrets.randbits(63) if request.seed is None else request.seed,
-        max_tokens=max_tokens,
+        max_tokens=1,
         min_tokens=request.min_tokens,
         stop_token_ids=ends.union(request.stop_token_ids),
         temperature=request.temperature if request.temperature >= _COLDEST else 0.0,
@@ -54,6 +50,17 @@ def check_model(state: ServerState, name: str | None) -> None:
         raise ModelNotFound(
             f"model: {name!r} is not served here; use {state.model_name!r}", "model"
         )
+
+
+def max_tokens_behind(request: GenerationRequest, num_prompt: int, max_model_len: int) -> int:
+    """Of an answer to a prompt of so many tokens. Raises RequestError if they do not fit."""
+    max_tokens = _max_tokens(request, num_prompt, max_model_len)
+    if request.min_tokens > max_tokens:
+        raise RequestError(
+            f"min_tokens: {request.min_tokens} exceeds max_tokens {max_tokens}; lower it",
+            "min_tokens",
+        )
+    return max_tokens
 
 
 def _max_tokens(request: GenerationRequest, num_prompt: int, max_model_len: int) -> int:
