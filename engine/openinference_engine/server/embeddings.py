@@ -20,6 +20,7 @@ from openinference_engine.config import EngineConfig
 from openinference_engine.core.messages import Submit, Token
 from openinference_engine.errors import GenerationFailed, RequestError
 from openinference_engine.request import SamplingParams
+from openinference_engine.server.answer import answer
 from openinference_engine.server.body import read
 from openinference_engine.server.params import check_model
 from openinference_engine.server.prompt import encode_to_answer, text_prompt
@@ -49,7 +50,7 @@ async def embeddings(request: web.Request) -> web.Response:
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-    return web.json_response(
+    return answer(
         {"object": "list", "data": data, "model": state.model_name, "usage": usage}
     )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from openinference_engine.server.answer import answer
 from openinference_engine.server.begin import begin_chat, begin_completion, check
 from openinference_engine.server.body import read
 from openinference_engine.server.generation import Generation
@@ -48,7 +49,7 @@ async def models(request: web.Request) -> web.Response:
         "owned_by": "openinference",
         "max_model_len": state.core.loaded.max_model_len if state.core.loaded else None,
     }
-    return web.json_response({"object": "list", "data": [card]})
+    return answer({"object": "list", "data": [card]})
 
 
 async def _answer(
@@ -73,4 +74,4 @@ def _traced(
 
 
 async def _respond(generation: Generation, style: Style) -> web.Response:
-    return web.json_response(style.body(generation, await generation.collect()))
+    return answer(style.body(generation, await generation.collect()))

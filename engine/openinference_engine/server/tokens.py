@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from openinference_engine.errors import RequestError
+from openinference_engine.server.answer import answer
 from openinference_engine.server.body import read
 from openinference_engine.server.params import check_in_vocabulary, check_model
 from openinference_engine.server.prompt import Prompt, chat_prompt, encode, text_prompt
@@ -19,7 +20,7 @@ async def tokenize(request: web.Request) -> web.Response:
     asked = await read(request, TokenizeRequest)
     check_model(state, asked.model)
     token_ids = await encode(state, _prompt(asked))
-    answer: dict[str, Any] = {
+    told: dict[str, Any] = {
         "count": len(token_ids),
         "max_model_len": state.max_model_len,
         "tokens": token_ids,
@@ -27,8 +28,8 @@ async def tokenize(request: web.Request) -> web.Response:
     if asked.return_token_strs:
         tokenizer = state.front_or_refuse.tokenizer
         pieces = (tokenizer.token_bytes(token_id) for token_id in token_ids)
-        answer["token_strs"] = [piece.decode(errors="replace") for piece in pieces]
-    return web.json_response(answer)
+        told["token_strs"] = [piece.decode(errors="replace") for piece in pieces]
+    return answer(told)
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -38,7 +39,7 @@ async def detokenize(request: web.Request) -> web.Response:
     front = state.front_or_refuse
     check_in_vocabulary("tokens", asked.tokens, front.vocab_size)
     text = front.tokenizer.decode(asked.tokens, skips_special_tokens=False)
-    return web.json_response({"prompt": text})
+    return answer({"prompt": text})
 
 
 def _prompt(asked: TokenizeRequest) -> Prompt:
