@@ -101,6 +101,11 @@ def extend_hashes(request: Request, block_size: int, num_blocks: int) -> list[by
     while len(hashes) < num_blocks:
         start = len(hashes) * block_size
         tokens = array("i", request.token_ids[start : start + block_size])
-        parent = hashes[-1] if hashes else request.salt
+        parent = hashes[-1] if hashes else _root(request.salt)
         hashes.append(hashlib.blake2b(parent + tokens.tobytes(), digest_size=16).digest())
     return hashes[:num_blocks]
+
+
+def _root(salt: bytes) -> bytes:
+    """What stands before the first block; a salt written like the hash of others' is not theirs."""
+    return hashlib.blake2b(salt, digest_size=16, person=b"salt").digest() if salt else b""

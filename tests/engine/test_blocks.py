@@ -150,3 +150,11 @@ def test_blocks_without_a_prefix_are_reused_before_those_with_one() -> None:
         pool.release(pool.allocate(1) or [])
 
     assert len(pool.take_prefix([bytes([0]), bytes([1])])) == 2
+
+
+def test_salt_cannot_stand_for_the_blocks_of_others() -> None:
+    """One written like the hash of a known prefix gave what followed it the same hashes."""
+    params = SamplingParams(seed=0, max_tokens=1)
+    first, second = extend_hashes(Request("a", list(range(8)), params), 4, 2)
+    (forged,) = extend_hashes(Request("b", [4, 5, 6, 7], params, salt=first), 4, 1)
+    assert forged != second

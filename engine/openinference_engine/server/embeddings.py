@@ -50,9 +50,7 @@ async def embeddings(request: web.Request) -> web.Response:
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-    return answer(
-        {"object": "list", "data": data, "model": state.model_name, "usage": usage}
-    )
+    return answer({"object": "list", "data": data, "model": state.model_name, "usage": usage})
 
 
 def check_embeds(engine: EngineConfig) -> None:
