@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from openinference_engine.errors import StartError
-from openinference_engine.weights.source import RangesUnsupported, Source, SourceFile
+from openinference_engine.weights.source import RangesUnsupported, Source, SourceFile, first_line
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _read_patiently(source: Source, file: SourceFile, start: int, end: int) -> b
 
 def _pause_or_give_up(file: SourceFile, attempt: int, error: Exception) -> None:
     """Wait before the next attempt. Raises StartError when another one is of no use."""
-    told = (str(error) or type(error).__name__).splitlines()[0]
+    told = first_line(error)
     if isinstance(error, StartError):
         raise error
     if isinstance(error, (FileNotFoundError, PermissionError)):

@@ -5,11 +5,13 @@ Only safetensors, GGUF and what describes them is ever chosen: no pickle, no cod
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from openinference_engine.errors import StartError
 
+_QUERY = re.compile(r"\?[^\s'\"]+")
 _COMPANIONS = (".json", ".jinja")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -79,5 +81,5 @@ def one_file(uri: str, files: list[SourceFile], name: str) -> tuple[SourceFile, 
 
 
 def first_line(error: BaseException) -> str:
-    """Or its type, if it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """Or its type, if it says nothing; without what a link is signed by."""
+    return _QUERY.sub("?…", (str(error) or type(error).__name__).splitlines()[0])

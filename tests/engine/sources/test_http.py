@@ -140,6 +140,19 @@ def test_a_volume_that_is_too_small_is_said_before_the_download(
     assert web.bytes_sent == 0
 
 
+def test_a_signed_link_is_not_told(
+    model: str, web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The hub sends on to such links, and whoever reads one in a log or a status may fetch it."""
+    web.files["/signed.gguf"] = web.files["/tiny.gguf"]
+    web.redirects["/tiny.gguf"] = f"{web.url}/signed.gguf?signature=secret"
+    web.fails_by = 503
+    with pytest.raises(StartError, match=r"503.*/signed\.gguf\?…") as refusal:
+        fetch(model, tmp_path)
+    fields = [record.__dict__.get("fields") for record in caplog.records]
+    assert "secret" not in f"{refusal.value} {fields}"
+
+
 def test_credentials_of_a_web_server_come_from_the_environment(
     model: str, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:

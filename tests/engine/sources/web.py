@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 
 class Web:
@@ -18,6 +20,8 @@ class Web:
         self.cuts: list[int] = []  # each answer takes one: so many bytes, then the line is cut
         self.stalls_from: int | None = None  # ranges that begin here or later never arrive
         self.authorization: str | None = None
+        self.redirects: dict[str, str] = {}  # path → where it is instead
+        self.fails_by: int | None = None  # the status of every range that is asked for
         self.bytes_sent = 0
         self.answers: list[str] = []
         self._lock = threading.Lock()
@@ -60,6 +64,9 @@ class Web:
 
             def _answer(self, sends_body: bool) -> None:
                 path = self.path.partition("?")[0]
+                if place := web.redirects.get(path):
+                    self._head(302, 0, {"Location": place})
+                    return
                 content = web.files.get(path)
                 if web.authorization and self.headers["Authorization"] != web.authorization:
                     self._head(401, 0)
@@ -68,6 +75,9 @@ class Web:
                     self._head(404, 0)
                     return
                 asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+                if asked and web.fails_by:
+                    self._head(web.fails_by, 0)
+                    return
                 if asked and web.knows_ranges:
                     if web.stalls_from is not None and int(asked[1]) >= web.stalls_from:
                         time.sleep(60)
@@ -77,10 +87,12 @@ class Web:
                 if sends_body:
                     web.send(self, content)
 
-            def _head(self, status: int, num_bytes: int) -> None:
+            def _head(
+                self, status: int, num_bytes: int, headers: Mapping[str, str] = MappingProxyType({})
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(num_bytes))
-                for name, value in web.headers.items():
+                for name, value in [*web.headers.items(), *headers.items()]:
                     self.send_header(name, value)
                 self.end_headers()
 
