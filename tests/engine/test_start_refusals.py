@@ -33,6 +33,13 @@ def test_unknown_architecture_is_named(make_tiny_model: Callable[..., Path]) -> 
         Engine(open_checkpoint(folder), EngineConfig(""))
 
 
+def test_unknown_activation_is_refused(make_tiny_model: Callable[..., Path]) -> None:
+    """A model with another gate was computed with ours, and answered nonsense."""
+    folder = make_tiny_model(hidden_act="gelu")
+    with pytest.raises(StartError, match="hidden_act 'gelu' is unknown; known are silu, swish"):
+        _ = open_checkpoint(folder).config
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

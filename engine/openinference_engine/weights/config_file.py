@@ -20,6 +20,7 @@ _ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3moe",
 }
+_ACTIVATIONS = ("silu", "swish")  # two names of one; of the gate in each feed-forward block
 CLASS_NAMES = {ours: theirs for theirs, ours in _ARCHITECTURES.items()}
 
 
@@ -44,6 +45,7 @@ class _ConfigFile(msgspec.Struct, frozen=True):
     max_position_embeddings: _Count
     rms_norm_eps: float
     architectures: list[str] = []
+    hidden_act: str = "silu"
     num_key_value_heads: _Count | None = None
     head_dim: _Count | None = None
     rope_theta: float | None = None
@@ -81,6 +83,11 @@ def decode_config(path: Path, kind: type[_File]) -> _File:
 def read_config(path: Path) -> ModelConfig:
     """Raises StartError naming the field if the file is missing, damaged or contradicts itself."""
     file = decode_config(path, _ConfigFile)
+    if file.hidden_act not in _ACTIVATIONS:
+        raise StartError(
+            f"{path}: hidden_act {file.hidden_act!r} is unknown; known are "
+            f"{', '.join(_ACTIVATIONS)}"
+        )
     rope = file.rope_parameters or file.rope_scaling or _Rope()
     return ModelConfig(
         architecture=file.architecture,
