@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -61,14 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     timeout = server.drain_timeout_seconds
     add(
         "--drain-timeout-seconds",
-        type=float,
+        type=_seconds_or_zero,
         default=timeout,
         help="for requests, once told to end",
     )
     add("--otlp-endpoint", help="send spans there; default: OTEL_EXPORTER_OTLP_ENDPOINT")
     add("--max-body-bytes", type=_positive, default=server.max_body_bytes, help="more: 413")
     timeout = server.client_timeout_seconds
-    add("--client-timeout-seconds", type=float, default=timeout, help="for a client that hangs")
+    add("--client-timeout-seconds", type=_seconds, default=timeout, help="for a client that hangs")
     add("--max-model-len", type=_positive, help="default: what the model was trained for")
     add("--max-sequences", type=_positive, default=engine.max_sequences, help="seats")
     add("--dtype", choices=get_args(DataType), default=engine.dtype, help="of weights in memory")
@@ -92,8 +93,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--kv-cache-bytes", type=_positive, help="default: all seats, what is spare")
     add("--max-step-tokens", type=_positive, default=engine.max_step_tokens, help="of one step")
-    add("--ageing-seconds", type=float, default=engine.ageing_seconds, help="worth of one class")
-    add("--queue-timeout-seconds", type=float, help="longest wait for a seat, then 503")
+    add(
+        "--ageing-seconds",
+        type=_seconds_or_zero,
+        default=engine.ageing_seconds,
+        help="worth of one class",
+    )
+    add("--queue-timeout-seconds", type=_seconds, help="longest wait for a seat, then 503")
     add("--no-prefix-caching", dest="prefix_caching", action="store_false", help="compute all anew")
     _add_group_flags(serve)
     return parser
@@ -109,7 +115,9 @@ def _add_group_flags(serve: argparse.ArgumentParser) -> None:
     add("--pod-index", type=_count, help="of this pod; default: OPENINFERENCE_POD_INDEX, else 0")
     add("--rendezvous", help="host:port where pod 0 meets the others")
     seconds = group.rendezvous_timeout_seconds
-    add("--rendezvous-timeout-seconds", type=float, default=seconds, help="for all ranks to come")
+    add(
+        "--rendezvous-timeout-seconds", type=_seconds, default=seconds, help="for all ranks to come"
+    )
 
 
 def engine_config(
@@ -200,6 +208,20 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is not allowed; use 0 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _seconds_or_zero(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no time; use seconds such as 30")
+    return value
+
+
+def _seconds_or_zero(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time; use seconds such as 30")
     return value
 
 

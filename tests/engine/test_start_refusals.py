@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from openinference_engine.__main__ import build_parser, engine_config
 from openinference_engine.config import EngineConfig
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
+from openinference_engine.server.door import opened
 from openinference_engine.weights.checkpoint import open_checkpoint
 
 
@@ -71,3 +73,28 @@ def test_no_graph_hides_an_op_where_each_is_waited_for(waits: str, uses_graphs: 
     options = build_parser().parse_args(["serve", "file:///model.gguf"])
     config = engine_config(options, {"CUDA_LAUNCH_BLOCKING": waits})
     assert config.uses_graphs == uses_graphs
+
+
+@pytest.mark.parametrize("flag", ["--client-timeout-seconds", "--queue-timeout-seconds"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_flag_that_is_no_time_is_refused(
+    flag: str, seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some refused every body as too slow, others waited for ever."""
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["serve", "file:///model.gguf", flag, seconds])
+    assert f"{flag}: {seconds} is no time; use seconds such as 30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("127.0.0.1", 99999, "port must be 0-65535"),
+        ("no-such-host.invalid", 8000, r"(Name or service not known|.*name resolution)"),
+    ],
+)
+async def test_address_that_is_none_is_told(host: str, port: int, reason: str) -> None:
+    """It was a traceback, or an unknown error."""
+    with pytest.raises(StartError, match=f"cannot listen on {host}:{port}: .*{reason}"):
+        async with opened(web.Application(), host, port):
+            pass

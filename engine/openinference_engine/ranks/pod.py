@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +18,10 @@ from prometheus_client import CONTENT_TYPE_LATEST as TEXT_FORMAT
 from prometheus_client import CollectorRegistry, generate_latest
 
 from openinference_engine.config import EngineConfig, ServerConfig
-from openinference_engine.errors import EXIT_CANNOT_START, EXIT_RANK_LOST, StartError
+from openinference_engine.errors import EXIT_CANNOT_START, EXIT_RANK_LOST
 from openinference_engine.ranks.local import LocalRanks
 from openinference_engine.ranks.metrics import RankMetrics
+from openinference_engine.server import door
 
 _LOOK_SECONDS = 0.1
 _MARGIN_SECONDS = 10.0  # after the group's drain, for rank 0 to end it
@@ -33,21 +33,13 @@ async def serve_pod(server: ServerConfig, engine: EngineConfig) -> int:
     """Until the first rank ends; returns the exit code."""
     with TemporaryDirectory(prefix="openinference-ranks-") as folder:
         ranks = LocalRanks(engine, engine.group.rendezvous or "", Path(folder))
-        runner = web.AppRunner(_app(server, ranks), access_log=None)
-        await runner.setup()
         try:
-            await web.TCPSite(runner, server.host, server.port).start()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, ranks.terminate)
-            return await _watch(ranks, server.drain_timeout_seconds + _MARGIN_SECONDS)
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise StartError(
-                f"cannot listen on {server.host}:{server.port}: {reason}; free it"
-            ) from error
+            async with door.opened(_app(server, ranks), server.host, server.port):
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, ranks.terminate)
+                return await _watch(ranks, server.drain_timeout_seconds + _MARGIN_SECONDS)
         finally:
             ranks.kill()
-            await runner.cleanup()
 
 
 async def _watch(ranks: LocalRanks, drain_seconds: float) -> int:

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import PurePosixPath
 
-from aiohttp import web
-
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.spawned import SpawnedCore
-from openinference_engine.errors import EXIT_CANNOT_START, StartError
-from openinference_engine.server import http_log
+from openinference_engine.errors import EXIT_CANNOT_START
+from openinference_engine.server import door
 from openinference_engine.server.app import build_app
 from openinference_engine.server.front import load_front
 from openinference_engine.server.metrics import Metrics
@@ -66,24 +63,13 @@ def _on_signal(handle: Callable[[], None], *signals: signal.Signals) -> None:
 
 @asynccontextmanager
 async def _listening(state: ServerState) -> AsyncIterator[None]:
-    runner = web.AppRunner(
-        build_app(state), handler_cancellation=True, access_log=None, logger=http_log.log
-    )
-    await runner.setup()
-    host, port = state.server.host, state.server.port
-    try:
-        await web.TCPSite(runner, host, port, shutdown_timeout=1).start()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise StartError(f"cannot listen on {host}:{port}: {reason}; free it") from error
-    log.info("listening", extra={"fields": {"host": host, "port": port}})
-    try:
-        yield
-    finally:
-        state.is_closing = True
-        await runner.cleanup()
-        if state.tracing is not None:
-            await asyncio.to_thread(state.tracing.close)
+    async with door.opened(build_app(state), state.server.host, state.server.port):
+        try:
+            yield
+        finally:
+            state.is_closing = True
+    if state.tracing is not None:
+        await asyncio.to_thread(state.tracing.close)
 
 
 @asynccontextmanager
