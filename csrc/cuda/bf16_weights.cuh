@@ -33,8 +33,8 @@ struct Bf16Weights {
             for (int run = 0; run < kRuns; ++run) {
                 lower[run] = upper[run] = make_uint4(0, 0, 0, 0);
                 if (run >= first && run < end) {
-                    lower[run] = load_weights(low + run * kRunColumns);
-                    upper[run] = load_weights(high + run * kRunColumns);
+                    lower[run] = load_row_weights(low + run * kRunColumns);
+                    upper[run] = load_row_weights(high + run * kRunColumns);
                 }
             }
         }

@@ -22,6 +22,15 @@ __device__ __forceinline__ uint4 load_weights(const void* address) {
     return v;
 }
 
+// The same of a matrix whose rows lie apart: the first load of a row's 256 bytes brings them all to L2 (docs/log.md).
+__device__ __forceinline__ uint4 load_row_weights(const void* address) {
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(address));
+    return v;
+}
+
 __device__ __forceinline__ uint32_t load_weight_word(const void* address) {
     uint32_t v;
     asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(address));
