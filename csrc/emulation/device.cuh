@@ -51,6 +51,7 @@ template <class To, class From> To bits_as(From value) {
 }
 
 inline uint4 load_weights(const void* address) { return *static_cast<const uint4*>(address); }
+inline uint4 load_row_weights(const void* address) { return load_weights(address); }
 
 inline uint32_t load_weight_word(const void* address) { return *static_cast<const uint32_t*>(address); }
 
