@@ -31,6 +31,16 @@ def test_conversation_is_tokenized_as_the_model_reads_it(http: httpx2.Client) ->
     assert text.endswith("<|im_start|>assistant\n")
 
 
+def test_parts_of_a_message_are_lines(http: httpx2.Client) -> None:
+    """Two parts, such as a document and a question, were glued together: `…endWhat is …?`."""
+    parts = [{"type": "text", "text": text} for text in ("the end", "What is it?")]
+    answers = [
+        http.post("/tokenize", json={"messages": [{"role": "user", "content": content}]}).json()
+        for content in (parts, "the end\nWhat is it?")
+    ]
+    assert answers[0] == answers[1]
+
+
 def test_models_list_names_the_model(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["smollm2"]
 

@@ -65,7 +65,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def _text(self) -> str:
         if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
+            return "\n".join(part.text for part in self.content)
         return self.content or ""
 
 
