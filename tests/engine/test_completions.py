@@ -31,10 +31,7 @@ def test_completion_keeps_the_blank_that_it_begins_with(
     start_server: Callable[..., Any], make_tiny_model: Callable[..., Path]
 ) -> None:
     """Regression: of models like Llama 2, `The sky is` went on with `blue`, and not ` blue`."""
-    folder = make_tiny_model()
-    blank = use_pieces(folder)
-    server = start_server(f"file://{folder}", "--served-model-name", "tiny")
-    server.wait_until("/ready", 200)
+    server, blank = start_pieces(start_server, make_tiny_model())
     body = {"model": "tiny", "allowed_token_ids": [blank], "max_tokens": 2, "ignore_eos": True}
     answer = httpx2.post(server.url + "/v1/completions", json=body | {"prompt": "a", "echo": True})
     assert answer.json()["choices"][0]["text"] == "a  "
@@ -43,8 +40,20 @@ def test_completion_keeps_the_blank_that_it_begins_with(
     assert answer.json()["choices"][0]["message"]["content"] == " "
 
 
-def use_pieces(folder: Path) -> int:
-    """Gives a model a tokenizer of SentencePiece's kind; returns the id of its blank."""
+def test_offsets_know_of_the_blank_that_no_text_begins_with(
+    start_server: Callable[..., Any], make_tiny_model: Callable[..., Path]
+) -> None:
+    """Of the same models a blank that was a token of its own was not counted, the first one was."""
+    server, _ = start_pieces(start_server, make_tiny_model())
+    body = {"model": "tiny", "prompt": "a b  c", "echo": True, "logprobs": 0, "max_tokens": 1}
+    (choice,) = httpx2.post(server.url + "/v1/completions", json=body).json()["choices"]
+    rated = choice["logprobs"]
+    told = list(zip(rated["tokens"], rated["text_offset"], strict=True))
+    assert told[:7] == [(" ", 0), ("a", 0), (" ", 1), ("b", 2), (" ", 3), (" ", 4), ("c", 5)]
+
+
+def start_pieces(start_server: Callable[..., Any], folder: Path) -> tuple[Any, int]:
+    """A model with a tokenizer of SentencePiece's kind, and the id of its blank."""
     signs = ["\u2581", *"abcdefghijklmnopqrstuvwxyz", "<s>", "</s>"]
     backend = Tokenizer(models.BPE({sign: number for number, sign in enumerate(signs)}, []))
     replace = normalizers.Replace(" ", "\u2581")
@@ -53,7 +62,9 @@ def use_pieces(folder: Path) -> int:
     backend.decoder = decoders.Sequence(parts)
     backend.add_special_tokens(["<s>", "</s>"])
     backend.save(str(folder / "tokenizer.json"))
-    return 0
+    server = start_server(f"file://{folder}", "--served-model-name", "tiny")
+    server.wait_until("/ready", 200)
+    return server, 0
 
 
 def test_prompt_may_be_token_ids(client: openai.OpenAI, http: httpx2.Client) -> None:

@@ -30,14 +30,23 @@ class EncodedPrompt:
 
     def rate(self, logprobs: list[TokenLogprobs]) -> None:
         """`logprobs`: of each token but the first."""
-        offset = 0
+        offset = -self._num_stripped
         for before, token_id, rated in zip(
             self.token_ids[:-1], self.token_ids[1:], logprobs, strict=True
         ):
             offset += self._num_characters(before)
-            self.rated.append(name_tokens(self.tokenizer, token_id, rated, offset))
+            self.rated.append(name_tokens(self.tokenizer, token_id, rated, max(offset, 0)))
+
+    @property
+    def _num_stripped(self) -> int:
+        """Of the characters that its first tokens spell, those that its text does not begin with:
+        a SentencePiece decoder strips one blank.
+        """
+        shown = (token_id for token_id in self.token_ids if self._num_characters(token_id))
+        spelt = self.tokenizer.token_bytes(next(shown, self.token_ids[0]))
+        return int(spelt.startswith(b" ") and not self.text.startswith(" "))
 
     def _num_characters(self, token_id: int) -> int:
         """Of the text, those that begin with this token; special ones are not shown."""
-        is_shown = bool(self.tokenizer.decode([token_id]))
+        is_shown = token_id not in self.tokenizer.special_token_ids
         return is_shown * sum(byte & 0xC0 != 0x80 for byte in self.tokenizer.token_bytes(token_id))

@@ -53,6 +53,12 @@ class Tokenizer:
         return self._spelling.bytes_of(token_id)
 
     @cached_property
+    def special_token_ids(self) -> frozenset[int]:
+        """Those that no text shows unless it is asked to."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @cached_property
     def _spelling(self) -> Spelling:
         return Spelling(self.backend)
 
