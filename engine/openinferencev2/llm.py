@@ -186,7 +186,9 @@ class LLM:
             raise
 
     def close(self) -> None:
-        """Ends the engine and gives its memory back."""
+        """Ends the engine and gives its memory back. Once more does nothing."""
+        if self._thread.loop.is_closed():
+            return
         self._thread.run(self._llm.__aexit__(None, None, None))
         self._thread.stop()
 

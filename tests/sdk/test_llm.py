@@ -126,3 +126,9 @@ def test_program_that_never_closes_its_model_ends_all_the_same() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert (ended.returncode, ended.stdout) == (0, "length\n"), ended.stderr
+
+
+def test_what_is_closed_may_be_closed_again() -> None:
+    """Leaving the context of a model that was closed inside raised `Event loop is closed`."""
+    with LLM(SMOLLM2, max_model_len=512) as llm:
+        llm.close()
