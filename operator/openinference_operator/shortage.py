@@ -4,7 +4,7 @@ The scheduler says how many nodes lack a resource, not how much of it. Pure, on 
 the API server lists them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from openinference_operator.sizing import human
 from openinference_operator.store import Object
 
 ENDED = ("Succeeded", "Failed")
+REPELLING = ("NoSchedule", "NoExecute")
 
 Used: TypeAlias = dict[str, dict[str, Decimal]]  # by node and resource
 
@@ -40,12 +41,37 @@ def reserve(used: Used, pod: Object) -> None:
         total[name] = total.get(name, Decimal(0)) + amount
 
 
-def explain(lacking: Mapping[str, Decimal], nodes: Iterable[Object], used: Used) -> str:
-    """What is `lacking`, beside the most that is free; empty when the nodes are not known."""
-    usable = [node for node in nodes if not node.get("spec", {}).get("unschedulable")]
-    if not usable:
+def admits(node: Object, pod_spec: Mapping[str, Any]) -> bool:
+    """Whether a node would take a pod if it were empty: by its labels, and by its taints."""
+    labels, spec = node["metadata"].get("labels") or {}, node.get("spec") or {}
+    selector, tolerations = pod_spec["nodeSelector"], pod_spec["tolerations"]
+    is_chosen = all(labels.get(name) == value for name, value in selector.items())
+    kept_out = (taint for taint in spec.get("taints") or [] if taint["effect"] in REPELLING)
+    return (
+        is_chosen
+        and not spec.get("unschedulable")
+        and all(any(_tolerates(each, taint) for each in tolerations) for taint in kept_out)
+    )
+
+
+def explain(lacking: Mapping[str, Decimal], nodes: Sequence[Object], used: Used) -> str:
+    """What is `lacking`, beside the most that is free on these nodes; empty without any."""
+    if not nodes:
         return ""
-    return "; ".join(_sentence(name, needed, usable, used) for name, needed in lacking.items())
+    return "; ".join(_sentence(name, needed, nodes, used) for name, needed in lacking.items())
+
+
+def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
+    """As Kubernetes has it: what a toleration leaves out holds for every taint."""
+    is_for_any_value = toleration.get("operator") == "Exists"
+    return (
+        toleration.get("effect") in (None, "", taint["effect"])
+        and (
+            toleration.get("key") == taint["key"]
+            or (is_for_any_value and not toleration.get("key"))
+        )
+        and (is_for_any_value or toleration.get("value", "") == taint.get("value", ""))
+    )
 
 
 def _sentence(resource: str, needed: Decimal, nodes: Iterable[Object], used: Used) -> str:

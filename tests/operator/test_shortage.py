@@ -6,10 +6,11 @@ from decimal import Decimal
 import pytest
 from openinference_operator import cluster as cluster_module
 from openinference_operator.facts import Facts
+from openinference_operator.manifests.placement import placed
 from openinference_operator.observe import Obstacle
 from openinference_operator.pods import read_pod
 from openinference_operator.resources import RESOURCES
-from openinference_operator.shortage import explain, requests_of, reserve
+from openinference_operator.shortage import admits, explain, requests_of, reserve
 from openinference_operator.signals import stuck as stuck_module
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import Stuck
@@ -20,13 +21,9 @@ from openinference_operator.status import build_status
 GPU = "nvidia.com/gpu"
 
 
-def node(name, unschedulable=False, **allocatable):
+def node(name, **allocatable):
     amounts = {GPU if key == "gpu" else key: value for key, value in allocatable.items()}
-    return {
-        "metadata": {"name": name},
-        "spec": {"unschedulable": unschedulable},
-        "status": {"allocatable": amounts},
-    }
+    return {"metadata": {"name": name}, "spec": {}, "status": {"allocatable": amounts}}
 
 
 def pod(where, gpus, phase="Running"):
@@ -54,12 +51,6 @@ SHORTAGES = {
         NODES,
         [pod(None, 4)],
         f"needs 9 {GPU} on one node, largest free is 8 on node a",
-    ),
-    "a cordoned node has nothing free": (
-        {GPU: 8},
-        [node("a", unschedulable=True, gpu="8"), node("b", gpu="1")],
-        [],
-        f"needs 8 {GPU} on one node, largest free is 1 on node b",
     ),
     "no node has any": ({GPU: 1}, [node("a", memory="1Gi")], [], "largest free is 0"),
     "bytes are readable": (
@@ -90,6 +81,62 @@ def test_a_shortage_in_numbers(lacking, nodes, pods, words):
     told = explain(lacking, nodes, used)
     assert told.endswith(words)
     assert bool(told) == bool(words)
+
+
+TAINT = {"key": "team", "value": "vision", "effect": "NoSchedule"}
+ADMISSIONS = {
+    # name: (labels of a node, its spec, what the pod says) -> whether the node takes it
+    "any": ({}, {}, {}, True),
+    "cordoned": ({}, {"unschedulable": True}, {}, False),
+    "of another pool": ({"pool": "cpu"}, {}, {"nodeSelector": {"pool": "gpu"}}, False),
+    "of the pool": ({"pool": "gpu"}, {}, {"nodeSelector": {"pool": "gpu"}}, True),
+    "tainted": ({}, {"taints": [TAINT]}, {}, False),
+    "not ready": (
+        {},
+        {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]},
+        {},
+        False,
+    ),
+    "a taint that only asks": ({}, {"taints": [TAINT | {"effect": "PreferNoSchedule"}]}, {}, True),
+    "tolerated": ({}, {"taints": [TAINT]}, {"tolerations": [TAINT]}, True),
+    "tolerated for another effect": (
+        {},
+        {"taints": [TAINT]},
+        {"tolerations": [TAINT | {"effect": "NoExecute"}]},
+        False,
+    ),
+    "tolerated with another value": (
+        {},
+        {"taints": [TAINT]},
+        {"tolerations": [TAINT | {"value": "speech"}]},
+        False,
+    ),
+    "tolerated with any value": (
+        {},
+        {"taints": [TAINT]},
+        {"tolerations": [{"key": "team", "operator": "Exists"}]},
+        True,
+    ),
+    "everything tolerated": (
+        {},
+        {"taints": [TAINT]},
+        {"tolerations": [{"operator": "Exists"}]},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("labels", "spec", "told", "expected"), ADMISSIONS.values(), ids=ADMISSIONS.keys()
+)
+def test_a_node_that_would_not_take_the_pod_is_not_counted(
+    raw_service, labels, spec, told, expected
+):
+    """A condition said "needs 4 on one node, largest free is 8 on node b", which was tainted."""
+    service = parse(raw_service(podTemplate=told))
+    bare = node("b", gpu="8")
+    found = bare | {"spec": spec, "metadata": bare["metadata"] | {"labels": labels}}
+    assert admits(found, placed(service)) is expected
 
 
 def test_requests_are_summed_up_over_containers_and_maximal_over_init_containers():
@@ -160,7 +207,7 @@ async def test_nodes_and_pods_are_listed_only_while_a_pod_lacks_something(
     world.reconcile()
     groups = world.observe().groups
     before = len(server.calls)
-    assert await stuck.shortages(groups) == {}
+    assert await stuck.shortages(parse(world.service), groups) == {}
     assert len(server.calls) == before
 
 
@@ -178,9 +225,12 @@ async def test_all_pods_of_the_cluster_are_added_up_over_pages(
         taken = pod("a", 1) | {"metadata": {"name": f"other-{number}"}}
         place(server, "Pod", "", taken)
     place(server, "Pod", "", pod("b", 3) | {"metadata": {"name": "another"}})
-    assert await stuck.shortages([group]) == {
+    place(server, "Node", "", node("c", gpu="8") | {"spec": {"unschedulable": True}})
+    assert await stuck.shortages(parse(world.service), [group]) == {
         group.name: f"needs 4 {GPU} on one node, largest free is 3 on node a"
     }
+    world.service["spec"]["podTemplate"] = {"affinity": {"nodeAffinity": {}}}
+    assert await stuck.shortages(parse(world.service), [group]) == {}
 
 
 async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, monkeypatch):

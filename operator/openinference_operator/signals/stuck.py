@@ -12,8 +12,10 @@ from time import monotonic, time
 from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
 from openinference_operator.groups import Group
-from openinference_operator.shortage import Used, explain, reserve
+from openinference_operator.manifests.placement import placed
+from openinference_operator.shortage import Used, admits, explain, reserve
 from openinference_operator.signals.nodes import Nodes
+from openinference_operator.spec import InferenceService
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +34,18 @@ class Stuck:
         self._used: Used | None = None
         self._answers: dict[str, tuple[float, str]] = {}
 
-    async def shortages(self, groups: Sequence[Group]) -> dict[str, str]:
-        """What the pods lack that find no node, by group."""
+    async def shortages(self, service: InferenceService, groups: Sequence[Group]) -> dict[str, str]:
+        """What the pods lack that find no node, by group, on nodes that may hold them."""
         lacking = {
             group.name: group.trouble.lacking
             for group in groups
             if group.trouble is not None and group.trouble.lacking
         }
-        if not lacking:
-            return {}
-        nodes, used = await self._nodes.all(), await self._used_by_node()
+        if not lacking or "nodeAffinity" in service.pod_template.affinity:
+            return {}  # which nodes an affinity allows the scheduler knows, and its words tell
+        spec = placed(service)
+        nodes = [node for node in await self._nodes.all() if admits(node, spec)]
+        used = await self._used_by_node()
         if used is None:
             return {}
         told = {name: explain(amounts, nodes, used) for name, amounts in lacking.items()}

@@ -44,7 +44,7 @@ class Survey:
     async def _what_is_stuck(
         self, service: InferenceService, observed: Observed
     ) -> dict[str, Obstacle]:
-        shortages = await self._stuck.shortages(observed.groups)
+        shortages = await self._stuck.shortages(service, observed.groups)
         refusals = await self._stuck.refusals(service.namespace, observed.groups)
         stalls = await self._stuck.stalls(service.namespace, observed.groups)
         return {
