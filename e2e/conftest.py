@@ -51,7 +51,7 @@ def kube(installation: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     asyncio.run(remove_namespace(kube))
     asyncio.run(kube.create_namespace())
     yield kube
-    asyncio.run(remove_namespace(kube))
+    asyncio.run(remove_namespace(kube, is_awaited=False))
 
 
 @pytest.fixture(scope="module")

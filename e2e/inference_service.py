@@ -137,13 +137,14 @@ def is_surging(service: Json) -> bool:
     return bool(0 < status.get("updatedReplicas", 0) < status.get("replicas", 0))
 
 
-async def remove_namespace(kube: Kube) -> None:
-    """Delete a namespace with all its InferenceServices, and wait until nothing is left.
+async def remove_namespace(kube: Kube, *, is_awaited: bool = True) -> None:
+    """Delete a namespace with all its InferenceServices, and wait until its pods are gone.
 
     The services go first: a namespace with pods in it looks at them again only after half of
-    their grace period, which a long drainTimeout makes minutes.
+    their grace period, which a long drainTimeout makes minutes. `is_awaited`: wait for the rest,
+    too, which Kubernetes begins to delete only 5 s later.
     """
     if await kube.run("get", "namespace", kube.namespace, "--ignore-not-found"):
         await kube.run("delete", "infsvc", "--all", "--ignore-not-found")
         await kube.until("pods", lambda pods: not pods, timeout_seconds=120)
-    await kube.delete_namespace()
+    await kube.delete_namespace(is_awaited=is_awaited)

@@ -51,11 +51,11 @@ class Kube:
     async def create_namespace(self) -> None:
         await self.apply({"apiVersion": "v1", "kind": "Namespace", **_named(self.namespace)})
 
-    async def delete_namespace(self) -> None:
-        """Delete the namespace, if there is one, and wait until nothing is left of it."""
+    async def delete_namespace(self, *, is_awaited: bool) -> None:
+        """Delete the namespace, if there is one; `is_awaited`: until nothing is left of it."""
         await self.run(
             *("delete", "namespace", self.namespace, "--ignore-not-found"),
-            *("--wait=true", "--timeout=3m"),
+            *(f"--wait={str(is_awaited).lower()}", "--timeout=3m"),
         )
 
     async def apply(self, manifest: Json) -> None:

@@ -21,7 +21,7 @@ def elsewhere(installation: Kube) -> Iterator[InferenceService]:
     asyncio.run(remove_namespace(service.kube))
     asyncio.run(service.kube.create_namespace())
     yield service
-    asyncio.run(remove_namespace(service.kube))
+    asyncio.run(remove_namespace(service.kube, is_awaited=False))
 
 
 @pytest.fixture(scope="module")
