@@ -114,9 +114,9 @@ def test_attend_reads_codes(place, inputs, cache_format, head_dim):
     table, blocks = inputs.pages(len(POSITIONS), per_sequence=40)
     keys, values = inputs.caches(cache_format, blocks, kv_heads, head_dim)
     for token, position in enumerate(POSITIONS):
-        for slot in reference.slots_of(table[token])[: position + 1].tolist():
-            for cache in (keys, values):
-                cuda_cache.append(cache, slot, inputs.normal(kv_heads, head_dim))
+        slots = reference.slots_of(table[token])[: position + 1]
+        for cache in (keys, values):
+            cuda_cache.append(cache, slots, inputs.normal(len(slots), kv_heads, head_dim))
     arguments = _attention(inputs, head_dim, keys, values, table, 3 * kv_heads, grid=(3, 8))
     check(place, "attend", arguments, ["out"])
 
@@ -133,13 +133,13 @@ def test_attend_reads_no_more_than_the_window(place, inputs, cache_format, windo
     caches = list(inputs.caches(cache_format, blocks, kv_heads, head_dim))
     for token, position in enumerate(POSITIONS):
         seen = slice(max(position + 1 - window, 0), position + 1)
-        for slot in reference.slots_of(table[token])[seen].tolist():
-            for cache in caches:
-                vectors = inputs.normal(kv_heads, head_dim)
-                if cache_format.is_coded:
-                    cuda_cache.append(cache, slot, vectors)
-                else:
-                    cache[slot] = vectors
+        slots = reference.slots_of(table[token])[seen]
+        for cache in caches:
+            vectors = inputs.normal(len(slots), kv_heads, head_dim)
+            if cache_format.is_coded:
+                cuda_cache.append(cache, slots, vectors)
+            else:
+                cache[slots] = vectors
     for grid in ((1, 4), (4, 8), (16, 16)):
         arguments = _attention(inputs, head_dim, *caches, table, 3 * kv_heads, grid, window)
         after = check(place, "attend", arguments, ["out"])

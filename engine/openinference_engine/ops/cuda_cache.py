@@ -52,11 +52,14 @@ def vectors_of(cache: Tensor, head_dim: int) -> Tensor:
     return vectors.transpose(1, 2).flatten(0, 1)
 
 
-def append(cache: Tensor, slot: int, vectors: Tensor) -> None:
-    """Codes of (K, D) vectors, into place `slot` % 16 of block `slot` // 16."""
+def append(cache: Tensor, slot: int | Tensor, vectors: Tensor) -> None:
+    """Codes of (K, D) vectors, into place `slot` % 16 of block `slot` // 16.
+
+    Of several slots at once: (S,) and (S, K, D).
+    """
     vector_format = _FORMATS[cache.dtype]
     codes, numbers = _parts(cache, vector_format, vectors.shape[-1])
-    block, place = divmod(slot, PAGE_TOKENS)
+    block, place = slot // PAGE_TOKENS, slot % PAGE_TOKENS
     codes[block, :, place], numbers[block, :, :, place] = kv_codes.encode(
         vectors.float(), vector_format
     )
