@@ -38,7 +38,7 @@ demo-down:  ## Remove the cluster that the demo started
 	$(BIN)/python -m e2e.cluster down
 
 test: install  ## Unit and integration tests, no cluster (minutes)
-	$(BIN)/python -m pytest tests --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest tests --numprocesses=3 --dist=loadfile
 
 e2e: install  ## Promises proven on a real Kubernetes (30 minutes at most)
 	OPENINFERENCE_SOAK_SECONDS=60 $(BIN)/python -m pytest tests/engine/test_soak.py
