@@ -23,6 +23,7 @@ struct ExchangeEpilogue : PlainTiles {
     __device__ void end(Scratch&, int) const {}
 
     // For many tokens (batch_gemm.cuh, wide_gemm.cuh).
+    static constexpr bool kIsNormed = false;
     template <int kAhead> __device__ __forceinline__ void begin_many(TokenScales&, int, int, int) const {}
     struct Fetched {
         uint32_t number;

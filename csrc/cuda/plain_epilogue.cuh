@@ -29,6 +29,7 @@ struct PlainEpilogue : PlainTiles {
     }
 
     // For many tokens (batch_gemm.cuh, wide_gemm.cuh).
+    static constexpr bool kIsNormed = true;
     template <int kAhead>
     __device__ __forceinline__ void begin_many(TokenScales& scales, int tokens, int thread, int threads) const {
         norm.compute_many<kAhead>(scales.of, tokens, thread, threads);

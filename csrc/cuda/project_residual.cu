@@ -56,16 +56,18 @@ struct ResidualEpilogue : PlainTiles {
     template <int kAhead> __device__ __forceinline__ void begin_many(TokenScales&, int, int, int) const {}
     struct Fetched {
         float4 hidden[4];
+        uint4 gamma[2];
     };
     __device__ __forceinline__ Fetched fetch(int tile, int token) const {
         const auto* four = reinterpret_cast<const float4*>(hidden + static_cast<size_t>(token) * columns + tile * 16);
-        return {{four[0], four[1], four[2], four[3]}};
+        const auto* gamma = reinterpret_cast<const uint4*>(norm_weight + tile * 16);
+        return {{four[0], four[1], four[2], four[3]}, {gamma[0], gamma[1]}};
     }
     __device__ __forceinline__ void store_tile(const TokenScales&, int tile, int token, const Fetched& fetched,
                                                const float (&lower)[8], const float (&upper)[8]) const {
         const size_t row = static_cast<size_t>(token) * columns + tile * 16;
-        const float sum = add_eight(row, tile * 16, fetched.hidden[0], fetched.hidden[1], lower) +
-                          add_eight(row + 8, tile * 16 + 8, fetched.hidden[2], fetched.hidden[3], upper);
+        const float sum = add_eight(row, fetched.gamma[0], fetched.hidden[0], fetched.hidden[1], lower) +
+                          add_eight(row + 8, fetched.gamma[1], fetched.hidden[2], fetched.hidden[3], upper);
         sum_squares[static_cast<size_t>(token) * tiles() + tile] = sum;
     }
 
@@ -105,11 +107,11 @@ struct ResidualEpilogue : PlainTiles {
     }
 
     // Returns the sum of the eight new squares.
-    __device__ __forceinline__ float add_eight(size_t at, int column, float4 first, float4 second,
+    __device__ __forceinline__ float add_eight(size_t at, uint4 gamma, float4 first, float4 second,
                                                const float (&value)[8]) const {
         const float sums[8] = {first.x + value[0],  first.y + value[1],  first.z + value[2],  first.w + value[3],
                                second.x + value[4], second.y + value[5], second.z + value[6], second.w + value[7]};
-        return store_state(hidden, x, at, sums, *reinterpret_cast<const uint4*>(norm_weight + column));
+        return store_state(hidden, x, at, sums, gamma);
     }
 };
 

@@ -4,7 +4,6 @@
 #include "code_products.cuh"
 #include "code_ring.cuh"
 #include "code_zeros.cuh"
-#include "wide_gemm.cuh"
 
 namespace openinference {
 namespace codes {

@@ -10,6 +10,7 @@
 
 #include "code_computer.cuh"
 #include "code_finish.cuh"
+#include "wide_finish.cuh"
 
 #include <limits>
 
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
             shared.empty[stage].create(T::kComputing / 32);
         }
         shared.prepared.create(kPreparing);
+        shared.summed.create(1);
         shared.steps = Steps(groups, sum_slabs_of<Weights>(groups));
         publish_barriers();
     }
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
         if constexpr (!CodesOf<Weights>::kHasGroupScales) computer.scale_tokens();
         const Epilogue epilogue = whole.from(first_token);
         if constexpr (StoresRows<Epilogue>::value) Finish<T, S, Epilogue>(shared, epilogue, own_tokens).run(sums);
-        else wide::finish<T::kTokens>(shared, epilogue, static_cast<int>(threadIdx.x) / kWarpgroup - 1, sums, own_tokens);
+        else wide::Finish<S, Epilogue>(shared, epilogue, own_tokens).run(sums);
     }
 #endif
 }

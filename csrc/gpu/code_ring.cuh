@@ -64,23 +64,21 @@ template <class T, class Weights> struct Stage {
 
 template <class T, class Weights> struct Shared {
     using Ring = Stage<T, Weights>;
-    static constexpr int kBlockTiles = T::kBlockTiles, kComputing = T::kComputing;
+    static constexpr int kTokens = T::kTokens, kBlockTiles = T::kBlockTiles, kComputing = T::kComputing;
     static constexpr int kFitting = (kSharedBytes - kSpareBytes) / static_cast<int>(sizeof(Ring));
     static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
     static constexpr int kChunks = (T::kBlockTiles * 16 + kChunkRows - 1) / kChunkRows;
+    using Partial = wide::Partial<kBlockTiles, kTokens>;
     using Sums = float[kChunks][T::kTokens][kChunkRows];
 
     alignas(kSwizzleBytes) Ring ring[kStages];
-    Barrier copied[kStages], empty[kStages], prepared;
+    Barrier copied[kStages], empty[kStages], prepared, summed;
     TokenScales scales;  // of norms: 1, as they are in x's
     float x_scales[T::kTokens];
     Steps steps;  // kept here for what is behind the products, where registers are scarce
 
     // Once the ring is drained.
     __device__ __forceinline__ Sums& sums() { return *reinterpret_cast<Sums*>(ring); }
-    struct Partial {  // the same as wide_gemm.cuh has them
-        float4 pairs[T::kBlockTiles][T::kTokens * 4 + 1];
-    };
     __device__ __forceinline__ Partial& partial() { return *reinterpret_cast<Partial*>(ring); }
     static_assert(sizeof(Sums) <= sizeof(Ring) * kStages && sizeof(Partial) <= sizeof(Ring) * kStages);
 };

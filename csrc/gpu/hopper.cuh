@@ -169,14 +169,28 @@ __device__ __forceinline__ dim3 cluster_shape() {
 __device__ __forceinline__ void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
+// The same without an order of memory, for which a block would wait until all that it has on its way is done.
+__device__ __forceinline__ void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+// Where another block of the cluster has the same variable.
+__device__ __forceinline__ uint32_t address_in_block(const void* mine, uint32_t block) {
+    uint32_t theirs;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(shared_address(mine)), "r"(block));
+    return theirs;
+}
+// To such an address. A barrier of the same block counts the bytes once they are there; it must wait for them.
+__device__ __forceinline__ void send_to_block(uint32_t address, float2 v, uint32_t barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
+                 "f"(v.x), "f"(v.y), "r"(barrier)
+                 : "memory");
+}
 // The same variable in the shared memory of another block of the cluster.
 __device__ __forceinline__ float4 load_from_block(const float4* mine, uint32_t block) {
-    uint32_t theirs;
     float4 value;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(shared_address(mine)), "r"(block));
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-                 : "r"(theirs)
+                 : "r"(address_in_block(mine, block))
                  : "memory");
     return value;
 }

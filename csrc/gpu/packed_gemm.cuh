@@ -4,7 +4,7 @@
 // Grid: (tiles of tokens, blocks of rows of W, splits of k). Two or three warpgroups multiply 64 rows each, the first
 // feeds them and prepares the epilogue. A warp unpacks 64 columns of its 16 rows into registers, which are A of the
 // products, while those of the 64 columns before run. Through shared memory, whose bandwidth x takes for itself, they
-// would pass twice more. Splits of k are a cluster, whose blocks add up their sums as in wide_gemm.cuh.
+// would pass twice more. Splits of k are a cluster, whose blocks add up their sums by wide_finish.cuh.
 //
 // Epilogues are those of skinny_gemm.cuh.
 #pragma once
@@ -14,7 +14,7 @@
 #include <limits>
 
 #include "packed_ring.cuh"
-#include "wide_gemm.cuh"
+#include "wide_finish.cuh"
 
 namespace openinference {
 namespace packed {
@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
             shared.empty[stage].create(T::kComputing / 32);
         }
         shared.prepared.create(wide::kPreparing);
+        shared.summed.create(1);
         publish_barriers();
     }
     block_barrier();
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
         Computer<T, Weights>{shared, sums, static_cast<int>(threadIdx.x) / 32 - 4, {}, {}}.run(steps.count);
         release_successor();  // not earlier: its blocks would be in the way (docs/log.md)
         wait_for_predecessor();
-        wide::finish<T::kTokens>(shared, epilogue, static_cast<int>(threadIdx.x) / kWarpgroup - 1, sums, own_tokens);
+        wide::Finish<S, Epilogue>(shared, epilogue, own_tokens).run(sums);
     }
 #endif
 }

@@ -42,18 +42,16 @@ template <class T, class Weights> struct Stage {
 };
 
 template <class T, class Weights> struct Shared {
-    static constexpr int kBlockTiles = T::kBlockTiles, kComputing = T::kComputing;
+    static constexpr int kTokens = T::kTokens, kBlockTiles = T::kBlockTiles, kComputing = T::kComputing;
+    using Partial = wide::Partial<kBlockTiles, kTokens + 16>;  // parts of three splits differ by two eights
     using Ring = Stage<T, Weights>;
     using Numbers = uint8_t[T::kBlockTiles][kNumberBytes<Weights>];
     static constexpr int kFitting = (kSharedBytes - kSpareBytes) / static_cast<int>(sizeof(Ring) + sizeof(Numbers));
     static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
-    struct Partial {  // as wide_gemm.cuh has them
-        float4 pairs[T::kBlockTiles][T::kTokens * 4 + 1];
-    };
 
     alignas(kSwizzleBytes) Ring ring[kStages];
     alignas(128) Numbers numbers[kStages];
-    Barrier copied[kStages], empty[kStages], prepared;
+    Barrier copied[kStages], empty[kStages], prepared, summed;
     TokenScales scales;
 
     __device__ __forceinline__ Partial& partial() { return *reinterpret_cast<Partial*>(ring); }

@@ -5,23 +5,24 @@
 // requests slabs of W and x with the copy engine into a ring that fills the shared memory (weights
 // before the predecessor has ended), the others prepare the epilogue.
 //
-// Blocks form clusters, either the splits of k, which add their sums through each other's shared memory
-// in a fixed order, or, in grids that fill the device, two blocks of rows, which share x: each requests
+// Blocks form clusters, either the splits of k, which send each other their sums (wide_finish.cuh) and add
+// them in a fixed order, or, in grids that fill the device, two blocks of rows, which share x: each requests
 // half of it for both. Without that, reading x from L2 would bound a prompt.
 //
 // Epilogues are those of skinny_gemm.cuh: a block's eight tiles of 16 rows go to them one by one.
 #pragma once
 
-#include "wide_ring.cuh"
+#include "wide_finish.cuh"
 
 namespace openinference {
 namespace wide {
 
 #ifdef OPENINFERENCE_HOPPER
 
-template <int kTokens>
+template <int kTokens, bool kIsNormed>
 __device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap& x, const Bf16Source& weights,
                                      const Part& steps, const Sharing& sharing, int first_token) {
+    const int releasing = max(0, steps.count - 1 - (kIsNormed ? 0 : Shared<kTokens>::kStages));
     const auto request_weights = [&](int stage, int index) {
         if (threadIdx.x == 0) shared.copied[stage].expect(sizeof(shared.ring[0]));
         __syncwarp();
@@ -32,12 +33,12 @@ __device__ __forceinline__ void feed(Shared<kTokens>& shared, const CUtensorMap&
         if (threadIdx.x > 0) return;
         auto& tile = shared.ring[stage].x[0];
         const int column = (steps.first + index) * Bf16Source::kColumns;
+        if (Budget<kTokens>::kRelease == Release::kBesideRequests && index == releasing) release_successor();
         if (sharing.blocks == 1) return copy_box(tile, x, shared.copied[stage], column, first_token);
         const int row = sharing.rank * (kTokens / 2);
         copy_box_to_both(tile[row], x, shared.copied[stage], column, first_token + row);
     };
     feed_ring(shared, steps.count, request_weights, request_x);
-    if constexpr (Budget<kTokens>::kRelease == Release::kBehindRequests) release_successor();
 }
 
 // One warpgroup's sums of all steps. A stage is free once the products after its last have begun.
@@ -65,77 +66,6 @@ __device__ __forceinline__ void compute(Shared<kTokens>& shared, int count, cons
     pin(sums);
 }
 
-// Where among its tile's sums a token's pairs 2i and 2i + 1 are, in float4: spread over the banks for
-// threads that hold neighbouring tokens.
-__device__ __forceinline__ int place_of(int token, int i) {
-    return token / 2 * 8 + ((token ^ token / 2) & 1) * 4 + (i ^ (token / 4 & 1) * 2);
-}
-
-template <int kTokens, class S>
-__device__ __forceinline__ void leave_sums(S& shared, int group, const float (&sums)[kTokens / 2]) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    float4* pairs = shared.partial().pairs[group * kGroupTiles + threadIdx.x % kWarpgroup / 32];
-#pragma unroll
-    for (int eight = 0; eight < kTokens / 8; ++eight) {
-        const float* d = sums + eight * 4;
-        const int token = eight * 8 + 2 * t;
-        reinterpret_cast<float2*>(pairs + place_of(token, g / 2))[g % 2] = make_float2(d[0], d[2]);
-        reinterpret_cast<float2*>(pairs + place_of(token + 1, g / 2))[g % 2] = make_float2(d[1], d[3]);
-    }
-}
-
-// A token's eight pairs of a tile, added up over the splits in their order.
-template <class S>
-__device__ __forceinline__ void add_splits(S& shared, int tile, int token, int splits, float (&lower)[8],
-                                           float (&upper)[8]) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) lower[i] = upper[i] = 0;
-    for (int split = 0; split < splits; ++split) {
-        float4 two[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float4* mine = &shared.partial().pairs[tile][place_of(token, i)];
-            two[i] = splits > 1 ? load_from_block(mine, split) : *mine;
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            lower[2 * i] += two[i].x;
-            upper[2 * i] += two[i].y;
-            lower[2 * i + 1] += two[i].z;
-            upper[2 * i + 1] += two[i].w;
-        }
-    }
-}
-
-// Each split's block finishes a part of the tokens; neighbouring threads have neighbouring tiles. The norms in
-// shared memory are those of its own tokens.
-template <int kTokens, class S, class Epilogue>
-__device__ __forceinline__ void finish(S& shared, const Epilogue& whole, int group, const float (&sums)[kTokens / 2],
-                                       int tokens) {
-    const Part own(tokens);
-    const Epilogue epilogue = whole.from(own.first);
-    const int thread = threadIdx.x - kWarpgroup, splits = gridDim.z;
-    const int own_tile = thread % S::kBlockTiles, tile = blockIdx.y * S::kBlockTiles + own_tile;
-    int token = thread / S::kBlockTiles;
-    const auto is_live = [&] { return token < own.count && tile < epilogue.tiles(); };
-    const auto fetch = [&] { return is_live() ? epilogue.fetch(tile, token) : typename Epilogue::Fetched{}; };
-    auto fetched = fetch();
-    team_barrier(1, S::kComputing);  // nobody reads the ring any more
-    leave_sums<kTokens>(shared, group, sums);
-    splits > 1 ? cluster_barrier() : team_barrier(1, S::kComputing);
-    shared.prepared.wait(0);
-    while (is_live()) {
-        float lower[8], upper[8];
-        add_splits(shared, own_tile, own.first + token, splits, lower, upper);
-        const auto now = fetched;
-        const int current = token;
-        token += S::kComputing / S::kBlockTiles;
-        fetched = fetch();
-        epilogue.store_tile(shared.scales, tile, current, now, lower, upper);
-    }
-    if (splits > 1) cluster_barrier();  // the others may still read from here
-}
-
 #endif
 
 template <class Epilogue, int kTokens>
@@ -155,13 +85,14 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
             shared.empty[stage].create(2 * sharing.blocks);  // computing warpgroups
         }
         shared.prepared.create(kPreparing);
+        shared.summed.create(1);
         publish_barriers();
     }
     sharing.blocks > 1 ? cluster_barrier() : block_barrier();
     if (threadIdx.x < kWarpgroup) {
         give_registers<Budget<kTokens>::kFeederRegisters>();
         if (threadIdx.x < 32) {
-            feed<kTokens>(shared, x, weights, steps, sharing, first_token);
+            feed<kTokens, Epilogue::kIsNormed>(shared, x, weights, steps, sharing, first_token);
         } else {
             if constexpr (Budget<kTokens>::kRelease == Release::kAtStart) release_successor();
             prepare<Budget<kTokens>::kNormsAhead>(shared, epilogue, own_tokens);
@@ -170,10 +101,17 @@ __global__ void __launch_bounds__(kThreads, Budget<kTokens>::kBlocks)
         take_registers<Budget<kTokens>::kComputerRegisters>();
         const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
         float sums[kTokens / 2] = {};
-        compute<kTokens>(shared, steps.count, sharing, group, sums);
-        if constexpr (Budget<kTokens>::kRelease == Release::kBehindProducts) release_successor();
-        wait_for_predecessor();
-        finish<kTokens>(shared, epilogue, group, sums, own_tokens);
+        if constexpr (kTokens <= 32) {
+            wait_for_predecessor();
+            Finish<S, Epilogue> finish(shared, epilogue, own_tokens);  // what it fetches arrives beside the products
+            compute<kTokens>(shared, steps.count, sharing, group, sums);
+            finish.run(sums);
+        } else {
+            compute<kTokens>(shared, steps.count, sharing, group, sums);
+            if constexpr (Budget<kTokens>::kRelease == Release::kBehindProducts) release_successor();
+            wait_for_predecessor();
+            Finish<S, Epilogue>(shared, epilogue, own_tokens).run(sums);
+        }
         if (sharing.blocks > 1) cluster_barrier();  // the other still announces free stages here
     }
 #endif

@@ -13,8 +13,9 @@ constexpr int kPreparing = 3;  // warps
 constexpr int kMaxStages = 12;
 constexpr int kSpareBytes = 4096;  // of shared memory, for all but the ring
 
-// When successors may begin. Beside a batch's products they take its multiprocessors (docs/log.md).
-enum class Release { kAtStart, kBehindRequests, kBehindProducts };
+// When successors may begin. Beside a batch's products they take its multiprocessors (docs/log.md). Beside requests: of
+// the last slab or, where another product follows, a ring of slabs before.
+enum class Release { kAtStart, kBesideRequests, kBehindProducts };
 
 // Small tiles: two blocks share a multiprocessor, and one computes while the other begins or ends.
 template <int kTokens> struct Budget {
@@ -25,7 +26,7 @@ template <int kTokens> struct Budget {
     static constexpr int kComputerRegisters = kBlocks == 2 ? 96 : 224;
     static constexpr Release kRelease = kTokens > 128  ? Release::kAtStart
                                         : kTokens > 32 ? Release::kBehindProducts
-                                                       : Release::kBehindRequests;
+                                                       : Release::kBesideRequests;
     static constexpr bool kReadsWeightsOnce = kTokens <= 32;  // nobody else reads a slab
 };
 
@@ -35,20 +36,23 @@ template <class Source, int kTokens> struct Stage {
     alignas(kSwizzleBytes) typename Source::Slab weights;
 };
 
-template <int kTokens> struct Shared {
-    static constexpr int kBlockTiles = wide::kBlockTiles, kComputing = wide::kComputing;
+// Sums of each tile, once a ring is drained; padded so that tiles start in different banks.
+template <int kBlockTiles, int kTokens> struct Partial {
+    float4 pairs[kBlockTiles][kTokens * 4 + 1];
+};
+
+template <int kTokens_> struct Shared {
+    static constexpr int kTokens = kTokens_, kBlockTiles = wide::kBlockTiles, kComputing = wide::kComputing;
+    using Partial = wide::Partial<kBlockTiles, kTokens>;
     using Ring = Stage<Bf16Source, kTokens>;
     static constexpr int kFitting = (Budget<kTokens>::kSharedBytes - kSpareBytes) / static_cast<int>(sizeof(Ring));
     static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
-    // Sums of each tile, once the ring is drained; padded so that tiles start in different banks.
-    struct Partial {
-        float4 pairs[kBlockTiles][kTokens * 4 + 1];
-    };
 
     alignas(kSwizzleBytes) Ring ring[kStages];
     Barrier copied[kStages];
     Barrier empty[kStages];  // in all blocks that the stage's x goes to
     Barrier prepared;        // the epilogue
+    Barrier summed;          // the bytes that splits send
     TokenScales scales;
 
     __device__ __forceinline__ Partial& partial() { return *reinterpret_cast<Partial*>(ring); }
@@ -57,7 +61,7 @@ template <int kTokens> struct Shared {
 
 #ifdef OPENINFERENCE_HOPPER
 
-// What a split's block has of so many: of steps, of a tile's tokens to finish.
+// What a split's block has of so many steps.
 struct Part {
     int first, count;
     __device__ __forceinline__ Part(int total) {
@@ -67,10 +71,25 @@ struct Part {
     }
 };
 
+// The tokens of its tile that a split's block finishes: as many eights as the other blocks, the last may have fewer.
+template <int kTokens> struct OwnTokens {
+    int eights, first, room, count;  // room: for tokens, of which there are `count`
+    __device__ __forceinline__ explicit OwnTokens(int tokens) {
+        eights = (kTokens / 8 + gridDim.z - 1) / gridDim.z;
+        first = blockIdx.z * eights * 8;
+        room = min(eights * 8, kTokens - first);
+        count = max(0, min(room, tokens - first));
+    }
+    // Of up to four splits.
+    __device__ __forceinline__ int owner_of(int eight) const {
+        return (eight >= eights) + (eight >= 2 * eights) + (eight >= 3 * eights);
+    }
+};
+
 // By the warps of the first warpgroup that do not feed: the norms of its tokens, with so many in flight.
 template <int kAhead, class S, class Epilogue>
 __device__ __forceinline__ void prepare(S& shared, const Epilogue& epilogue, int tokens) {
-    const Part own(tokens);
+    const OwnTokens<S::kTokens> own(tokens);
     wait_for_predecessor();
     epilogue.from(own.first).template begin_many<kAhead>(shared.scales, own.count, static_cast<int>(threadIdx.x) - 32,
                                                          kPreparing * 32);

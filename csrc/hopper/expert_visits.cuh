@@ -11,7 +11,7 @@
 #include "column_orders.cuh"
 #include "unpacked_rows.cuh"
 #include "visits.cuh"
-#include "wide_gemm.cuh"
+#include "wide_finish.cuh"
 
 namespace openinference {
 namespace experts {
@@ -26,9 +26,7 @@ template <class Source, int kPlaces> struct VisitShared {
     using Ring = Stage<Source, kPlaces>;
     static constexpr int kFitting = (kBytes - kSwizzleBytes) / static_cast<int>(sizeof(Ring));
     static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
-    struct Partial {
-        float4 pairs[kBlockTiles][kPlaces * 4 + 1];
-    };
+    using Partial = wide::Partial<kBlockTiles, kPlaces>;
 
     alignas(kSwizzleBytes) Ring ring[kStages];
     Barrier copied[kStages], empty[kStages];
@@ -146,7 +144,7 @@ __device__ __forceinline__ void serve_visit(S& shared, const Feeder<S, Source>& 
     wait_for_products<0>();
     pin(sums);
     block_barrier();  // nobody reads the ring any more
-    leave_sums<kTokens>(shared, threadIdx.x / kWarpgroup, sums);
+    leave_sums<kTokens>(shared.partial().pairs[threadIdx.x / 32], sums);
     block_barrier();
     const int own = threadIdx.x % kBlockTiles, tile = blockIdx.x * kBlockTiles + own;
     if (tile >= epilogue.tiles()) return;
