@@ -9,6 +9,7 @@
 #include "ops.h"
 #include "paged_cache.cuh"
 #include "rms_scale.cuh"
+#include "store_if.cuh"
 
 namespace openinference {
 namespace {
@@ -125,10 +126,13 @@ struct QkvEpilogue {
         store_bf16(row + fresh.head_dim / 2, upper);
     }
 
-    // For prompts (prompt_gemm.cuh): a lane has two neighbouring pairs.
+    // For prompts (prompt_gemm.cuh): a lane has two neighbouring pairs. Where they go is looked up once a tile: with
+    // branches and long sums of addresses for each row, one row's would wait for another's.
     static constexpr bool kIsNormed = true;
     struct Columns {
         int head, column;
+        bf16* vectors;        // the pairs of the first token, or of the cache's first
+        const float4* turns;  // of position 0
     };
     struct Token {
         int position;
@@ -137,7 +141,8 @@ struct QkvEpilogue {
     using Row = float4;  // two turns
     __device__ __forceinline__ Columns columns_of(int first_tile) const {
         const int lane = threadIdx.x % 32, tile = first_tile + lane / 4;
-        return {tile / tiles_per_head(), tile % tiles_per_head() * 8 + lane % 4 * 2};
+        const int head = tile / tiles_per_head(), column = tile % tiles_per_head() * 8 + lane % 4 * 2;
+        return {head, column, row_of(head, 0, 0) + column, reinterpret_cast<const float4*>(rotary + column)};
     }
     __device__ __forceinline__ Token fetch_token(int token) const {
         const int position = fresh.places.positions[token];
@@ -148,7 +153,7 @@ struct QkvEpilogue {
     }
     __device__ __forceinline__ Row fetch_row(const Columns& own, const Token& token, int) const {
         if (own.head >= query_heads + fresh.heads) return make_float4(1, 0, 1, 0);
-        return *reinterpret_cast<const float4*>(rotary + max(0, token.position) * (fresh.head_dim / 2) + own.column);
+        return own.turns[static_cast<uint32_t>(max(0, token.position)) * (fresh.head_dim / 4)];
     }
     __device__ __forceinline__ void store_row(const Columns& own, const Token& place, float scale, int token,
                                               bool is_live, const Row& turns, const SumsOfToken& sums) const {
@@ -160,10 +165,11 @@ struct QkvEpilogue {
                                                    const Row& turns, float2 lower, float2 upper) const {
         rotate(make_float2(turns.x, turns.y), lower.x, upper.x);
         rotate(make_float2(turns.z, turns.w), lower.y, upper.y);
-        if (!is_live || place.position < 0 || own.head >= query_heads + 2 * fresh.heads) return;
-        bf16* row = row_of(own.head, token, static_cast<size_t>(place.eights) * 8) + own.column;
-        *reinterpret_cast<uint32_t*>(row) = pack_bf16(lower.x, lower.y);
-        *reinterpret_cast<uint32_t*>(row + fresh.head_dim / 2) = pack_bf16(upper.x, upper.y);
+        const uint32_t query_eights = static_cast<uint32_t>(token) * (query_heads * fresh.head_dim / 8);
+        bf16* row = own.vectors + static_cast<size_t>(own.head < query_heads ? query_eights : place.eights) * 8;
+        const bool is_stored = is_live && place.position >= 0 && own.head < query_heads + 2 * fresh.heads;
+        store_if(is_stored, reinterpret_cast<uint32_t*>(row), pack_bf16(lower.x, lower.y));
+        store_if(is_stored, reinterpret_cast<uint32_t*>(row + fresh.head_dim / 2), pack_bf16(upper.x, upper.y));
     }
 };
 

@@ -2,6 +2,7 @@
 #include "activations.cuh"
 #include "ops.h"
 #include "rms_scale.cuh"
+#include "store_if.cuh"
 
 namespace openinference {
 namespace {
@@ -71,23 +72,30 @@ struct ResidualEpilogue : PlainTiles {
         sum_squares[static_cast<size_t>(token) * tiles() + tile] = sum;
     }
 
-    // For prompts (prompt_gemm.cuh): a lane has four neighbouring columns.
+    // For prompts (prompt_gemm.cuh): a lane has four neighbouring columns. No row's sums may wait behind a branch
+    // of another's.
     static constexpr bool kIsNormed = false;
     struct Columns {
-        int first;
+        bool are_there, are_first;  // in the output; of the 16 whose squares are added up
         uint2 gamma;
+        float* hidden;  // these three of the first token
+        bf16* x;
+        float* sum_squares;
     };
     struct Token {};
     using Row = float4;  // of hidden
     __device__ __forceinline__ Columns columns_of(int first_tile) const {
         const int lane = threadIdx.x % 32, column = first_tile * 16 + lane * 4;
-        return {column, column < columns ? *reinterpret_cast<const uint2*>(norm_weight + column) : make_uint2(0, 0)};
+        const bool are_there = column < columns;
+        return {are_there, are_there && column % 16 == 0,
+                are_there ? *reinterpret_cast<const uint2*>(norm_weight + column) : make_uint2(0, 0),
+                hidden + column, x + column, sum_squares + column / kSquareColumns};
     }
     __device__ __forceinline__ Token fetch_token(int) const { return {}; }
     __device__ __forceinline__ static Token token_of(Token, int) { return {}; }
     __device__ __forceinline__ Row fetch_row(const Columns& own, Token, int token) const {
-        if (own.first >= columns) return make_float4(0, 0, 0, 0);
-        return *reinterpret_cast<const float4*>(hidden + token * columns + own.first);
+        if (!own.are_there) return make_float4(0, 0, 0, 0);
+        return *reinterpret_cast<const float4*>(own.hidden + static_cast<uint32_t>(token * columns));
     }
     __device__ __forceinline__ void store_row(const Columns& own, Token, float, int token, bool is_live,
                                               const Row& before, const SumsOfToken& sums) const {
@@ -98,12 +106,10 @@ struct ResidualEpilogue : PlainTiles {
         squares += shuffle_xor(squares, 2);
         const uint2 scaled = make_uint2(pack_bf16(sum.x * lower_half(own.gamma.x), sum.y * upper_half(own.gamma.x)),
                                         pack_bf16(sum.z * lower_half(own.gamma.y), sum.w * upper_half(own.gamma.y)));
-        if (is_live && own.first < columns) {
-            const int at = token * columns + own.first;
-            *reinterpret_cast<float4*>(hidden + at) = sum;
-            *reinterpret_cast<uint2*>(x + at) = scaled;
-            if (own.first % 16 == 0) sum_squares[at / kSquareColumns] = squares;
-        }
+        const uint32_t at = token * columns;
+        store_if(is_live && own.are_there, reinterpret_cast<float4*>(own.hidden + at), sum);
+        store_if(is_live && own.are_there, reinterpret_cast<uint2*>(own.x + at), scaled);
+        store_if(is_live && own.are_first, own.sum_squares + at / kSquareColumns, squares);
     }
 
     // Returns the sum of the eight new squares.
