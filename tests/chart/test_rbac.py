@@ -50,7 +50,31 @@ def test_operator_touches_no_secret_but_its_token(cluster_wide):
 
     assert {key: verbs for key, verbs in granted.items() if key[1] == "secrets"} == {
         ("", "secrets", None): {"create"},
-        ("", "secrets", "openinference-token"): {"get", "patch"},
+        ("", "secrets", "openinference-token"): {"get", "patch", "delete"},
+    }
+
+
+def test_operator_deletes_what_it_ends_and_what_services_own_together(cluster_wide):
+    """The second service of a namespace was refused on OpenShift, where to change the owners of an
+    object takes the right to delete it: the token and the monitors have several.
+    """
+    granted = rules_of(cluster_wide, "ClusterRole", "openinference-operator")
+
+    assert {key for key, verbs in granted.items() if "delete" in verbs} == {
+        ("apps", "statefulsets", None),
+        ("apps", "controllerrevisions", None),
+        ("batch", "jobs", None),
+        ("", "pods", None),
+        # Owned together, as openinference_operator.manifests.common.shared_child makes them.
+        ("apps", "deployments", None),
+        ("", "services", None),
+        ("", "serviceaccounts", None),
+        ("", "secrets", "openinference-token"),
+        ("policy", "poddisruptionbudgets", None),
+        ("networking.k8s.io", "networkpolicies", None),
+        ("rbac.authorization.k8s.io", "rolebindings", None),
+        ("monitoring.coreos.com", "servicemonitors", None),
+        ("monitoring.coreos.com", "prometheusrules", None),
     }
 
 
@@ -106,7 +130,7 @@ def test_lease_is_held_in_the_operators_own_namespace(namespaced):
 
     assert granted == {
         ("coordination.k8s.io", "leases", None): {"create"},
-        ("coordination.k8s.io", "leases", "openinference-operator"): {"get", "update", "patch"},
+        ("coordination.k8s.io", "leases", "openinference-operator"): {"get", "update"},
     }
 
 
