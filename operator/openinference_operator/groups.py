@@ -21,8 +21,8 @@ class Group:
 
     `members`: its pods by index, None for one that does not exist.
     `ready_at`: when all its pods were first seen Ready, None if they never were.
-    `given_up_at`: when it gave up its nodes for want of others, oldest first; `is_given_up`: it has
-    no pods for that now.
+    `given_up_at`: when it gave up its nodes for want of others, oldest first.
+    `num_asked`: pods that its StatefulSet asks for.
     `golden_at`: when it had passed its golden prompts, None if it has not or need not.
     `recreated_at`: when its pods were made anew by the operator, oldest first.
     `is_cut_off`: every router has seen a routing by which the group gets no new request.
@@ -40,7 +40,7 @@ class Group:
     draining_since: float | None
     recreated_at: tuple[float, ...]
     given_up_at: tuple[float, ...]
-    is_given_up: bool
+    num_asked: int
     is_being_deleted: bool
     members: tuple[Pod | None, ...]
     is_routable: bool
@@ -85,6 +85,11 @@ class Group:
         # Each pod of a group whose ranks lose each other ends, and is started again by the kubelet.
         causes = (pod for pod in self.pods if _is_cause(pod))
         return next(causes, None) or next((pod for pod in self.pods if pod.trouble), None)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has no pods now, because it found nodes for some only."""
+        return self.num_asked == 0
 
     @property
     def is_half_placed(self) -> bool:
@@ -156,7 +161,7 @@ def read_group(statefulset: Object, members: tuple[Pod | None, ...], routers: Ro
         draining_since=_time(annotations.get(names.ANNOTATION_DRAINING_SINCE)),
         recreated_at=_times(annotations.get(names.ANNOTATION_RECREATED_AT)),
         given_up_at=_times(annotations.get(names.ANNOTATION_GIVEN_UP_AT)),
-        is_given_up=statefulset["spec"].get("replicas") == 0,
+        num_asked=statefulset["spec"].get("replicas", 1),
         is_being_deleted="deletionTimestamp" in metadata,
         members=members,
         is_routable=can_answer and routers.has_admitted(name),

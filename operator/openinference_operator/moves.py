@@ -75,12 +75,18 @@ def recreate(
 def resize(
     service: InferenceService, observed: Observed, course: Course, now: float
 ) -> Iterator[Operation]:
-    """Let groups give up nodes of which they do not get enough, and try again later."""
+    """Let groups give up nodes of which they do not get enough, and try again later.
+
+    A number of pods that somebody else set is set right at once, where a revision tells the right
+    one.
+    """
     given_up = gang.to_give_up(observed.waiting, now)
-    for group in observed.groups:
-        if group.is_going or group.is_lost or group.name in course.step.drain:
+    staying = (group for group in observed.groups if group.name not in course.step.drain)
+    for group in staying:
+        if group.is_going or group.is_lost or group.revision not in observed.revisions:
             continue
-        if group.is_given_up and now >= gang.retry_at(group.given_up_at or [group.created_at]):
+        may_try = now >= gang.retry_at(group.given_up_at or [group.created_at])
+        if group.num_asked != len(group.members) and (may_try or not group.is_given_up):
             yield Resize(_reference(service, group), len(group.members), {})
         elif group.is_half_placed and (service.namespace, group.name) in given_up:
             times = {names.ANNOTATION_GIVEN_UP_AT: gang.note(group.given_up_at, now)}

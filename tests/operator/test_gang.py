@@ -173,6 +173,23 @@ def test_a_group_that_goes_does_not_try_again_first(world):
     assert not resizes(plan)
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_group_that_somebody_scaled_gets_its_pods_back(world, replicas):
+    """`kubectl scale statefulset` left a group without its second pod for ever."""
+    first, second = sorted(world.groups)
+    world.groups[first]["spec"]["replicas"] = replicas
+    world.reconcile()
+    assert sizes_of(world) == {first: 2, second: 2}
+    assert not resizes(world.plan())
+
+
+def test_a_group_whose_revision_was_deleted_keeps_its_pods(world):
+    """How many it has is told there; without it a group of two looked like one pod."""
+    for key in [key for key in world.objects if key[0] == "ControllerRevision"]:
+        del world.objects[key]
+    assert not resizes(world.plan())
+
+
 def scheduled(world):
     status = build_status(Facts(world.parsed, world.observe(), world.plan(), None, world.now))
     found = next(entry for entry in status["conditions"] if entry["type"] == "Scheduled")
