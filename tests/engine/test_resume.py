@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
+Chunks = list[dict[str, Any]]
+WholeOf = Callable[..., Chunks]
 BODY: dict[str, Any] = {
     "model": "smollm2",
     "messages": [{"role": "user", "content": "Tell me a short story about a lighthouse."}],
@@ -29,15 +32,33 @@ def stream(
     return [json.loads(event) for event in events]
 
 
+@pytest.fixture(scope="module")
+def whole_of() -> WholeOf:
+    """What `stream` gives undisturbed, asked for once: a seed gives the same wherever it is cut."""
+    streams: dict[str, Chunks] = {}
+
+    def whole(
+        http: httpx2.Client, body: dict[str, Any], path: str = "/v1/chat/completions"
+    ) -> Chunks:
+        asked = json.dumps([path, body])
+        if asked not in streams:
+            streams[asked] = stream(http, body, path)
+        return streams[asked]
+
+    return whole
+
+
 def text_of(chunks: list[dict[str, Any]]) -> str:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 13, 30])
-def test_resumed_stream_goes_on_with_the_same_tokens(http: httpx2.Client, cut: int) -> None:
+def test_resumed_stream_goes_on_with_the_same_tokens(
+    http: httpx2.Client, whole_of: WholeOf, cut: int
+) -> None:
     body = BODY | {"openinference": {"stream_token_ids": True}}
-    whole = stream(http, body)
+    whole = whole_of(http, body)
     consumed = [token for chunk in whole[:cut] for token in ids_of(chunk)]
     resume = {
         "id": whole[0]["id"],
@@ -80,11 +101,11 @@ MATRIX: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", MATRIX.values(), ids=MATRIX)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_resumed_stream_says_what_the_undisturbed_one_says(
-    http: httpx2.Client, change: dict[str, Any], share: float
+    http: httpx2.Client, whole_of: WholeOf, change: dict[str, Any], share: float
 ) -> None:
     """Nothing is lost at the seam or told twice: text, log-probabilities, end and usage."""
     body = BODY | change | {"openinference": {"stream_token_ids": True}}
-    whole = stream(http, body)
+    whole = whole_of(http, body)
     cut = max(1, round(share * len(whole)))
     rest = stream(http, body | {"openinference": resume_after(whole[:cut])})
     assert said(whole[:cut] + rest) == said(whole)
@@ -108,10 +129,10 @@ PLAIN_MATRIX: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", PLAIN_MATRIX.values(), ids=PLAIN_MATRIX)
 @pytest.mark.parametrize("share", [0.2, 0.7])
 def test_resumed_completions_say_what_the_undisturbed_ones_say(
-    http: httpx2.Client, change: dict[str, Any], share: float
+    http: httpx2.Client, whole_of: WholeOf, change: dict[str, Any], share: float
 ) -> None:
     body = PLAIN | change | {"openinference": {"stream_token_ids": True}}
-    whole = stream(http, body, "/v1/completions")
+    whole = whole_of(http, body, "/v1/completions")
     cut = max(2, round(share * len(whole)))
     resumed = body | {"openinference": resume_after(whole[:cut])}
     rest = stream(http, resumed, "/v1/completions")
@@ -123,9 +144,11 @@ def test_resumed_completions_say_what_the_undisturbed_ones_say(
 
 
 @pytest.mark.parametrize("share", [0.2, 0.7])
-def test_each_of_several_chats_is_resumed_where_it_stood(http: httpx2.Client, share: float) -> None:
+def test_each_of_several_chats_is_resumed_where_it_stood(
+    http: httpx2.Client, whole_of: WholeOf, share: float
+) -> None:
     body = BODY | {"n": 2, "openinference": {"stream_token_ids": True}}
-    whole = stream(http, body)
+    whole = whole_of(http, body)
     cut = max(3, round(share * len(whole)))
     rest = stream(http, body | {"openinference": resume_after(whole[:cut])})
     for number in range(2):
