@@ -24,7 +24,7 @@ from openinference_engine.packings import UNIT_ELEMENTS
 from openinference_engine.prompt_attention import PromptAttention
 
 State = tuple[Tensor, Tensor, Tensor]  # hidden, x and sum_squares (csrc/ops.h)
-_SHARED_ROWS = 640  # of a step, from which on products unpack weights once (docs/log.md)
+_SHARED_ROWS = 1024  # of a step, from which on products unpack weights once (docs/log.md)
 _MOST_ROOM_BYTES = 1 << 28  # of what cuda_backend and the operator leave for the steps
 COUNT_BYTES = 4 << 14  # kMostCounts of csrc/gpu/prompt_shares.cuh
 

@@ -18,7 +18,7 @@ from tests.gpu.op_checks import EPSILON, LOOSE, Inputs, check
 
 pytestmark = pytest.mark.gpu
 
-MANY_TOKENS = [0, 17, 31, 32, 33, 65, 100, 128, 129, 300]
+MANY_TOKENS = [0, 17, 31, 32, 33, 65, 100, 128, 129, 300, 700]
 FORMATS = {"bf16": lambda matrix, order: matrix} | {
     name: lambda matrix, order, packing=packing: packing.pack(*packing.quantise(matrix), order)
     for name, packing in PACKINGS.items()
