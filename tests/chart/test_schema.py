@@ -11,6 +11,9 @@ import pytest
         pytest.param({"operator": {"replicas": 0}}, "/operator/replicas", id="no operator"),
         pytest.param({"operator": {"replicas": "2"}}, "/operator/replicas", id="text for number"),
         pytest.param({"router": {"replicas": 0}}, "/router/replicas", id="no router"),
+        pytest.param({"prometheus": None}, "prometheus", id="a section taken away"),
+        pytest.param({"router": {"replicas": None}}, "replicas", id="a number taken away"),
+        pytest.param({"networkPolicy": {"enabled": None}}, "enabled", id="a switch taken away"),
         pytest.param({"crd": {"install": "yes"}}, "/crd/install", id="text for boolean"),
         pytest.param({"watchNamespace": "Team_A"}, "/watchNamespace", id="not a namespace"),
         pytest.param({"watchNamespace": "a,b"}, "/watchNamespace", id="two namespaces"),
@@ -23,6 +26,9 @@ import pytest
             id="no address",
         ),
         pytest.param({"image": {"tag": "a b"}}, "/image/tag", id="tag with a space"),
+        pytest.param(
+            {"image": {"registry": "https://mirror.example"}}, "/image/registry", id="a URL"
+        ),
         pytest.param(
             {"engine": {"image": {"digest": "sha256:12"}}}, "/engine/image/digest", id="cut digest"
         ),

@@ -162,6 +162,30 @@ def test_operator_reads_what_the_values_say(environment, monkeypatch):
     assert settings.router.otlp_endpoint == settings.engine.otlp_endpoint
 
 
+def test_values_that_are_taken_away_are_empty(render, monkeypatch):
+    """Null is how Helm takes a default away. The operator did not start with "null" for resources,
+    and got the rights of one namespace where it watches all.
+    """
+    values = {
+        "watchNamespace": None,
+        "router": {"resources": None},
+        "networkPolicy": {"scrapers": None},
+    }
+    objects = render(values)
+    (deployment,) = [item for item in objects if item["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    for entry in container["env"]:
+        monkeypatch.setenv(entry["name"], entry.get("value") or "")
+
+    settings = Settings()
+
+    assert (settings.router_resources, settings.scrapers) == ({}, [])
+    assert settings.watch_namespace == ""
+    assert ("ClusterRole", "openinference-operator") in {
+        (item["kind"], item["metadata"]["name"]) for item in objects
+    }
+
+
 def test_values_reach_the_operators_pod(deployment):
     spec = deployment(VARIANTS["everything"])["spec"]
     pod = spec["template"]["spec"]
