@@ -4,8 +4,10 @@ The scheduler says how many nodes lack a resource, not how much of it. Pure, on 
 the API server lists them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial, reduce
+from operator import add
 from typing import Any, TypeAlias
 
 from openinference_operator.fields import parse_quantity
@@ -15,20 +17,27 @@ from openinference_operator.store import Object
 ENDED = ("Succeeded", "Failed")
 REPELLING = ("NoSchedule", "NoExecute")
 
-Used: TypeAlias = dict[str, dict[str, Decimal]]  # by node and resource
+Amounts: TypeAlias = dict[str, Decimal]  # by resource
+Used: TypeAlias = dict[str, Amounts]  # by node
 
 
-def requests_of(pod: Object) -> dict[str, Decimal]:
-    """What the scheduler reserves for a pod: its containers together, or the largest init one."""
+def requests_of(pod: Object) -> Amounts:
+    """What the scheduler reserves for a pod: its containers together, or the largest init one.
+
+    Sidecars, which are init containers that go on, run beside all that start after them.
+    """
     spec = pod["spec"]
-    total: dict[str, Decimal] = {}
-    for container in spec.get("containers") or []:
-        for name, amount in _requests(container).items():
-            total[name] = total.get(name, Decimal(0)) + amount
+    sidecars: Amounts = {}
+    largest: Amounts = {}
     for container in spec.get("initContainers") or []:
-        for name, amount in _requests(container).items():
-            total[name] = max(total.get(name, Decimal(0)), amount)
-    return total
+        beside = _merged(add, sidecars, _requests(container))
+        if container.get("restartPolicy") == "Always":
+            sidecars = beside
+        else:
+            largest = _merged(max, largest, beside)
+    containers = map(_requests, spec.get("containers") or [])
+    together = reduce(partial(_merged, add), containers, sidecars)
+    return _merged(add, _merged(max, together, largest), _amounts(spec.get("overhead") or {}))
 
 
 def reserve(used: Used, pod: Object) -> None:
@@ -36,9 +45,7 @@ def reserve(used: Used, pod: Object) -> None:
     node = pod["spec"].get("nodeName")
     if node is None or pod.get("status", {}).get("phase") in ENDED:
         return
-    total = used.setdefault(node, {})
-    for name, amount in requests_of(pod).items():
-        total[name] = total.get(name, Decimal(0)) + amount
+    used[node] = _merged(add, used.get(node, {}), requests_of(pod))
 
 
 def admits(node: Object, pod_spec: Mapping[str, Any]) -> bool:
@@ -85,11 +92,22 @@ def _sentence(resource: str, needed: Decimal, nodes: Iterable[Object], used: Use
     return f"needs {_amount(resource, needed)} {resource} on one node, largest free is {largest}"
 
 
-def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
+def _requests(container: Mapping[str, Any]) -> Amounts:
     """A limit alone is a request, too."""
     resources = container.get("resources") or {}
-    given = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return _amounts({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+
+
+def _amounts(given: Mapping[str, Any]) -> Amounts:
     return {name: parse_quantity(str(amount)) or Decimal(0) for name, amount in given.items()}
+
+
+def _merged(
+    combine: Callable[[Decimal, Decimal], Decimal], some: Amounts, others: Amounts
+) -> Amounts:
+    """By resource; what one of them lacks is none of it."""
+    none = Decimal(0)
+    return {name: combine(some.get(name, none), others.get(name, none)) for name in some | others}
 
 
 def _allocatable(node: Object, resource: str) -> Decimal:

@@ -27,11 +27,13 @@ def _pod_spec(spec: Fields) -> Fields:
         for field in ("containers", "initContainers")
         if field in spec
     }
-    return {**containers, **{key: spec[key] for key in ("nodeName",) if key in spec}}
+    return {**containers, **{key: spec[key] for key in ("nodeName", "overhead") if key in spec}}
 
 
 def _container(container: Fields) -> Fields:
-    return {key: container[key] for key in ("name", "resources") if key in container}
+    return {
+        key: container[key] for key in ("name", "resources", "restartPolicy") if key in container
+    }
 
 
 def _number_of_pods(spec: Fields) -> Fields:

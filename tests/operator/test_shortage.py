@@ -150,6 +150,20 @@ def test_requests_are_summed_up_over_containers_and_maximal_over_init_containers
     assert requests_of({"spec": spec}) == {"cpu": Decimal(3), GPU: Decimal(2)}
 
 
+def test_sidecars_run_beside_the_containers_and_those_that_start_after_them():
+    """As meshes inject them; a node with many seemed emptier than it was."""
+
+    def cpu(amount, **fields):
+        return {"resources": {"requests": {"cpu": amount}}, **fields}
+
+    sidecar = cpu("1", restartPolicy="Always")
+    overhead = {"cpu": "250m"}
+    spec = {"containers": [cpu("2")], "initContainers": [cpu("1"), sidecar], "overhead": overhead}
+    assert requests_of({"spec": spec}) == {"cpu": Decimal("3.25")}
+    spec = {"containers": [cpu("2")], "initContainers": [sidecar, cpu("4")]}
+    assert requests_of({"spec": spec}) == {"cpu": Decimal(5)}
+
+
 def unschedulable(raw_pod, told):
     condition = {"type": "PodScheduled", "status": "False", "message": told}
     raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, conditions=[condition])
