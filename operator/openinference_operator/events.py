@@ -26,22 +26,25 @@ class Recorder:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._sent: dict[str, tuple[float, int]] = {}
+        self._sent: dict[str, tuple[float, int, str]] = {}
 
     async def record(self, about: Object, note: Note) -> None:
         """Send a note unless it was sent lately; an event that fails is only logged."""
         metadata = about["metadata"]
         said = "\n".join((metadata["uid"], note.type, note.reason, note.message))
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-        last, count = self._sent.pop(digest, (-QUIET_SECONDS, 0))
+        now = timestamps.to_text(time())
+        last, count, first = self._sent.pop(digest, (-QUIET_SECONDS, 0, now))
         is_quiet = monotonic() - last < QUIET_SECONDS and count > 0
-        self._sent[digest] = (last, count) if is_quiet else (monotonic(), count + 1)
+        self._sent[digest] = (last, count, first) if is_quiet else (monotonic(), count + 1, first)
         if len(self._sent) > REMEMBERED:
             self._sent.pop(next(iter(self._sent)))
         if is_quiet:
             return
         try:
-            await self._send(_event(about, note, digest, count + 1), is_new=count == 0)
+            event = _event(about, note, digest)
+            seen = {"count": count + 1, "firstTimestamp": first, "lastTimestamp": now}
+            await self._send({**event, **seen}, is_new=count == 0)
         except ApiError as error:
             log.info("event not sent: reason=%s error=%s", note.reason, error)
 
@@ -54,8 +57,8 @@ class Recorder:
         await self._cluster.apply(event, force=True)
 
 
-def _event(about: Object, note: Note, digest: str, count: int) -> Object:
-    metadata, now = about["metadata"], timestamps.to_text(time())
+def _event(about: Object, note: Note, digest: str) -> Object:
+    metadata = about["metadata"]
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -70,8 +73,6 @@ def _event(about: Object, note: Note, digest: str, count: int) -> Object:
         "type": note.type,
         "reason": note.reason,
         "message": note.message,
-        "count": count,
-        "lastTimestamp": now,
         "source": {"component": names.FIELD_MANAGER},
         "reportingComponent": names.FIELD_MANAGER,
     }

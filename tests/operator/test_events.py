@@ -1,7 +1,7 @@
 """Events, and an API server that wishes to be left alone (a small model of one, over real HTTP)."""
 
 import pytest
-from openinference_operator import names
+from openinference_operator import events, names
 from openinference_operator.errors import ApiError
 from openinference_operator.events import Recorder
 from openinference_operator.manifests import services
@@ -22,9 +22,21 @@ async def test_the_same_words_are_one_event(cluster, server, raw_service):
     for _ in range(3):
         await recorder.record(raw_service(), Note("Scaled", "1 -> 2"))
     await recorder.record(raw_service(), Note("Scaled", "2 -> 3"))
-    events = [obj for path, obj in server.objects.items() if "/events/" in path]
-    assert sorted(event["message"] for event in events) == ["1 -> 2", "2 -> 3"]
+    sent = [obj for path, obj in server.objects.items() if "/events/" in path]
+    assert sorted(event["message"] for event in sent) == ["1 -> 2", "2 -> 3"]
     assert len([call for call in server.calls if "/events" in call[1]]) == 2
+
+
+async def test_an_event_that_comes_again_says_since_when(cluster, server, raw_service, monkeypatch):
+    recorder, note = Recorder(cluster), Note("Scaled", "1 -> 2")
+    for seconds in (1000, 2000):
+        monkeypatch.setattr(events, "time", lambda: seconds)  # noqa: B023  (called in this turn)
+        monkeypatch.setattr(events, "monotonic", lambda: seconds)  # noqa: B023
+        await recorder.record(raw_service(), note)
+    [event] = [obj for path, obj in server.objects.items() if "/events/" in path]
+    assert event["count"] == 2
+    assert event["firstTimestamp"] == "1970-01-01T00:16:40Z"
+    assert event["lastTimestamp"] == "1970-01-01T00:33:20Z"
 
 
 async def test_what_an_earlier_leader_said_is_said_again_in_the_same_event(
