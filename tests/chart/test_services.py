@@ -33,6 +33,11 @@ def test_each_service_has_its_spec_as_written(release):
     assert {each["kind"] for each in (small, other)} == {"InferenceService"}
 
 
+def test_a_name_that_yaml_takes_for_something_else_stays_a_name(release):
+    [service] = yaml.safe_load_all(release({"services": {"true": SPEC}}).stdout)
+    assert service["metadata"]["name"] == "true"
+
+
 def test_a_release_may_have_no_service(release):
     assert release({}).stdout.strip() == ""
 

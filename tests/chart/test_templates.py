@@ -60,6 +60,16 @@ def test_every_object_carries_the_release(rendered):
         assert labels["app.kubernetes.io/managed-by"] == "Helm"
 
 
+def test_names_of_digits_stay_names(helm, chart):
+    values = {"watchNamespace": "789", "operator": {"image": {"pullSecrets": ["456"]}}}
+    result = helm("template", "123", chart, "--namespace", "0123", values=values)
+
+    assert result.returncode == 0, result.stderr
+    said = list(_scalars(yaml.safe_load_all(result.stdout)))
+    assert {"123", "0123", "456", "789"} <= {each for each in said if isinstance(each, str)}
+    assert not {123, 83, 456, 789} & {each for each in said if isinstance(each, int)}  # 0123 is 83
+
+
 def test_every_namespaced_object_says_its_namespace(rendered):
     for item in rendered:
         has_namespace = "namespace" in item["metadata"]
@@ -222,3 +232,12 @@ def test_dashboards_are_json_that_grafanas_sidecar_finds(render):
         assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
         (text,) = item["data"].values()
         assert json.loads(text)["panels"]
+
+
+def _scalars(value):
+    """Every scalar within an object, at any depth."""
+    if isinstance(value, str | int | float | None):
+        yield value
+        return
+    for each in value.values() if isinstance(value, dict) else value:
+        yield from _scalars(each)

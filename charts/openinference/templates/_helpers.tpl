@@ -26,7 +26,7 @@ app.kubernetes.io/part-of: openinference
 {{- /* The part of the labels that a Deployment may never change. */ -}}
 {{- define "openinference.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
