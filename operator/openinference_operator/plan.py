@@ -127,7 +127,7 @@ def _look_again_at(
     times += [
         gang.retry_at(group.given_up_at or [group.created_at])
         for group in observed.groups
-        if group.is_given_up and not group.is_going
+        if group.is_given_up and not group.is_going and group.revision in observed.revisions
     ]
     if observed.waiting:
         times.append(now + GANG_SECONDS)

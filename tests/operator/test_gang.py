@@ -190,6 +190,20 @@ def test_a_group_whose_revision_was_deleted_keeps_its_pods(world):
     assert not resizes(world.plan())
 
 
+def test_a_group_that_cannot_try_again_is_not_looked_at_all_the_time(world):
+    """Its pause was over and its revision gone: ten looks a second, for ever."""
+    first, second = sorted(world.groups)
+    world.unplaced = {f"{first}-1", f"{second}-1"}
+    world.ready -= {first, second}
+    world.reconcile()
+    world.unplaced = set()
+    for key in [key for key in world.objects if key[0] == "ControllerRevision"]:
+        del world.objects[key]
+    world.now += 10
+    look_again_at = world.plan().look_again_at
+    assert look_again_at is None or look_again_at > world.now
+
+
 def scheduled(world):
     status = build_status(Facts(world.parsed, world.observe(), world.plan(), None, world.now))
     found = next(entry for entry in status["conditions"] if entry["type"] == "Scheduled")
