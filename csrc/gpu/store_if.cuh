@@ -1,5 +1,6 @@
 // Stores under a predicate. Behind a branch, into which the compiler moves whatever only the store needs, no row's
-// sums are computed beside those of another.
+// sums are computed beside those of another. The compiler does not know what is written: for stores of what the kernel
+// does not read again.
 #pragma once
 
 #include "device.cuh"

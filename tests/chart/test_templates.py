@@ -140,6 +140,12 @@ def test_budget_exists_only_where_a_second_pod_does(render, replicas, budgets):
             id="mirror",
         ),
         pytest.param(
+            {"registry": "[fd00::1]:5000"},
+            {},
+            "[fd00::1]:5000/openinference/engine:0.1.0",
+            id="an address of IPv6",
+        ),
+        pytest.param(
             {"tag": "dev"}, {"digest": DIGEST}, f"openinference/engine:dev@{DIGEST}", id="digest"
         ),
     ],

@@ -90,6 +90,16 @@ def test_text_goes_on_with_the_one_before_it(pieces: tuple[Any, Tokenizer], cut:
     assert ours.decode(ids[:cut]) + "".join(map(detokenizer.feed, ids[cut:])) == ours.decode(ids)
 
 
+def test_a_character_that_the_text_before_cut_is_not_swallowed(tokenizer: Tokenizer) -> None:
+    """Its rest is no character of its own; a sign stands for it, and what follows is whole."""
+    ids = tokenizer.encode("🙂 and on")
+    assert tokenizer.decode(ids[:1]) == "\ufffd"
+    detokenizer = Detokenizer(tokenizer, context=ids[:1])
+    text = "".join(map(detokenizer.feed, ids[1:])) + detokenizer.flush()
+    assert text.startswith("\ufffd")
+    assert text.endswith(" and on")
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_equal_transformers(tokenizer: Tokenizer, oracle: Any, text: str) -> None:
     assert tokenizer.encode(text) == oracle.encode(text)

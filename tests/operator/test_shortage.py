@@ -247,6 +247,22 @@ async def test_all_pods_of_the_cluster_are_added_up_over_pages(
     assert await stuck.shortages(parse(world.service), [group]) == {}
 
 
+async def test_nodes_that_their_gpus_keep_for_themselves_count_for_who_asks_for_gpus(
+    stuck, server, make_world, raw_pod
+):
+    """Clouds taint them so, and tolerate it for such pods when they are admitted."""
+    world = make_world(replicas=1)
+    world.service["spec"]["resources"] = {"limits": {GPU: "4"}}
+    world.reconcile()
+    raw = unschedulable(raw_pod, f"0/1 nodes are available: 1 Insufficient {GPU}.")
+    group = replace(world.observe().groups[0], members=(read_pod(raw),))
+    taint = {"key": GPU, "value": "present", "effect": "NoSchedule"}
+    place(server, "Node", "", node("a", gpu="2") | {"spec": {"taints": [taint]}})
+    assert await stuck.shortages(parse(world.service), [group]) == {
+        group.name: f"needs 4 {GPU} on one node, largest free is 2 on node a"
+    }
+
+
 async def test_the_newest_refusal_of_a_pod_is_found(stuck, server, make_world, monkeypatch):
     world = make_world(replicas=1)
     world.reconcile()

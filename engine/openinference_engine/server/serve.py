@@ -63,13 +63,15 @@ def _on_signal(handle: Callable[[], None], *signals: signal.Signals) -> None:
 
 @asynccontextmanager
 async def _listening(state: ServerState) -> AsyncIterator[None]:
-    async with door.opened(build_app(state), state.server.host, state.server.port):
-        try:
-            yield
-        finally:
-            state.is_closing = True
-    if state.tracing is not None:
-        await asyncio.to_thread(state.tracing.close)
+    try:
+        async with door.opened(build_app(state), state.server.host, state.server.port):
+            try:
+                yield
+            finally:
+                state.is_closing = True
+    finally:
+        if state.tracing is not None:
+            await asyncio.to_thread(state.tracing.close)
 
 
 @asynccontextmanager

@@ -89,6 +89,8 @@ class Detokenizer:
         self._skips_special_tokens = skips_special_tokens
         self._shown = list(context)  # ids whose text was given out last: context of the next
         self._held: list[int] = []
+        if self._decode(self._shown).endswith(self._CUT):
+            self._shown = []  # nobody was given the character that it begins
 
     def feed(self, token_id: int) -> str:
         self._held.append(token_id)
