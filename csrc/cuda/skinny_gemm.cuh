@@ -24,13 +24,13 @@
 // and a type Scratch in shared memory. What prepare and begin write there is visible to store.
 //
 // For many tokens (batch_gemm.cuh, packed_gemm.cuh, wide_gemm.cuh) it also has
+//   kIsNormed                                whether it needs begin_many
 //   run_tiles()                              how many tiles lie evenly spaced before a longer step
 //   begin_many<ahead>(scales, tokens, thread, threads)     begin, with few warps for many tokens
 //   fetch(tile, token)                       what store_tile will need, requested early
 //   store_tile(scales, tile, token, fetched, lower[8], upper[8])    all pairs of one token
 //
 // For prompts (prompt_gemm.cuh) it may store a token's sums of a block's eight tiles, a warp for each token:
-//   kIsNormed                                whether it needs begin_many
 //   columns_of(first_tile)                   what a lane keeps of the block's columns
 //   fetch_token(token), token_of(mine, lane) what a lane learns of a token early, and how all lanes do
 //   fetch_row(columns, token's, token)       what store_row will need, requested early

@@ -11,7 +11,7 @@ from operator import add
 from typing import Any, TypeAlias
 
 from openinference_operator.fields import parse_quantity
-from openinference_operator.sizing import human
+from openinference_operator.sizing import human, is_chosen
 from openinference_operator.store import Object
 
 ENDED = ("Succeeded", "Failed")
@@ -50,12 +50,10 @@ def reserve(used: Used, pod: Object) -> None:
 
 def admits(node: Object, pod_spec: Mapping[str, Any]) -> bool:
     """Whether a node would take a pod if it were empty: by its labels, and by its taints."""
-    labels, spec = node["metadata"].get("labels") or {}, node.get("spec") or {}
-    selector, tolerations = pod_spec["nodeSelector"], pod_spec["tolerations"]
-    is_chosen = all(labels.get(name) == value for name, value in selector.items())
+    spec, tolerations = node.get("spec") or {}, pod_spec["tolerations"]
     kept_out = (taint for taint in spec.get("taints") or [] if taint["effect"] in REPELLING)
     return (
-        is_chosen
+        is_chosen(node, pod_spec["nodeSelector"])
         and not spec.get("unschedulable")
         and all(any(_tolerates(each, taint) for each in tolerations) for taint in kept_out)
     )

@@ -117,10 +117,17 @@ def gpu_memories(service: InferenceService, nodes: Iterable[Object]) -> tuple[in
         labels = node["metadata"].get("labels") or {}
         allocatable = (node.get("status") or {}).get("allocatable") or {}
         mebibytes = str(labels.get(GPU_MEMORY_LABEL, ""))
-        is_chosen = all(labels.get(name) == value for name, value in selector.items())
-        if is_chosen and mebibytes.isdigit() and _quantity(allocatable, GPU_RESOURCE) >= gpus:
+        if not is_chosen(node, selector) or not mebibytes.isdigit():
+            continue
+        if _quantity(allocatable, GPU_RESOURCE) >= gpus:
             found.append(int(mebibytes) << 20)
     return tuple(sorted(found))
+
+
+def is_chosen(node: Object, selector: Mapping[str, str]) -> bool:
+    """Whether a node has the labels that a pod's nodeSelector names."""
+    labels = node["metadata"].get("labels") or {}
+    return all(labels.get(name) == value for name, value in selector.items())
 
 
 def human(count: int) -> str:

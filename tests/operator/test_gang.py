@@ -109,10 +109,21 @@ def world(make_world):
     return pair
 
 
-def test_of_two_groups_that_hold_half_of_what_they_need_one_lets_go_and_comes_back(world):
+def place_halves(world):
+    """One pod of each of the two groups finds a node, the other none. Their names, in order."""
     first, second = sorted(world.groups)
     world.unplaced = {f"{first}-1", f"{second}-1"}
     world.ready -= {first, second}
+    return first, second
+
+
+def delete_revisions(world):
+    for key in [key for key in world.objects if key[0] == "ControllerRevision"]:
+        del world.objects[key]
+
+
+def test_of_two_groups_that_hold_half_of_what_they_need_one_lets_go_and_comes_back(world):
+    first, second = place_halves(world)
     world.reconcile()
     assert sizes_of(world) == {first: 2, second: 0}
     world.unplaced = set()
@@ -141,9 +152,7 @@ def test_the_groups_of_other_services_count(world):
 
 
 def test_a_crash_between_two_writes_leaves_nothing_half_done(world):
-    first, second = sorted(world.groups)
-    world.unplaced = {f"{first}-1", f"{second}-1"}
-    world.ready -= {first, second}
+    place_halves(world)
     [resize] = resizes(world.plan())
     assert resize.pods == 0
     assert len(resize.annotations) == 1
@@ -151,9 +160,7 @@ def test_a_crash_between_two_writes_leaves_nothing_half_done(world):
 
 def test_nodes_are_let_go_before_anything_that_might_be_refused(world):
     """A quota that refused a rollout's creation let a half placed group keep its nodes for ever."""
-    first, second = sorted(world.groups)
-    world.unplaced = {f"{first}-1", f"{second}-1"}
-    world.ready -= {first, second}
+    first, second = place_halves(world)
     world.change(podTemplate={"env": [{"name": "MARKER", "value": "new"}]})
     plan = world.reconcile(crash_after=1)
     assert any(isinstance(each, Create) for each in plan.operations)
@@ -161,9 +168,7 @@ def test_nodes_are_let_go_before_anything_that_might_be_refused(world):
 
 
 def test_a_group_that_goes_does_not_try_again_first(world):
-    first, second = sorted(world.groups)
-    world.unplaced = {f"{first}-1", f"{second}-1"}
-    world.ready -= {first, second}
+    _, second = place_halves(world)
     world.reconcile()
     world.unplaced = set()
     world.now += 10
@@ -185,20 +190,16 @@ def test_a_group_that_somebody_scaled_gets_its_pods_back(world, replicas):
 
 def test_a_group_whose_revision_was_deleted_keeps_its_pods(world):
     """How many it has is told there; without it a group of two looked like one pod."""
-    for key in [key for key in world.objects if key[0] == "ControllerRevision"]:
-        del world.objects[key]
+    delete_revisions(world)
     assert not resizes(world.plan())
 
 
 def test_a_group_that_cannot_try_again_is_not_looked_at_all_the_time(world):
     """Its pause was over and its revision gone: ten looks a second, for ever."""
-    first, second = sorted(world.groups)
-    world.unplaced = {f"{first}-1", f"{second}-1"}
-    world.ready -= {first, second}
+    place_halves(world)
     world.reconcile()
     world.unplaced = set()
-    for key in [key for key in world.objects if key[0] == "ControllerRevision"]:
-        del world.objects[key]
+    delete_revisions(world)
     world.now += 10
     look_again_at = world.plan().look_again_at
     assert look_again_at is None or look_again_at > world.now
