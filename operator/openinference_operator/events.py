@@ -1,10 +1,9 @@
 """Kubernetes Events: one per decision, with the number behind it, deduplicated.
 
 An event's name is the hash of what it says, so the same words about the same object are one event
-with a count. What is said again within ten minutes is not sent at all.
+with a count, which goes on whoever leads. What is said again within ten minutes is not sent at all.
 """
 
-import contextlib
 import hashlib
 import logging
 from time import monotonic, time
@@ -26,35 +25,37 @@ class Recorder:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._sent: dict[str, tuple[float, int, str]] = {}
+        self._sent_at: dict[str, float] = {}
 
     async def record(self, about: Object, note: Note) -> None:
         """Send a note unless it was sent lately; an event that fails is only logged."""
         metadata = about["metadata"]
         said = "\n".join((metadata["uid"], note.type, note.reason, note.message))
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-        now = timestamps.to_text(time())
-        last, count, first = self._sent.pop(digest, (-QUIET_SECONDS, 0, now))
-        is_quiet = monotonic() - last < QUIET_SECONDS and count > 0
-        self._sent[digest] = (last, count, first) if is_quiet else (monotonic(), count + 1, first)
-        if len(self._sent) > REMEMBERED:
-            self._sent.pop(next(iter(self._sent)))
+        sent_at, now = self._sent_at.pop(digest, -QUIET_SECONDS), monotonic()
+        is_quiet = now - sent_at < QUIET_SECONDS
+        self._sent_at[digest] = sent_at if is_quiet else now
+        if len(self._sent_at) > REMEMBERED:
+            self._sent_at.pop(next(iter(self._sent_at)))
         if is_quiet:
             return
         try:
-            event = _event(about, note, digest)
-            seen = {"count": count + 1, "firstTimestamp": first, "lastTimestamp": now}
-            await self._send({**event, **seen}, is_new=count == 0)
+            await self._send(_event(about, note, digest))
         except ApiError as error:
             log.info("event not sent: reason=%s error=%s", note.reason, error)
 
-    async def _send(self, event: Object, *, is_new: bool) -> None:
-        """Create an event, which is cheaper, or bring one that may exist up to date."""
-        if is_new:
-            with contextlib.suppress(AlreadyExists):  # said by a leader before this one
-                await self._cluster.create(event)
-                return
-        await self._cluster.apply(event, force=True)
+    async def _send(self, event: Object) -> None:
+        """Create an event, or count once more in the one that is there."""
+        now = timestamps.to_text(time())
+        event = {**event, "count": 1, "firstTimestamp": now, "lastTimestamp": now}
+        try:
+            await self._cluster.create(event)
+        except AlreadyExists:
+            metadata = event["metadata"]
+            present = await self._cluster.get("Event", metadata["namespace"], metadata["name"])
+            count, first = present.get("count") or 1, present.get("firstTimestamp") or now
+            again = {**event, "count": count + 1, "firstTimestamp": first}
+            await self._cluster.apply(again, force=True)
 
 
 def _event(about: Object, note: Note, digest: str) -> Object:
