@@ -11,11 +11,10 @@ from operator import add
 from typing import Any, TypeAlias
 
 from openinference_operator.fields import parse_quantity
-from openinference_operator.sizing import human, is_chosen
+from openinference_operator.sizing import human
 from openinference_operator.store import Object
 
 ENDED = ("Succeeded", "Failed")
-REPELLING = ("NoSchedule", "NoExecute")
 
 Amounts: TypeAlias = dict[str, Decimal]  # by resource
 Used: TypeAlias = dict[str, Amounts]  # by node
@@ -48,35 +47,11 @@ def reserve(used: Used, pod: Object) -> None:
     used[node] = _merged(add, used.get(node, {}), requests_of(pod))
 
 
-def admits(node: Object, pod_spec: Mapping[str, Any]) -> bool:
-    """Whether a node would take a pod if it were empty: by its labels, and by its taints."""
-    spec, tolerations = node.get("spec") or {}, pod_spec["tolerations"]
-    kept_out = (taint for taint in spec.get("taints") or [] if taint["effect"] in REPELLING)
-    return (
-        is_chosen(node, pod_spec["nodeSelector"])
-        and not spec.get("unschedulable")
-        and all(any(_tolerates(each, taint) for each in tolerations) for taint in kept_out)
-    )
-
-
 def explain(lacking: Mapping[str, Decimal], nodes: Sequence[Object], used: Used) -> str:
     """What is `lacking`, beside the most that is free on these nodes; empty without any."""
     if not nodes:
         return ""
     return "; ".join(_sentence(name, needed, nodes, used) for name, needed in lacking.items())
-
-
-def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
-    """As Kubernetes has it: what a toleration leaves out holds for every taint."""
-    is_for_any_value = toleration.get("operator") == "Exists"
-    return (
-        toleration.get("effect") in (None, "", taint["effect"])
-        and (
-            toleration.get("key") == taint["key"]
-            or (is_for_any_value and not toleration.get("key"))
-        )
-        and (is_for_any_value or toleration.get("value", "") == taint.get("value", ""))
-    )
 
 
 def _sentence(resource: str, needed: Decimal, nodes: Iterable[Object], used: Used) -> str:

@@ -13,25 +13,21 @@ in it, and the engine gives a tenth of it to keys and values
 (`openinference_engine.backend.plan_capacity`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from openinference_operator.activations import find_activations_misfit
 from openinference_operator.demand import Demand, measure
-from openinference_operator.fields import parse_quantity
 from openinference_operator.layout import (
     Layout,
     find_misfit,
     with_more_stages,
 )
-from openinference_operator.parallelism_spec import GPU_RESOURCE
 from openinference_operator.reasons import Reason
 from openinference_operator.sharing import find_gpu_misfit
 from openinference_operator.spec import InferenceService
-from openinference_operator.store import Object
 
-GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # in MiB
 USABLE_PERCENT = 92
 WORKSPACE_BYTES = 3 << 29
 
@@ -109,27 +105,6 @@ def fewest_stages(demand: Demand, layout: Layout, memory: int) -> Layout | None:
     return next((each for each in wider if needed_bytes(demand, each) <= memory), None)
 
 
-def gpu_memories(service: InferenceService, nodes: Iterable[Object]) -> tuple[int, ...]:
-    """Bytes of one GPU of every node that could hold a replica, as GPU feature discovery says."""
-    gpus, selector = service.gpus_per_pod, service.pod_template.node_selector
-    found = []
-    for node in nodes:
-        labels = node["metadata"].get("labels") or {}
-        allocatable = (node.get("status") or {}).get("allocatable") or {}
-        mebibytes = str(labels.get(GPU_MEMORY_LABEL, ""))
-        if not is_chosen(node, selector) or not mebibytes.isdigit():
-            continue
-        if _quantity(allocatable, GPU_RESOURCE) >= gpus:
-            found.append(int(mebibytes) << 20)
-    return tuple(sorted(found))
-
-
-def is_chosen(node: Object, selector: Mapping[str, str]) -> bool:
-    """Whether a node has the labels that a pod's nodeSelector names."""
-    labels = node["metadata"].get("labels") or {}
-    return all(labels.get(name) == value for name, value in selector.items())
-
-
 def human(count: int) -> str:
     """Bytes as people write them: 65.5 GB."""
     number, unit = float(count), "B"
@@ -192,10 +167,6 @@ def _what_fits(demand: Demand, layout: Layout, memory: int) -> str:
     if tokens >= 16:
         fits.append(f"engine.maxModelLen: {tokens}")
     return f"What would fit: {', or '.join(fits)}"
-
-
-def _quantity(amounts: Mapping[str, str], resource: str) -> int:
-    return int(parse_quantity(amounts.get(resource, "0")) or 0)
 
 
 def _size_cpu(demand: Demand, layout: Layout, limit: int | None) -> Sizing:

@@ -6,11 +6,10 @@ from decimal import Decimal
 import pytest
 from openinference_operator import cluster as cluster_module
 from openinference_operator.facts import Facts
-from openinference_operator.manifests.placement import placed
 from openinference_operator.observe import Obstacle
 from openinference_operator.pods import read_pod
 from openinference_operator.resources import RESOURCES
-from openinference_operator.shortage import admits, explain, requests_of, reserve
+from openinference_operator.shortage import explain, requests_of, reserve
 from openinference_operator.signals import stuck as stuck_module
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import Stuck
@@ -81,62 +80,6 @@ def test_a_shortage_in_numbers(lacking, nodes, pods, words):
     told = explain(lacking, nodes, used)
     assert told.endswith(words)
     assert bool(told) == bool(words)
-
-
-TAINT = {"key": "team", "value": "vision", "effect": "NoSchedule"}
-ADMISSIONS = {
-    # name: (labels of a node, its spec, what the pod says) -> whether the node takes it
-    "any": ({}, {}, {}, True),
-    "cordoned": ({}, {"unschedulable": True}, {}, False),
-    "of another pool": ({"pool": "cpu"}, {}, {"nodeSelector": {"pool": "gpu"}}, False),
-    "of the pool": ({"pool": "gpu"}, {}, {"nodeSelector": {"pool": "gpu"}}, True),
-    "tainted": ({}, {"taints": [TAINT]}, {}, False),
-    "not ready": (
-        {},
-        {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]},
-        {},
-        False,
-    ),
-    "a taint that only asks": ({}, {"taints": [TAINT | {"effect": "PreferNoSchedule"}]}, {}, True),
-    "tolerated": ({}, {"taints": [TAINT]}, {"tolerations": [TAINT]}, True),
-    "tolerated for another effect": (
-        {},
-        {"taints": [TAINT]},
-        {"tolerations": [TAINT | {"effect": "NoExecute"}]},
-        False,
-    ),
-    "tolerated with another value": (
-        {},
-        {"taints": [TAINT]},
-        {"tolerations": [TAINT | {"value": "speech"}]},
-        False,
-    ),
-    "tolerated with any value": (
-        {},
-        {"taints": [TAINT]},
-        {"tolerations": [{"key": "team", "operator": "Exists"}]},
-        True,
-    ),
-    "everything tolerated": (
-        {},
-        {"taints": [TAINT]},
-        {"tolerations": [{"operator": "Exists"}]},
-        True,
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ("labels", "spec", "told", "expected"), ADMISSIONS.values(), ids=ADMISSIONS.keys()
-)
-def test_a_node_that_would_not_take_the_pod_is_not_counted(
-    raw_service, labels, spec, told, expected
-):
-    """A condition said "needs 4 on one node, largest free is 8 on node b", which was tainted."""
-    service = parse(raw_service(podTemplate=told))
-    bare = node("b", gpu="8")
-    found = bare | {"spec": spec, "metadata": bare["metadata"] | {"labels": labels}}
-    assert admits(found, placed(service)) is expected
 
 
 def test_requests_are_summed_up_over_containers_and_maximal_over_init_containers():

@@ -5,7 +5,6 @@ from openinference_engine.kv_formats import CPU_FORMATS
 from openinference_operator.auto_layout import choose
 from openinference_operator.sizing import (
     WORKSPACE_BYTES,
-    gpu_memories,
     human,
 )
 from openinference_operator.sizing import (
@@ -137,25 +136,6 @@ def test_a_replica_without_gpus_is_sized_by_its_memory_limit():
     assert sizing.max_concurrency == (40 << 30) // 10 // (8192 * 262_144)
     problem = size(service_with(memory="2Gi"), tiny, []).problem
     assert "resources.limits.memory is 2.1 GB. What would fit: a limit above 2.2 GB" in problem
-
-
-def node(memory_mib=None, gpus="8", **labels):
-    found = {"nvidia.com/gpu.memory": str(memory_mib)} if memory_mib else {}
-    return {
-        "metadata": {"labels": found | labels},
-        "status": {"allocatable": {"nvidia.com/gpu": gpus}},
-    }
-
-
-def test_only_nodes_that_could_hold_a_replica_count():
-    nodes = [
-        node(81_559, pool="a"),
-        node(40_960, pool="a"),
-        node(24_576, pool="b"),
-        node(24_576, gpus="2", pool="a"),
-        node(None, pool="a"),
-    ]
-    assert gpu_memories(service_with(gpus=4, pool="a"), nodes) == (40_960 << 20, 81_559 << 20)
 
 
 @pytest.mark.parametrize(

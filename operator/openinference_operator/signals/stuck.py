@@ -9,13 +9,11 @@ import logging
 from collections.abc import Sequence
 from time import monotonic, time
 
+from openinference_operator.admission import admitting
 from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
 from openinference_operator.groups import Group
-from openinference_operator.manifests.common import Manifest
-from openinference_operator.manifests.placement import placed
-from openinference_operator.parallelism_spec import GPU_RESOURCE
-from openinference_operator.shortage import Used, admits, explain, reserve
+from openinference_operator.shortage import Used, explain, reserve
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.spec import InferenceService
 
@@ -45,8 +43,7 @@ class Stuck:
         }
         if not lacking or "nodeAffinity" in service.pod_template.affinity:
             return {}  # which nodes an affinity allows the scheduler knows, and its words tell
-        spec = _admitted(service)
-        nodes = [node for node in await self._nodes.all() if admits(node, spec)]
+        nodes = admitting(service, await self._nodes.all())
         used = await self._used_by_node()
         if used is None:
             return {}
@@ -116,12 +113,3 @@ def lacks_pod(group: Group) -> bool:
 
 def _is_late(group: Group) -> bool:
     return group.created_at < time() - PATIENCE_SECONDS
-
-
-def _admitted(service: InferenceService) -> Manifest:
-    """What places its pods. Where GPU nodes are tainted, admission lets those who ask for GPUs on
-    them (ExtendedResourceToleration), and no template says so."""
-    spec = placed(service)
-    if service.gpus_per_pod:
-        spec["tolerations"].append({"key": GPU_RESOURCE, "operator": "Exists"})
-    return spec

@@ -3,13 +3,13 @@ what keeps a pod from being made or from finding a node."""
 
 from dataclasses import replace
 
+from openinference_operator.admission import gpu_memories
 from openinference_operator.cluster import Cluster
 from openinference_operator.groups import Group
 from openinference_operator.observe import Observed, Obstacle
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck, lacks_pod
-from openinference_operator.sizing import gpu_memories
 from openinference_operator.spec import InferenceService
 
 
