@@ -25,7 +25,7 @@ def admitting(service: InferenceService, nodes: Iterable[Object]) -> list[Object
 
 
 def gpu_memories(service: InferenceService, nodes: Iterable[Object]) -> tuple[int, ...]:
-    """Bytes of one GPU of every node that could hold a pod, as far as nodes say.
+    """Bytes of one GPU for every place that nodes could have for a pod, as far as they say.
 
     Also of those that take none for a while: what a model fits into does not change by that.
     """
@@ -33,8 +33,8 @@ def gpu_memories(service: InferenceService, nodes: Iterable[Object]) -> tuple[in
     for node in nodes:
         lasting = [taint for taint in _taints(node) if not taint["key"].startswith(PASSING)]
         mebibytes = str(_labels(node).get(GPU_MEMORY_LABEL, ""))
-        if mebibytes.isdigit() and _gpus(node) >= service.gpus_per_pod:
-            found += [int(mebibytes) << 20] * _admits(node, spec, lasting)
+        if mebibytes.isdigit() and _admits(node, spec, lasting):
+            found += [int(mebibytes) << 20] * (_gpus(node) // service.gpus_per_pod)
     return tuple(sorted(found))
 
 

@@ -4,7 +4,8 @@ The GPUs of a pod split every matrix (tensor), but for experts that would become
 where the heads of the model divide and the engine knows how, else fewer of them do so in each of
 several stages. More pods are more stages, for over the network between them only a pipeline's small
 messages should go, and there are only as many as the memory asks for: that of the smallest GPUs
-that can hold a part, since the scheduler may place a pod on any.
+that can hold a part and, with larger ones, have places for all, since the scheduler may place a pod
+on any. Where none have so many places, the largest decide: nodes may be added.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ def choose(
     gpu_memories: Sequence[int] = (),
 ) -> Choice:
     """The layout of a replica. `summary`: None while the model is not known. `gpu_memories`: bytes
-    of one GPU of each node that fits, as far as nodes say.
+    of one GPU of each place for a pod, as far as nodes say.
     """
     parallelism, gpus = service.parallelism, service.gpus_per_pod
     if parallelism is None:
@@ -58,7 +59,7 @@ def choose(
         return in_one_pod
     limits = () if service.memory_limit is None else (service.memory_limit,)
     memories = gpu_memories if gpus else limits
-    return _over_pods(in_one_pod, measure(service, summary), sorted(set(memories)))
+    return _over_pods(in_one_pod, measure(service, summary), memories)
 
 
 def _on_gpus(gpus: int, summary: Mapping[str, Any] | None) -> Choice:
@@ -93,22 +94,29 @@ def _sharing(ranks: int, summary: Mapping[str, Any]) -> Iterator[tuple[Layout, s
 def _over_pods(in_one_pod: Choice, demand: Demand, memories: Sequence[int]) -> Choice:
     """As few pods as hold the model; one while memory is not known, or none would.
 
-    `memories`: bytes of a GPU, or of a pod that has none, the smallest first.
+    `memories`: bytes of a GPU of each place, or of a pod that has none.
     """
     layout, reason = in_one_pod.layout, in_one_pod.reason
     if not memories:
         return Choice(layout, f"{reason}; one pod, for the memory is not known")
-    fitting = ((memory, fewest_stages(demand, layout, memory)) for memory in memories)
-    memory, wider = next((each for each in fitting if each[1]), (memories[-1], None))
-    if wider is None:
-        return Choice(layout, f"{reason}; {_nothing_fits(demand, layout, memory)}")
+    sizes = sorted(set(memories))
+    holding = [(size, wide) for size in sizes if (wide := fewest_stages(demand, layout, size))]
+    if not holding:
+        return Choice(layout, f"{reason}; {_nothing_fits(demand, layout, sizes[-1])}")
+    together = [each for each in holding if _num_places(memories, each[0]) >= each[1].pods]
+    memory, wider = together[0] if together else holding[-1]
     needed, has = human(needed_bytes(demand, wider)), human(memory)
-    of_which = f"the {has} that the smallest has which can" if len(memories) > 1 else f"its {has}"
+    which = "smallest with places for all" if together else "largest"
+    of_which = f"the {has} of the {which}" if len(sizes) > 1 else f"its {has}"
     words = f"the fullest {_holder(demand)} then needs {needed} of {of_which}"
     number = (
         "one pod holds it" if wider.pods == 1 else f"{wider.pods} pods, the fewest that hold it"
     )
     return Choice(wider, f"{reason}; {number}: {words}")
+
+
+def _num_places(memories: Sequence[int], least: int) -> int:
+    return sum(memory >= least for memory in memories)
 
 
 def _nothing_fits(demand: Demand, layout: Layout, memory: int) -> str:

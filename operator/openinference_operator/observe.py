@@ -68,9 +68,9 @@ class Observed:
     """All facts about one InferenceService that a decision may use.
 
     `preparation`: how far the wanted model is; `jobs` and `fetchers`: what fetches models, raw.
-    `gpu_memories`: bytes of one GPU of each node that could hold a replica. `obstacles`: of groups
-    that do not get on, by name. `waiting`: groups of the whole cluster that lack nodes, while one
-    of these holds some.
+    `gpu_memories`: bytes of one GPU of each place that nodes could have for a pod. `obstacles`: of
+    groups that do not get on, by name. `waiting`: groups of the whole cluster that lack nodes,
+    while one of these holds some.
     `live`: its objects by kind and name. `status`: what it said last. `name_taken_by`: an older
     InferenceService of the namespace with the same model name, or empty.
     """

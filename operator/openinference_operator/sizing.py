@@ -65,7 +65,7 @@ def size(
     summary: Mapping[str, Any],
     gpu_memories: Sequence[int],
 ) -> Sizing:
-    """Divide the memory of a replica. `gpu_memories`: bytes of one GPU of each node that fits."""
+    """Divide the memory of a replica. `gpu_memories`: of one GPU of each place for a pod."""
     for reason, misfit in _misfits(service, layout, summary):
         if misfit:
             ranks = layout.ranks_per_pod if service.gpus_per_pod else 0

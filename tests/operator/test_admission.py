@@ -74,7 +74,7 @@ def service(raw_service):
     return parse(raw_service(resources=resources, podTemplate={"nodeSelector": {"pool": "a"}}))
 
 
-def test_only_nodes_that_could_hold_a_replica_count(service):
+def test_every_place_that_could_hold_a_pod_counts(service):
     nodes = [
         node(81_559),
         node(40_960),
@@ -82,16 +82,16 @@ def test_only_nodes_that_could_hold_a_replica_count(service):
         node(24_576, gpus="2"),
         node(None),
     ]
-    assert gpu_memories(service, nodes) == (40_960 << 20, 81_559 << 20)
+    assert gpu_memories(service, nodes) == (*[40_960 << 20] * 2, *[81_559 << 20] * 2)
 
 
 def test_nodes_that_repel_a_pod_have_no_memory_for_it(service):
     """A model was said to fit for the GPUs of a node that is tainted for another team."""
-    nodes = [node(40_960), node(81_559, taint="team")]
+    nodes = [node(40_960, gpus="7"), node(81_559, taint="team")]
     assert gpu_memories(service, nodes) == (40_960 << 20,)
 
 
 @pytest.mark.parametrize("taint", ["nvidia.com/gpu", "node.kubernetes.io/unschedulable"])
 def test_nodes_have_memory_that_gpus_keep_for_themselves_or_that_rest(service, taint):
     """Else a model were too large as soon as somebody drains the node that holds it."""
-    assert gpu_memories(service, [node(81_559, taint=taint)]) == (81_559 << 20,)
+    assert gpu_memories(service, [node(81_559, "4", taint)]) == (81_559 << 20,)

@@ -75,10 +75,27 @@ def test_the_memory_of_gpus_decides_how_many_pods_there_are(gpus, gibibytes, lay
     assert is_whole == (not size(service, layout, LLAMA_70B, memories).problem)
 
 
-def test_pods_are_as_many_as_the_smallest_gpus_need_that_can_hold_the_model():
-    """A scheduler knows no memory of GPUs: a pod for which the largest was counted may get less."""
-    service = service_with(8, auto=True)
-    choice = choose(service, LLAMA_70B, [80 << 30, 16 << 30, 1 << 30])
-    assert choice == choose(service, LLAMA_70B, [1 << 30, 16 << 30])
-    assert choice.layout == Layout(2, tensor=8, pods=2)
-    assert "of the 17.2 GB that the smallest has which can" in choice.reason
+@pytest.mark.parametrize(
+    ("gibibytes", "layout", "words"),
+    [
+        ([80, 16, 1], Layout(2, tensor=8, pods=2), "of the 17.2 GB of the smallest with places fo"),
+        ([80, 16, 8], Layout(3, tensor=8, pods=3), "of the 8.6 GB of the smallest with places for"),
+        ([80, 16, 6], Layout(2, tensor=8, pods=2), "of the 17.2 GB of the smallest with places fo"),
+        (
+            [80, 4],
+            Layout(tensor=8),
+            "one pod holds it: the fullest GPU then needs 21.3 GB of the 85.9",
+        ),
+        ([16, 8], Layout(2, tensor=8, pods=2), "of the 17.2 GB of the largest"),
+    ],
+)
+def test_pods_are_as_many_as_the_smallest_gpus_need_that_have_places_for_all(
+    gibibytes, layout, words
+):
+    """A scheduler knows no memory of GPUs: a pod for which the largest was counted may get less.
+
+    But one small GPU made a model go over more pods than there were nodes.
+    """
+    choice = choose(service_with(8, auto=True), LLAMA_70B, [each << 30 for each in gibibytes])
+    assert choice.layout == layout
+    assert words in choice.reason
