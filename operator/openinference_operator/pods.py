@@ -5,12 +5,13 @@ object or number behind it, because these words end up in the conditions of the 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeAlias
 
+from openinference_operator import names
 from openinference_operator.reasons import Reason
 from openinference_operator.shortage import requests_of
 
@@ -173,7 +174,7 @@ def _crashing(raw: RawPod) -> Trouble | None:
 
 
 def _out_of_memory(raw: RawPod) -> Trouble:
-    container = raw["spec"].get("containers", [{}])[0]
+    container = _own(raw, raw["spec"].get("containers"))
     limit = (container.get("resources") or {}).get("limits", {}).get("memory")
     at = f"its limit of {limit}" if limit else f"what node {raw['spec'].get('nodeName')} has"
     message = (
@@ -214,6 +215,11 @@ TROUBLE_RULES: tuple[Callable[[RawPod], Trouble | None], ...] = (
 
 
 def _container(raw: RawPod) -> Mapping[str, Any]:
-    statuses = raw.get("status", {}).get("containerStatuses") or [{}]
-    first: Mapping[str, Any] = statuses[0]
-    return first
+    return _own(raw, raw.get("status", {}).get("containerStatuses"))
+
+
+def _own(raw: RawPod, containers: Iterable[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    """Of a pod's containers the one that bears its component's name; others may be of a mesh."""
+    component = raw["metadata"]["labels"].get(names.LABEL_COMPONENT)
+    empty: Mapping[str, Any] = {}
+    return next((each for each in containers or () if each["name"] == component), empty)

@@ -52,7 +52,11 @@ def build_pod(
         "namespace": NAMESPACE,
         "uid": f"pod-{index}-of-{group}",
         "resourceVersion": "1",
-        "labels": {names.LABEL_SERVICE: group.rsplit("-", 2)[0], names.LABEL_GROUP: group},
+        "labels": {
+            names.LABEL_SERVICE: group.rsplit("-", 2)[0],
+            names.LABEL_GROUP: group,
+            names.LABEL_COMPONENT: "engine",
+        },
         "creationTimestamp": "2026-01-01T00:00:00Z",
     }
     if is_ending or is_lost:

@@ -1,7 +1,10 @@
 """Conditions: what is said of pods in trouble, and the number or object behind it."""
 
 import pytest
+from openinference_operator import names
 from openinference_operator.pods import read_pod
+from openinference_operator.routers import router_endpoint
+from openinference_operator.signals.router_state import Endpoint
 
 from tests.operator.statuses import condition, status_of
 
@@ -53,6 +56,7 @@ TROUBLES = {
         {
             "containerStatuses": [
                 {
+                    "name": "engine",
                     "image": "engine:404",
                     "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}},
                 }
@@ -64,7 +68,12 @@ TROUBLES = {
     "a Secret is missing": (
         {
             "containerStatuses": [
-                {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "no x"}}}
+                {
+                    "name": "engine",
+                    "state": {
+                        "waiting": {"reason": "CreateContainerConfigError", "message": "no x"}
+                    },
+                }
             ]
         },
         "ContainerConfigError",
@@ -74,6 +83,7 @@ TROUBLES = {
         {
             "containerStatuses": [
                 {
+                    "name": "engine",
                     "restartCount": 3,
                     "state": {"waiting": {"reason": "CrashLoopBackOff"}},
                     "lastState": {
@@ -92,6 +102,7 @@ TROUBLES = {
         {
             "containerStatuses": [
                 {
+                    "name": "engine",
                     "restartCount": 1,
                     "state": {"running": {}},
                     "started": False,
@@ -137,15 +148,39 @@ def test_trouble_of_a_pod_is_named_with_what_is_behind_it(raw_pod, status, reaso
     assert "demo-1a2b3c4d-0-0" in trouble.message
 
 
+@pytest.mark.parametrize("beside", ["daprd", "istio-proxy"])
+def test_a_pod_is_judged_by_its_engine_whatever_runs_beside_it(raw_pod, beside):
+    """The kubelet sorts by name, so a sidecar that came first hid why the engine ended."""
+    ended = {"terminated": {"exitCode": 2, "message": "no such model"}}
+    engine = {"name": "engine", "restartCount": 3, "state": ended}
+    sidecar = {"name": beside, "started": True, "restartCount": 0, "state": {"running": {}}}
+    statuses = sorted((engine, sidecar), key=lambda container: container["name"])
+    pod = read_pod(raw_pod("demo-1a2b3c4d-0", is_ready=False, containerStatuses=statuses))
+    assert (pod.is_running, pod.restarts, pod.trouble.reason) == (False, 3, "CrashLoop")
+
+
+def test_routers_are_found_by_their_own_container():
+    labels = {names.LABEL_COMPONENT: "router"}
+    metadata = {"name": "router-0", "namespace": "team-a", "uid": "uid", "labels": labels}
+    proxy = {"name": "proxy", "started": False, "state": {"running": {}}}
+    router = {"name": "router", "started": True, "state": {"running": {}}}
+    status = {"phase": "Running", "podIP": "::1", "containerStatuses": [proxy, router]}
+    raw = {"metadata": metadata, "spec": {}, "status": status}
+    assert router_endpoint(raw) == Endpoint("team-a", "router-0", "::1")
+
+
 def test_out_of_memory_names_the_limit(raw_pod):
     ended = {"restartCount": 1, "lastState": {"terminated": {"reason": "OOMKilled"}}}
-    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, containerStatuses=[ended])
-    raw["spec"]["containers"] = [{"resources": {"limits": {"memory": "2Gi"}}}]
+    statuses = [{"name": "engine", **ended}]
+    raw = raw_pod("demo-1a2b3c4d-0", is_ready=False, containerStatuses=statuses)
+    limits = {"resources": {"limits": {"memory": "2Gi"}}}
+    raw["spec"]["containers"] = [{"name": "proxy"}, {"name": "engine", **limits}]
     assert "more memory than its limit of 2Gi" in read_pod(raw).trouble.message
 
 
 def test_a_pod_that_recovered_is_not_in_trouble(raw_pod):
     container = {
+        "name": "engine",
         "started": True,
         "restartCount": 4,
         "state": {"running": {}},
