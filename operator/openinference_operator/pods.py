@@ -63,6 +63,7 @@ class Pod:
 
 INSUFFICIENT = re.compile(r"Insufficient ([\w./-]*\w)")
 IMAGE_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+VAIN_ATTEMPTS = 2  # a download that was cut once goes on
 CONTAINER_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -144,7 +145,7 @@ def _configuration(raw: RawPod) -> Trouble | None:
 
 
 def _waiting(raw: RawPod, problems: tuple[str, ...], reason: Reason) -> Trouble | None:
-    container = _container(raw)
+    container = _due(raw)
     waiting = container.get("state", {}).get("waiting", {})
     if waiting.get("reason") not in problems:
         return None
@@ -154,23 +155,42 @@ def _waiting(raw: RawPod, problems: tuple[str, ...], reason: Reason) -> Trouble 
     return Trouble(Concern.GROUPS_HEALTHY, reason, message)
 
 
+def _not_initialised(raw: RawPod) -> Trouble | None:
+    """What comes before the engine fails again and again: it fetches the model, or is a mesh's."""
+    container = _due(raw)
+    ended = _end(container)
+    if container is _container(raw) or not ended or container["restartCount"] < VAIN_ATTEMPTS:
+        return None
+    name = raw["metadata"]["name"]
+    message = f"pod {name} does not start: its container {container['name']} {_words(container)}"
+    return Trouble(Concern.GROUPS_HEALTHY, Reason.POD_NOT_STARTED, message)
+
+
 def _crashing(raw: RawPod) -> Trouble | None:
-    """The container ended and has not passed its startup probe since."""
+    """The engine ended and has not passed its startup probe since."""
     container = _container(raw)
-    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get(
-        "terminated"
-    )
+    ended = _end(container)
     if not ended or container.get("started"):
         return None
     if ended.get("reason") == "OOMKilled":
         return _out_of_memory(raw)
-    said = (ended.get("message") or "").strip().splitlines()
-    message = (
-        f"pod {raw['metadata']['name']} exited with {ended.get('exitCode')}"
-        f" ({container.get('restartCount', 0)} restarts)"
-    )
-    message = f"{message}: {said[-1]}" if said else message
+    message = f"pod {raw['metadata']['name']} {_words(container)}"
     return Trouble(Concern.GROUPS_HEALTHY, Reason.CRASH_LOOP, message)
+
+
+def _words(container: Mapping[str, Any]) -> str:
+    """How a container ended, and its last words."""
+    ended = _end(container)
+    exited = f"exited with {ended.get('exitCode')} ({container.get('restartCount', 0)} restarts)"
+    said = (ended.get("message") or "").strip().splitlines()
+    return f"{exited}: {said[-1]}" if said else exited
+
+
+def _end(container: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How it ended, now or the last time; empty if it never did."""
+    now, before = container.get("state", {}), container.get("lastState", {})
+    ended: Mapping[str, Any] = now.get("terminated") or before.get("terminated") or {}
+    return ended
 
 
 def _out_of_memory(raw: RawPod) -> Trouble:
@@ -209,6 +229,7 @@ TROUBLE_RULES: tuple[Callable[[RawPod], Trouble | None], ...] = (
     _image,
     _configuration,
     _evicted,
+    _not_initialised,
     _crashing,
     _failed,
 )
@@ -216,6 +237,15 @@ TROUBLE_RULES: tuple[Callable[[RawPod], Trouble | None], ...] = (
 
 def _container(raw: RawPod) -> Mapping[str, Any]:
     return _own(raw, raw.get("status", {}).get("containerStatuses"))
+
+
+def _due(raw: RawPod) -> Mapping[str, Any]:
+    """The container that the pod waits for: the engine, or the first before it that is not done."""
+    engine = _container(raw)
+    if engine.get("state", {}).get("waiting", {}).get("reason") != "PodInitializing":
+        return engine
+    before = raw.get("status", {}).get("initContainerStatuses") or []
+    return next((each for each in before if not each.get("ready")), engine)
 
 
 def _own(raw: RawPod, containers: Iterable[Mapping[str, Any]] | None) -> Mapping[str, Any]:

@@ -19,6 +19,13 @@ def test_a_crash_loop_names_pod_code_and_last_words(make_world):
     assert "-0 exited with 1" in message
 
 
+INITIALIZING = {"name": "engine", "state": {"waiting": {"reason": "PodInitializing"}}}
+
+
+def ended(exit_code, message=""):
+    return {"terminated": {"exitCode": exit_code, "message": message}}
+
+
 TROUBLES = {
     "no GPU left": (
         {
@@ -113,6 +120,36 @@ TROUBLES = {
         "OutOfMemory",
         "needs more memory than what node node-a has (1 restarts)",
     ),
+    "its model cannot be fetched": (
+        {
+            "containerStatuses": [INITIALIZING],
+            "initContainerStatuses": [
+                {"name": "istio-init", "ready": True, "restartCount": 2, "state": ended(0)},
+                {
+                    "name": "model",
+                    "restartCount": 2,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}},
+                    "lastState": ended(2, "hf://team/tiny: no room in /models; free 1.2 GB"),
+                },
+            ],
+        },
+        "PodNotStarted",
+        "container model exited with 2 (2 restarts): hf://team/tiny: no room in /models; free",
+    ),
+    "the image of what fetches its model is missing": (
+        {
+            "containerStatuses": [INITIALIZING],
+            "initContainerStatuses": [
+                {
+                    "name": "model",
+                    "image": "engine:404",
+                    "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}},
+                }
+            ],
+        },
+        "ImagePullFailed",
+        "engine:404: not found",
+    ),
     "evicted": (
         {"phase": "Failed", "reason": "Evicted", "message": "node was low on memory"},
         "Evicted",
@@ -146,6 +183,19 @@ def test_trouble_of_a_pod_is_named_with_what_is_behind_it(raw_pod, status, reaso
     assert trouble.reason == reason
     assert part in trouble.message
     assert "demo-1a2b3c4d-0-0" in trouble.message
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"restartCount": 1, "state": {"running": {}}, "lastState": ended(2, "cut; again")},
+        {"restartCount": 3, "ready": True, "state": ended(0), "lastState": ended(2, "cut; again")},
+    ],
+)
+def test_a_download_that_was_cut_once_or_is_done_is_no_trouble(raw_pod, container):
+    fetching = {"name": "model", **container}
+    statuses = {"containerStatuses": [INITIALIZING], "initContainerStatuses": [fetching]}
+    assert read_pod(raw_pod("demo-1a2b3c4d-0", is_ready=False, **statuses)).trouble is None
 
 
 @pytest.mark.parametrize("beside", ["daprd", "istio-proxy"])
