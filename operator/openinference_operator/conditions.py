@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from openinference_operator.condition import Condition, Rule, count
 from openinference_operator.facts import Facts
 from openinference_operator.model_conditions import MODEL_RULES
-from openinference_operator.pods import Concern
 from openinference_operator.progress_conditions import PROGRESS_RULES
 from openinference_operator.reasons import Reason
 from openinference_operator.recovery import crashes_in_vain, is_spent
 from openinference_operator.scaling_conditions import SCALING_CHAINS
+from openinference_operator.trouble import Concern
 
 
 def judge(facts: Facts) -> list[Condition]:

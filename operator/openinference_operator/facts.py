@@ -6,12 +6,12 @@ from openinference_operator.course import NO_EVIDENCE, Course, Evidence
 from openinference_operator.groups import Group
 from openinference_operator.observe import Observed
 from openinference_operator.plan import Plan
-from openinference_operator.pods import Concern, Trouble
 from openinference_operator.reasons import Reason
 from openinference_operator.rollout import LIVE, GroupState, Phase
 from openinference_operator.scaling import Decision
 from openinference_operator.sizing import Sizing
 from openinference_operator.spec import InferenceService
+from openinference_operator.trouble import Concern, Trouble
 
 
 @dataclass(frozen=True, slots=True)

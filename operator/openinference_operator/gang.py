@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from openinference_operator import names, timestamps
-from openinference_operator.pods import RawPod, condition
+from openinference_operator.pod_status import RawPod, condition
 from openinference_operator.shortage import ENDED
 
 CONTENDED_SECONDS = 60.0

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from openinference_operator import names, timestamps
 from openinference_operator.gang import retry_at
-from openinference_operator.pods import Concern, Pod, Trouble
+from openinference_operator.pods import Pod
 from openinference_operator.reasons import Reason
 from openinference_operator.rollout import GroupState, Phase
 from openinference_operator.routers import RouterView
 from openinference_operator.store import Object
+from openinference_operator.trouble import Concern, Trouble
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from openinference_operator import names
 from openinference_operator.demand import MORE_SIZES, SIZES
 from openinference_operator.manifests import model
 from openinference_operator.operations import Annotate, Create, Delete, Operation, Reference
-from openinference_operator.pods import condition
+from openinference_operator.pod_status import condition, end_of
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 
@@ -147,7 +147,7 @@ def _keep_result(job: Object, pods: Sequence[Object]) -> Iterator[Operation]:
     metadata = job["metadata"]
     if names.ANNOTATION_MODEL in (metadata.get("annotations") or {}):
         return
-    said = [_end(_container(pod, "containerStatuses")).get("message", "") for pod in pods]
+    said = [end_of(_container(pod, "containerStatuses")).get("message", "") for pod in pods]
     result = next((text for text in said if read_result(text)), None)
     if result is not None:
         yield Annotate(_reference(job), {names.ANNOTATION_MODEL: result})
@@ -171,7 +171,7 @@ def _read_pods(pods: Sequence[Object], statuses: str) -> Preparation:
 def _read_pod(pod: Object, statuses: str) -> Preparation:
     name, container = pod["metadata"]["name"], _container(pod, statuses)
     state = container.get("state", {})
-    ended = _end(container)
+    ended = end_of(container)
     if ended and ended.get("exitCode") == 0:
         result = read_result(ended.get("message", ""))
         return Preparation(ModelStage.READY, result=result)
@@ -201,13 +201,6 @@ def _container(pod: Object, statuses: str) -> Mapping[str, Any]:
     found = (pod.get("status") or {}).get(statuses) or []
     empty: Mapping[str, Any] = {}
     return next((each for each in found if each["name"] == model.COMPONENT), empty)
-
-
-def _end(container: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How a container ended, now or the last time; empty if it never did."""
-    now, before = container.get("state", {}), container.get("lastState", {})
-    ended: Mapping[str, Any] = now.get("terminated") or before.get("terminated") or {}
-    return ended
 
 
 def _wanted(service: InferenceService, jobs: Iterable[Object]) -> Object | None:
