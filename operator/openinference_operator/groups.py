@@ -84,8 +84,10 @@ class Group:
     def troubled(self) -> Pod | None:
         """The pod in trouble that is the cause, if one of them pulled the others down."""
         # Each pod of a group whose ranks lose each other ends, and is started again by the kubelet.
-        causes = (pod for pod in self.pods if _is_cause(pod))
-        return next(causes, None) or next((pod for pod in self.pods if pod.trouble), None)
+        # So does one that another has not come to meet, but not so often as the other.
+        troubled = [pod for pod in self.pods if pod.trouble]
+        crashing = max(troubled, key=lambda pod: pod.restarts, default=None)
+        return next(filter(_is_cause, troubled), crashing)
 
     @property
     def is_given_up(self) -> bool:

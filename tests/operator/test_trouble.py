@@ -1,10 +1,14 @@
 """Conditions: what is said of pods in trouble, and the number or object behind it."""
 
+from dataclasses import replace
+
 import pytest
 from openinference_operator import names
+from openinference_operator.facts import Facts
 from openinference_operator.pods import read_pod
 from openinference_operator.routers import router_endpoint
 from openinference_operator.signals.router_state import Endpoint
+from openinference_operator.status import build_status
 
 from tests.operator.statuses import condition, status_of
 
@@ -196,6 +200,37 @@ def test_a_download_that_was_cut_once_or_is_done_is_no_trouble(raw_pod, containe
     fetching = {"name": "model", **container}
     statuses = {"containerStatuses": [INITIALIZING], "initContainerStatuses": [fetching]}
     assert read_pod(raw_pod("demo-1a2b3c4d-0", is_ready=False, **statuses)).trouble is None
+
+
+@pytest.mark.parametrize(
+    ("restarts", "culprit"),
+    [
+        ((3, None), "-0-0"),  # rank 0 cannot start, the other has waited for it only
+        ((3, 1), "-0-0"),  # and no longer does
+        ((1, 3), "-0-1"),
+        ((None, 3), "-0-1"),
+        ((2, 2), "-0-0"),  # one pulled the other down, and rank 0 says which
+    ],
+)
+def test_of_a_group_that_cannot_meet_the_pod_speaks_that_ends_by_itself(
+    make_world, raw_pod, restarts, culprit
+):
+    """Pods that wait in vain for another one end as well, ten minutes later, and hid it."""
+    world = make_world(replicas=1)
+    world.reconcile()
+    observed = world.observe()
+    [group] = observed.groups
+    members = tuple(
+        read_pod(
+            raw_pod(group.name, False, index=index, is_broken=bool(times), restarts=times or 0)
+        )
+        for index, times in enumerate(restarts)
+    )
+    observed = replace(observed, groups=(replace(group, members=members),))
+    facts = Facts(world.parsed, observed, world.plan(), None, world.now)
+    _, reason, message = condition(build_status(facts), "Ready")
+    assert reason == "CrashLoop"
+    assert f"{culprit} exited with 1 (" in message
 
 
 @pytest.mark.parametrize("beside", ["daprd", "istio-proxy"])
