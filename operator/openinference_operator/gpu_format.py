@@ -1,8 +1,8 @@
 """In which format a GPU reads a model's matrices: pure, on the summary of a model.
 
 The engine says it of what it has looked at. Of headers alone, as `openinference plan` may have
-them, and by engines that did not say it, it is guessed as if groups and zeros of codes were such
-that kernels take them.
+them, and by engines that did not say it, it is guessed as if codes were such that kernels take
+them.
 """
 
 from collections.abc import Mapping

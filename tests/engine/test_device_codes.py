@@ -19,6 +19,7 @@ from openinference_engine.weights.device_codes import expand
 from openinference_engine.weights.kernel_formats import stored_format
 from openinference_engine.weights.loader import Weights
 from openinference_engine.weights.stack import Stack
+from openinference_engine.weights.summary import summarise
 from openinference_engine.weights.upload import opened_upload
 
 from tests.engine.foreign_codes import (
@@ -180,6 +181,13 @@ def test_groups_that_no_unit_holds_are_expanded(source, tmp_path):
     folder = write_gptq(source, tmp_path / "gptq", *random_parts(4, 32), 4, 32)
     assert stored_format(open_checkpoint(folder)) == "bfloat16"
     assert torch.equal(load_down(folder, "bfloat16").float(), stored(folder))
+
+
+@pytest.mark.parametrize(("group", "told"), [(32, "bfloat16"), (128, "")])
+def test_headers_alone_tell_of_groups_that_are_expanded(source, tmp_path, group, told):
+    """`openinference plan` counted them as four bits, and took fp8 activations for them."""
+    folder = write_gptq(source, tmp_path / "gptq", *random_parts(4, group), 4, group)
+    assert summarise(folder, headers_alone=True).gpu_format == told
 
 
 def test_groups_in_another_order_are_expanded(source, tmp_path):

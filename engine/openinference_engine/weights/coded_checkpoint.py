@@ -49,6 +49,11 @@ class CodedCheckpoint(ABC):
     def is_coded(self, name: str) -> bool:
         return name in self._coded
 
+    @property
+    def group_size(self) -> int | None:
+        """Inputs of a group, where all are alike and the configuration tells; else None."""
+        return None
+
     def tensors(self) -> Iterable[StoredTensor]:
         return self._checkpoint.tensors()
 

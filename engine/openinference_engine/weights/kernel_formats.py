@@ -10,7 +10,7 @@ from openinference_engine.config import WeightFormat
 from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
 from openinference_engine.weights.stored_codes import StoredCodes
 
-_GROUP_COLUMNS = 128  # as of tiles.py, which needs torch
+GROUP_COLUMNS = 128  # as of tiles.py, which needs torch
 
 
 def stored_format(checkpoint: object) -> WeightFormat:
@@ -26,7 +26,7 @@ def stored_format(checkpoint: object) -> WeightFormat:
 def kernel_format(stored: StoredCodes) -> WeightFormat | None:
     """The format that holds these codes as they are; None if there is none."""
     size = stored.group_size
-    if size is None or size % _GROUP_COLUMNS:
+    if size is None or size % GROUP_COLUMNS:
         return None
     match stored.layout, stored.bits, stored.zeros is None:
         case "e4m3", _, _:

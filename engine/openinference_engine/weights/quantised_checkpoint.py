@@ -75,6 +75,11 @@ class QuantisedCheckpoint(CodedCheckpoint):
         }
         super().__init__(checkpoint, plain, coded)
 
+    @property
+    def group_size(self) -> int | None:
+        size = self._method.group_size
+        return size if size > 0 else None
+
     def stored_codes(self, name: str) -> StoredCodes:
         matrix = name.removesuffix(".weight")
         words, zeros, scales = (
@@ -92,7 +97,7 @@ class QuantisedCheckpoint(CodedCheckpoint):
                 f"{matrix}: scales {scales.shape} and zeros {(len(zeros), zero_outputs)} do not "
                 f"fit the {outputs} outputs of its codes; fetch it again"
             )
-        size = self._method.group_size if self._method.group_size > 0 else inputs
+        size = self.group_size or inputs
         return StoredCodes(
             self._layout,
             self._method.bits,

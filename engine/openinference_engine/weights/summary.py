@@ -16,7 +16,7 @@ import msgspec
 from openinference_engine.config import ModelConfig, WeightFormat
 from openinference_engine.weights.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
-from openinference_engine.weights.kernel_formats import stored_format
+from openinference_engine.weights.kernel_formats import GROUP_COLUMNS, stored_format
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
@@ -109,9 +109,10 @@ def _parameters(checkpoint: Checkpoint, tensors: Iterable[StoredTensor]) -> int:
 
 
 def _gpu_format(checkpoint: Checkpoint, headers_alone: bool) -> WeightFormat | Literal[""]:
-    """Of codes it depends on their groups and zeros, too, which are no headers."""
-    is_hidden = headers_alone and isinstance(checkpoint, CodedCheckpoint)
-    return "" if is_hidden else stored_format(checkpoint)
+    """Of codes it depends on their zeros and the order of groups, too, which are no headers."""
+    if not (headers_alone and isinstance(checkpoint, CodedCheckpoint)):
+        return stored_format(checkpoint)
+    return "bfloat16" if (checkpoint.group_size or 0) % GROUP_COLUMNS else ""
 
 
 def _expert_parameters(config: ModelConfig) -> int:
