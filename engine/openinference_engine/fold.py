@@ -78,9 +78,8 @@ class OutputFold:
         if reason is not None:
             text += self._detokenizer.flush()
         self.num_characters += len(text)
-        if self.num_tokens <= self._params.min_tokens:
-            return text  # as stop tokens do, stop strings wait for so many
-        shown = self._stops.feed(text)
+        # As stop tokens do, stop strings wait for so many.
+        shown = self._stops.feed(text, may_end=self.num_tokens > self._params.min_tokens)
         return shown if reason is None else shown + self._stops.flush()
 
     def _end(self, reason: FinishReason | None) -> AnswerEnd | None:
@@ -98,11 +97,17 @@ class StopBuffer:
         self._shows_stop = shows_stop
         self._held = ""
 
-    def feed(self, text: str) -> str:
+    def feed(self, text: str, *, may_end: bool = True) -> str:
+        """`may_end`: whether a stop string that ends in this text counts, wherever it began."""
         if not self._stops or self.is_hit:
             return "" if self.is_hit else text
+        num_before = len(self._held)
         self._held += text
-        hits = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        hits = [
+            (place, stop)
+            for stop in self._stops
+            if may_end and (place := self._find(stop, end_after=num_before)) >= 0
+        ]
         if hits:
             self.is_hit = True
             place, stop = min(hits)
@@ -110,6 +115,10 @@ class StopBuffer:
         end = len(self._held) - max(overlap(self._held, stop) for stop in self._stops)
         shown, self._held = self._held[:end], self._held[end:]
         return shown
+
+    def _find(self, stop: str, *, end_after: int) -> int:
+        """The first place of one that ends behind so many characters of what is held; -1: none."""
+        return self._held.find(stop, max(0, end_after - len(stop) + 1))
 
     def flush(self) -> str:
         """What was held back for nothing."""

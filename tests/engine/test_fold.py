@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openinference_engine.fold import OutputFold, StopBuffer
 from openinference_engine.parsers.reading import Reading
@@ -34,20 +34,32 @@ def feed_text(fold: OutputFold, tokenizer: Tokenizer, text: str) -> list[str]:
 @given(
     st.lists(st.text("abc", max_size=4), max_size=12),
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    st.integers(0, 6),
 )
-def test_stop_buffer_shows_the_text_up_to_the_first_stop(
-    pieces: list[str], stops: list[str]
+@example(["a", "b"], ["ab"], 1)
+@example(["ab", "c", "d"], ["abcd", "b"], 1)
+def test_stop_buffer_shows_the_text_up_to_the_first_stop_behind_the_first_pieces(
+    pieces: list[str], stops: list[str], num_first: int
 ) -> None:
+    """A stop string that began in the first `min_tokens` tokens and ended behind was not found."""
     buffer = StopBuffer(tuple(stops))
-    shown = "".join(buffer.feed(piece) for piece in pieces)
+    shown = "".join(
+        buffer.feed(piece, may_end=number >= num_first) for number, piece in enumerate(pieces)
+    )
     is_hit = buffer.is_hit
     shown += buffer.flush()
-    whole = ""
-    for piece in pieces:  # a stop string ends the text as soon as it is whole
-        whole += piece
-        ends = [whole.index(stop) for stop in stops if stop in whole]
-        if ends:
-            assert (is_hit, shown) == (True, whole[: min(ends)])
+    whole = "".join(pieces)
+    end_of_first = len("".join(pieces[:num_first]))
+    for number in range(num_first, len(pieces)):  # a stop ends the text as soon as it is whole
+        so_far = "".join(pieces[: number + 1])
+        places = [
+            place
+            for stop in stops
+            for place in range(len(so_far))
+            if so_far.startswith(stop, place) and place + len(stop) > end_of_first
+        ]
+        if places:
+            assert (is_hit, shown) == (True, whole[: min(places)])
             return
     assert (is_hit, shown) == (False, whole)
 
@@ -87,6 +99,13 @@ def test_stop_string_waits_for_the_fewest_tokens(tokenizer: Tokenizer) -> None:
     assert fold.finish_reason == "stop"
 
 
+def test_stop_string_may_begin_within_the_fewest_tokens(tokenizer: Tokenizer) -> None:
+    """What shows of it is told by its end; until then it is held back."""
+    fold = make_fold(tokenizer, ("two three",), min_tokens=2)
+    assert feed_text(fold, tokenizer, "one two three four")[:3] == ["one", " ", ""]
+    assert (fold.finish_reason, fold.num_tokens) == ("stop", 3)
+
+
 @pytest.mark.parametrize(
     ("params", "reason", "num_tokens"),
     [
@@ -112,14 +131,18 @@ def test_held_text_is_shown_when_the_answer_ends_by_length(tokenizer: Tokenizer)
 
 
 @given(
-    st.lists(st.integers(3, 49151), max_size=30), st.integers(0, 30), st.text("etaoin ", max_size=3)
+    st.lists(st.integers(3, 49151), max_size=30),
+    st.integers(0, 30),
+    st.text("etaoin ", max_size=3),
+    st.integers(0, 5),
 )
 @settings(max_examples=2 * settings.default.max_examples)
 def test_resumed_fold_goes_on_exactly_where_it_was(
-    tokenizer: Tokenizer, token_ids: list[int], cut: int, stop: str
+    tokenizer: Tokenizer, token_ids: list[int], cut: int, stop: str, min_tokens: int
 ) -> None:
     stops = (stop,) if stop else ()
-    whole, resumed = make_fold(tokenizer, stops), make_fold(tokenizer, stops)
+    whole = make_fold(tokenizer, stops, min_tokens=min_tokens)
+    resumed = make_fold(tokenizer, stops, min_tokens=min_tokens)
     expected = [whole.feed(token_id) for token_id in token_ids]
     resumed.replay(token_ids[:cut])
     assert [resumed.feed(token_id) for token_id in token_ids[cut:]] == expected[cut:]
