@@ -62,11 +62,13 @@ class Grammars:
         if not self._tokenizer.end_token_ids:
             return "this model has no token that ends an answer, so none can be held to a grammar"
         try:
-            self._compiler.compile_structural_tag(grammar)
+            constraint = self.constraint(grammar, ())
         except UnicodeDecodeError as error:  # what xgrammar quotes ends within a character
             return _complaint(error.object.decode(errors="replace"))
         except Exception as error:  # whatever it is, it concerns this request alone
             return _complaint(str(error))
+        if constraint is not None and constraint.allows_nothing:
+            return "nothing can follow it"  # a rule that only leads back to itself
         return None
 
     @cached_property
@@ -89,6 +91,11 @@ class GrammarConstraint:
     def __init__(self, matcher: xgrammar.GrammarMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._mask = torch.empty(1, -(-vocab_size // 32), dtype=torch.int32)
+
+    @property
+    def allows_nothing(self) -> bool:
+        """No token, and no end either."""
+        return self._matcher.fill_next_token_bitmask(self._mask) and not bool(self._mask.any())
 
     def accept(self, token_id: int) -> None:
         """Goes on by one token; one that does not follow the grammar changes nothing."""

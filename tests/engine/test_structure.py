@@ -37,6 +37,21 @@ def nested(num_objects: int) -> dict[str, Any]:
     return schema
 
 
+def optional(num_properties: int) -> dict[str, Any]:
+    """The schema of an object that may lack any of its properties."""
+    return {"type": "object", "properties": {f"p{number}": {} for number in range(num_properties)}}
+
+
+def chained(num_references: int) -> dict[str, Any]:
+    """The schema of an object in an object, and so on, each told by a reference to the next."""
+    schemas = [
+        {"type": "object", "properties": {"a": {"$ref": f"#/$defs/{number + 1}"}}}
+        for number in range(num_references)
+    ]
+    named = {str(number): schema for number, schema in enumerate([*schemas, {"type": "integer"}])}
+    return {"$ref": "#/$defs/0", "$defs": named}
+
+
 def ask(http: httpx2.Client, **fields: Any) -> tuple[str, str]:
     """The text of an answer and why it ended."""
     answer = http.post("/v1/chat/completions", json=ASKED | fields)
@@ -101,11 +116,14 @@ def test_grammar_wins_where_other_rules_leave_nothing(http: httpx2.Client) -> No
         ({"guided_regex": "(?=a)b"}, "guided_regex", "cannot look ahead"),
         ({"guided_grammar": "root ::= x"}, "guided_grammar", 'Rule "x" is not defined; mend it'),
         ({"guided_grammar": "root ::= é"}, "guided_grammar", "line 1, column 10"),
+        ({"guided_json": {"type": "object", "required": 1}}, "guided_json", "required"),
         ({"guided_json": {"type": "objekt"}}, "guided_json", 'Unsupported type "objekt"'),
         ({"guided_json": "{"}, "guided_json", "is not the JSON of an object"),
         ({"guided_json": {"$ref": "#/x"}}, "guided_json", "Cannot find field x"),
         ({"guided_json": {"enum": ["x" * 300_000]}}, "guided_json", "use at most 262144"),
         ({"guided_json": nested(64)}, "guided_json", "nests deeper than 128 levels; flatten it"),
+        ({"guided_json": optional(513)}, "guided_json", "513 properties that may be missing"),
+        ({"guided_json": {"$ref": "#"}}, "guided_json", "nothing can follow it; mend it"),
         ({"guided_choice": []}, "guided_choice", "length >= 1"),
         ({"structured_outputs": {"xml": 1}}, "structured_outputs", "unknown field `xml`"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "'xml'"),
@@ -128,6 +146,17 @@ def test_structure_that_cannot_be_kept_is_refused(
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, field)
     assert message in error["message"]
+
+
+def test_references_nest_as_deep_as_they_like(http: httpx2.Client) -> None:
+    """No bound counts them: each is a rule of its own, so compiling takes time in proportion."""
+    text, _ = ask(http, guided_json=chained(1000))
+    assert re.match(r'\s*\{\s*("a"|\})', text)
+
+
+def test_object_may_have_many_required_properties() -> None:
+    schema = optional(2000)
+    assert structure_of(chat_request(guided_json=schema | {"required": [*schema["properties"]]}))
 
 
 def test_schema_may_nest_as_deep_as_is_said() -> None:

@@ -19,10 +19,12 @@ from openinference_engine.server.state import ServerState
 
 Format = dict[str, Any]  # a part of a structural tag
 
-_LONGEST = 256 * 1024  # characters of one grammar; compiling takes time in proportion
+_LONGEST = 256 * 1024  # characters of one grammar; compiling takes time at least in proportion
 # Of a schema, two for each object in an object: compiling takes time with the square of them (64
 # objects 0.1 s, 480 of them 18 s), and grammars are compiled one after the other.
 _MOST_LEVELS = 128
+# Of one object: with the square of them too (512 properties 0.3 s, 2,000 of them 11 s).
+_MOST_OPTIONAL = 512
 # A model may write blanks between the parts of a JSON text; small ones would never stop.
 _MOST_BLANKS = 32
 # Keywords of JSON schema that a grammar cannot keep; to pass over them would be to lie.
@@ -92,10 +94,16 @@ async def compile_structure(state: ServerState, structure: Structure | None) -> 
     return grammar
 
 
-def check_depth(field: str, schema: Any) -> None:
-    """Raises RequestError if a schema nests so deeply that others would wait for its grammar."""
+def check_size(field: str, schema: Any) -> None:
+    """Raises RequestError if others would wait for the grammar of a schema."""
     if _nests_deeper(schema, _MOST_LEVELS):
         raise RequestError(f"{field}: nests deeper than {_MOST_LEVELS} levels; flatten it", field)
+    if (most := _most_optional(schema)) > _MOST_OPTIONAL:
+        raise RequestError(
+            f"{field}: an object has {most} properties that may be missing, more than "
+            f"{_MOST_OPTIONAL}; name them in its 'required'",
+            field,
+        )
 
 
 def json_format(schema: dict[str, Any] | bool) -> Format:
@@ -133,7 +141,7 @@ def _schema(field: str, schema: dict[str, Any] | str) -> Structure:
             schema = msgspec.json.decode(schema, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise RequestError(f"{field}: is not the JSON of an object: {error}", field) from error
-    check_depth(field, schema)
+    check_size(field, schema)
     if keyword := next(_unkept(schema), None):
         raise RequestError(f"{field}: the keyword {keyword!r} cannot be kept; remove it", field)
     return Structure(field, json_format(schema))
@@ -145,6 +153,19 @@ def _nests_deeper(value: Any, levels: int) -> bool:
         return False
     parts = value.values() if isinstance(value, dict) else value
     return levels == 0 or any(_nests_deeper(part, levels - 1) for part in parts)
+
+
+def _most_optional(schema: Any) -> int:
+    """How many properties one object of the schema may lack, at most."""
+    if isinstance(schema, list):
+        return max(map(_most_optional, schema), default=0)
+    if not isinstance(schema, dict):
+        return 0
+    properties, required = schema.get("properties"), schema.get("required")
+    names = set(properties) if isinstance(properties, dict) else set()
+    if isinstance(required, list):
+        names -= {name for name in required if isinstance(name, str)}
+    return max(len(names), _most_optional([*schema.values()]))
 
 
 def _unkept(schema: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from openinference_engine.server.schema import ChatRequest
 from openinference_engine.server.structure import (
     Format,
     any_of,
-    check_depth,
+    check_size,
     json_format,
     sequence_of,
 )
@@ -77,7 +77,7 @@ class ToolUse:
     def _tag(self, tool: FunctionTool, prefix: str = "", suffix: str = "") -> Format:
         is_held = self.must_call or tool.function.strict
         schema = tool.function.parameters if is_held else {"type": "object"}
-        check_depth("tools", schema)
+        check_size("tools", schema)
         return {
             "type": "tag",
             "begin": prefix + self.form.head % tool.function.name,
