@@ -52,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve one model over the OpenAI API")
     add = serve.add_argument
     add("uri", help="package://module/file.gguf, file:///path.gguf or file:///folder")
-    add("--host", default=server.host, help="address to listen on")
-    add("--port", type=int, default=server.port, help="default: 8000")
+    add("--host", default=server.host, help="address to listen on; default: all")
+    add("--port", type=_port, default=server.port, help="default: 8000")
     add("--served-model-name", help="default: the file name of the model")
     add("--tool-parser", choices=list(FORMATS), help="default: what the chat template shows")
     add("--reasoning-parser", choices=get_args(ReasoningFormat), help="default: the same")
@@ -208,6 +208,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is not allowed; use 0 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = _positive(text)
+    if value > 65535:  # of all addresses, the system would take another one
+        raise argparse.ArgumentTypeError(f"{value} is no port; use 1 to 65535")
     return value
 
 

@@ -207,7 +207,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
 class ServerConfig(msgspec.Struct, frozen=True):
     """What the API process needs to listen and to say who it is."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a pod is reached by its address
+    host: str = ""  # empty: all addresses of IPv4 and IPv6; a pod is reached by any of its own
     port: int = 8000
     served_model_name: str | None = None  # None: the file name of the model
     tool_parser: CallFormatName | None = None  # None: what the chat template shows

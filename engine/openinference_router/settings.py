@@ -41,10 +41,11 @@ class Settings(BaseSettings):
     tls_secret: str = ""
     """Name of the Secret with the certificate; while it does not exist there is no port for TLS."""
 
-    host: str = "0.0.0.0"  # noqa: S104  a pod listens to its network; NetworkPolicies say who may
-    client_port: int = 8080
-    tls_port: int = 8443
-    internal_port: int = 8081
+    host: str = ""
+    """Address to listen on; empty: all, of IPv4 and IPv6. NetworkPolicies say who may connect."""
+    client_port: int = Field(default=8080, gt=0, lt=65536)
+    tls_port: int = Field(default=8443, gt=0, lt=65536)
+    internal_port: int = Field(default=8081, gt=0, lt=65536)
 
     max_body_bytes: int = Field(default=16 * 2**20, gt=0)
     """A larger request body is refused with 413."""

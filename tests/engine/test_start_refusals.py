@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 from openinference_engine.__main__ import build_parser, engine_config
-from openinference_engine.config import EngineConfig
+from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
+from openinference_engine.ranks import addresses
 from openinference_engine.server.door import opened
 from openinference_engine.weights.checkpoint import open_checkpoint
 
@@ -86,15 +87,25 @@ def test_flag_that_is_no_time_is_refused(
     assert f"{flag}: {seconds} is no time; use seconds such as 30" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("host", "port", "reason"),
-    [
-        ("127.0.0.1", 99999, "port must be 0-65535"),
-        ("no-such-host.invalid", 8000, r"(Name or service not known|.*name resolution)"),
-    ],
-)
-async def test_address_that_is_none_is_told(host: str, port: int, reason: str) -> None:
+@pytest.mark.parametrize("port", ["0", "-1", "65536"])
+def test_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all addresses, the system takes its lower 16 bits without a word."""
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["serve", "file:///model.gguf", "--port", port])
+    assert "--port: " + port in capsys.readouterr().err
+
+
+async def test_address_that_is_none_is_told() -> None:
     """It was a traceback, or an unknown error."""
-    with pytest.raises(StartError, match=f"cannot listen on {host}:{port}: .*{reason}"):
-        async with opened(web.Application(), host, port):
+    sentence = "cannot listen on no-such-host.invalid:8000: .*(not known|name resolution); free it"
+    with pytest.raises(StartError, match=sentence):
+        async with opened(web.Application(), "no-such-host.invalid", 8000):
             pass
+
+
+async def test_port_of_all_addresses_that_is_taken_is_told() -> None:
+    with addresses.listen(0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"cannot listen on port {port}: Address already in"):
+            async with opened(web.Application(), ServerConfig().host, port):
+                pass

@@ -37,6 +37,12 @@ class FakeRouter:
         return response
 
 
+def test_router_is_reached_at_an_address_of_either_family():
+    """Where pods have addresses of IPv6, no router was heard."""
+    urls = [str(Endpoint("a", "b", address).url) for address in ("10.0.0.7", "fd00::7")]
+    assert urls == ["http://10.0.0.7:8081/state", "http://[fd00::7]:8081/state"]
+
+
 @pytest.fixture
 async def followed(monkeypatch):
     """A router that is followed, its endpoint, and the changes that were told."""

@@ -26,6 +26,11 @@ def split(rendezvous: str) -> tuple[str, int]:
     )
 
 
+def joined(host: str, port: int) -> str:
+    """host:port; an address of IPv6 stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def listen(port: int) -> socket.socket:
     """On all interfaces. Raises StartError if the port is taken."""
     try:

@@ -21,6 +21,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from openinference_engine.errors import EXIT_RANK_LOST, StartError
+from openinference_engine.ranks.addresses import joined
 from openinference_engine.ranks.messages import (
     Failed,
     FromRank,
@@ -212,7 +213,7 @@ class RankLink:
         self._socket.setsockopt(zmq.IDENTITY, str(rank).encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self.watch = Watch(self._socket, end)
-        self._socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+        self._socket.connect(f"tcp://{joined(host, port)}")
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
         self.send(Joined())

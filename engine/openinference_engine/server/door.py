@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from openinference_engine.errors import StartError
+from openinference_engine.ranks.addresses import joined
 
 _FAREWELL_SECONDS = 1.0  # for handlers to write their last bytes
 
@@ -19,7 +20,7 @@ log = logging.getLogger("openinference.server")
 
 @asynccontextmanager
 async def opened(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
-    """Serves `app` until left; a handler ends when its client goes.
+    """Serves `app` until left; a handler ends when its client goes. host: "" for all addresses.
 
     Raises StartError if nobody can listen there.
     """
@@ -41,18 +42,18 @@ async def opened(app: web.Application, host: str, port: int) -> AsyncIterator[No
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
         await web.TCPSite(runner, host, port).start()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise StartError(
-            f"cannot listen on {host}:{port}: {_reason(error)}; free it, or use another --host or "
-            "--port"
+            f"cannot listen on {joined(host, port) if host else f'port {port}'}: {_reason(error)}; "
+            "free it, or use another --host or --port"
         ) from error
     log.info("listening", extra={"fields": {"host": host, "port": port}})
 
 
-def _reason(error: OSError | OverflowError) -> str:
-    """asyncio says more than the system; what it says of names and ports is its own."""
-    number = getattr(error, "errno", None) or 0
-    return os.strerror(number) if number > 0 else str(getattr(error, "strerror", None) or error)
+def _reason(error: OSError) -> str:
+    """asyncio says more than the system; what is said of names is not of its numbers."""
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error.strerror)
 
 
 def _http_log() -> logging.Logger:

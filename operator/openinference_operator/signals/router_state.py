@@ -13,6 +13,7 @@ from time import monotonic
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from openinference_operator import names
 
@@ -65,9 +66,11 @@ class Endpoint:
     address: str
 
     @property
-    def url(self) -> str:
-        """Where the pod serves its state."""
-        return f"http://{self.address}:{names.ROUTER_INTERNAL_PORT}/state"
+    def url(self) -> URL:
+        """Where the pod serves its state; an address of IPv6 gets its brackets."""
+        return URL.build(
+            scheme="http", host=self.address, port=names.ROUTER_INTERNAL_PORT, path="/state"
+        )
 
 
 class RouterStates:
