@@ -1,10 +1,13 @@
 """What a pod that finds no node needs, and the most that is free: arithmetic and its sources."""
 
+import asyncio
+import contextlib
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 from openinference_operator import cluster as cluster_module
+from openinference_operator.errors import ApiError
 from openinference_operator.facts import Facts
 from openinference_operator.observe import Obstacle
 from openinference_operator.pods import read_pod
@@ -166,6 +169,27 @@ async def test_nodes_and_pods_are_listed_only_while_a_pod_lacks_something(
     before = len(server.calls)
     assert await stuck.shortages(parse(world.service), groups) == {}
     assert len(server.calls) == before
+
+
+async def test_whoever_asks_while_nodes_are_listed_waits_for_the_list(cluster, server):
+    """The second of two services that began together went by a cluster without nodes."""
+    for each in NODES:
+        place(server, "Node", "", each)
+    nodes = Nodes(cluster)
+    known = await asyncio.gather(nodes.all(), nodes.all())
+    assert [len(each) for each in known] == [2, 2]
+    assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize(("status", "raises"), [(500, True), (403, False)])
+async def test_nodes_that_could_not_be_listed_yet_are_not_none(cluster, server, status, raises):
+    """A layout chosen while nobody knew the memory of GPUs was kept for good."""
+    place(server, "Node", "", NODES[0])
+    nodes = Nodes(cluster)
+    server.failures = [status]
+    with pytest.raises(ApiError) if raises else contextlib.nullcontext():
+        assert list(await nodes.all()) == []
+    assert len(await nodes.all()) == int(raises)
 
 
 async def test_all_pods_of_the_cluster_are_added_up_over_pages(

@@ -4,6 +4,7 @@ They are not watched: capacity changes seldom, and a list now and then costs les
 of every node. An operator that may not list them, as in namespaced mode, knows none.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from time import monotonic
@@ -24,13 +25,23 @@ class Nodes:
         self._cluster = cluster
         self._listed_at = -INTERVAL_SECONDS
         self._nodes: Sequence[Object] = ()
+        self._listing = asyncio.Lock()
 
     async def all(self) -> Sequence[Object]:
-        """The nodes; what was last known when they cannot be listed."""
-        if monotonic() - self._listed_at >= INTERVAL_SECONDS:
-            self._listed_at = monotonic()
-            try:
-                self._nodes = [node async for node in self._cluster.list_all("Node", "", "")]
-            except ApiError as error:
-                log.info("nodes not listed: error=%s", error)
+        """The nodes; what was last known when they cannot be listed.
+
+        Raises ApiError while nothing is known and nobody forbids to ask.
+        """
+        async with self._listing:
+            if monotonic() - self._listed_at >= INTERVAL_SECONDS:
+                await self._list()
         return self._nodes
+
+    async def _list(self) -> None:
+        try:
+            self._nodes = [node async for node in self._cluster.list_all("Node", "", "")]
+        except ApiError as error:
+            if not self._nodes and not error.is_refusal:
+                raise
+            log.info("nodes not listed: error=%s", error)
+        self._listed_at = monotonic()

@@ -5,6 +5,7 @@ they are listed once, and again when that is old. An operator that may not list 
 namespaced mode, leaves it at what the scheduler says.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from time import monotonic, time
@@ -32,6 +33,7 @@ class Stuck:
         self._nodes = nodes
         self._listed_at = -INTERVAL_SECONDS
         self._used: Used | None = None
+        self._listing = asyncio.Lock()
         self._answers: dict[str, tuple[float, str]] = {}
 
     async def shortages(self, service: InferenceService, groups: Sequence[Group]) -> dict[str, str]:
@@ -94,16 +96,20 @@ class Stuck:
 
     async def _used_by_node(self) -> Used | None:
         """What all pods take, added up page by page; None while they could not be listed."""
-        if monotonic() - self._listed_at >= INTERVAL_SECONDS:
-            self._listed_at = monotonic()
-            try:
-                used: Used = {}
-                async for pod in self._cluster.list_all("Pod", "", ""):
-                    reserve(used, pod)
-                self._used = used
-            except ApiError as error:
-                log.info("pods not listed: error=%s", error)
+        async with self._listing:
+            if monotonic() - self._listed_at >= INTERVAL_SECONDS:
+                await self._list_pods()
         return self._used
+
+    async def _list_pods(self) -> None:
+        try:
+            used: Used = {}
+            async for pod in self._cluster.list_all("Pod", "", ""):
+                reserve(used, pod)
+            self._used = used
+        except ApiError as error:
+            log.info("pods not listed: error=%s", error)
+        self._listed_at = monotonic()
 
 
 def lacks_pod(group: Group) -> bool:
