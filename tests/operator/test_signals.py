@@ -4,6 +4,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from openinference_operator.scaling import Demand, Lost
+from openinference_operator.signals import prometheus as prometheus_module
 from openinference_operator.signals.prometheus import (
     RUNNING,
     WAITING,
@@ -129,6 +130,39 @@ async def test_a_password_in_the_url_of_prometheus_is_not_told(unused_tcp_port, 
         lost = await prometheus.query("up")
     assert f"Prometheus at http://{place} does not answer" in lost.reason
     assert not any(word in lost.reason + malformed.reason for word in ("someone", "s3c"))
+
+
+class Hanging:
+    """A session with a Prometheus that never answers in time."""
+
+    def __init__(self):
+        self.asked = []
+
+    def get(self, url, params, timeout):
+        self.asked.append(params["query"])
+        raise TimeoutError
+
+
+async def test_a_prometheus_that_keeps_one_waiting_holds_no_other_up(monkeypatch):
+    """Each service held a worker up for seconds, at each evaluation, while upgrades waited."""
+    session = Hanging()
+    prometheus = Prometheus(session, "http://prometheus")
+    told = [await prometheus.queue("team-a", name, Expected(1, 1)) for name in ("a", "b")]
+    told.append(await prometheus.query("up"))
+    assert len(session.asked) == 1
+    assert {lost.reason for lost in told} == {told[0].reason}
+    assert "does not answer: TimeoutError" in told[0].reason
+    monkeypatch.setattr(prometheus_module, "monotonic", lambda: float("inf"))
+    await prometheus.queue("team-a", "b", Expected(1, 1))
+    assert len(session.asked) == 2
+
+
+async def test_a_users_query_that_takes_long_stands_for_nobody_else():
+    session = Hanging()
+    prometheus = Prometheus(session, "http://prometheus")
+    assert isinstance(await prometheus.query("slow"), Lost)
+    assert isinstance(await prometheus.query("up"), Lost)
+    assert session.asked == ["slow", "up"]
 
 
 async def test_no_prometheus_at_all_is_lost():

@@ -3,13 +3,16 @@
 An answer counts only when it is whole: every series a number, none of them stale, and no fewer
 series than there are routers and engines that must have one. Everything else is `Lost`, which
 names what is missing; it is never zero.
+
+Each answer that does not come holds a worker up. So a server that keeps one waiting for a queue, a
+query that is ours and cheap, is left alone for a while; a user's query may be slow by itself.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import aiohttp
@@ -17,6 +20,7 @@ import aiohttp
 from openinference_operator.scaling import Demand, Lost
 
 TIMEOUT_SECONDS = 5.0
+PAUSE_SECONDS = 30.0  # a sixth of a worker's time, while the autoscaler asks the routers
 STALE_SECONDS = 60.0  # four scrapes at the usual 15 s; a vanished target ends sooner by itself
 WAITING = "openinference_requests_waiting"
 RUNNING = "openinference_requests_running"
@@ -38,6 +42,10 @@ class Expected:
     engines: int
 
 
+class Silence(Lost):
+    """No answer in time."""
+
+
 class Prometheus:
     """One Prometheus server. An empty URL is allowed: then everything is lost."""
 
@@ -45,12 +53,15 @@ class Prometheus:
         self._session = session
         self._url = url.rstrip("/")
         self._name = _without_password(self._url)
+        self._silence, self._asked_again_at = Silence(""), 0.0
 
     async def queue(self, namespace: str, service: str, expected: Expected) -> Demand | Lost:
         """Requests that wait for and run in an InferenceService, over all its processes."""
         labels = selector(namespace, service)
         samples = await self.query(f'{{__name__=~"{WAITING}|{RUNNING}",{labels}}}')
         if isinstance(samples, Lost):
+            if isinstance(samples, Silence) and monotonic() >= self._asked_again_at:
+                self._silence, self._asked_again_at = samples, monotonic() + PAUSE_SECONDS
             return samples
         times = await self.query(f"timestamp({WAITING}{{{labels}}})")
         if isinstance(times, Lost):
@@ -61,6 +72,8 @@ class Prometheus:
         """The instant vector of an expression now."""
         if not self._url:
             return Lost("no Prometheus is configured")
+        if monotonic() < self._asked_again_at:
+            return self._silence
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         try:
             async with self._session.get(
@@ -70,7 +83,8 @@ class Prometheus:
                     return Lost(f"Prometheus answered {response.status} to {expression}")
                 return read_vector(await response.json())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return Lost(f"Prometheus at {self._name} does not answer: {_words(error)}")
+            kind = Silence if isinstance(error, TimeoutError) else Lost
+            return kind(f"Prometheus at {self._name} does not answer: {_words(error)}")
 
 
 def selector(namespace: str, service: str) -> str:
