@@ -176,6 +176,17 @@ async def test_grammar_is_given_up_when_the_core_ends(tiny_llama: Path) -> None:
         await asyncio.wait_for(compiling, 10)
 
 
+async def test_request_that_finds_a_free_seat_has_not_waited_for_one(
+    tiny_llama: Path, greedy: Any
+) -> None:
+    """Regression: what held up the core between a request and its first step counted as waiting,
+    and the request was told that no seat was free.
+    """
+    config = EngineConfig(f"file://{tiny_llama}", queue_timeout_seconds=1e-9)
+    async with running_core(config) as client:
+        assert len(await collect(client, Submit("only", [5], greedy(3)))) == 3
+
+
 async def test_request_that_waits_too_long_for_a_seat_is_told_so(
     make_tiny_model: Callable[..., Path], greedy: Any
 ) -> None:

@@ -176,8 +176,8 @@ class Core:
 
     def _step(self) -> None:
         engine = self._engine
-        failed = engine.expire(time.monotonic())
         step = engine.schedule()
+        failed = engine.expire(time.monotonic())  # those for whom it has no seat
         self._queue.note(step, time.monotonic())
         self._heartbeat.expect(engine.predict_seconds(step))
         results = engine.execute(step)
