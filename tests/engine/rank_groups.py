@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from openinference_engine.ranks.worker import serve_rank
 from openinference_engine.request import Request, SamplingParams
 from openinference_engine.step import Chunk, Draw, Step
 from openinference_engine.weights.checkpoint import open_checkpoint
+
+from tests.ports import free_port
 
 NUM_TOKENS = 24
 PROMPTS = [[(7 * index + 3 * place) % 250 for place in range(20 + index)] for index in range(6)]
@@ -75,9 +76,7 @@ def group_engine(
 
 def free_address(host: str = "127.0.0.1") -> str:
     """With a port; an IPv6 host stands in brackets."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host.strip("[]"), 0), family=family) as probe:
-        return f"{host}:{probe.getsockname()[1]}"
+    return f"{host}:{free_port(host.strip('[]'))}"
 
 
 def ended(reason: str) -> None:

