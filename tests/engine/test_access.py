@@ -17,7 +17,7 @@ import pytest
 def test_token_is_wanted_everywhere_but_for_health_and_metrics(
     http: httpx2.Client, headers: dict[str, str | bytes]
 ) -> None:
-    with httpx2.Client(base_url=http.base_url, headers=headers) as stranger:
+    with httpx2.Client(base_url=http.base_url, headers=headers, timeout=60) as stranger:
         for path in ("/v1/models", "/load", "/version"):
             answer = stranger.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_token")
@@ -36,6 +36,6 @@ def test_open_server_refuses_the_internal_field(
         "stream": True,
         "openinference": {"stream_token_ids": True},
     }
-    answer = httpx2.post(server.url + "/v1/completions", json=body)
+    answer = httpx2.post(server.url + "/v1/completions", json=body, timeout=60)
     assert answer.status_code == 400
     assert "it needs a server with a token" in answer.json()["error"]["message"]

@@ -33,10 +33,11 @@ def test_completion_keeps_the_blank_that_it_begins_with(
     """Regression: of models like Llama 2, `The sky is` went on with `blue`, and not ` blue`."""
     server, blank = start_pieces(start_server, make_tiny_model())
     body = {"model": "tiny", "allowed_token_ids": [blank], "max_tokens": 2, "ignore_eos": True}
-    answer = httpx2.post(server.url + "/v1/completions", json=body | {"prompt": "a", "echo": True})
+    plain = body | {"prompt": "a", "echo": True}
+    answer = httpx2.post(server.url + "/v1/completions", json=plain, timeout=60)
     assert answer.json()["choices"][0]["text"] == "a  "
     chat = body | {"messages": [{"role": "user", "content": "a"}]}
-    answer = httpx2.post(server.url + "/v1/chat/completions", json=chat)
+    answer = httpx2.post(server.url + "/v1/chat/completions", json=chat, timeout=60)
     assert answer.json()["choices"][0]["message"]["content"] == " "
 
 
@@ -46,7 +47,8 @@ def test_offsets_know_of_the_blank_that_no_text_begins_with(
     """Of the same models a blank that was a token of its own was not counted, the first one was."""
     server, _ = start_pieces(start_server, make_tiny_model())
     body = {"model": "tiny", "prompt": "a b  c", "echo": True, "logprobs": 0, "max_tokens": 1}
-    (choice,) = httpx2.post(server.url + "/v1/completions", json=body).json()["choices"]
+    answer = httpx2.post(server.url + "/v1/completions", json=body, timeout=60)
+    (choice,) = answer.json()["choices"]
     rated = choice["logprobs"]
     told = list(zip(rated["tokens"], rated["text_offset"], strict=True))
     assert told[:7] == [(" ", 0), ("a", 0), (" ", 1), ("b", 2), (" ", 3), (" ", 4), ("c", 5)]

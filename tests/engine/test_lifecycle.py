@@ -32,36 +32,43 @@ def tiny_server(start_server: Callable[..., Any], tiny_llama: Path) -> Any:
     return start_server(f"file://{tiny_llama}", *NAME)
 
 
-def test_http_answers_before_the_model_is_loaded(tiny_server: Any) -> None:
-    tiny_server.wait_until("/health", 200)
-    ready = httpx2.get(tiny_server.url + "/ready")
+def test_http_answers_before_the_model_is_loaded(
+    start_server: Callable[..., Any], make_tiny_model: Callable[..., Path]
+) -> None:
+    """One of its files is a pipe into which nothing was written yet."""
+    folder = make_tiny_model()
+    late = folder / "tokenizer_config.json"
+    content = late.read_bytes()
+    late.unlink()
+    os.mkfifo(late)
+    server = start_server(f"file://{folder}", *NAME)
+    server.wait_until("/health", 200)
+    ready = httpx2.get(server.url + "/ready", timeout=60)
     assert (ready.status_code, ready.json()["reason"]) == (503, "the model is loading")
-    refused = httpx2.post(tiny_server.url + "/v1/completions", json=BODY, timeout=60)
+    refused = httpx2.post(server.url + "/v1/completions", json=BODY, timeout=60)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["message"] == "the model is loading; try again later"
+    late.write_bytes(content)
+    server.wait_until("/ready", 200)
+    assert httpx2.post(server.url + "/v1/completions", json=BODY, timeout=60).status_code == 200
+
+
+def test_sigterm_finishes_what_runs_and_refuses_what_comes(tiny_server: Any) -> None:
+    """The core stands still until both are told, so that the stream has not ended before."""
     tiny_server.wait_until("/ready", 200)
-    assert (
-        httpx2.post(tiny_server.url + "/v1/completions", json=BODY, timeout=60).status_code == 200
-    )
-
-
-def test_sigterm_finishes_what_runs_and_refuses_what_comes(slow_server: Any) -> None:
-    slow_server.wait_until("/ready", 200)
-    body = BODY | {"max_tokens": 300, "stream": True}
-    with httpx2.stream(
-        "POST", slow_server.url + "/v1/completions", json=body, timeout=60
-    ) as stream:
-        events = (line[6:] for line in stream.iter_lines() if line.startswith("data: "))
-        first = next(events)
-        slow_server.process.send_signal(signal.SIGTERM)
-        slow_server.wait_until("/ready", 503)
-        refused = httpx2.post(slow_server.url + "/v1/completions", json=BODY, timeout=60)
-        assert refused.status_code == 503
-        assert "shutting down" in refused.json()["error"]["message"]
-        chunks = [first, *events]
+    core, url = tiny_server.core_pid(), tiny_server.url + "/v1/completions"
+    os.kill(core, signal.SIGSTOP)
+    with httpx2.stream("POST", url, json=BODY | {"stream": True}, timeout=60) as stream:
+        tiny_server.process.send_signal(signal.SIGTERM)
+        tiny_server.wait_until("/ready", 503)
+        refused = httpx2.post(url, json=BODY, timeout=60)
+        os.kill(core, signal.SIGCONT)
+        chunks = [line[6:] for line in stream.iter_lines() if line.startswith("data: ")]
+    assert refused.status_code == 503
+    assert "shutting down" in refused.json()["error"]["message"]
     assert chunks[-1] == "[DONE]"
     assert json.loads(chunks[-2])["choices"][0]["finish_reason"] == "length"
-    assert slow_server.wait()[0] == 0
+    assert tiny_server.wait()[0] == 0
 
 
 def test_drain_ends_at_its_timeout(start_server: Callable[..., Any]) -> None:
@@ -95,7 +102,8 @@ def test_hung_core_is_unready_then_killed(tiny_server: Any) -> None:
     core = tiny_server.core_pid()
     os.kill(core, signal.SIGSTOP)
     tiny_server.wait_until("/ready", 503, deadline_seconds=60)
-    assert "no step finished for" in httpx2.get(tiny_server.url + "/ready").json()["reason"]
+    ready = httpx2.get(tiny_server.url + "/ready", timeout=60)
+    assert "no step finished for" in ready.json()["reason"]
     make_older(core, seconds=15)
     code, errors = tiny_server.wait()
     assert code == 1

@@ -112,6 +112,7 @@ IMPATIENT_RANK = """
 import sys, time
 from openinference_engine.ranks.link import RankLink
 link = RankLink("127.0.0.1", int(sys.argv[1]), 1)
+sys.stdin.readline()  # until it has joined
 link.watch.expect(0.2)
 time.sleep(600)
 """
@@ -122,7 +123,9 @@ def test_rank_that_gives_up_a_step_ends_the_others_before_their_time(
 ) -> None:
     """Its process ends whatever it waits for, and its link says so at once."""
     leader.watch.expect(3600)
-    with subprocess.Popen([sys.executable, "-c", IMPATIENT_RANK, str(leader.port)]) as rank:
+    command = [sys.executable, "-c", IMPATIENT_RANK, str(leader.port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as rank:
         leader.await_joined(1)
+        rank.communicate(b"\n")
         assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
     assert rank.returncode == EXIT_RANK_LOST

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import httpx2
@@ -209,20 +211,25 @@ def test_unknown_path_and_method_are_error_objects(http: httpx2.Client) -> None:
         assert path in answer.json()["error"]["message"]
 
 
-def test_full_queue_is_429_and_its_neighbours_finish(http: httpx2.Client) -> None:
-    """Two seats and two waiting: of six at once, two are refused at once."""
-    body = CHAT | {"max_tokens": 40, "ignore_eos": True}
-    statuses: list[int] = []
+def test_full_queue_is_429_and_its_neighbours_finish(http: httpx2.Client, server: Any) -> None:
+    """Two seats and two waiting: of six at once, two are refused at once.
 
-    def ask() -> None:
-        statuses.append(http.post("/v1/chat/completions", json=body).status_code)
+    The core stands still meanwhile: nobody has ended when the last one comes.
+    """
+    body, core = CHAT | {"max_tokens": 40, "ignore_eos": True}, server.core_pid()
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(statuses) == [200, 200, 200, 200, 429, 429]
+    def ask() -> int:
+        return http.post("/v1/chat/completions", json=body).status_code
+
+    with ThreadPoolExecutor(6) as clients:
+        os.kill(core, signal.SIGSTOP)
+        try:
+            answers = as_completed([clients.submit(ask) for _ in range(6)], timeout=120)
+            first = [next(answers).result() for _ in range(2)]
+        finally:
+            os.kill(core, signal.SIGCONT)
+        assert first == [429, 429]
+        assert [answer.result() for answer in answers] == [200] * 4
 
 
 def test_more_choices_than_the_server_ever_holds_are_refused_for_good(http: httpx2.Client) -> None:

@@ -23,6 +23,7 @@ import psutil
 SECONDS = float(os.environ.get("OPENINFERENCE_SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("OPENINFERENCE_SOAK_SEED", "1"))
 NUM_CLIENTS = 24
+NUM_ACTS = 30  # at the least, of each client in each part: whatever the machine, all kinds are met
 MOST_GROWTH_BYTES = 24 << 20  # between a quarter and the end: arenas of the allocator fill up
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -164,8 +165,10 @@ async def run(clients: list[Client], seconds: float) -> None:
     end = time.monotonic() + seconds
 
     async def keep_acting(client: Client) -> None:
-        while time.monotonic() < end:
+        num_acts = 0
+        while num_acts < NUM_ACTS or time.monotonic() < end:
             await client.act()
+            num_acts += 1
 
     await asyncio.gather(*map(keep_acting, clients))
 

@@ -51,7 +51,8 @@ def test_generation_is_a_span_of_the_callers_trace(
     server.wait_until("/ready", 200)
     body = {"model": "tiny", "prompt": SECRET, "max_tokens": 3, "seed": 5, "ignore_eos": True}
     headers = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
-    answer = httpx2.post(server.url + "/v1/completions", json=body, headers=headers).json()
+    url = server.url + "/v1/completions"
+    answer = httpx2.post(url, json=body, headers=headers, timeout=60).json()
     server.stop()  # sends what is left
     sent = bodies.get(timeout=60)
     assert SECRET.encode() not in sent

@@ -23,7 +23,7 @@ def s3() -> Iterator[httpx2.Client]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with httpx2.Client(base_url=f"http://{host}:{port}") as client:
+    with httpx2.Client(base_url=f"http://{host}:{port}", timeout=120) as client:
         assert client.put("/models").status_code == 200
         yield client
     server.stop()
