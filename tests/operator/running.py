@@ -42,7 +42,7 @@ class Running:
         return next((entry for entry in conditions if entry["type"] == "Ready"), {})
 
 
-async def until(claim, seconds=30.0):
+async def until(claim, seconds=120.0):
     """Wait until a claim holds, and fail when it does not in time."""
     end = time.monotonic() + seconds
     while not claim():

@@ -21,13 +21,16 @@ async def test_only_one_of_two_replicas_holds_the_lease(cluster, lease):
     task.cancel()
 
 
-async def test_a_released_lease_is_taken_at_once(cluster, lease, monkeypatch):
+async def test_a_released_lease_is_taken_at_once(cluster, monkeypatch):
     monkeypatch.setattr(lease_module, "PERIOD_SECONDS", 0.01)
-    await lease.release()
-    other = Lease(cluster, "system", "operator-1")
+    leaving, other = (Lease(cluster, "system", f"operator-{number}") for number in range(2))
+    keeping = asyncio.create_task(leaving.keep())
+    await leaving.wait_until_held()
+    keeping.cancel()  # else it might take the lease again
+    await leaving.release()
     task = asyncio.create_task(other.keep())
     await asyncio.wait_for(other.wait_until_held(), 30)
-    assert not lease.is_held
+    assert not leaving.is_held
     task.cancel()
 
 

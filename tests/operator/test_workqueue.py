@@ -68,13 +68,11 @@ async def test_success_forgets_the_failures(monkeypatch):
 
 
 async def test_of_several_times_the_earliest_holds():
-    queue, loop = WorkQueue(), asyncio.get_running_loop()
-    started = loop.time()
-    queue.add_after("a", 5)
+    queue = WorkQueue()
+    queue.add_after("a", 500)
     queue.add_after("a", 0.02)
-    queue.add_after("a", 7)
+    queue.add_after("a", 700)
     assert await taken(queue) == "a"
-    assert loop.time() - started < 4
 
 
 async def test_many_workers_share_the_keys():

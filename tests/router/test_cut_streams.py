@@ -198,7 +198,7 @@ async def test_a_stream_cut_anywhere_tells_what_the_undisturbed_one_tells(
 ):
     caplog.set_level("INFO", logger="access")
     groups = [make_routed(url, f"g{number}") for number, (_, url) in enumerate(networks)]
-    bench = await make_bench(make_routing(*groups))
+    bench = await make_bench(make_routing(*groups), stall_timeout_seconds=60)
     await bench.admitted(len(groups))
     places = asyncio.Semaphore(MAX_OPEN)
 

@@ -28,7 +28,7 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1440, "height": 1000}
 
-expect.set_options(timeout=60_000)  # other work on the machine is no failure
+expect.set_options(timeout=120_000)  # other work on the machine is no failure
 
 # Leaves in `lengths` how long the first answer was after each change of the conversation.
 NOTE_LENGTHS = """() => {

@@ -19,7 +19,9 @@ async def test_a_group_that_fails_every_request_is_passed_over_while_another_ans
         async with bench.chat() as response:
             return response.status
 
-    assert [await ask() for _ in range(8)] == [500] * 5 + [200] * 3
+    assert [await ask() for _ in range(5)] == [500] * 5
+    bad.is_silent = True  # its next report might end its second of pause
+    assert [await ask() for _ in range(3)] == [200] * 3
 
 
 async def test_requests_that_fail_everywhere_leave_a_group_to_answer_them(
@@ -53,7 +55,9 @@ async def test_streams_that_fail_inside_an_engine_count_as_its_errors(
             assert response.status == 200
             return b"server_error" not in await response.read()
 
-    assert [await is_answered() for _ in range(8)] == [False] * 5 + [True] * 3
+    assert [await is_answered() for _ in range(5)] == [False] * 5
+    bad.is_silent = True  # its next report might end its second of pause
+    assert [await is_answered() for _ in range(3)] == [True] * 3
     codes = [record.code for record in caplog.records if record.name == "access"]
     assert codes == [500] * 5 + [200] * 3
     async with bench.client.get(f"{bench.internal_url}/metrics") as response:

@@ -76,15 +76,28 @@ async def test_a_group_is_listened_to_until_the_last_request_has_left_it(
         assert (await response.read()).endswith(DONE)
 
 
-async def test_a_cut_stream_waits_for_its_only_replica(play, make_bench, make_routing, make_routed):
-    script = says(chunk("Hi", 5), then=cut)
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"x-openinference-timeout-seconds": "0.05"}],
+    ids=["patient", "a deadline that has passed"],
+)
+async def test_a_cut_stream_waits_for_its_only_replica(
+    play, make_bench, make_routing, make_routed, headers
+):
+    """Which says nothing until the client has heard that it waits, longer than any deadline."""
+
+    async def cut_and_fall_silent(request: web.Request) -> None:
+        engine.is_silent = True
+        await cut(request)
+
+    script = says(chunk("Hi", 5), then=cut_and_fall_silent)
     engine = await play(scripts=[script], usual=says(chunk("!", 6, "stop"), DONE))
     bench = await make_bench(make_routing(make_routed(engine.address)))
     await bench.admitted()
-    async with bench.chat(stream=True) as response:
-        text = await response.read()
-    assert b": waiting" in text
-    assert text.endswith(DONE)
+    async with bench.chat(stream=True, headers=headers) as response:
+        await response.content.readuntil(b": waiting")
+        engine.is_silent = False
+        assert (await response.read()).endswith(DONE)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +146,3 @@ async def test_a_stream_that_never_begins_is_asked_elsewhere_and_its_group_eject
         assert (await response.read()).endswith(DONE)
     assert len(good.bodies) == 1
     assert not bench.demo.groups["g0"].admitted
-
-
-async def test_a_cut_stream_is_not_given_up_for_a_deadline_that_has_passed(
-    play, make_bench, make_routing, make_routed
-):
-    engine = await play(scripts=[says(chunk("Hi", 5), then=cut)], usual=COMPLETE)
-    bench = await make_bench(make_routing(make_routed(engine.address)))
-    await bench.admitted()
-    headers = {"x-openinference-timeout-seconds": "0.05"}
-    async with bench.chat(stream=True, headers=headers) as response:
-        text = await response.read()
-    assert b": waiting" in text, "it had to wait for its only replica longer than the deadline"
-    assert text.endswith(DONE)
