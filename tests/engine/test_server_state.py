@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import httpx2
 import openai
@@ -100,9 +101,19 @@ def test_metrics_have_their_names(http: httpx2.Client) -> None:
         "openinference_prefill_tokens_per_second{",
         "openinference_queued_tokens{",
         "openinference_start_stage_seconds{",
-        'openinference_kernel_info{component="engine",graphs="false",inference_namespace="",',
+        'openinference_kernel_info{attention="',
     ):
         assert f"\n{name}" in text, name
+
+
+def test_metrics_have_a_path_for_each_kind_of_op(http: httpx2.Client) -> None:
+    """Products and attention of a slow path were in the log alone."""
+    text = http.get("/metrics").text
+    line = next(one for one in text.splitlines() if one.startswith("openinference_kernel_info{"))
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+    path = labels["path"]
+    assert [labels[kind] for kind in ("products", "prompts", "attention")] == [path] * 3
+    assert (labels["drawing"], labels["graphs"]) == ("host", "false")
 
 
 def test_version_is_told(http: httpx2.Client) -> None:

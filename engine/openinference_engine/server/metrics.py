@@ -95,8 +95,8 @@ class Metrics:
         ).set(1)
         self.kernel_info.labels(
             **self._own,
+            **loaded.paths,
             path=loaded.kernel_path,
-            prompts=loaded.paths["prompts"],
             graphs=str(config.device == "cuda" and config.uses_graphs).lower(),
         ).set(1)
 
@@ -160,8 +160,9 @@ class Metrics:
         )
         self.kernel_info = Gauge(
             "openinference_kernel_info",
-            "The kernels that compute, those of whole prompts, and whether graphs replay steps.",
-            [*self._own, "path", "prompts", "graphs"],
+            "The kernels that compute, those of each kind of operation, and whether graphs replay "
+            "steps.",
+            [*self._own, "path", "products", "prompts", "attention", "drawing", "graphs"],
             registry=self._registry,
         )
         self.own_running = self._own_gauge("requests_running", "Sequences that are computed.")
