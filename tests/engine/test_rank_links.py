@@ -108,6 +108,37 @@ def test_link_that_falls_silent_ends_its_group_though_nothing_is_closed(
     rank.close()
 
 
+def test_step_that_takes_too_long_says_how_long_it_might(
+    leader: LeaderLink, ends: queue.Queue[str]
+) -> None:
+    leader.watch.expect(0.25)
+    assert ends.get(timeout=60) == "a step took longer than 0.25 s"
+
+
+def test_rank_ends_whose_gpu_takes_no_word_any_more(
+    leader: LeaderLink, ends: queue.Queue[str]
+) -> None:
+    """The watch told the kernels to give up before it ended the process, and waited for that: of a
+    driver that has lost its GPU for ever.
+    """
+    answers = threading.Event()
+    leader.watch.before_end = lambda: answers.wait(60)
+    leader.watch.expect(0.0)
+    assert ends.get(timeout=60).startswith("a step")
+    answers.set()
+
+
+def test_rank_ends_whose_gpu_refuses_every_word(leader: LeaderLink, ends: queue.Queue[str]) -> None:
+    """Behind an illegal access each call of the driver fails, and the first ended the watch."""
+
+    def refuse() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    leader.watch.before_end = refuse
+    leader.watch.expect(0.0)
+    assert ends.get(timeout=60).startswith("a step")
+
+
 IMPATIENT_RANK = """
 import sys, time
 from openinference_engine.ranks.link import RankLink

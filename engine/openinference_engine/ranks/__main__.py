@@ -27,8 +27,9 @@ def main() -> int:
     rank = int(sys.argv[1])
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from openinference_engine.ranks.link import RankLink, end_process
+    from openinference_engine.ranks.link import RankLink
     from openinference_engine.ranks.messages import Leaving
+    from openinference_engine.ranks.watch import end_process
     from openinference_engine.ranks.worker import serve_rank
     from openinference_engine.weights.checkpoint import open_checkpoint
     from openinference_engine.weights.uri import resolve

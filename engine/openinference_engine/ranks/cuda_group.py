@@ -24,13 +24,14 @@ from openinference_engine.ranks.cuda_part import CudaPart, build_part, check_roo
 from openinference_engine.ranks.cuda_pipeline import CudaStage, load_stage
 from openinference_engine.ranks.layout import check_fits, divisors, listed
 from openinference_engine.ranks.leader import assemble, patience_seconds
-from openinference_engine.ranks.link import End, LeaderLink, end_process
+from openinference_engine.ranks.link import LeaderLink
 from openinference_engine.ranks.messages import ToRank
 from openinference_engine.ranks.part import CheckpointPart
 from openinference_engine.ranks.pipeline_plan import plan_pipeline
 from openinference_engine.ranks.rendezvous import Verdict, host_meeting
 from openinference_engine.ranks.sharing import check_sharing
 from openinference_engine.ranks.team import Post, Ranks
+from openinference_engine.ranks.watch import End, end_process
 from openinference_engine.ranks.worker import Load
 from openinference_engine.results import StepResult
 from openinference_engine.speed import SpeedMeter

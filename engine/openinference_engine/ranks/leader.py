@@ -24,7 +24,7 @@ from openinference_engine.limits import memory_limit_bytes
 from openinference_engine.ranks.addresses import LOOPBACK
 from openinference_engine.ranks.facts import facts_of
 from openinference_engine.ranks.layout import check_fits, kv_bytes_per_token
-from openinference_engine.ranks.link import End, LeaderLink, end_process
+from openinference_engine.ranks.link import LeaderLink
 from openinference_engine.ranks.local import LocalRanks, threads_per_rank
 from openinference_engine.ranks.messages import step_message
 from openinference_engine.ranks.rendezvous import (
@@ -35,6 +35,7 @@ from openinference_engine.ranks.rendezvous import (
 )
 from openinference_engine.ranks.stage import Outcome, Stage, load_stage
 from openinference_engine.ranks.team import Post, Ranks
+from openinference_engine.ranks.watch import End, end_process
 from openinference_engine.results import StepResult
 from openinference_engine.runner import draw
 from openinference_engine.speed import SpeedMeter

@@ -1,26 +1,17 @@
 """The link between rank 0 and the others: steps one way, a few words the other, and its own pulse.
 
 ZeroMQ exchanges heartbeats in a thread of its own, so a rank that computes is alive and one that
-was stopped, died or lost its network is not. `Watch` ends the process when the link says so, or
-when a step takes longer than it may: every rank for itself, so that no message has to get through.
+was stopped, died or lost its network is not. A `Watch` ends the process when the link says so.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-import threading
-import time
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import NoReturn, TypeVar
 
 import msgspec
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from openinference_engine.errors import EXIT_RANK_LOST, StartError
+from openinference_engine.errors import StartError
 from openinference_engine.ranks.addresses import joined
 from openinference_engine.ranks.messages import (
     Failed,
@@ -30,117 +21,16 @@ from openinference_engine.ranks.messages import (
     Ready,
     ToRank,
 )
+from openinference_engine.ranks.watch import LOOK_MILLISECONDS, End, Watch, end_process
 
 # A group is to be unready 5 s after it lost a link. A silence is found within 2.35 s (with a beat
 # and a look), pod 0's last answers take 0.5 s, the kubelet looks for ended containers every second
-# and reports 0.3 s later: 4.2 s. With fifteen busy processes on two cores, healthy links were
-# silent for more than 0.4 s twice in two minutes, never for 0.6 s; TCP sends a lost packet again
-# after 0.2, 0.6 and 1.4 s.
+# and reports 0.3 s later: 4.2 s, and half a second more where a GPU takes no word. With fifteen
+# busy processes on two cores, healthy links were silent for more than 0.4 s twice in two minutes,
+# never for 0.6 s; TCP sends a lost packet again after 0.2, 0.6 and 1.4 s.
 _BEAT_MILLISECONDS = 250
 _SILENCE_MILLISECONDS = 2000
-_LOOK_MILLISECONDS = 100
 _LAST_WORD_SECONDS = 0.5
-_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-
-log = logging.getLogger("openinference.ranks")
-End = Callable[[str], None]
-T = TypeVar("T")
-
-
-def end_process(reason: str) -> NoReturn:
-    """From any thread, whatever the others wait for."""
-    log.error("group of ranks ended", extra={"fields": {"reason": reason}})
-    os._exit(EXIT_RANK_LOST)
-
-
-class Watch:
-    """Calls `end` once, from its own thread, when the group is broken.
-
-    Anybody may connect and go away again (who scans ports does): only the end of a connection to a
-    rank ends the group. One that was made from here leads to a rank; of one that was accepted,
-    `trust` says so.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], end: End, last_word_seconds: float = 0) -> None:
-        """last_word_seconds: for the main thread to read why the other end has gone.
-
-        `before_end` may be set: it is called first. So may `look`: what else breaks the group.
-        """
-        self.has_ended = False
-        self.last_word_seconds = last_word_seconds
-        self._end = end
-        self._deadline, self._what = math.inf, "a step"
-        self._monitor = socket.get_monitor_socket(_EVENTS)
-        self._open: set[int] = set()  # connections by their file descriptors, as the next two
-        self._trusted: set[int] = set()
-        self._to_trust: SimpleQueue[int] = SimpleQueue()
-        self._is_closing = False
-        self.before_end: Callable[[], None] = lambda: None
-        self.look: Callable[[], str] = lambda: ""
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
-
-    def expect(self, seconds: float, what: str = "a step") -> None:
-        """Something begins that may take so long."""
-        self._deadline, self._what = time.monotonic() + seconds, what
-
-    def done(self) -> None:
-        self._deadline = math.inf
-
-    def within(self, seconds: float, what: str, work: Callable[[], T]) -> T:
-        """What `work` gives, which the group's end does not wait for any longer."""
-        self.expect(seconds, what)
-        try:
-            return work()
-        finally:
-            self.done()
-
-    def trust(self, connection: int) -> None:
-        """A rank spoke through it."""
-        self._to_trust.put(connection)
-
-    def close(self) -> None:
-        """The link ends on purpose."""
-        self._is_closing = True
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._monitor:
-            while not self._is_closing:
-                if reason := self._trouble():
-                    break
-            else:
-                return
-        time.sleep(self.last_word_seconds)
-        if not self._is_closing:
-            self.has_ended = True
-            self.before_end()
-            self._end(reason)
-
-    def _trouble(self) -> str | None:
-        self._monitor.poll(_LOOK_MILLISECONDS)
-        if self._has_lost_link():
-            return "the link to another rank closed or fell silent"
-        if time.monotonic() > self._deadline:
-            return f"{self._what} took longer than it may"
-        return self.look() or None
-
-    def _has_lost_link(self) -> bool:
-        """Reads what happened. A connection is trusted after all that happened before it spoke."""
-        speakers = [self._to_trust.get() for _ in range(self._to_trust.qsize())]
-        was_lost = False
-        while self._monitor.poll(0):
-            happened = recv_monitor_message(self._monitor)
-            connection = happened["value"]
-            if happened["event"] == zmq.EVENT_DISCONNECTED:
-                was_lost |= connection in self._trusted
-                self._open.discard(connection)
-            else:
-                self._open.add(connection)
-            if happened["event"] == zmq.EVENT_CONNECTED:
-                self._trusted.add(connection)
-        self._trusted.update(speakers)
-        return was_lost or not self._trusted <= self._open
 
 
 class LeaderLink:
@@ -224,7 +114,7 @@ class RankLink:
     def receive(self) -> ToRank | None:
         """The next step; None when the group has ended."""
         while not self.watch.has_ended:
-            if self._socket.poll(_LOOK_MILLISECONDS):
+            if self._socket.poll(LOOK_MILLISECONDS):
                 return self._decoder.decode(self._socket.recv())
         return None
 
