@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import torch
 from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
+from openinference_engine.ranks import rendezvous, worker
 from openinference_engine.ranks.layout import layers_of
+from openinference_engine.ranks.rendezvous import host_meeting, visit_meeting
 from openinference_engine.ranks.worker import Load, serve_rank
 from openinference_engine.weights.checkpoint import open_checkpoint
 from openinference_engine.weights.uri import resolve
@@ -147,6 +151,71 @@ def test_rank_that_runs_out_of_memory_says_so_to_rank_0(models: Callable[..., Pa
     ):
         Engine(open_checkpoint(path), EngineConfig("", group=group))
     assert refusals == [reason]
+
+
+def test_rank_whose_leader_never_decides_says_how_long_it_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It said that rank 0 had ended, which is alive and hangs."""
+    monkeypatch.setattr(rendezvous, "_HEARING_SECONDS", 0.1)
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), rendezvous_timeout_seconds=0.5)
+    hosted = host_meeting(group)
+    meeting = visit_meeting(msgspec.structs.replace(group, pod=1), 1)
+    with pytest.raises(
+        StartError, match=r"rank 0 at 127.0.0.1:\d+ did not decide within 0.5 s; see"
+    ):
+        meeting.join({})
+    del hosted
+
+
+def test_second_rank_of_a_number_is_told_so() -> None:
+    group = GroupConfig(tensor=2, pods=2, rendezvous=free_address(), rendezvous_timeout_seconds=0.5)
+    hosted, other = host_meeting(group), msgspec.structs.replace(group, pod=1)
+    visit_meeting(other, 1)
+    with pytest.raises(StartError, match=r"rank 1 is in the group at 127.0.0.1:\d+ already"):
+        visit_meeting(other, 1)
+    del hosted
+
+
+def test_what_answers_at_the_rendezvous_and_is_no_rank_0_is_told() -> None:
+    """It was taken for a group that has this rank already; the address leads elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_hang_up, args=(listener,), daemon=True).start()
+        rendezvous = f"127.0.0.1:{listener.getsockname()[1]}"
+        group = GroupConfig(tensor=2, pods=2, pod=1, rendezvous=rendezvous)
+        group = msgspec.structs.replace(group, rendezvous_timeout_seconds=0.5)
+        with pytest.raises(StartError, match=f"what answers at {rendezvous} is no rank 0"):
+            visit_meeting(group, 1)
+
+
+def test_rank_that_never_hears_a_word_of_rank_0_ends(
+    models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was stopped answers nothing and closes nothing: torch's store waits for ever."""
+    monkeypatch.setattr(worker, "_MARGIN_SECONDS", 0.1)
+    ends: queue.Queue[str] = queue.Queue()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        rendezvous = f"127.0.0.1:{listener.getsockname()[1]}"
+        group = GroupConfig(tensor=2, pods=2, pod=1, rendezvous=rendezvous)
+        group = msgspec.structs.replace(group, rendezvous_timeout_seconds=0.2)
+        config = EngineConfig("", group=group)
+        rank = threading.Thread(target=_serve, args=(models("Llama"), config, ends.put))
+        rank.start()
+        heard = ends.get(timeout=60)
+    rank.join()
+    assert heard == f"rank 0 at {rendezvous} said nothing for 0.5 s"
+
+
+def _serve(path: Path, config: EngineConfig, end: Callable[[str], None]) -> None:
+    with suppress(StartError):
+        serve_rank(open_checkpoint(path), config, 1, end)
+
+
+def _hang_up(listener: socket.socket) -> None:
+    """As a program does that does not understand a word."""
+    with suppress(OSError):  # the listener closes
+        while True:
+            listener.accept()[0].close()
 
 
 @contextmanager

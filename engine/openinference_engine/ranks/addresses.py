@@ -9,6 +9,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from openinference_engine.errors import StartError
+from openinference_engine.ranks.deadline import Deadline
 
 LOOPBACK = "127.0.0.1"
 RETRY_SECONDS = 0.25
@@ -44,21 +45,20 @@ def listen(port: int) -> socket.socket:
         raise StartError(f"cannot listen on port {port} for ranks: {reason}; free it") from error
 
 
-def reach(rendezvous: str, patience_seconds: float) -> tuple[str, str]:
+def reach(rendezvous: str, deadline: Deadline) -> tuple[str, str]:
     """Connects as soon as the name and the port are there: this end's address, the other's.
 
     Raises StartError if they are not in time.
     """
     host, port = split(rendezvous)
-    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             with socket.create_connection((host, port), timeout=5) as connection:
                 return connection.getsockname()[0], connection.getpeername()[0]
         except OSError as error:
-            if time.monotonic() > deadline:
+            if deadline.is_over:
                 raise StartError(
-                    f"rank 0 was not at {rendezvous} within {patience_seconds:.0f} s ({error}); "
+                    f"rank 0 was not at {rendezvous} within {deadline.seconds:g} s ({error}); "
                     "see whether pod 0 of the group runs"
                 ) from error
         time.sleep(RETRY_SECONDS)

@@ -15,12 +15,13 @@ from typing import Any, NoReturn, cast
 
 import msgspec
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
-from torch.distributed import ProcessGroup
+from torch.distributed import DistStoreError, ProcessGroup
 
 from openinference_engine.config import GroupConfig
 from openinference_engine.errors import StartError
 from openinference_engine.ranks import addresses
 from openinference_engine.ranks.addresses import LOOPBACK, RETRY_SECONDS
+from openinference_engine.ranks.deadline import Deadline
 from openinference_engine.ranks.facts import Facts, difference
 from openinference_engine.ranks.layout import place_of
 from openinference_engine.ranks.team import Post, Ranks, Team
@@ -52,7 +53,7 @@ class Meeting:
     ) -> None:
         self._config, self._rank, self._store, self._address = config, rank, store, address
         self.leader = leader
-        self._deadline = time.monotonic() + config.rendezvous_timeout_seconds
+        self._deadline = Deadline(config.rendezvous_timeout_seconds)
 
     @property
     def rendezvous(self) -> str:
@@ -87,7 +88,7 @@ class Meeting:
                 self._facts_of(rank, present)
             if (code := exit_code()) is not None:
                 self._refuse(f"a rank of pod 0 ended with exit code {code}; see its log", present)
-            if time.monotonic() > self._deadline:
+            if self._deadline.is_over:
                 self._refuse(self._absence(missing), present)
             time.sleep(_LOOK_SECONDS)
         for rank in others:
@@ -106,10 +107,15 @@ class Meeting:
     def join(self, facts: Facts) -> Verdict:
         """Another rank: states its facts and waits. Raises StartError when it is refused."""
         self._state(facts)
-        remaining = max(self._deadline - time.monotonic(), 1)
+        seconds = self._deadline.left_seconds + _HEARING_SECONDS
         try:
-            self._store.wait([_VERDICT], timedelta(seconds=remaining + _HEARING_SECONDS))
+            self._store.wait([_VERDICT], timedelta(seconds=seconds))
             verdict = msgspec.json.decode(self._store.get(_VERDICT), type=Verdict)
+        except DistStoreError:
+            raise StartError(
+                f"rank 0 at {self.rendezvous} did not decide within {self._deadline.seconds:g} s; "
+                "see what the log of pod 0 says"
+            ) from None
         except RuntimeError as error:
             raise StartError(
                 f"rank 0 ended while the ranks met; its log says why ({error})"
@@ -196,7 +202,9 @@ def host_meeting(config: GroupConfig) -> Meeting:
     store = TCPStore(
         LOOPBACK, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
-    address, leader = addresses.reach(rendezvous, config.rendezvous_timeout_seconds)
+    store.set_timeout(timedelta(seconds=_EXCHANGE_SECONDS))
+    deadline = Deadline(config.rendezvous_timeout_seconds)
+    address, leader = addresses.reach(rendezvous, deadline)
     config = msgspec.structs.replace(config, rendezvous=rendezvous)
     return Meeting(config, 0, store, address, leader)
 
@@ -204,19 +212,25 @@ def host_meeting(config: GroupConfig) -> Meeting:
 def visit_meeting(config: GroupConfig, rank: int) -> Meeting:
     """Another rank: waits for rank 0's store. Raises StartError at the deadline."""
     rendezvous = config.rendezvous or ""  # a rank's process is always told
-    deadline = time.monotonic() + config.rendezvous_timeout_seconds
+    port, deadline = addresses.split(rendezvous)[1], Deadline(config.rendezvous_timeout_seconds)
     while True:
-        address, peer = addresses.reach(rendezvous, deadline - time.monotonic())
-        with suppress(RuntimeError):  # it ended just now
-            store = TCPStore(peer, addresses.split(rendezvous)[1], None, False)
+        address, peer = addresses.reach(rendezvous, deadline)
+        try:
+            store = TCPStore(
+                peer, port, None, False, timedelta(seconds=max(deadline.left_seconds, 1))
+            )
             if store.add(f"joined-{rank}", 1) == 1:
+                store.set_timeout(timedelta(seconds=_EXCHANGE_SECONDS))
                 return Meeting(config, rank, store, address, peer)
-        if time.monotonic() > deadline:
-            raise StartError(
+            trouble = (  # or a group that is ending, and had this rank
                 f"rank {rank} is in the group at {rendezvous} already; let one pod alone have "
                 f"--pod-index {config.pod}"
             )
-        time.sleep(RETRY_SECONDS)  # a group that is ending, and had this rank
+        except RuntimeError as error:  # or a group that ended just now
+            trouble = f"what answers at {rendezvous} is no rank 0 ({error}); see what listens there"
+        if deadline.is_over:
+            raise StartError(trouble)
+        time.sleep(RETRY_SECONDS)
 
 
 def _facts_key(rank: int) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
 
 from openinference_engine import ops
-from openinference_engine.config import EngineConfig
+from openinference_engine.config import EngineConfig, GroupConfig
 from openinference_engine.errors import StartError
 from openinference_engine.ranks.facts import facts_of
-from openinference_engine.ranks.link import End, RankLink, end_process
+from openinference_engine.ranks.link import RankLink
 from openinference_engine.ranks.local import threads_per_rank
 from openinference_engine.ranks.messages import Failed, Ready, StepMessage, ToRank
 from openinference_engine.ranks.rendezvous import (
@@ -25,8 +26,10 @@ from openinference_engine.ranks.rendezvous import (
 )
 from openinference_engine.ranks.stage import load_stage
 from openinference_engine.ranks.team import Post, Ranks
+from openinference_engine.ranks.watch import End, end_process
 from openinference_engine.weights.checkpoint import Checkpoint
 
+_MARGIN_SECONDS = 10.0  # for the last word of a meeting that is over
 log = logging.getLogger("openinference.ranks")
 
 
@@ -61,8 +64,10 @@ def serve_rank(
         with suppress(StartError, RuntimeError):  # no rank 0 to tell it, which hides no reason
             visit_meeting(config.group, rank).decline(str(error))
         raise
-    meeting = visit_meeting(config.group, rank)
-    verdict = meeting.join(facts_of(checkpoint, config))
+    facts = facts_of(checkpoint, config)
+    with _ending_if_unheard(config.group, end):
+        meeting = visit_meeting(config.group, rank)
+        verdict = meeting.join(facts)
     link = RankLink(meeting.leader, verdict.link_port, rank, end)
     part = _load(load, meeting, verdict, link)
     link.send(Ready())
@@ -72,6 +77,23 @@ def serve_rank(
         part.take(message)
         link.watch.done()
     link.close()
+
+
+@contextmanager
+def _ending_if_unheard(group: GroupConfig, end: End) -> Iterator[None]:
+    """A rank 0 that was stopped answers nothing, and torch's store waits for it without a limit.
+
+    It may be found as late as the deadline, and may then wait as long for all the others.
+    """
+    seconds = 2 * group.rendezvous_timeout_seconds + _MARGIN_SECONDS
+    reason = f"rank 0 at {group.rendezvous} said nothing for {seconds:g} s"
+    timer = threading.Timer(seconds, end, [reason])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _loader(checkpoint: Checkpoint, config: EngineConfig, rank: int) -> Load:
