@@ -66,6 +66,13 @@ def check_activations(model: ModelConfig, config: EngineConfig) -> None:
         )
 
 
+def room_bytes(model: ModelConfig, most_rows: int) -> int:
+    """Of the codes of one product."""
+    kinds = coded_groups, coded_rows, summed_rows
+    num_bytes: int = max(prod(kind.shape_of(most_rows, _widest(model))) for kind in kinds)
+    return num_bytes
+
+
 class CodedKernels:
     """The codes of one product are kept at a time."""
 
@@ -78,9 +85,7 @@ class CodedKernels:
         device: torch.device,
     ) -> None:
         self._kernels, self._dtype = kernels, CODE_TYPES[activations]
-        kinds = coded_groups, coded_rows, summed_rows
-        num_bytes = max(prod(kind.shape_of(most_rows, _widest(model))) for kind in kinds)
-        self._room = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self._room = torch.zeros(room_bytes(model, most_rows), dtype=torch.uint8, device=device)
         self._no_norms = torch.zeros(most_rows, 0, device=device)
 
     def __getattr__(self, name: str) -> Any:

@@ -12,7 +12,11 @@ import torch
 from msgspec.structs import replace
 
 from openinference_engine.backend import Backend, Capacity, model_length, plan_capacity
-from openinference_engine.coded_kernels import check_activations, with_activations
+from openinference_engine.coded_kernels import (
+    check_activations,
+    room_bytes,
+    with_activations,
+)
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.cuda_kv_cache import KVCache
 from openinference_engine.cuda_paths import kernel_path, op_paths, runs_prefill
@@ -30,7 +34,7 @@ from openinference_engine.llama_weights import (
 )
 from openinference_engine.ops.cuda import load_kernels
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
-from openinference_engine.prefill import Prefill
+from openinference_engine.prefill import Prefill, row_bytes
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.timeline import Timeline
 from openinference_engine.weight_sizes import weight_bytes
@@ -40,6 +44,7 @@ from openinference_engine.weights.loader import Weights
 
 _OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores, asynchronous copies
 _RESERVE_BYTES = 1 << 30  # buffers of a step, captured graphs, packing of one matrix, then its room
+_RESERVED_ROWS = 2048  # of a step with prompts, whose buffers that holds
 log = logging.getLogger("openinference.core")
 
 
@@ -123,12 +128,13 @@ def plan_memory(
     length = model_length(model, config)
     sequence_bytes = length * _sequence_bytes(model, config)
     model_bytes = weight_bytes(model, config.weight_format, length, extent)
-    spare_bytes = free_bytes - model_bytes - _RESERVE_BYTES
+    steps_bytes = _steps_bytes(model, config)
+    spare_bytes = free_bytes - model_bytes - steps_bytes
     if spare_bytes >= sequence_bytes:
         return spare_bytes - length * _copy_bytes(model, config)
     raise StartError(
         f"--weights {config.weight_format}: the model takes {_gib(model_bytes)}, one sequence of "
-        f"--max-model-len {length} {_gib(sequence_bytes)} and the steps {_gib(_RESERVE_BYTES)}, "
+        f"--max-model-len {length} {_gib(sequence_bytes)} and the steps {_gib(steps_bytes)}, "
         f"but {_gib(free_bytes)} of the GPU's memory are free; use "
         f"{_remedy(model, config, free_bytes, extent)}"
     )
@@ -137,10 +143,11 @@ def plan_memory(
 def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: Extent) -> str:
     from openinference_engine.ranks.cuda_part import tensor_that_fits  # which imports this module
 
-    length, room = model_length(model, config), free_bytes - _RESERVE_BYTES
+    length = model_length(model, config)
 
     def left_for_cache(asked: EngineConfig) -> int:
-        return room - weight_bytes(model, asked.weight_format, length, extent)
+        model_bytes = weight_bytes(model, asked.weight_format, length, extent)
+        return free_bytes - _steps_bytes(model, asked) - model_bytes
 
     def fits(asked: EngineConfig) -> bool:
         return length * _sequence_bytes(model, asked) <= left_for_cache(asked)
@@ -149,11 +156,22 @@ def _remedy(model: ModelConfig, config: EngineConfig, free_bytes: int, extent: E
     caches = (name for name in CUDA_FORMATS if fits(replace(config, kv_cache_dtype=name)))
     remedies = [f"--weights {name}" for name in weights]
     remedies += [f"--kv-cache-dtype {name}" for name in caches]
+    if fits(replace(config, max_step_tokens=min(config.max_step_tokens, _RESERVED_ROWS))):
+        remedies.append(f"--max-step-tokens {_RESERVED_ROWS}")
     if (shorter := left_for_cache(config) // _sequence_bytes(model, config)) > 0:
         remedies.append(f"--max-model-len {shorter}")
     if config.group.num_ranks == 1 and (ranks := tensor_that_fits(model, config, free_bytes)):
         remedies.append(f"--tensor {ranks} on as many GPUs")
     return " or ".join(remedies) or "a GPU with more memory"
+
+
+def _steps_bytes(model: ModelConfig, config: EngineConfig) -> int:
+    """What steps take beside weights and cache."""
+    more_rows = max(most_prompt_rows(config) - _RESERVED_ROWS, 0)
+    num_bytes = more_rows * row_bytes(model, CUDA_FORMATS[config.kv_cache_dtype].is_coded)
+    if config.activations != "auto":
+        num_bytes += room_bytes(model, more_rows)
+    return _RESERVE_BYTES + num_bytes
 
 
 def _sequence_bytes(model: ModelConfig, config: EngineConfig) -> int:

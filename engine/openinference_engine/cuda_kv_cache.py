@@ -42,6 +42,13 @@ class KVCache:
         return self.keys[index], self.values[index]
 
 
+def new_head_bytes(config: ModelConfig, is_coded: bool) -> int:
+    """What `NewHeads` takes for a row. is_coded: the cache holds codes."""
+    vectors = 2 * 2 * config.num_kv_heads if is_coded else 0
+    sums = 4 * (config.num_heads + 2 * config.num_kv_heads) if config.norms_heads else 0
+    return config.head_dim * (vectors + sums)
+
+
 class NewHeads:
     """What the queries, keys and values of up to `rows` rows pass through on their way.
 

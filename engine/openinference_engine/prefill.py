@@ -16,7 +16,7 @@ from torch import Tensor
 from openinference_engine.chunks import Chunks, Parts, chunks_of
 from openinference_engine.coded_kernels import CodedKernels
 from openinference_engine.config import ModelConfig
-from openinference_engine.cuda_kv_cache import KVCache, NewHeads
+from openinference_engine.cuda_kv_cache import KVCache, NewHeads, new_head_bytes
 from openinference_engine.llama_weights import LlamaWeights
 from openinference_engine.mixture import PromptMixture
 from openinference_engine.ops.cuda_reference import SQUARE_COLUMNS
@@ -43,6 +43,16 @@ def room_for(weights: LlamaWeights, max_rows: int) -> Tensor | None:
     elements = max(-(-tiles // 8) * 8 * groups for tiles, groups in units) * UNIT_ELEMENTS
     num_bytes = min(COUNT_BYTES + 2 * elements, _MOST_ROOM_BYTES)
     return layer.qkv.new_zeros(num_bytes, dtype=torch.uint8)
+
+
+def row_bytes(config: ModelConfig, is_coded: bool) -> int:
+    """What a `Prefill` takes for a row of a step; experts have their rows in turns (`mixture`).
+
+    is_coded: the cache holds codes.
+    """
+    states = config.hidden_size * (4 + 2) + config.hidden_size // SQUARE_COLUMNS * 4
+    heads = 2 * 2 * config.num_heads * config.head_dim
+    return states + heads + 2 * config.intermediate_size + new_head_bytes(config, is_coded)
 
 
 class Prefill:

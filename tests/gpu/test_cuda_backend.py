@@ -16,6 +16,7 @@ from openinference_engine.cuda_backend import (
 from openinference_engine.cuda_paths import kernel_path, op_paths
 from openinference_engine.errors import StartError
 from openinference_engine.ops.cuda import load_kernels
+from openinference_engine.prefill import row_bytes
 from openinference_engine.weight_sizes import weight_bytes
 
 from benchmarks.shapes import SHAPES
@@ -61,6 +62,24 @@ def test_keys_and_values_of_fewer_bits_fit_where_bfloat16_does_not():
     spare = plan_memory(LLAMA_7B, config(kv_cache_dtype="int8-int4", **fields), 15 * GIB)
     copy = 2 * 2 * 4096 * 4096  # keys and values of a layer in bf16, which prompts read
     assert spare == 15 * GIB - weight_bytes(LLAMA_7B, "bfloat16", 4096) - GIB - copy
+
+
+def test_steps_of_many_rows_are_planned_for():
+    """Buffers of prompts are made when the cache has the rest: 16,384 rows found no room there."""
+
+    def spare(rows, **fields):
+        return plan_memory(
+            LLAMA_7B, config(max_model_len=4096, max_step_tokens=rows, **fields), 79 * GIB
+        )
+
+    more = 16_384 - 2048
+    assert spare(512) == spare(2048)
+    assert spare(2048) - spare(16_384) == more * row_bytes(LLAMA_7B, is_coded=False)
+    codes = {"weights": "fp8", "activations": "fp8"}
+    assert spare(16_384, weights="fp8") - spare(16_384, **codes) >= more * 11_008
+    message = "the steps 2.8 GiB, .* use .*--max-step-tokens 2048"
+    with pytest.raises(StartError, match=message):
+        plan_memory(LLAMA_7B, config(max_model_len=4096, max_step_tokens=32_768), 17 * GIB)
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from openinference_engine.kv_formats import BFLOAT16, CODED_FORMATS
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ops import cuda_reference
 from openinference_engine.ops.plan import NO_WINDOW
-from openinference_engine.prefill import COUNT_BYTES, Prefill, room_for
+from openinference_engine.prefill import COUNT_BYTES, Prefill, room_for, row_bytes
 from openinference_engine.prompt_attention import PromptAttention
 from openinference_engine.row_attention import RowAttention
 from openinference_engine.weights.loader import Weights
 
 from tests.gpu.random_model import CONFIG, RandomCheckpoint, build_oracle, changed
-from tests.gpu.sparse_model import cpu_engine
+from tests.gpu.sparse_model import SparseCheckpoint, cpu_engine
 from tests.gpu.test_cuda_runner import BOUND, prompts_of
 
 PAGES = [[3, 0, 7], [2, 9, 5]]
@@ -77,6 +77,26 @@ def test_packed_weights_of_long_steps_have_room_for_the_largest_matrix(
     if room is not None:
         assert len(room) == COUNT_BYTES + matrix_bytes
         assert not room.any()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+@pytest.mark.parametrize("cache_format", [BFLOAT16, CODED_FORMATS["int8"]], ids=["bf16", "codes"])
+def test_what_a_row_takes_is_what_is_planned_for_it(architecture, cache_format):
+    config, device = changed(architecture=architecture), torch.device("cpu")
+    source = Weights(SparseCheckpoint(config), torch.bfloat16)
+    weights = load_llama(source, config, config.max_positions, device)
+    cache = KVCache(config, 10, device, cache_format)
+    attention = PromptAttention(
+        cuda_reference, cache, RowAttention(cuda_reference, config, device, 4), num_blocks=3
+    )
+
+    def bytes_of(rows):
+        prefill = Prefill(cuda_reference, weights, config, cache, attention, rows)
+        owned = [*vars(prefill).values(), *vars(prefill._new_heads).values()]
+        parts = (part for one in owned for part in (one if isinstance(one, tuple) else [one]))
+        return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
+
+    assert bytes_of(48) - bytes_of(16) == 32 * row_bytes(config, cache_format.is_coded)
 
 
 codes = pytest.mark.parametrize(
