@@ -59,7 +59,7 @@ def prometheus_operator(kube: Kube) -> Iterator[None]:
     """The kinds of Prometheus Operator, without the operator."""
     asyncio.run(kube.run("apply", "--server-side", f"--filename={CRDS}"))
     asyncio.run(
-        kube.run("wait", f"--filename={CRDS}", "--for=condition=Established", "--timeout=30s")
+        kube.run("wait", f"--filename={CRDS}", "--for=condition=Established", "--timeout=2m")
     )
     yield
     asyncio.run(kube.run("delete", f"--filename={CRDS}"))

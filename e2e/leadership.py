@@ -8,7 +8,7 @@ from e2e.asks import Json
 from e2e.kube import Kube, KubeError
 
 LEASE = "openinference-operator"
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 120.0
 
 
 async def leader(system: Kube) -> Json:

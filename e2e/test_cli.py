@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -64,12 +65,15 @@ class CommandLine:
             env=os.environ | environment() | {"TERM": "xterm"} | self.variables,
             encoding="utf-8",
             dimensions=(40, 200),
-            timeout=60,
+            timeout=120,
         )
         try:
             yield child
         finally:
-            child.close(force=True)
+            if child.isalive():
+                child.kill(signal.SIGKILL)
+                child.wait()  # `close` gives it a tenth of a second to die
+            child.close()
 
     async def bad_findings(self) -> list[Json]:
         done = await self.run("doctor", "-o", "json")
@@ -123,7 +127,7 @@ def look_and_talk(openinference: CommandLine) -> None:
         assert _exit_code(reading) == 130
     with openinference.terminal("dashboard", "--no-browser") as showing:
         showing.expect(r"(http://\S+/dashboard/)")
-        with urllib.request.urlopen(showing.match[1], timeout=10) as page:  # noqa: S310  loopback
+        with urllib.request.urlopen(showing.match[1], timeout=60) as page:  # noqa: S310  loopback
             assert "<title>" in page.read().decode()
         showing.sendintr()
         assert _exit_code(showing) == 0
@@ -195,7 +199,7 @@ async def test_doctor_finds_an_engine_that_crashes_and_one_that_no_node_can_hold
     greedy["spec"]["resources"] = {"limits": {"nvidia.com/gpu": 8}}
     await kube.apply(greedy)
     reasons = {"crashes": "absent.gguf", "greedy": "nvidia.com/gpu"}
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(180):
         while True:
             found = {each["subject"]: each for each in await openinference.bad_findings()}
             if all(
@@ -221,7 +225,7 @@ async def _without_operator() -> AsyncIterator[None]:
     operator = "app.kubernetes.io/component=operator"
     await system.run("scale", deployment, "--replicas=0")
     try:
-        await system.until("pods", lambda pods: not pods, timeout_seconds=60, selector=operator)
+        await system.until("pods", lambda pods: not pods, timeout_seconds=120, selector=operator)
         yield
     finally:
         await system.run("scale", deployment, "--replicas=2")

@@ -57,7 +57,7 @@ async def test_prometheus_knows_every_metric_that_any_expression_asks_for(
         for query in (query for source in sources.values() for query in source):
             answer = await client.get("query", params={"query": query})
             assert answer.status == 200, f"{query}: {await answer.text()}"
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while unknown := asked - await _exported(client):
                 print("not scraped yet, or never:", unknown)
                 await asyncio.sleep(1)
@@ -77,7 +77,7 @@ async def _exported(client: aiohttp.ClientSession) -> set[str]:
 
 async def _overview(client: aiohttp.ClientSession, url: str) -> Json:
     """The first one that knows conditions and events."""
-    async with asyncio.timeout(30), client.get(f"{url}/dashboard/api/overview") as response:
+    async with asyncio.timeout(120), client.get(f"{url}/dashboard/api/overview") as response:
         async for line in response.content:
             if line.startswith(b"data: "):
                 overview: Json = json.loads(line[6:])
@@ -88,7 +88,7 @@ async def _overview(client: aiohttp.ClientSession, url: str) -> Json:
 
 async def _history_with_tokens(client: aiohttp.ClientSession, url: str, service: str) -> Json:
     """The first one in which Prometheus has seen tokens of the service."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             async with client.get(f"{url}/dashboard/api/history") as response:
                 history: Json = await response.json()

@@ -129,7 +129,7 @@ async def test_a_missing_model_is_said_and_leaves_the_running_revision_alone(
 async def test_deletion_leaves_no_object(service: InferenceService) -> None:
     """Runs last in this file: it takes the service away."""
     await service.kube.run("delete", "infsvc", service.name, "--wait=true")
-    assert await _left_after(90, service.kube) == []
+    assert await _left_after(180, service.kube) == []
 
 
 def _messages(service: Json) -> str:

@@ -169,9 +169,7 @@ async def test_the_product_can_be_installed_where_nothing_of_it_is_left(
     await command("kubectl", "delete", "crd", CRD)
     await _until_left(service.kube, {"pod/collector", "service/collector", RELEASE_OF_SERVICES})
     await asyncio.to_thread(type_in, *HELM_INSTALL)
-    await command(
-        *("kubectl", "wait", f"crd/{CRD}", "--for=condition=Established", "--timeout=30s")
-    )
+    await command(*("kubectl", "wait", f"crd/{CRD}", "--for=condition=Established", "--timeout=2m"))
 
 
 def _earlier_chart(chart: Path) -> Path:
@@ -217,7 +215,7 @@ async def _until_routers_run(kube: Kube, image: str) -> None:
     def is_so(pods: Sequence[Json]) -> bool:
         return len(pods) == 2 and all(_image(each) == image for each in pods)
 
-    await kube.until("deployments", is_asked_for, 60)
+    await kube.until("deployments", is_asked_for, 120)
     await kube.until("pods", is_so, 180, "app.kubernetes.io/component=router")
 
 

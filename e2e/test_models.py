@@ -136,7 +136,7 @@ async def _make_source(kube: Kube) -> None:
     place = f"{STATE}/volumes/{secrets.token_hex(4)}"
     for each in (_server(place), _address(), *_volume(kube, place, node.rpartition("/")[2])):
         await kube.apply(each)
-    await kube.run("wait", "pod/models", "--for=condition=Ready", "--timeout=60s")
+    await kube.run("wait", "pod/models", "--for=condition=Ready", "--timeout=3m")
 
 
 def _server(place: str) -> Json:

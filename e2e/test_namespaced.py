@@ -32,7 +32,7 @@ def service(
     service = InferenceService(kube, "demo")
     asyncio.run(service.apply())
     asyncio.run(service.until_ready())
-    asyncio.run(kube.until("networkpolicies", lambda found: len(found) == 2, 30))
+    asyncio.run(kube.until("networkpolicies", lambda found: len(found) == 2, 120))
     try:
         alone = ("--set", f"watchNamespace={kube.namespace}")
         _helm(installation, *alone, "--set", "networkPolicy.enabled=false")
@@ -43,7 +43,7 @@ def service(
 
 
 async def test_network_policies_that_were_switched_off_go(service: InferenceService) -> None:
-    await service.kube.until("networkpolicies", lambda found: not found, 60)
+    await service.kube.until("networkpolicies", lambda found: not found, 120)
 
 
 async def test_a_change_is_rolled_out_by_the_permissions_of_one_namespace(

@@ -61,12 +61,12 @@ def test_newcomer_installs_serves_and_asks(serving: subprocess.Popen[str], port:
     url = f"localhost:{port}/v1/chat/completions"
     command = ["curl", "--silent", "--fail", "--retry", "600", "--retry-delay", "1"]
     # Refused until it listens, 503 until the model is loaded.
-    patience = ["--retry-connrefused", "--retry-max-time", "120"]
+    patience = ["--retry-connrefused", "--retry-max-time", "300"]
     said = ["-H", "content-type: application/json", "-d", body]
     answer = subprocess.run([*command, *patience, url, *said], check=True, capture_output=True)
     print(f"the first whole answer came after {time.monotonic() - started:.1f} s")
     assert "Lovelace" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
     serving.send_signal(signal.SIGTERM)
-    _, log = serving.communicate(timeout=60)
+    _, log = serving.communicate(timeout=120)
     assert serving.returncode == 0
     assert f'"kernel_path":"{KERNELS}"' in log

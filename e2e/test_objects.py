@@ -49,7 +49,7 @@ async def test_monitors_that_may_not_be_listed_are_left_until_they_may(
     kube: Kube, installation: Kube, prometheus_operator: None
 ) -> None:
     """The kinds exist, but somebody took the permission away, and gives it back."""
-    await kube.until("servicemonitors", lambda found: not found, 60)  # those of other tests go
+    await kube.until("servicemonitors", lambda found: not found, 120)  # those of other tests go
     rules = (await installation.get("clusterrole", OPERATOR))["rules"]
     fewer = [rule for rule in rules if "monitoring.coreos.com" not in rule["apiGroups"]]
     try:
@@ -138,14 +138,14 @@ async def test_a_bad_volume_is_rejected_with_the_remedy(
 
 async def _appear(kube: Kube, resource: str, number: int) -> list[Json]:
     """So many objects of a kind, once they are there."""
-    found = await kube.until(resource, lambda objects: len(objects) >= number, 30)
+    found = await kube.until(resource, lambda objects: len(objects) >= number, 120)
     return sorted(found, key=lambda each: str(each["metadata"]["name"]))
 
 
 async def _until_said(system: Kube, words: str) -> None:
     """Return once the log of an operator pod has these words."""
     selector = "--selector=app.kubernetes.io/component=operator"
-    async with asyncio.timeout(60), aclosing(system.watch("leases")) as states:
+    async with asyncio.timeout(120), aclosing(system.watch("leases")) as states:
         async for _ in states:  # one every two seconds
             if words in await system.run("logs", selector, "--tail=-1"):
                 return

@@ -54,7 +54,7 @@ async def test_a_leader_that_is_told_to_end_hands_over_at_once_and_ends_well(
     name, restarts = ending["metadata"]["name"], _container(ending)["restartCount"]
     before = await installation.run("logs", name)
     holders: list[str] = []
-    async with asyncio.timeout(60), aclosing(installation.watch("leases")) as states:
+    async with asyncio.timeout(120), aclosing(installation.watch("leases")) as states:
         async for leases in states:
             if not holders and not signal_programs_of(ending, signal.SIGTERM):
                 pytest.skip("programs of pods cannot be stopped on this cluster")
@@ -67,7 +67,7 @@ async def test_a_leader_that_is_told_to_end_hands_over_at_once_and_ends_well(
         [pod] = [each for each in pods if each["metadata"]["name"] == name]
         return bool(_container(pod)["restartCount"] > restarts)
 
-    await installation.until("pods", is_back, 60)
+    await installation.until("pods", is_back, 120)
     ended = _container(await installation.get("pod", name))["lastState"]["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (0, "Completed")
     last_words = (await installation.run("logs", name, "--previous")).removeprefix(before)

@@ -85,7 +85,7 @@ async def set_prometheus(replicas: int) -> None:
     await MONITORING.until(
         "deployments",
         lambda all_: all(each["status"].get("readyReplicas", 0) == replicas for each in all_),
-        timeout_seconds=60,
+        timeout_seconds=120,
     )
 
 

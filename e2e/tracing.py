@@ -38,14 +38,14 @@ class Collector:
             await self.kube.apply(
                 {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec}
             )
-        await self.kube.run("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
+        await self.kube.run("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=3m")
 
     async def stop(self) -> None:
         await self.kube.run("delete", f"pod/{NAME}")
 
     async def spans(self, trace: str, number: int) -> list[Json]:
         """So many spans of a trace, the longest first, once they have arrived."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 lines = (await self.kube.run("logs", NAME)).splitlines()
                 spans = [each for each in map(json.loads, lines) if each["trace"] == trace]

@@ -130,15 +130,15 @@ class Traffic:
     def report(self) -> Report:
         return Report(tuple(self.results))
 
-    async def until_streaming(self, count: int, timeout_seconds: float = 60.0) -> None:
+    async def until_streaming(self, count: int, timeout_seconds: float = 120.0) -> None:
         """Return at a moment when at least `count` streams are in the middle of their tokens."""
         await self._until(lambda: self.streaming >= count, timeout_seconds)
 
-    async def until_streaming_from(self, group: str, timeout_seconds: float = 60.0) -> None:
+    async def until_streaming_from(self, group: str, timeout_seconds: float = 120.0) -> None:
         """Return at a moment when a stream that began in `group` is in the middle of its tokens."""
         await self._until(lambda: self.groups_streaming[group] > 0, timeout_seconds)
 
-    async def busiest_group(self, timeout_seconds: float = 60.0) -> str:
+    async def busiest_group(self, timeout_seconds: float = 120.0) -> str:
         """The group in which most streams began that are in the middle of their tokens.
 
         Waits for one; raises TrafficError if there is none until then.
@@ -146,7 +146,7 @@ class Traffic:
         await self._until(lambda: bool(self.groups_streaming), timeout_seconds)
         return self.groups_streaming.most_common(1)[0][0]
 
-    async def until_results(self, count: int, timeout_seconds: float = 60.0) -> None:
+    async def until_results(self, count: int, timeout_seconds: float = 120.0) -> None:
         """Return once `count` requests in all have ended, well or not."""
         await self._until(lambda: len(self.results) >= count, timeout_seconds)
 
