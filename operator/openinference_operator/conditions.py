@@ -139,6 +139,8 @@ def _no_router(facts: Facts) -> Condition | None:
         return None
     pods = count(len(facts.observed.routers.pods), "router pod")
     message = f"none of {pods} in the namespace is Ready; nothing that serves is drained"
+    if trouble := facts.observed.routers.trouble:
+        message += f": {trouble}"
     return Condition("RouterReady", "False", Reason.ROUTER_NOT_READY, message)
 
 

@@ -18,7 +18,7 @@ from openinference_operator.manifests.routing import read_routing
 from openinference_operator.pods import Pod, read_pod
 from openinference_operator.preparation import IN_PLACE, Preparation, is_fetcher, read_preparation
 from openinference_operator.revision import revision_of
-from openinference_operator.routers import Router, RouterView
+from openinference_operator.routers import Router, RouterView, find_router_trouble
 from openinference_operator.sizing import Sizing, size
 from openinference_operator.spec import InferenceService, parse
 from openinference_operator.store import Object, Store
@@ -124,7 +124,8 @@ def observe(store: Store, service: InferenceService, routers: Sequence[Router]) 
         for obj in store.select(kind, service.namespace, service.name)
     }
     routing = read_routing(live.get(("ConfigMap", names.routing_configmap(service.name))))
-    view = RouterView(service.name, tuple(routers), routing)
+    trouble = find_router_trouble(store, service.namespace)
+    view = RouterView(service.name, tuple(routers), routing, trouble)
     raw_pods = store.select("Pod", service.namespace, service.name)
     pods = {raw["metadata"]["name"]: read_pod(raw) for raw in raw_pods}
     own = [obj for obj in live.values() if is_owned_by(obj, service.uid)]

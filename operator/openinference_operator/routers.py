@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from openinference_operator.pod_status import condition
 from openinference_operator.pods import read_pod
 from openinference_operator.signals.router_state import (
     Endpoint,
@@ -35,11 +36,15 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class RouterView:
-    """All router pods, the service that is looked at, and its routing as it is now."""
+    """All router pods, the service that is looked at, and its routing as it is now.
+
+    `trouble`: what keeps a router pod from being Ready or from being made, in words; or empty.
+    """
 
     service: str
     pods: tuple[Router, ...]
     routing: Mapping[str, Any]
+    trouble: str = ""
 
     @property
     def ready(self) -> tuple[Router, ...]:
@@ -115,6 +120,16 @@ def observe_routers(
             )
         )
     return routers
+
+
+def find_router_trouble(store: Store, namespace: str) -> str:
+    """What is wrong with a router pod, or why there is none; empty if nothing is known to be."""
+    pods = map(read_pod, store.select("Pod", namespace, ""))
+    wrong = [pod.trouble.message for pod in pods if pod.trouble and not pod.is_terminating]
+    deployments = store.select("Deployment", namespace, "")
+    failures = [condition(each, "ReplicaFailure") for each in deployments]
+    unmade = [each.get("message", "") for each in failures if each.get("status") == "True"]
+    return next(iter([*wrong, *unmade]), "")
 
 
 def router_endpoint(raw: Object) -> Endpoint | None:

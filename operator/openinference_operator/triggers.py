@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from openinference_operator import names
-from openinference_operator.routers import observe_routers, router_endpoint
+from openinference_operator.routers import find_router_trouble, observe_routers, router_endpoint
 from openinference_operator.signals.router_state import Endpoint, RouterStates
 from openinference_operator.store import Object, Store, service_of
 from openinference_operator.workqueue import WorkQueue
@@ -40,7 +40,7 @@ class Triggers:
         self._queue.add(Key(namespace, service))
         if obj["kind"] == names.KIND and self._is_new_spec(obj):
             self._wake_router(namespace)
-        if obj["kind"] == "Pod" and not service:
+        if obj["kind"] in ("Pod", "Deployment") and not service:
             self._follow_routers(namespace)
 
     def states_changed(self, namespace: str, services: Iterable[str]) -> None:
@@ -64,7 +64,8 @@ class Triggers:
         """Listen to the router pods; services hear only of what they see of these."""
         endpoints = self._endpoints(namespace)
         self._states.follow(namespace, endpoints)
-        seen = (*endpoints, *observe_routers(self._store, namespace, lambda _: None))
+        routers = observe_routers(self._store, namespace, lambda _: None)
+        seen = (*endpoints, *routers, find_router_trouble(self._store, namespace))
         if seen == self._router_pods.get(namespace):
             return
         self._router_pods[namespace] = seen
