@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from openinference_operator.errors import NameConflict, SpecError
+from openinference_operator.errors import ApiError, NameConflict, OperatorError, SpecError
 from openinference_operator.events import Recorder
 from openinference_operator.lease import Lease
 from openinference_operator.notes import Note
@@ -49,7 +49,8 @@ class NamespaceRouter:
     async def reconcile(self, namespace: str) -> float | None:
         """Bring the router up to date; return in how many seconds to look again.
 
-        Raises NameConflict, which every service of the namespace is told, ApiError or LeaseLost.
+        Raises NameConflict, ApiError or LeaseLost; every service of the namespace is told of what
+        does not pass by itself.
         """
         raws = self._store.services(namespace)
         owners = [
@@ -62,10 +63,17 @@ class NamespaceRouter:
         try:
             await self._keep(namespace, owners)
         except NameConflict as error:
-            for raw in raws:
-                await self._recorder.record(raw, Note(Reason.NAME_CONFLICT, str(error), "Warning"))
+            await self._tell(raws, Reason.NAME_CONFLICT, error)
+            raise
+        except ApiError as error:
+            if error.is_refusal:
+                await self._tell(raws, Reason.WRITE_REFUSED, error)
             raise
         return CHECK_SECONDS
+
+    async def _tell(self, raws: Sequence[Object], reason: Reason, error: OperatorError) -> None:
+        for raw in raws:
+            await self._recorder.record(raw, Note(reason, str(error), "Warning"))
 
     async def _keep(self, namespace: str, owners: Sequence[InferenceService]) -> None:
         self._lease.check()

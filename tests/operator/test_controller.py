@@ -138,6 +138,17 @@ async def test_the_router_belongs_to_every_service(running, server, raw_service)
     await until(lambda: owners() == {"demo", "other"})
 
 
+async def test_a_router_that_may_not_be_made_is_told_to_its_services(running, server, raw_service):
+    """By a quota, say; only the operator's log told."""
+    server.forbidden = f"/deployments/{names.ROUTER}"
+    running.submit(raw_service())
+
+    def told():
+        return [obj["message"] for path, obj in server.objects.items() if "/events/" in path]
+
+    await until(lambda: any(f"Deployment team-a/{names.ROUTER}" in words for words in told()))
+
+
 async def test_services_hear_of_a_router_pod_only_what_they_see_of_it(
     running, raw_service, monkeypatch
 ):
