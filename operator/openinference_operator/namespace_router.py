@@ -6,6 +6,7 @@ from openinference_operator.errors import ApiError, NameConflict, OperatorError,
 from openinference_operator.events import Recorder
 from openinference_operator.lease import Lease
 from openinference_operator.notes import Note
+from openinference_operator.observe import is_owned_by
 from openinference_operator.plan import plan_monitoring, plan_namespace
 from openinference_operator.reasons import Reason
 from openinference_operator.settings import Settings
@@ -23,6 +24,7 @@ ROUTER_KINDS = (
     "NetworkPolicy",
     "Deployment",
 )
+UNKNOWN_SPEC = {"model": {"uri": "file:///unknown"}}  # of the rest every field has a default
 
 
 class NamespaceRouter:
@@ -53,11 +55,8 @@ class NamespaceRouter:
         does not pass by itself.
         """
         raws = self._store.services(namespace)
-        owners = [
-            service
-            for raw in raws
-            if "deletionTimestamp" not in raw["metadata"] and (service := _parsed(raw)) is not None
-        ]
+        staying = [raw for raw in raws if "deletionTimestamp" not in raw["metadata"]]
+        owners = [owner for raw in staying if (owner := self._owner(raw)) is not None]
         if not owners:
             return None
         try:
@@ -70,6 +69,15 @@ class NamespaceRouter:
                 await self._tell(raws, Reason.WRITE_REFUSED, error)
             raise
         return CHECK_SECONDS
+
+    def _owner(self, raw: Object) -> InferenceService | None:
+        """A service whose spec has become impossible keeps its router, for what runs goes on."""
+        try:
+            return parse(raw)
+        except SpecError:  # its own key says so in its status
+            present = self._store.select("Deployment", raw["metadata"]["namespace"], "")
+            has_router = any(is_owned_by(each, raw["metadata"]["uid"]) for each in present)
+            return parse({**raw, "spec": UNKNOWN_SPEC}) if has_router else None
 
     async def _tell(self, raws: Sequence[Object], reason: Reason, error: OperatorError) -> None:
         for raw in raws:
@@ -89,10 +97,3 @@ class NamespaceRouter:
         if looked is not None:
             await self._writer.perform(plan_monitoring(owners, *looked))
             self._monitors.kept(owners)
-
-
-def _parsed(raw: Object) -> InferenceService | None:
-    try:
-        return parse(raw)
-    except SpecError:
-        return None  # its own key says so in its status

@@ -136,6 +136,18 @@ async def test_the_router_belongs_to_every_service(running, server, raw_service)
         return {owner["name"] for owner in metadata.get("ownerReferences", [])}
 
     await until(lambda: owners() == {"demo", "other"})
+    # One whose spec becomes impossible goes on as it runs, so its router stays when others go.
+    running.submit(raw_service(generation=2, model={"uri": "ftp://x"}))
+    await until(lambda: running.ready().get("reason") == "InvalidSpec")
+    running.submit(raw_service(name="third"))
+    await until(lambda: owners() == {"demo", "other", "third"})
+
+
+async def test_an_impossible_spec_alone_gets_no_router(running, raw_service):
+    running.submit(raw_service(model={"uri": "ftp://x"}))
+    await until(lambda: running.ready().get("reason") == "InvalidSpec")
+    await running.at_rest()
+    assert "Deployment" not in running.kinds()
 
 
 async def test_a_router_that_may_not_be_made_is_told_to_its_services(running, server, raw_service):
