@@ -2,11 +2,13 @@
 
 Watches fill the store, and so does each answer to an own write: a worker that plans again right
 after it wrote sees its write, even when the watch is late. The higher resourceVersion wins, and
-an object that is gone does not come back through a late answer.
+an object that is gone does not come back through a late answer. One that only lost its label, which
+a watch by label tells as a deletion, comes back in the version that has it again.
 
 The store knows nothing of what the objects mean; `slim` says what of them is worth keeping.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
@@ -24,7 +26,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str, str], dict[str, Object]] = {}
         self._claims: dict[tuple[str, str], set[str]] = {}
-        self._deleted_uids: dict[str, None] = {}
+        self._gone_since: dict[str, float] = {}  # version of its deletion, by uid
 
     def put(self, obj: Object) -> bool:
         """Keep an object unless it is known already, in this or a newer version, or deleted.
@@ -35,7 +37,7 @@ class Store:
         bucket = self._objects.setdefault(_bucket(obj), {})
         present = bucket.get(metadata["name"])
         is_old = present is not None and _version(present) >= _version(obj)
-        if is_old or metadata["uid"] in self._deleted_uids:
+        if is_old or _version(obj) <= self._gone_since.get(metadata["uid"], 0):
             return False
         self._forget_claim(present)
         bucket[metadata["name"]] = slim(obj)
@@ -45,10 +47,13 @@ class Store:
 
     def remove(self, obj: Object) -> None:
         """Forget an object that was deleted, unless its name is taken by a new one."""
+        self._remove(obj, _version(obj))
+
+    def _remove(self, obj: Object, version: float) -> None:
         metadata = obj["metadata"]
-        self._deleted_uids[metadata["uid"]] = None
-        if len(self._deleted_uids) > REMEMBERED_DELETIONS:
-            self._deleted_uids.pop(next(iter(self._deleted_uids)))
+        self._gone_since[metadata["uid"]] = version
+        if len(self._gone_since) > REMEMBERED_DELETIONS:
+            self._gone_since.pop(next(iter(self._gone_since)))
         bucket = self._objects.get(_bucket(obj), {})
         present = bucket.get(metadata["name"])
         if present and present["metadata"]["uid"] == metadata["uid"]:
@@ -97,7 +102,7 @@ class Store:
         """
         missing = [obj for obj in self._of_kind(kind) if obj["metadata"]["uid"] in uids]
         for obj in missing:
-            self.remove(obj)
+            self._remove(obj, math.inf)  # in which version it went nobody knows
         return missing
 
     def _forget_claim(self, obj: Object | None) -> None:

@@ -29,6 +29,22 @@ def test_what_was_deleted_does_not_come_back_through_a_late_answer():
     assert versions(store) == []
 
 
+def test_an_object_that_is_ours_again_is_seen_again():
+    """A watch by label tells of the deletion of what has lost its label, and stays what it is."""
+    store = Store()
+    store.put(pod(1))
+    store.remove(pod(3))
+    assert store.put(pod(4))
+    assert versions(store) == ["4"]
+
+
+def test_what_vanished_unseen_does_not_come_back_either():
+    store = Store()
+    store.put(pod(1))
+    store.forget_all("Pod", store.uids("Pod"))
+    assert not store.put(pod(2))
+
+
 def test_a_new_object_of_the_same_name_is_another_one():
     store = Store()
     store.put(pod(1))
