@@ -15,13 +15,6 @@ from openinference_operator.layout import Layout, split_layers
 from openinference_operator.manifests.engine import seats
 from openinference_operator.spec import InferenceService
 
-# What a summary of a model must say, each a whole number above zero, and what those of older
-# engines do not.
-SIZES = ("parameters", "weightBytes", "numLayers", "numKvHeads", "headDim", "maxPositions")
-MORE_SIZES = (
-    *("numHeads", "numExperts", "expertParameters", "hiddenSize", "intermediateSize"),
-    *("vocabSize", "embeddingBytes", "headBytes", "layerWeightsPerToken"),
-)
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # engine.kvCacheDtype: bits of an element of a key and of a value, and bytes of scales and minima
 # beside both (openinference_engine.kv_formats). A CPU computes in float32.

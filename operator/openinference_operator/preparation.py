@@ -13,8 +13,8 @@ from enum import Enum, auto
 from typing import Any
 
 from openinference_operator import names
-from openinference_operator.demand import MORE_SIZES, SIZES
 from openinference_operator.manifests import model
+from openinference_operator.model_summary import read_summary
 from openinference_operator.operations import Annotate, Create, Delete, Operation, Reference
 from openinference_operator.pod_status import condition, end_of
 from openinference_operator.spec import InferenceService
@@ -109,7 +109,7 @@ def read_result(text: str) -> Result | None:
     """The result in a termination message; None if it is something else."""
     try:
         said = json.loads(text)
-        return Result(str(said["revision"]), int(said["bytes"]), _summary(said.get("summary")))
+        return Result(str(said["revision"]), int(said["bytes"]), read_summary(said.get("summary")))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
@@ -121,17 +121,6 @@ def read_progress(line: str) -> Progress | None:
         return Progress(int(said["downloadedBytes"]), int(said["totalBytes"]))
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _summary(said: Any) -> Mapping[str, Any] | None:
-    """A summary whose sizes can be reckoned with, else None."""
-    if not isinstance(said, dict) or not all(_is_count(said.get(name)) for name in SIZES):
-        return None
-    return said if all(_is_count(said.get(name, 0), least=0) for name in MORE_SIZES) else None
-
-
-def _is_count(number: Any, least: int = 1) -> bool:
-    return type(number) is int and number >= least
 
 
 def _read_job(job: Object | None, pods: Iterable[Object]) -> Preparation:
