@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from openinference_router import affinity
 from openinference_router.budgets import NOTHING_SPENT, CapacityClock, RetryBudget, Spent
 from openinference_router.choice import Wish, choose
 from openinference_router.errors import AttemptFailed, Moved, overloaded, unavailable
@@ -20,13 +19,11 @@ from openinference_router.leaving import leaving
 from openinference_router.meter import Meter
 from openinference_router.patience import patience_seconds
 from openinference_router.waiting import Caller, Rank, Ticket, WaitingLine
-from openinference_router.wire import PREFIX_AWARE, LoadReport, Routing, ServiceState
+from openinference_router.wire import LoadReport, Routing, ServiceState
+from openinference_router.wishes import Wishes
 
 MAX_ERRORS_IN_A_ROW = 5
 """Then a group is an outlier; the figure of Envoy's outlier detection."""
-
-GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-"""Steps of this size spread over [0, 1) more evenly than chance: canary shares hold at once."""
 
 
 class Service:
@@ -40,7 +37,7 @@ class Service:
         self.open_requests = 0
         self.meter = Meter()
         self._retries = RetryBudget(clock())
-        self._draws = 0.0
+        self._wishes = Wishes()
         self._is_removed = False
         self._clock = clock
         self._changed = changed
@@ -161,14 +158,7 @@ class Service:
 
     def wish(self, fields: Mapping[str, msgspec.Raw], headers: Mapping[str, str]) -> Wish:
         """Where a request that arrives now would like to go."""
-        balancing = self.routing.balancing
-        if session := headers.get(balancing.session_header) if balancing.session_header else None:
-            drawn = affinity.of_session(session)
-            return Wish(draw=drawn.draw, affinity=drawn)
-        self._draws = math.fmod(self._draws + GOLDEN_RATIO, 1)
-        if balancing.algorithm == PREFIX_AWARE and len(self.groups) > 1:
-            return Wish(draw=self._draws, affinity=affinity.of_prompt(fields))
-        return Wish(draw=self._draws)
+        return self._wishes.next(fields, headers, self.routing.balancing, len(self.groups))
 
     def rank(self, caller: Caller, patience_seconds: float = math.inf) -> Rank:
         """The standing of a request that arrives now; kept over all its attempts."""
