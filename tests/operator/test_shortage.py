@@ -181,6 +181,21 @@ async def test_whoever_asks_while_nodes_are_listed_waits_for_the_list(cluster, s
     assert len(server.calls) == 1
 
 
+async def test_of_a_node_only_what_decisions_read_is_kept(cluster, server):
+    """Thousands of nodes as the API server shows them take more memory than the operator has."""
+    metadata = {"name": "a", "labels": {"pool": "gpu"}, "annotations": {"much": "much"}}
+    spec = {"taints": [{"key": GPU, "effect": "NoSchedule"}], "podCIDR": "10.0.0.0/24"}
+    status = {"allocatable": {GPU: "8"}, "images": [{"names": ["much"]}]}
+    place(server, "Node", "", {"metadata": metadata, "spec": spec, "status": status})
+    [kept] = await Nodes(cluster).all()
+    assert kept == {
+        "kind": "Node",
+        "metadata": {"name": "a", "labels": {"pool": "gpu"}},
+        "spec": {"taints": spec["taints"]},
+        "status": {"allocatable": {GPU: "8"}},
+    }
+
+
 @pytest.mark.parametrize(("status", "raises"), [(500, True), (403, False)])
 async def test_nodes_that_could_not_be_listed_yet_are_not_none(cluster, server, status, raises):
     """A layout chosen while nobody knew the memory of GPUs was kept for good."""

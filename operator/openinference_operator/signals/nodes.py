@@ -11,6 +11,7 @@ from time import monotonic
 
 from openinference_operator.cluster import Cluster
 from openinference_operator.errors import ApiError
+from openinference_operator.slim import slim
 from openinference_operator.store import Object
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Nodes:
 
     async def _list(self) -> None:
         try:
-            self._nodes = [node async for node in self._cluster.list_all("Node", "", "")]
+            self._nodes = [slim(node) async for node in self._cluster.list_all("Node", "", "")]
         except ApiError as error:
             if not self._nodes and not error.is_refusal:
                 raise
