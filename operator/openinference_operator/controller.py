@@ -51,6 +51,7 @@ from openinference_operator.writer import Writer
 log = logging.getLogger(__name__)
 
 MINIMAL_DELAY_SECONDS = 0.1
+FAILURES_IN_SILENCE = 9  # with the pauses between them most of a minute
 CONNECTING_SECONDS = 0.2  # how soon to look again while a router has not said anything yet
 
 
@@ -172,7 +173,7 @@ class Controller:
         if desired != recorded:
             # The scaler's record comes before its consequences: a new leader goes on from it.
             await self._writer.write_status(raw, status)
-        if await self._perform(raw, plan, status):
+        if await self._perform(key, raw, plan, status):
             self._queue.add(key)  # what is true then is said then
         else:
             await self._writer.write_status(raw, status)
@@ -217,15 +218,15 @@ class Controller:
             self._queue.add_after(key, again_in_seconds)
         return evidence
 
-    async def _perform(self, raw: Object, plan: Plan, status: Mapping[str, Any]) -> bool:
-        """Perform a plan; what is refused, and not by chance, is said in the status as well."""
+    async def _perform(self, key: Key, raw: Object, plan: Plan, status: Mapping[str, Any]) -> bool:
+        """Perform a plan; what is refused, or fails for long, is said in the status as well."""
         try:
             return await self._writer.perform(plan.operations)
         except NameConflict as error:
             await self._refuse(raw, status, Reason.NAME_CONFLICT, str(error))
             raise
         except ApiError as error:
-            if error.is_refusal:
+            if error.is_refusal or self._queue.failures(key) >= FAILURES_IN_SILENCE:
                 await self._refuse(raw, status, Reason.WRITE_REFUSED, str(error))
             raise
 

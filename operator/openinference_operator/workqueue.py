@@ -69,12 +69,16 @@ class WorkQueue(Generic[Key]):
             self._again.discard(key)
             self.add(key)
 
+    def failures(self, key: Key) -> int:
+        """How often in a row the work on a key has failed."""
+        return self._failures.get(key, 0)
+
     def _ring(self, key: Key) -> None:
         self._timers.pop(key, None)
         self.add(key)
 
     def _back_off(self, key: Key) -> float:
-        failures = self._failures.get(key, 0)
+        failures = self.failures(key)
         self._failures[key] = failures + 1
         delay = min(FIRST_DELAY_SECONDS * 2.0**failures, LONGEST_DELAY_SECONDS)
         return delay * random.uniform(0.8, 1.2)  # noqa: S311  (spreads retries, hides no secret)

@@ -17,6 +17,7 @@ class ApiServer:
         self.calls = []
         self.failures = []
         self.refused = ""
+        self.failing = ""
         self.knows_monitoring = False
         self.initializing = 0
         self.forbidden = ""
@@ -35,6 +36,8 @@ class ApiServer:
             return error(403, "Forbidden")
         if self.failures:
             return error(self.failures.pop(0), "Internal")
+        if self.failing and request.method == "POST" and request.path.endswith(self.failing):
+            return error(500, "failed calling webhook")
         if self.refused and request.method == "POST" and request.path.endswith(self.refused):
             return error(422, "Invalid")
         body = json.loads(await request.text() or "null")

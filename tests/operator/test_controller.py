@@ -1,5 +1,6 @@
 """The controller as a whole: real writer, lease and planner, with an API server over HTTP."""
 
+from openinference_operator import controller as controller_module
 from openinference_operator import lease as lease_module
 from openinference_operator import names, timestamps
 from openinference_operator.resources import RESOURCES
@@ -71,6 +72,19 @@ async def test_a_refused_object_is_a_condition_and_freezes_nothing(running, serv
     assert running.status()["updateRevision"]
     server.refused = ""
     await until(lambda: running.status().get("replicas") == 1)
+
+
+async def test_a_write_that_fails_for_long_is_said(running, server, raw_service, monkeypatch):
+    """As where an admission webhook is away: only the operator's log told what it waits for."""
+    monkeypatch.setattr(controller_module, "FAILURES_IN_SILENCE", 2)
+    server.failing = "statefulsets"
+    running.submit(raw_service())
+    await until(lambda: running.ready().get("reason") == "WriteRefused")
+    assert "500: POST StatefulSet" in running.ready()["message"]
+    assert "failed calling webhook" in running.ready()["message"]
+    server.failing = ""
+    await until(lambda: running.status().get("replicas") == 1)
+    assert running.ready()["reason"] == "RouterNotReady"
 
 
 async def test_nothing_is_done_twice_at_rest(running, server, raw_service):
