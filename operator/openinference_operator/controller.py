@@ -1,14 +1,13 @@
-"""The workers: parse → observe → plan → apply → status, per key.
+"""What is done about a key: parse → observe → plan → apply → status.
 
 A key is an InferenceService, or the router of a namespace. All state is in the objects; what is
 held in memory (the windows of the autoscaler, the streams of the routers) may be lost at any
 time, and then only the next scale-down waits longer.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
-from time import monotonic, time
+from time import time
 from typing import Any
 
 from openinference_operator.autoscaler import Autoscaler
@@ -16,7 +15,6 @@ from openinference_operator.conditions import refused
 from openinference_operator.course import Evidence
 from openinference_operator.errors import (
     ApiError,
-    LeaseLost,
     NameConflict,
     OperatorError,
     SpecError,
@@ -24,7 +22,6 @@ from openinference_operator.errors import (
 from openinference_operator.events import Recorder
 from openinference_operator.facts import Facts
 from openinference_operator.lease import Lease
-from openinference_operator.metrics import RECONCILE_SECONDS
 from openinference_operator.namespace_router import NamespaceRouter
 from openinference_operator.notes import Note, notes_of
 from openinference_operator.observe import Observed, observe
@@ -85,52 +82,11 @@ class Controller:
         self._trials = trials
         self._survey = survey
         self._queue = queue
-        self._started = asyncio.Event()
         self._term = 0
 
-    def start(self) -> None:
-        """Let the workers begin: every object that exists has been seen."""
-        self._started.set()
-
-    def has_started(self) -> bool:
-        """Whether the workers may begin, as soon as this replica leads."""
-        return self._started.is_set()
-
-    async def work(self) -> None:
-        """Reconcile keys for ever, while this replica leads."""
-        await self._started.wait()
-        while True:
-            await self._lease.wait_until_held()
-            key = await self._queue.get()
-            started, result, retry_after_seconds = monotonic(), "error", 0.0
-            try:
-                self._begin_term()
-                await self._reconcile(key)
-                result = "ok"
-            except LeaseLost as error:
-                log.info("left to the leader: key=%s reason=%s", key, error)
-            except OperatorError as error:
-                log.warning("will retry: key=%s error=%s", key, error)
-                if isinstance(error, ApiError):
-                    retry_after_seconds = error.retry_after_seconds
-            except Exception as error:
-                log.exception("will retry: key=%s", key)
-                await self._confess(key, error)
-            finally:
-                self._queue.done(
-                    key, succeeded=result == "ok", retry_after_seconds=retry_after_seconds
-                )
-            kind = "service" if key.service else "router"
-            RECONCILE_SECONDS.labels(key=kind, result=result).observe(monotonic() - started)
-
-    def _begin_term(self) -> None:
-        """Forget what another leader may have decided since; write nothing without the lease."""
-        self._lease.check()
-        if self._term != self._lease.term:
-            self._term = self._lease.term
-            self._autoscaler.forget_all()
-
-    async def _reconcile(self, key: Key) -> None:
+    async def reconcile(self, key: Key) -> None:
+        """Bring a key one plan nearer to rest. Raises OperatorError where that failed."""
+        self._begin_term()
         if not key.service:
             again_in_seconds = await self._router.reconcile(key.namespace)
             if again_in_seconds is not None:
@@ -149,6 +105,13 @@ class Controller:
             await self._reconcile_service(key, raw, parse(raw))
         except SpecError as error:
             await self._refuse(raw, raw.get("status") or {}, Reason.INVALID_SPEC, str(error))
+
+    def _begin_term(self) -> None:
+        """Forget what another leader may have decided since; write nothing without the lease."""
+        self._lease.check()
+        if self._term != self._lease.term:
+            self._term = self._lease.term
+            self._autoscaler.forget_all()
 
     async def _reconcile_service(self, key: Key, raw: Object, service: InferenceService) -> None:
         now = time()
@@ -240,7 +203,7 @@ class Controller:
         await self._writer.write_status(raw, status)
         await self._recorder.record(raw, Note(reason, message, "Warning"))
 
-    async def _confess(self, key: Key, error: Exception) -> None:
+    async def confess(self, key: Key, error: Exception) -> None:
         """Say in the status that the operator itself failed on this one object."""
         raw = self._store.service(key.namespace, key.service)
         if raw is None:

@@ -28,6 +28,7 @@ from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
 from openinference_operator.triggers import Key, Triggers
 from openinference_operator.watches import build_kopf_settings, build_registry, keep_listing
+from openinference_operator.workers import Workers
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -69,21 +70,22 @@ async def run(settings: Settings) -> None:
             survey=Survey(cluster),
             queue=queue,
         )
+        workers = Workers(queue, lease, controller)
         conditions = ConditionMetrics(store.all_services)
         REGISTRY.register(conditions)
         stack.callback(REGISTRY.unregister, conditions)
-        runner = await serve(settings.port, controller.has_started)
+        runner = await serve(settings.port, workers.has_started)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(lease.release)
         background = [
             asyncio.create_task(lease.keep(), name="lease"),
             asyncio.create_task(measure_loop_lag(), name="loop lag"),
             asyncio.create_task(
-                keep_listing(cluster, store, triggers, settings.watch_namespace, controller.start),
+                keep_listing(cluster, store, triggers, settings.watch_namespace, workers.start),
                 name="lists",
             ),
             *(
-                asyncio.create_task(controller.work(), name=f"worker {number}")
+                asyncio.create_task(workers.work(), name=f"worker {number}")
                 for number in range(settings.workers)
             ),
         ]

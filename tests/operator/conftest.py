@@ -24,6 +24,7 @@ from openinference_operator.store import Store
 from openinference_operator.tokens import Tokens
 from openinference_operator.trials import Trials
 from openinference_operator.triggers import Triggers
+from openinference_operator.workers import Workers
 from openinference_operator.workqueue import WorkQueue
 from openinference_operator.writer import Writer
 
@@ -128,10 +129,11 @@ async def running(server, cluster, lease, prometheus):
             survey=Survey(cluster),
             queue=queue,
         )
-        workers = [asyncio.create_task(controller.work()) for _ in range(2)]
-        controller.start()
+        workers = Workers(queue, lease, controller)
+        tasks = [asyncio.create_task(workers.work()) for _ in range(2)]
+        workers.start()
         yield Running(server, store, triggers, queue)
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await states.close()
