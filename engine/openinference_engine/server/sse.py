@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -45,14 +46,18 @@ class EventStream:
         """Raises ConnectionError if the client is gone, or has not read for too long: then its
         connection is cut, and with it ends its request.
         """
+        await self._in_time(self._response.write(data))
+
+    async def end(self) -> web.StreamResponse:
+        """Raises ConnectionError as `send` does."""
+        await self._in_time(self._response.write_eof())
+        return self._response
+
+    async def _in_time(self, writing: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._response.write(data)
+                await writing
         except TimeoutError as error:
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise ConnectionResetError("the client reads too slowly") from error
-
-    async def end(self) -> web.StreamResponse:
-        await self._response.write_eof()
-        return self._response
