@@ -167,6 +167,16 @@ async def test_core_process_survives_a_request_that_it_cannot_compute(
         assert len(await collect(client, Submit("next", [5, 6], greedy(10)))) == 10
 
 
+async def test_stream_of_a_core_that_has_ended_is_left_without_an_error(
+    tiny_llama: Path, greedy: Any
+) -> None:
+    """Whoever had read enough, or was cancelled, heard instead that the core has ended."""
+    async with running_core(EngineConfig(f"file://{tiny_llama}")) as client:
+        tokens = client.stream([Submit("any", [5], greedy(100))])
+        assert (await anext(tokens)).request_id == "any"
+    await tokens.aclose()
+
+
 async def test_grammar_is_given_up_when_the_core_ends(tiny_llama: Path) -> None:
     """Whoever waited for it waited for ever, in a program that goes on after its engine."""
     async with running_core(EngineConfig(f"file://{tiny_llama}")) as client:

@@ -104,7 +104,7 @@ class CoreClient(ABC):
     def abort(self, request_ids: set[str]) -> None:
         """Ends sequences before their time; a stream no longer waits for them."""
         alive = [request_id for request_id in request_ids if self._queues.pop(request_id, None)]
-        if alive:
+        if alive and not self.has_ended:
             self._send(Abort(alive))
 
     def _explain(self, failure: Failure) -> RequestError:
