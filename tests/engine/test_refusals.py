@@ -74,6 +74,8 @@ CHAT = {"model": "smollm2", "messages": [USER], "max_tokens": 1}
         ({"allowed_token_ids": [49152]}, 400, "allowed_token_ids", "49152 is no token"),
         ({"bad_words": [""]}, 400, "bad_words[0]", "length >= 1"),
         ({"bad_words": ["a" * 257]}, 400, "bad_words[0]", "length <= 256"),
+        ({"verbosity": "low"}, 400, "verbosity", '"low" is not supported; remove the field'),
+        ({"web_search_options": {}}, 400, "web_search_options", "{} is not supported"),
         ({"temprature": 1}, 400, "temprature", "this field is unknown; remove it"),
         ({"openinference": {"resume": {}}}, 400, "openinference.resume", "missing required field"),
         (
@@ -102,6 +104,7 @@ def test_bad_request_names_field_value_and_remedy(
             "response_format": {"type": "text"},
         },
         {"temperature": None, "stop": None, "user": "someone", "n": 1, "store": False},
+        {"safety_identifier": "someone", "prompt_cache_key": "a", "verbosity": "medium"},
         {
             "stream": True,
             "stream_options": {"include_usage": None},

@@ -90,6 +90,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     truncate_prompt_tokens: Annotated[int, Meta(ge=1)] | None = None  # keep so many, the last
     return_token_ids: bool = False
     user: str = ""  # names the end user to the operator of the service; changes no answer
+    safety_identifier: str = ""  # the same, by its newer name
+    prompt_cache_key: str = ""  # a hint; common prefixes are found without one
     metadata: dict[str, Any] = {}  # the client's own notes; change no answer
     openinference: Internal | None = None
 

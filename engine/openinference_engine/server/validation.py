@@ -21,11 +21,16 @@ _OFF_VALUES: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "length_penalty": (1,),
     "modalities": (["text"],),
+    "moderation": (),
     "prediction": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in_memory",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
     "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
 }
 
 _REMEDIES = {
