@@ -15,6 +15,8 @@ from openinference_operator.routers import RouterView
 from openinference_operator.store import Object
 from openinference_operator.trouble import Concern, Trouble
 
+ADMISSION_SECONDS = 10.0  # for routers to hear of a group and to reach it, some times over
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -133,6 +135,12 @@ class Group:
         what = "does not exist" if pod is None else "is not ready"
         message = f"{self.num_ready_pods} of {number} pods of {self.name} are ready: {name} {what}"
         return Trouble(Concern.GROUPS_HEALTHY, Reason.RANK_LOST, message)
+
+    @property
+    def is_missed_at(self) -> float | None:
+        """When one that is Ready, and to which routers send nothing, has been so for too long."""
+        is_missed = self.is_ready and not (self.is_routable or self.is_going or self.is_ending)
+        return self.ready_at + ADMISSION_SECONDS if is_missed and self.ready_at else None
 
     @property
     def is_going(self) -> bool:

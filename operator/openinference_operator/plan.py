@@ -129,6 +129,7 @@ def _look_again_at(
         for group in observed.groups
         if group.is_given_up and not group.is_going and group.revision in observed.revisions
     ]
+    times += [at for group in observed.groups if (at := group.is_missed_at) and at > now]
     if observed.waiting:
         times.append(now + GANG_SECONDS)
     if not course.failure and observed.current_revision != course.revision:

@@ -1,5 +1,6 @@
 """Progressing: the way to the wanted revision and number."""
 
+import math
 from collections.abc import Sequence
 
 from openinference_operator import timestamps
@@ -89,6 +90,7 @@ def _rolling_out(facts: Facts) -> Condition | None:
     )
     if draining:
         message += f"; draining {', '.join(draining)}"
+    message += _missed(facts)
     return Condition("Progressing", "True", Reason.ROLLING_OUT, message)
 
 
@@ -99,9 +101,19 @@ def _changing_replicas(facts: Facts) -> Condition | None:
     reason = Reason.STARTING if len(facts.updated) <= desired else Reason.SCALING_DOWN
     message = (
         f"revision {facts.course.target}: {facts.routable} of {desired} replicas are routable,"
-        f" {present} exist"
+        f" {present} exist{_missed(facts)}"
     )
     return Condition("Progressing", "True", reason, message)
+
+
+def _missed(facts: Facts) -> str:
+    """The first group that is Ready and that routers do not reach; they alone know why."""
+    late = (each for each in facts.observed.groups if facts.now >= (each.is_missed_at or math.inf))
+    group = next(late, None)
+    routers = facts.observed.routers.not_admitting(group.name) if group else ()
+    if group is None or not routers:
+        return ""
+    return f"; {group.name} is Ready, and {', '.join(routers)} do not reach it (see their logs)"
 
 
 def _complete(facts: Facts) -> Condition:

@@ -73,12 +73,17 @@ class RouterView:
         reports = [self._group_report(router, group) for router in speaking]
         return bool(reports) and all(report is not None and report.admitted for report in reports)
 
+    def not_admitting(self, group: str) -> tuple[str, ...]:
+        """Ready router pods that speak, and send no requests to a group though they should."""
+        is_active = self._is_active(group)
+        speaking = (router for router in self.ready if is_active and router.report is not None)
+        reports = {router.pod: self._group_report(router, group) for router in speaking}
+        return tuple(pod for pod, report in reports.items() if not (report and report.admitted))
+
     def has_cut_off(self, group: str) -> bool:
         """Whether every router that may carry requests knows that a group gets no new one."""
-        routes = self.routing.get("groups", [])
-        is_active = any(route["id"] == group and route["state"] == "Active" for route in routes)
         carrying = (router for router in self.pods if router.may_carry)
-        return not is_active and all(map(self._has_seen_routing, carrying))
+        return not self._is_active(group) and all(map(self._has_seen_routing, carrying))
 
     def in_flight(self, group: str) -> int | None:
         """Requests of all routers inside a group; None while one that may have some is silent."""
@@ -90,6 +95,10 @@ class RouterView:
         """What each router says about a group."""
         reports = (self._group_report(router, group) for router in self.pods)
         return [report for report in reports if report is not None]
+
+    def _is_active(self, group: str) -> bool:
+        routes = self.routing.get("groups", [])
+        return any(route["id"] == group and route["state"] == "Active" for route in routes)
 
     def _group_report(self, router: Router, group: str) -> GroupReport | None:
         report = self._service_report(router)

@@ -34,6 +34,36 @@ def test_a_starting_service_says_how_far_it_is(make_world):
     assert "currentRevision" not in status
 
 
+def test_a_replica_that_no_router_admits_is_named(make_world):
+    """As where a policy keeps routers from it: all was Ready, and nothing said what was missing."""
+    world = make_world(replicas=1)
+    world.reconcile()
+    world.start_pods()
+    world.reconcile()
+    [group] = world.groups
+    assert condition(status_of(world), "Ready")[2].endswith("0 of 1 replicas are routable, 1 exist")
+    assert world.plan().look_again_at == world.now + 10
+    world.now += 10
+    assert condition(status_of(world), "Ready")[2].endswith(
+        f", 1 exist; {group} is Ready, and router-0, router-1 do not reach it (see their logs)"
+    )
+    assert world.plan().look_again_at is None
+
+
+def test_a_replica_with_golden_prompts_to_pass_is_missed_by_nobody(make_world):
+    canary = {"steps": [{"weight": 50, "pause": "1m"}], "golden": [{"prompt": "a", "expect": "b"}]}
+    world = make_world(replicas=2, rollout={"strategy": "Canary", "canary": canary})
+    world.settle()
+    world.change(engine={"maxSequences": 4})
+    world.answers_golden = False
+    for _ in range(5):
+        world.reconcile()
+        world.everybody_acts()
+    assert "has golden prompts to answer first" in condition(status_of(world), "Progressing")[2]
+    [unproved] = world.plan().course.unproved
+    assert world.observe().routers.not_admitting(unproved) == ()
+
+
 def test_a_rollout_keeps_the_service_available_but_not_ready(make_world):
     world = make_world(replicas=2)
     world.settle()
