@@ -3,7 +3,9 @@
 import pytest
 from openinference_operator import names
 from openinference_operator.conditions import judge
+from openinference_operator.errors import ApiError
 from openinference_operator.facts import Facts
+from openinference_operator.signals.survey import Survey
 from openinference_operator.status import build_status
 
 from tests.operator.test_preparation import REMOTE, RESULT
@@ -97,6 +99,23 @@ def test_a_model_that_cannot_fit_starts_no_replica(make_world):
     world.settle()
     assert len(world.groups) == 0
     assert conditions(world)["Ready"] == ("False", "ModelTooLarge")
+
+
+async def test_nodes_that_cannot_be_listed_hold_up_a_choice_and_nothing_else(
+    make_world, cluster, server
+):
+    """What is chosen by the memory of GPUs is kept for good; drains need no nodes."""
+    world = make_world(model=REMOTE, resources={"limits": {"nvidia.com/gpu": 2}})
+    world.reconcile()
+    fetch(world)
+    server.failures = [500]
+    with pytest.raises(ApiError):
+        await Survey(cluster).add(world.parsed, world.observe())
+    world.settle()
+    server.failures = [500]
+    observed, _ = await Survey(cluster).add(world.parsed, world.observe())
+    assert observed.gpu_memories == ()
+    assert not server.failures, "it was met"
 
 
 @pytest.mark.parametrize("crash_after", range(1, 7))

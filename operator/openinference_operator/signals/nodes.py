@@ -42,7 +42,7 @@ class Nodes:
         try:
             self._nodes = [slim(node) async for node in self._cluster.list_all("Node", "", "")]
         except ApiError as error:
+            log.info("nodes not listed: error=%s", error)
             if not self._nodes and not error.is_refusal:
                 raise
-            log.info("nodes not listed: error=%s", error)
         self._listed_at = monotonic()

@@ -45,7 +45,10 @@ class Stuck:
         }
         if not lacking or "nodeAffinity" in service.pod_template.affinity:
             return {}  # which nodes an affinity allows the scheduler knows, and its words tell
-        nodes = admitting(service, await self._nodes.all())
+        try:
+            nodes = admitting(service, await self._nodes.all())
+        except ApiError:
+            return {}
         used = await self._used_by_node()
         if used is None:
             return {}

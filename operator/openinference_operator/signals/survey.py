@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from openinference_operator.admission import gpu_memories
 from openinference_operator.cluster import Cluster
+from openinference_operator.errors import ApiError
 from openinference_operator.groups import Group
 from openinference_operator.observe import Observed, Obstacle
+from openinference_operator.revision import revision_of
 from openinference_operator.signals.downloads import INTERVAL_SECONDS, Downloads
 from openinference_operator.signals.nodes import Nodes
 from openinference_operator.signals.stuck import PATIENCE_SECONDS, Stuck, lacks_pod
@@ -32,14 +34,22 @@ class Survey:
             observed = replace(observed, preparation=preparation)
             again_in_seconds = INTERVAL_SECONDS
         if service.gpus_per_pod and observed.preparation.result is not None:
-            memories = gpu_memories(service, await self._nodes.all())
-            observed = replace(observed, gpu_memories=memories)
+            observed = replace(observed, gpu_memories=await self._memories(service, observed))
         stuck = await self._what_is_stuck(service, observed)
         if stuck:
             observed = replace(observed, obstacles=stuck)
         if stuck or any(map(_may_get_stuck, observed.groups)):
             again_in_seconds = again_in_seconds or PATIENCE_SECONDS
         return observed, again_in_seconds
+
+    async def _memories(self, service: InferenceService, observed: Observed) -> tuple[int, ...]:
+        """Raises ApiError where a layout is to be chosen by them, which is kept for good."""
+        try:
+            return gpu_memories(service, await self._nodes.all())
+        except ApiError:
+            if revision_of(service) not in observed.revisions:
+                raise
+            return ()
 
     async def _what_is_stuck(
         self, service: InferenceService, observed: Observed
