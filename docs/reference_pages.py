@@ -160,7 +160,7 @@ def metrics() -> str:
 def _registries() -> Iterator[tuple[str, Any]]:
     from openinference_engine.config import ServerConfig
     from openinference_engine.ranks.metrics import RankMetrics
-    from openinference_engine.server.metrics import Metrics as EngineMetrics
+    from openinference_engine.server.series import Series
     from openinference_operator.metrics import ConditionMetrics
     from openinference_router.metrics import Metrics as RouterMetrics
     from openinference_router.service import Service
@@ -169,10 +169,10 @@ def _registries() -> Iterator[tuple[str, Any]]:
 
     routing = Routing("demo", "m", 1, datetime(2026, 1, 1, tzinfo=UTC))
     service = Service(routing, lambda: 0.0, lambda: None)
-    engine = EngineMetrics(ServerConfig(), "m", _Heartbeat())  # type: ignore[arg-type]
+    engine = Series(ServerConfig(), "m", _Heartbeat())  # type: ignore[arg-type]
     yield "Router", RouterMetrics("team-a", lambda: [service]).registry.collect()
     ranks = RankMetrics(ServerConfig(), list)
-    yield "Engine", [*engine._registry.collect(), *ranks.collect()]
+    yield "Engine", [*engine.registry.collect(), *ranks.collect()]
     own = [each for each in REGISTRY.collect() if each.name.startswith("openinference_operator")]
     yield "Operator", [*own, *ConditionMetrics(list).collect()]
 

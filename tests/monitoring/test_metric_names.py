@@ -7,7 +7,7 @@ import pytest
 from openinference_engine.config import ServerConfig
 from openinference_engine.ranks.local import RankState
 from openinference_engine.ranks.metrics import RankMetrics
-from openinference_engine.server.metrics import Metrics as EngineMetrics
+from openinference_engine.server.series import Series
 from openinference_operator import metrics as operator_metrics
 from openinference_router.metrics import Metrics as RouterMetrics
 from openinference_router.service import Service
@@ -35,7 +35,7 @@ def exported() -> dict[str, set[str]]:
     entry = {"type": "Ready", "status": "True", "reason": "Serving"}
     declared = {"metadata": metadata, "status": {"conditions": [entry]}}
     collectors = [
-        *_collectors(EngineMetrics(ServerConfig(), "m", Heartbeat())._registry),
+        *_collectors(Series(ServerConfig(), "m", Heartbeat()).registry),
         RankMetrics(ServerConfig(), lambda: [RankState(1, True, 1)]),
         *_collectors(RouterMetrics("team-a", lambda: [service]).registry),
         *_collectors(REGISTRY),

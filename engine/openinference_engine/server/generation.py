@@ -226,7 +226,7 @@ class Generation:
 
     def _count_answers(self, choices: list[Choice]) -> None:
         metrics = self._state.metrics
-        metrics.longest_output.observe(max(choice.fold.num_tokens for choice in self.choices))
+        metrics.answered(max(choice.fold.num_tokens for choice in self.choices))
         for choice in choices:
             metrics.finished(
                 choice.timing,

@@ -1,40 +1,13 @@
-"""What the engine exports to Prometheus. `vllm:` names where one exists, so that dashboards and
-endpoint pickers made for it work; `openinference_` for the rest (docs/wire.md).
-"""
+"""What happens in the engine, as its series tell it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
-
 from openinference_engine.config import EngineConfig, ServerConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import Loaded, Progress
-
-_FIRST_TOKEN_SECONDS = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
-)
-# Finer below 10 ms than elsewhere: a fast decode step is shorter than vLLM's first bucket.
-_TOKEN_SECONDS = (
-    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4),
-    *(0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80),
-)
-_REQUEST_SECONDS = (
-    *(0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60),
-    *(120, 240, 480, 960, 1920, 7680),
-)
-_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
-_CHOICES = (1, 2, 5, 10, 20, 50, 100)
-_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+from openinference_engine.server.series import Series
 
 
 @dataclass(slots=True)
@@ -49,52 +22,45 @@ class Timing:
 
 class Metrics:
     def __init__(self, server: ServerConfig, model_name: str, heartbeat: Heartbeat) -> None:
-        # Else each counter has a second series that nobody reads.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = CollectorRegistry()
-        place = {"inference_namespace": server.namespace, "inference_service": server.service}
-        self._model = {"model_name": model_name, "engine": "0"} | place
-        self._own = place | {"component": "engine"}
+        self._series = Series(server, model_name, heartbeat)
         self._num_preemptions = 0
-        self._make_gauges(heartbeat)
-        self._make_counters()
-        self._make_histograms()
 
     def render(self) -> bytes:
-        return generate_latest(self._registry)
+        return self._series.render()
 
     def progress(self, progress: Progress, max_sequences: int) -> None:
         """Takes the report of one step."""
-        status = progress.status
+        series, status = self._series, progress.status
         waiting = status.waiting
-        self.running.set(status.running)
-        self.own_running.set(status.running)
-        self.waiting.set(waiting)
-        self.own_waiting.set(waiting)
+        series.running.set(status.running)
+        series.own_running.set(status.running)
+        series.waiting.set(waiting)
+        series.own_waiting.set(waiting)
         by_seats = waiting if status.running >= max_sequences else 0
-        self.waiting_by_reason.labels(**self._model, reason="capacity").set(by_seats)
-        self.waiting_by_reason.labels(**self._model, reason="deferred").set(waiting - by_seats)
-        self.kv_usage.set(status.kv_usage)
-        self.gpu_cache_usage.set(status.kv_usage)
-        self.queued_tokens.set(status.queued_tokens)
-        self.prefill_speed.set(status.prefill_tokens_per_second)
-        self.decode_speed.set(status.decode_tokens_per_second)
-        self.preemptions.inc(status.preemptions - self._num_preemptions)
+        series.waiting_by_reason.labels(**series.model, reason="capacity").set(by_seats)
+        series.waiting_by_reason.labels(**series.model, reason="deferred").set(waiting - by_seats)
+        series.kv_usage.set(status.kv_usage)
+        series.gpu_cache_usage.set(status.kv_usage)
+        series.queued_tokens.set(status.queued_tokens)
+        series.prefill_speed.set(status.prefill_tokens_per_second)
+        series.decode_speed.set(status.decode_tokens_per_second)
+        series.preemptions.inc(status.preemptions - self._num_preemptions)
         self._num_preemptions = status.preemptions
         if progress.num_step_tokens:
-            self.step_tokens.observe(progress.num_step_tokens)
+            series.step_tokens.observe(progress.num_step_tokens)
 
     def loaded(self, loaded: Loaded, config: EngineConfig) -> None:
+        series = self._series
         for stage, seconds in loaded.seconds.items():
-            self.start_seconds.labels(**self._own, stage=stage).set(seconds)
-        self.cache_info.labels(
-            **self._model,
+            series.start_seconds.labels(**series.own, stage=stage).set(seconds)
+        series.cache_info.labels(
+            **series.model,
             block_size=config.block_size,
             num_gpu_blocks=loaded.num_blocks,
             cache_dtype=config.kv_cache_dtype,
         ).set(1)
-        self.kernel_info.labels(
-            **self._own,
+        series.kernel_info.labels(
+            **series.own,
             **loaded.paths,
             path=loaded.kernel_path,
             graphs=str(config.device == "cuda" and config.uses_graphs).lower(),
@@ -102,167 +68,47 @@ class Metrics:
 
     def token(self, timing: Timing, now: float) -> None:
         """A sequence got its next token."""
-        self.generation_tokens.inc()
+        series = self._series
+        series.generation_tokens.inc()
         if timing.last_token is None:
             timing.first_token = now
-            self.first_token_seconds.observe(now - timing.arrived)
+            series.first_token_seconds.observe(now - timing.arrived)
         else:
-            self.token_seconds.observe(now - timing.last_token)
+            series.token_seconds.observe(now - timing.last_token)
         timing.last_token = now
 
     def finished(self, timing: Timing, reason: str, num_prompt: int, num_outputs: int) -> None:
         """A sequence ended; `reason` is its finish reason, or "abort"."""
-        self.successes.labels(**self._model, finished_reason=reason).inc()
-        self.prompt_length.observe(num_prompt)
-        self.output_length.observe(num_outputs)
+        series = self._series
+        series.successes.labels(**series.model, finished_reason=reason).inc()
+        series.prompt_length.observe(num_prompt)
+        series.output_length.observe(num_outputs)
         if timing.first_token is None or timing.last_token is None:
             return
-        self.request_seconds.observe(timing.last_token - timing.arrived)
-        self.queue_seconds.observe(timing.queue_seconds)
-        self.inference_seconds.observe(timing.last_token - timing.arrived - timing.queue_seconds)
-        self.prefill_seconds.observe(timing.first_token - timing.arrived)
-        self.decode_seconds.observe(timing.last_token - timing.first_token)
+        series.request_seconds.observe(timing.last_token - timing.arrived)
+        series.queue_seconds.observe(timing.queue_seconds)
+        series.inference_seconds.observe(timing.last_token - timing.arrived - timing.queue_seconds)
+        series.prefill_seconds.observe(timing.first_token - timing.arrived)
+        series.decode_seconds.observe(timing.last_token - timing.first_token)
         if num_outputs > 1:
             decode = timing.last_token - timing.first_token
-            self.time_per_token.observe(decode / (num_outputs - 1))
+            series.time_per_token.observe(decode / (num_outputs - 1))
 
     def prompt(self, num_tokens: int, num_cached: int) -> None:
         """A prompt was computed, `num_cached` of its tokens by the prefix cache."""
-        self.prompt_tokens.inc(num_tokens)
-        self.prefix_queries.inc(num_tokens)
-        self.prefix_hits.inc(num_cached)
-        self.prompt_tokens_cached.inc(num_cached)
-        self.prefill_length.observe(num_tokens - num_cached)
+        series = self._series
+        series.prompt_tokens.inc(num_tokens)
+        series.prefix_queries.inc(num_tokens)
+        series.prefix_hits.inc(num_cached)
+        series.prompt_tokens_cached.inc(num_cached)
+        series.prefill_length.observe(num_tokens - num_cached)
 
     def asked(self, num_choices: int, max_tokens: int) -> None:
         """A request was admitted."""
-        self.params_n.observe(num_choices)
-        self.params_max_tokens.observe(max_tokens)
+        series = self._series
+        series.params_n.observe(num_choices)
+        series.params_max_tokens.observe(max_tokens)
 
-    def _make_gauges(self, heartbeat: Heartbeat) -> None:
-        self.running = self._gauge("vllm:num_requests_running", "Sequences that are computed.")
-        self.waiting = self._gauge("vllm:num_requests_waiting", "Sequences that wait for a seat.")
-        self.waiting_by_reason = Gauge(
-            "vllm:num_requests_waiting_by_reason",
-            "Sequences that wait: for a seat (capacity) or for cache blocks (deferred).",
-            [*self._model, "reason"],
-            registry=self._registry,
-        )
-        self.kv_usage = self._gauge("vllm:kv_cache_usage_perc", "Share of cache blocks held, 0–1.")
-        self.gpu_cache_usage = self._gauge(
-            "vllm:gpu_cache_usage_perc", "The former name of kv_cache_usage_perc."
-        )
-        self.cache_info = Gauge(
-            "vllm:cache_config_info",
-            "Size of the KV cache, and how it keeps keys and values.",
-            [*self._model, "block_size", "num_gpu_blocks", "cache_dtype"],
-            registry=self._registry,
-        )
-        self.kernel_info = Gauge(
-            "openinference_kernel_info",
-            "The kernels that compute, those of each kind of operation, and whether graphs replay "
-            "steps.",
-            [*self._own, "path", "products", "prompts", "attention", "drawing", "graphs"],
-            registry=self._registry,
-        )
-        self.own_running = self._own_gauge("requests_running", "Sequences that are computed.")
-        self.own_waiting = self._own_gauge("requests_waiting", "Sequences that wait for a seat.")
-        self.queued_tokens = self._own_gauge(
-            "queued_tokens", "Prompt tokens that are not computed yet."
-        )
-        self.prefill_speed = self._own_gauge(
-            "prefill_tokens_per_second", "Measured speed of prefill."
-        )
-        self.decode_speed = self._own_gauge(
-            "decode_tokens_per_second", "Measured speed of decoding, of the whole engine."
-        )
-        self.start_seconds = Gauge(
-            "openinference_start_stage_seconds",
-            "How long each stage of the start took.",
-            [*self._own, "stage"],
-            registry=self._registry,
-        )
-        age = self._own_gauge("last_step_age_seconds", "Time since a step began or ended.")
-        age.set_function(lambda: heartbeat.age_seconds)
-        steps = self._own_gauge("engine_steps_total", "Steps and self-probes so far.")
-        steps.set_function(lambda: heartbeat.num_steps)
-
-    def _make_counters(self) -> None:
-        self.preemptions = self._counter("vllm:num_preemptions", "Sequences that lost their seat.")
-        self.prompt_tokens = self._counter(
-            "vllm:prompt_tokens", "Prompt tokens computed or cached."
-        )
-        self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens drawn.")
-        self.prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up.")
-        self.prefix_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found cached.")
-        self.prompt_tokens_cached = self._counter(
-            "vllm:prompt_tokens_cached", "Prompt tokens that the prefix cache saved."
-        )
-        self.successes = Counter(
-            "vllm:request_success",
-            "Sequences that ended, by how.",
-            [*self._model, "finished_reason"],
-            registry=self._registry,
-        )
-
-    def _make_histograms(self) -> None:
-        self.first_token_seconds = self._histogram(
-            "vllm:time_to_first_token_seconds", "From arrival.", _FIRST_TOKEN_SECONDS
-        )
-        self.token_seconds = self._histogram(
-            "vllm:inter_token_latency_seconds", "Between two tokens.", _TOKEN_SECONDS
-        )
-        self.time_per_token = self._histogram(
-            "vllm:request_time_per_output_token_seconds", "Mean of a sequence.", _TOKEN_SECONDS
-        )
-        self.request_seconds = self._histogram(
-            "vllm:e2e_request_latency_seconds", "Arrival to last token.", _REQUEST_SECONDS
-        )
-        self.prefill_seconds = self._histogram(
-            "vllm:request_prefill_time_seconds", "Arrival to first token.", _REQUEST_SECONDS
-        )
-        self.decode_seconds = self._histogram(
-            "vllm:request_decode_time_seconds", "First to last token.", _REQUEST_SECONDS
-        )
-        self.queue_seconds = self._histogram(
-            "vllm:request_queue_time_seconds", "Arrival to first step.", _REQUEST_SECONDS
-        )
-        self.inference_seconds = self._histogram(
-            "vllm:request_inference_time_seconds", "First step to last token.", _REQUEST_SECONDS
-        )
-        self.prefill_length = self._histogram(
-            "vllm:request_prefill_kv_computed_tokens", "Prompt tokens not cached.", _TOKENS
-        )
-        self.params_n = self._histogram("vllm:request_params_n", "Choices asked for.", _CHOICES)
-        self.params_max_tokens = self._histogram(
-            "vllm:request_params_max_tokens", "Longest answer allowed.", _TOKENS
-        )
-        self.longest_output = self._histogram(
-            "vllm:request_max_num_generation_tokens", "Longest answer of a request.", _TOKENS
-        )
-        self.step_tokens = self._histogram(
-            "vllm:iteration_tokens_total", "Tokens computed by a step.", _STEP_TOKENS
-        )
-        self.prompt_length = self._histogram(
-            "vllm:request_prompt_tokens", "Prompt lengths.", _TOKENS
-        )
-        self.output_length = self._histogram(
-            "vllm:request_generation_tokens", "Output lengths.", _TOKENS
-        )
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, list(self._model), registry=self._registry).labels(**self._model)
-
-    def _own_gauge(self, name: str, text: str) -> Gauge:
-        gauge = Gauge(f"openinference_{name}", text, list(self._own), registry=self._registry)
-        return gauge.labels(**self._own)
-
-    def _counter(self, name: str, text: str) -> Counter:
-        counter = Counter(name, text, list(self._model), registry=self._registry)
-        return counter.labels(**self._model)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        histogram = Histogram(
-            name, text, list(self._model), buckets=buckets, registry=self._registry
-        )
-        return histogram.labels(**self._model)
+    def answered(self, longest: int) -> None:
+        """A request ended; its longest answer has so many tokens."""
+        self._series.longest_output.observe(longest)
