@@ -19,35 +19,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from openinference_engine.decode_buffers import MAX_ROWS
 from openinference_engine.decoder import Decoder
 from openinference_engine.errors import EngineError
-from openinference_engine.launches import LOST_TOKEN, Flight, Launches
+from openinference_engine.launches import Flight, Launches
 from openinference_engine.ops.cuda_cache import PAGE_TOKENS
+from openinference_engine.outcomes import Outcome, outcome_of, require_numbers, result_of
 from openinference_engine.prefill import Prefill
-from openinference_engine.results import StepResult, TokenLogprobs
+from openinference_engine.results import StepResult
 from openinference_engine.rows import Row, rows_of
-from openinference_engine.sampling import rate, rate_drawn, sample
 from openinference_engine.step import Chunk, Step
 
 _LONG_CHUNK = 33  # rows of one sequence: they had better share the keys that they read
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a row brought: the token drawn and how likely it was, and that of its target."""
-
-    token_id: int
-    logprobs: TokenLogprobs | None = None
-    rated: TokenLogprobs | None = None
-
-
 _Launch = Callable[[], Flight]
 
 
@@ -117,7 +104,7 @@ class CudaRunner:
         begun = self._begun
         with _failures_of(begun.step):
             self._land(may_run_ahead=begun.is_one_launch)
-        return _result(begun.step, begun.rows, begun.outcomes)
+        return result_of(begun.step, begun.rows, begun.outcomes)
 
     @property
     def is_ahead(self) -> bool:
@@ -190,13 +177,13 @@ class CudaRunner:
 
     def _outcomes(self, rows: list[Row], flight: Flight) -> list[Outcome]:
         tokens = flight.land()[: len(rows)]
-        _require_numbers(rows, tokens)
+        require_numbers(rows, tokens)
         outcomes = list(map(Outcome, tokens, flight.logprobs(rows)))
         asking = [index for index, row in enumerate(rows) if row.needs_logits]
         if asking:
             logits = self._decoder.logits(flight.kind.bucket)[asking].cpu()
             for index, row_logits in zip(asking, logits, strict=True):
-                outcomes[index] = _outcome(rows[index], row_logits[None], tokens[index])
+                outcomes[index] = outcome_of(rows[index], row_logits[None], tokens[index])
         return outcomes
 
 
@@ -227,38 +214,3 @@ def _is_for(prefill: Prefill, step: Step) -> bool:
 
 def _num_pages(chunk: Chunk) -> int:
     return -(-(chunk.start + len(chunk.token_ids)) // PAGE_TOKENS)
-
-
-def _require_numbers(rows: list[Row], tokens: list[int]) -> None:
-    for row, token in zip(rows, tokens, strict=True):
-        if not row.is_awaited or token >= 0:
-            continue
-        if token == LOST_TOKEN:
-            raise EngineError("another rank of this group did not answer in time")
-        raise EngineError(f"request {row.request_id}: its logits are not numbers")
-
-
-def _outcome(row: Row, logits: Tensor, likeliest: int) -> Outcome:
-    """logits: (1, vocab), of this row."""
-    rated = None if row.target is None else rate(logits, [row.target], row.num_top)[0]
-    if row.draw is None:
-        return Outcome(likeliest, rated=rated)
-    token_id = sample(logits, [row.draw])[0]
-    return Outcome(token_id, rate_drawn(logits, [token_id], [row.draw])[0], rated)
-
-
-def _result(step: Step, rows: list[Row], outcomes: list[Outcome]) -> StepResult:
-    drawn = [outcome for row, outcome in zip(rows, outcomes, strict=True) if row.draw is not None]
-    rated = _rated_by_chunk(step, iter(outcomes))
-    return StepResult(
-        [outcome.token_id for outcome in drawn],
-        [outcome.logprobs for outcome in drawn],
-        list(rated),
-    )
-
-
-def _rated_by_chunk(step: Step, outcomes: Iterator[Outcome]) -> Iterator[list[TokenLogprobs]]:
-    for chunk in step.chunks:
-        of_chunk = list(islice(outcomes, len(chunk.token_ids)))
-        if chunk.targets:
-            yield [outcome.rated for outcome in of_chunk if outcome.rated is not None]
