@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+import zmq
 from openinference_engine.errors import EXIT_RANK_LOST
 from openinference_engine.ranks.link import LeaderLink, RankLink
 
@@ -137,6 +139,24 @@ def test_rank_ends_whose_gpu_refuses_every_word(leader: LeaderLink, ends: queue.
     leader.watch.before_end = refuse
     leader.watch.expect(0.0)
     assert ends.get(timeout=60).startswith("a step")
+
+
+def test_rank_that_leaves_while_the_leader_closes_holds_up_no_other_link(
+    leader: LeaderLink,
+) -> None:
+    """One thread carries the bytes of all, and waited for ever to tell that it had left."""
+    leaving = RankLink("127.0.0.1", leader.port, 1, lambda reason: None)
+    leader.await_joined(1)
+    leader.watch.close()
+    leaving.close()
+    context = zmq.Context.instance()
+    with context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
+        one.connect(f"tcp://127.0.0.1:{other.bind_to_random_port('tcp://127.0.0.1')}")
+        for _ in range(5):
+            time.sleep(LOOK_SECONDS / 5)
+            one.send(b"still there?")
+            assert other.poll(60_000)
+            other.recv()
 
 
 IMPATIENT_RANK = """

@@ -52,7 +52,7 @@ class Watch:
         self.last_word_seconds = last_word_seconds
         self._end = end
         self._deadline, self._too_late = math.inf, ""
-        self._monitor = socket.get_monitor_socket(_EVENTS)
+        self._socket, self._monitor = socket, socket.get_monitor_socket(_EVENTS)
         self._open: set[int] = set()  # connections by their file descriptors, as the next two
         self._trusted: set[int] = set()
         self._to_trust: SimpleQueue[int] = SimpleQueue()
@@ -83,17 +83,20 @@ class Watch:
         self._to_trust.put(connection)
 
     def close(self) -> None:
-        """The link ends on purpose."""
+        """The link ends on purpose. Called by the thread that the socket belongs to."""
         self._is_closing = True
         self._thread.join()
+        # In this order: who has nobody to tell of a connection's end waits for somebody, and with
+        # it all sockets of this process.
+        self._socket.disable_monitor()
+        self._monitor.close()
 
     def _run(self) -> None:
-        with self._monitor:
-            while not self._is_closing:
-                if reason := self._trouble():
-                    break
-            else:
-                return
+        while not self._is_closing:
+            if reason := self._trouble():
+                break
+        else:
+            return
         time.sleep(self.last_word_seconds)
         if not self._is_closing:
             self.has_ended = True
