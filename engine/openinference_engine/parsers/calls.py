@@ -46,7 +46,7 @@ class CallParser:
         self._state = _State.START
         self._held = ""
         self._sign = ""  # the sign before the call that is being read, should it be none
-        self._scanner = ObjectScanner()
+        self._scanner, self._num_scanned = ObjectScanner(), 0  # of the object that is held
         self._is_wrapped = False  # the arguments lie in an object whose end is still to come
 
     def feed(self, text: str) -> Parts:
@@ -108,16 +108,17 @@ class CallParser:
     def _begin_call(self, parts: Parts, name: str, rest: str) -> bool:
         if name not in self._names:
             return self._is_no_call(parts)
-        self._scanner = ObjectScanner()
         parts.calls.append(CallDelta(self.num_calls, "", name))
         self._go_on(_State.ARGUMENTS, rest)
         return True
 
     def _read_object(self, parts: Parts, held: str) -> bool:
         """An object with its keys in another order is read when it is whole."""
-        end = ObjectScanner().end_of(held)
-        if end is None:
+        start, self._num_scanned = self._num_scanned, len(held)
+        end_of_rest = self._scanner.end_of(held[start:])
+        if end_of_rest is None:
             return False
+        end = start + end_of_rest
         try:
             call = msgspec.json.decode(held[:end], type=_Call)
         except msgspec.DecodeError:
@@ -171,6 +172,7 @@ class CallParser:
 
     def _go_on(self, state: _State, held: str) -> None:
         self._state, self._held = state, held
+        self._scanner, self._num_scanned = ObjectScanner(), 0
 
 
 class ObjectScanner:
