@@ -173,6 +173,7 @@ def _unready(rows: Sequence[Row]) -> list[str]:
         "## How soon a group whose rank goes is unready",
         "",
         "From the signal until the API server says that its first pod is not Ready.",
+        "The goal is 5 s.",
         "",
         "| what happens | longest, s | last run, s |",
         "|---|--:|--:|",
