@@ -29,6 +29,9 @@ class Coded(Protocol):
         """A matrix of codes as the file holds it. Raises StartError if its parts do not fit."""
 
 
+SCALE_TYPES = (np.float16, np.uint16, np.float32)  # uint16: the bits of bfloat16
+
+
 class CodedCheckpoint(ABC):
     def __init__(self, checkpoint: Checkpoint, plain: set[str], coded: set[str]) -> None:
         """plain: names that pass as they are. coded: of matrices that `stored_codes` gives."""
@@ -88,13 +91,28 @@ class CodedCheckpoint(ABC):
         matrix = expand_e4m3(part) if part.layout == "e4m3" else Codes.of(part)
         return matrix, slice(first - begun, last - begun)
 
+    def _words(self, name: str) -> npt.NDArray[np.int32]:
+        """A matrix of words, of codes or of zeros. Raises StartError if the tensor is none."""
+        return self._matrix(name, "words", (np.int32,))
+
+    def _matrix(self, name: str, what: str, types: tuple[type, ...]) -> npt.NDArray[Any]:
+        """Raises StartError unless the tensor is a matrix of one of these types."""
+        array = self._checkpoint.array(name)
+        if array.ndim != 2 or array.dtype not in types:
+            raise StartError(
+                f"the tensor {name} is {array.dtype} of shape {array.shape}, where a matrix of "
+                f"{what} belongs; fetch it again"
+            )
+        return array
+
     def _groups(
         self, matrix: str, order: str, inputs: int, count: int, size: int
     ) -> npt.NDArray[Any]:
         """The group of each input: as the tensor `order` says, else one after the other."""
         stored = order in self._checkpoint.names()
         groups = self._checkpoint.array(order) if stored else np.arange(inputs) // size
-        if len(groups) != inputs or groups.min() < 0 or groups.max() >= count:
+        fits = groups.shape == (inputs,) and groups.dtype.kind == "i"
+        if not fits or groups.min() < 0 or groups.max() >= count:
             raise StartError(
                 f"{matrix}: its {inputs} inputs do not fit {count} groups of {size}; fetch it again"
             )

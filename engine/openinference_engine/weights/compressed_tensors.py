@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import Checkpoint
-from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
+from openinference_engine.weights.coded_checkpoint import SCALE_TYPES, CodedCheckpoint
 from openinference_engine.weights.stored_codes import Layout, StoredCodes
 
 PACKED, SCALE, ZERO, SHAPE, ORDER = "_packed", "_scale", "_zero_point", "_shape", "_g_idx"
@@ -48,28 +48,32 @@ class CompressedCheckpoint(CodedCheckpoint):
         super().__init__(checkpoint, plain, self._packed | (scaled & plain))
 
     def stored_codes(self, name: str) -> StoredCodes:
-        return self._words(name) if name in self._packed else self._bytes(name)
+        return self._packed_codes(name) if name in self._packed else self._bytes(name)
 
-    def _words(self, name: str) -> StoredCodes:
-        words, scales = self._part(name, PACKED), self._scales(name)
-        outputs, inputs = (int(size) for size in self._part(name, SHAPE))
+    def _packed_codes(self, name: str) -> StoredCodes:
+        words, scales = self._words(self._named(name, PACKED)), self._scales(name)
+        outputs, inputs = self._shape(name)
         bits = words.shape[1] * _WORD_BITS // inputs
         if bits not in (4, 8) or len(words) != outputs or len(scales) != outputs:
             raise StartError(
                 f"{name}: words {words.shape} and scales {scales.shape} do not hold ({outputs}, "
                 f"{inputs}) codes of 4 or 8 bits; quantise or fetch it again"
             )
-        zeros = self._part(name, ZERO) if self._has(name, ZERO) else None
+        zeros = self._words(name + ZERO) if self._has(name, ZERO) else None
+        wanted = -(-outputs * bits // _WORD_BITS), scales.shape[1]
+        if zeros is not None and zeros.shape != wanted:
+            raise StartError(
+                f"{name}: zeros {zeros.shape} do not fit scales {scales.shape}; fetch it again"
+            )
         groups = self._order(name, inputs, scales.shape[1])
         return StoredCodes("rows", bits, (outputs, inputs), words, scales, zeros, groups)
 
     def _bytes(self, name: str) -> StoredCodes:
         """A matrix whose codes are one byte each: int8 or e4m3."""
-        codes, scales = self._checkpoint.array(name), self._scales(name)
         if self._has(name, ZERO):
             raise StartError(f"{name}: zero points of int8 codes are unknown; use symmetric ones")
-        if codes.dtype not in (np.int8, np.uint8):
-            raise StartError(f"{name}: has scales and is no int8 or e4m3; fetch it again")
+        codes = self._matrix(name, "int8 or e4m3", (np.int8, np.uint8))
+        scales = self._scales(name)
         layout: Layout = "int8" if codes.dtype == np.int8 else "e4m3"
         fits = len(scales) in (1, len(codes))
         if layout == "e4m3":  # also of blocks
@@ -85,15 +89,31 @@ class CompressedCheckpoint(CodedCheckpoint):
     def _order(self, name: str, inputs: int, count: int) -> npt.NDArray[Any]:
         return self._groups(name, name + ORDER, inputs, count, -(-inputs // count))
 
+    def _shape(self, name: str) -> tuple[int, int]:
+        """Of a matrix whose codes are in words."""
+        sizes = self._checkpoint.array(self._named(name, SHAPE))
+        if sizes.shape != (2,) or sizes.dtype.kind != "i" or sizes.min() < 1:
+            raise StartError(
+                f"the tensor {name}{SHAPE} is {sizes.tolist()}, where two numbers of outputs and "
+                "inputs belong; fetch it again"
+            )
+        return int(sizes[0]), int(sizes[1])
+
     def _scales(self, name: str) -> npt.NDArray[Any]:
         """(outputs, groups) in their own type: they are a part of the file worth not reading."""
-        scales = self._part(name, SCALE)
+        scales = self._checkpoint.array(self._named(name, SCALE))
+        if scales.ndim > 2 or scales.dtype not in SCALE_TYPES:
+            raise StartError(
+                f"the tensor {name}{SCALE} is {scales.dtype} of shape {scales.shape}, where scales "
+                "belong; fetch it again"
+            )
         return scales.reshape(len(scales) if scales.ndim else 1, -1)
 
     def _has(self, name: str, part: str) -> bool:
         return name + part in self._checkpoint.names()
 
-    def _part(self, name: str, part: str) -> npt.NDArray[Any]:
+    def _named(self, name: str, part: str) -> str:
+        """The name of a part that has to be there."""
         if not self._has(name, part):
             raise StartError(f"the checkpoint lacks the tensor {name}{part}; fetch it again")
-        return self._checkpoint.array(name + part)
+        return name + part

@@ -16,7 +16,7 @@ import msgspec
 
 from openinference_engine.errors import StartError
 from openinference_engine.weights.checkpoint import Checkpoint
-from openinference_engine.weights.coded_checkpoint import CodedCheckpoint
+from openinference_engine.weights.coded_checkpoint import SCALE_TYPES, CodedCheckpoint
 from openinference_engine.weights.compressed_tensors import (
     CompressedCheckpoint,
     refuse_codes_without_scales,
@@ -82,9 +82,8 @@ class QuantisedCheckpoint(CodedCheckpoint):
 
     def stored_codes(self, name: str) -> StoredCodes:
         matrix = name.removesuffix(".weight")
-        words, zeros, scales = (
-            self._checkpoint.array(matrix + part) for part in (".qweight", ".qzeros", ".scales")
-        )
+        words, zeros = (self._words(matrix + part) for part in (".qweight", ".qzeros"))
+        scales = self._matrix(f"{matrix}.scales", "scales", SCALE_TYPES)
         per_word = 32 // self._method.bits
         inputs, outputs = words.shape
         if self._layout == "awq":
