@@ -63,11 +63,14 @@ def quantise_folder(
         samples = split_samples(token_ids, calibration_tokens)
         calibration = Calibration(checkpoint, samples)
     growing = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(growing, ignore_errors=True)
+    shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
     growing.mkdir(parents=True)
-    describe(source, checkpoint, tokenizer, scheme, growing)
-    _write_weights(growing, names, _layers(checkpoint, scheme, names, calibration, report))
-    growing.rename(target)
+    try:
+        describe(source, checkpoint, tokenizer, scheme, growing)
+        _write_weights(growing, names, _layers(checkpoint, scheme, names, calibration, report))
+        growing.rename(target)
+    finally:  # what was written so far, maybe most of a model
+        shutil.rmtree(growing, ignore_errors=True)
 
 
 def _names_by_layer(checkpoint: Checkpoint) -> dict[int, list[str]]:

@@ -166,10 +166,10 @@ def shared_layout(model: ModelConfig, config: EngineConfig) -> Layout:
     return layout_of(model, config.group.ranks_per_stage, most_rows(config), MAX_ROWS)
 
 
-def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer | None:
-    if ranks.nccl is None:
-        return None
+def _nccl_gatherer(ranks: Ranks, memory: DeviceMemory) -> NcclGatherer:
     try:
+        if ranks.nccl is None:
+            raise RuntimeError("this torch has no NCCL")
         name, team = f"stage-{ranks.place.stage}", ranks.stage
         return NcclGatherer(team, memory, ranks.nccl(name, team.index, team.size))
     except (ImportError, RuntimeError) as error:
