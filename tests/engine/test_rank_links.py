@@ -86,7 +86,7 @@ def test_stranger_that_comes_and_goes_ends_no_group(
     with pytest.raises(queue.Empty):
         ends.get(timeout=LOOK_SECONDS)
     rank.close()
-    assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
+    assert ends.get(timeout=60) == "the link to rank 1 closed or fell silent"
 
 
 def test_rank_whose_leader_is_none_does_not_wait_for_it(ends: queue.Queue[str]) -> None:
@@ -94,7 +94,7 @@ def test_rank_whose_leader_is_none_does_not_wait_for_it(ends: queue.Queue[str]) 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rank = RankLink("127.0.0.1", listener.getsockname()[1], 1, ends.put)
         listener.accept()[0].close()
-        assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
+        assert ends.get(timeout=60) == "the link to rank 0 closed or fell silent"
         rank.close()
 
 
@@ -105,8 +105,8 @@ def test_link_that_falls_silent_ends_its_group_though_nothing_is_closed(
     rank = RankLink("127.0.0.1", relay.port, 1, ends.put)
     leader.await_joined(1)
     relay.is_cut.set()
-    for _ in ("leader", "rank"):
-        assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
+    reasons = {ends.get(timeout=60) for _ in ("leader", "rank")}
+    assert reasons == {f"the link to rank {rank} closed or fell silent" for rank in (0, 1)}
     rank.close()
 
 
@@ -178,5 +178,5 @@ def test_rank_that_gives_up_a_step_ends_the_others_before_their_time(
     with subprocess.Popen(command, stdin=subprocess.PIPE) as rank:
         leader.await_joined(1)
         rank.communicate(b"\n")
-        assert ends.get(timeout=60) == "the link to another rank closed or fell silent"
+        assert ends.get(timeout=60) == "the link to rank 1 closed or fell silent"
     assert rank.returncode == EXIT_RANK_LOST

@@ -90,7 +90,7 @@ class LeaderLink:
 
     def _receive(self) -> tuple[bytes, FromRank]:
         name, data = self._socket.recv_multipart(copy=False)
-        self.watch.trust(data.get(zmq.SRCFD))
+        self.watch.trust(data.get(zmq.SRCFD), name.bytes.decode(errors="replace"))
         return name.bytes, self._decoder.decode(data.buffer)
 
 

@@ -38,8 +38,8 @@ class Watch:
     """Calls `end` once, from its own thread, when the group is broken.
 
     Anybody may connect and go away again (who scans ports does): only the end of a connection to a
-    rank ends the group. One that was made from here leads to a rank; of one that was accepted,
-    `trust` says so.
+    rank ends the group. One that was made from here leads to rank 0; of one that was accepted,
+    `trust` says where it does.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], end: End, last_word_seconds: float = 0) -> None:
@@ -54,8 +54,8 @@ class Watch:
         self._deadline, self._too_late = math.inf, ""
         self._socket, self._monitor = socket, socket.get_monitor_socket(_EVENTS)
         self._open: set[int] = set()  # connections by their file descriptors, as the next two
-        self._trusted: set[int] = set()
-        self._to_trust: SimpleQueue[int] = SimpleQueue()
+        self._trusted: dict[int, str] = {}  # and the ranks that they lead to
+        self._to_trust: SimpleQueue[tuple[int, str]] = SimpleQueue()
         self._is_closing = False
         self.before_end: Callable[[], None] = lambda: None
         self.look: Callable[[], str] = lambda: ""
@@ -78,9 +78,9 @@ class Watch:
         finally:
             self.done()
 
-    def trust(self, connection: int) -> None:
-        """A rank spoke through it."""
-        self._to_trust.put(connection)
+    def trust(self, connection: int, rank: str) -> None:
+        """It spoke through it."""
+        self._to_trust.put((connection, rank))
 
     def close(self) -> None:
         """The link ends on purpose. Called by the thread that the socket belongs to."""
@@ -118,25 +118,27 @@ class Watch:
 
     def _trouble(self) -> str | None:
         self._monitor.poll(LOOK_MILLISECONDS)
-        if self._has_lost_link():
-            return "the link to another rank closed or fell silent"
+        if rank := self._lost_rank():
+            return f"the link to rank {rank} closed or fell silent"
         if time.monotonic() > self._deadline:
             return self._too_late
         return self.look() or None
 
-    def _has_lost_link(self) -> bool:
+    def _lost_rank(self) -> str | None:
         """Reads what happened. A connection is trusted after all that happened before it spoke."""
         speakers = [self._to_trust.get() for _ in range(self._to_trust.qsize())]
-        was_lost = False
+        lost: list[str] = []
         while self._monitor.poll(0):
             happened = recv_monitor_message(self._monitor)
             connection = happened["value"]
             if happened["event"] == zmq.EVENT_DISCONNECTED:
-                was_lost |= connection in self._trusted
                 self._open.discard(connection)
+                if connection in self._trusted:
+                    lost.append(self._trusted[connection])
             else:
                 self._open.add(connection)
             if happened["event"] == zmq.EVENT_CONNECTED:
-                self._trusted.add(connection)
-        self._trusted.update(speakers)
-        return was_lost or not self._trusted <= self._open
+                self._trusted[connection] = "0"
+        self._trusted |= dict(speakers)
+        lost += [rank for connection, rank in self._trusted.items() if connection not in self._open]
+        return lost[0] if lost else None
