@@ -146,5 +146,5 @@ async def remove_namespace(kube: Kube, *, is_awaited: bool = True) -> None:
     """
     if await kube.run("get", "namespace", kube.namespace, "--ignore-not-found"):
         await kube.run("delete", "infsvc", "--all", "--ignore-not-found")
-        await kube.until("pods", lambda pods: not pods, timeout_seconds=120)
+        await kube.until("pods", lambda pods: not pods, timeout_seconds=180)
     await kube.delete_namespace(is_awaited=is_awaited)

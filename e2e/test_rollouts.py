@@ -75,7 +75,7 @@ async def test_a_canary_takes_its_share_and_then_everything(
 ) -> None:
     good = (await service.get())["status"]["currentRevision"]
     await begin(traffic)
-    limits = [{"metric": "ErrorRate", "max": "0.2"}, {"metric": "TTFT", "maxRatio": "10"}]
+    limits = [{"metric": "ErrorRate", "max": "0.2"}, {"metric": "TTFT", "maxRatio": "100"}]
     await service.change(
         model={"uri": WEIGHTS}, rollout=canary("Paris", analysis=limits), **marked("canary")
     )

@@ -38,7 +38,7 @@ class Traffic:
         base_url: str,
         model: str,
         references: References | None = None,
-        deadline_seconds: float = 120.0,
+        deadline_seconds: float = 300.0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.results: list[Result] = []

@@ -48,7 +48,7 @@ def adopt(node: int, pid: int) -> None:
 
 def kill(subtree: str = ROOT) -> None:
     """Kill every process below a subtree and wait until none is left."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while pids := _pids(subtree):
         for pid in pids:
             _kill_process(pid)
@@ -106,7 +106,7 @@ def _kill_process(pid: int) -> None:
 
 
 def _remove_leaf(folder: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             folder.rmdir()

@@ -135,12 +135,12 @@ def _start_node(built: Path, cluster: ClusterState, node: int) -> None:
 
 
 def _wait_for_api(daemons: Sequence[processes.Daemon]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not kubectl.api_is_ready():
         for daemon in daemons:
             processes.require_running(daemon)
         if time.monotonic() > deadline:
-            raise ClusterError(f"The API server is not ready after 60 s; see {places.LOGS}.")
+            raise ClusterError(f"The API server is not ready after 180 s; see {places.LOGS}.")
         time.sleep(0.2)
 
 

@@ -35,7 +35,7 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
 def api_is_ready() -> bool:
     """Say whether the API server answers and all its checks pass."""
     try:
-        return kubectl("get", "--raw=/readyz", "--request-timeout=2s") == "ok"
+        return kubectl("get", "--raw=/readyz", "--request-timeout=5s") == "ok"
     except ClusterError:
         return False
 
@@ -52,7 +52,7 @@ def wait_for_rollout(namespace: str, deployment: str, timeout_seconds: int = 120
     kubectl("rollout", "status", f"--namespace={namespace}", limit, f"deployment/{deployment}")
 
 
-def wait_for_nodes(names: Sequence[str], timeout_seconds: float = 60) -> None:
+def wait_for_nodes(names: Sequence[str], timeout_seconds: float = 180) -> None:
     """Return when all named nodes are ready."""
     deadline = time.monotonic() + timeout_seconds
     while missing := set(names) - set(ready_nodes()):

@@ -53,7 +53,7 @@ def containerd(plan: AddressPlan, node: int, programs: Path) -> Daemon:
     return Daemon(f"containerd-{node}", node, ("containerd", f"--config={settings}"), files)
 
 
-def wait_until_serving(node: int, timeout_seconds: float = 30) -> None:
+def wait_until_serving(node: int, timeout_seconds: float = 120) -> None:
     """Return when containerd has loaded the plugin that the kubelet talks to."""
     deadline = time.monotonic() + timeout_seconds
     while not succeeds(*client(node, "images", "list", "--quiet")):
