@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from aiohttp import web
@@ -26,7 +27,7 @@ async def test_a_cut_stream_goes_on_elsewhere_from_the_ids_it_had(
     bad, good = await play(scripts=[cutting]), await play(usual=says(chunk("!", 6, "stop"), DONE))
     good.load["running"] = 1
     routing = make_routing(make_routed(bad.address, "g0"), make_routed(good.address, "g1"))
-    bench = await make_bench(routing, stall_timeout_seconds=1)
+    bench = await make_bench(routing, stall_timeout_seconds=3)
     await bench.admitted(2)
     async with bench.chat(stream=True) as response:
         text = (await response.read()).decode()
@@ -137,11 +138,15 @@ MUTE = {"no answer": stall, "no event": says(then=stall)}
 async def test_a_stream_that_never_begins_is_asked_elsewhere_and_its_group_ejected(
     play, make_bench, make_routing, make_routed, mute
 ):
+    """The clock is a minute and more ahead until then, so that its pause lasts as long."""
     silent, good = await play(usual=mute), await play(usual=COMPLETE)
     good.load["running"] = 1
     routing = make_routing(make_routed(silent.address, "g0"), make_routed(good.address, "g1"))
-    bench = await make_bench(routing, first_token_timeout_seconds=1)
+    bench = await make_bench(routing, first_token_timeout_seconds=60)
     await bench.admitted(2)
+    [service] = bench.router.services()
+    group = service.groups["g0"]
+    service._clock = lambda: time.monotonic() + 100 * (not group.is_ejected)
     async with bench.chat(stream=True) as response:
         assert (await response.read()).endswith(DONE)
     assert len(good.bodies) == 1
