@@ -24,7 +24,13 @@ from openinference_engine.errors import EngineError, StartError
 from openinference_engine.llama_weights import load_llama
 from openinference_engine.ranks.cuda_group import prepare_gpu
 from openinference_engine.ranks.cuda_part import check_room, plan_cache, plan_part
-from openinference_engine.ranks.device_memory import Layout, NcclGatherer, gathered_parts, layout_of
+from openinference_engine.ranks.device_memory import (
+    Layout,
+    NcclGatherer,
+    SharedMemory,
+    gathered_parts,
+    layout_of,
+)
 from openinference_engine.ranks.launching import Follower, LeadingLaunches
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.messages import ToRank
@@ -172,6 +178,18 @@ def test_gpu_with_less_room_than_the_first_is_refused_with_the_numbers(settings)
     fitting = msgspec.structs.replace(config, kv_cache_bytes=int(str(error.value).split()[-1]))
     verdict = Verdict(num_cache_blocks=plan_cache(model, fitting, 20 * gib).num_cache_blocks)
     check_room(model, fitting, 12 * gib, verdict)
+
+
+def test_gpu_without_room_for_what_ranks_write_says_how_much_that_is():
+    """The driver's own words have no number, and another rank saw no more than a lost link."""
+
+    def share_memory(num_bytes):
+        raise RuntimeError("share_memory: out of memory")
+
+    kernels, device = SimpleNamespace(share_memory=share_memory), torch.device("cpu")
+    message = r"3\.0 GiB for what ranks write to each other: share_memory: out of memory; end what"
+    with pytest.raises(StartError, match=message):
+        SharedMemory(kernels, Team(0, 2), 3 << 30, device, [1])
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from openinference_engine.config import ModelConfig
+from openinference_engine.errors import StartError
 from openinference_engine.ranks.layout import vocabulary_of
 from openinference_engine.ranks.team import Team
 from openinference_engine.ranks.team_kernels import Gatherer, TeamMemory
@@ -70,9 +71,9 @@ class SharedMemory:
         peers: Iterable[int],
     ) -> None:
         """Every rank of the team makes its own at the same time. peers: those in the team that are
-        to map it, and whose it is to map.
+        to map it, and whose it is to map. Raises StartError if there is no room for it.
         """
-        address, handle = kernels.share_memory(num_bytes)
+        address, handle = _shared(kernels, num_bytes)
         self.bytes = torch.as_tensor(_Bytes(address, num_bytes), device=device)
         others = _map_peers(kernels, team, handle, device, list(peers))
         self.is_mapped = others is not None
@@ -186,6 +187,18 @@ class NcclGatherer(Gatherer):
             of_rank = everybodys.view(-1, rows, self._width)[index]
             of_rank = of_rank[:, : columns.stop - columns.start]
             self._memory.view.whole_logits[:rows, columns] = of_rank
+
+
+def _shared(kernels: ModuleType, num_bytes: int) -> tuple[int, bytes]:
+    """Its address, and by which handle others map it."""
+    try:
+        address, handle = kernels.share_memory(num_bytes)
+    except RuntimeError as error:
+        raise StartError(
+            f"there is no room of {num_bytes / 2**30:.1f} GiB for what ranks write to each other: "
+            f"{error}; end what else runs on this GPU, or lower --max-step-tokens"
+        ) from error
+    return address, handle
 
 
 def _map_peers(
