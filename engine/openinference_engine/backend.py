@@ -7,8 +7,12 @@ GPU has its own formats and kernels (`cuda_backend`).
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+import torch
 
 from openinference_engine.config import EngineConfig, ModelConfig
 from openinference_engine.errors import StartError
@@ -116,6 +120,19 @@ def load_backend(
         backend = _load_cpu_backend(checkpoint, config)
     timeline.end("load")
     return backend
+
+
+@contextmanager
+def telling_lack_of_memory() -> Iterator[None]:
+    """Of a GPU, which plans do not foresee: another process took it meanwhile, say."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise StartError(
+            f"the GPU's memory ran out while the model was loaded: {reason}; end what else runs "
+            "there, or give the cache less by --kv-cache-bytes"
+        ) from error
 
 
 def _load_cpu_backend(checkpoint: Checkpoint, config: EngineConfig) -> Backend:

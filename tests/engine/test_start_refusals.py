@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from aiohttp import web
 from openinference_engine.__main__ import build_parser, engine_config
 from openinference_engine.config import EngineConfig, ServerConfig
+from openinference_engine.core import process
 from openinference_engine.engine import Engine
 from openinference_engine.errors import StartError
 from openinference_engine.ranks import addresses
@@ -55,6 +57,23 @@ def test_model_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(StartError, match=message):
         Engine(open_checkpoint(tiny_llama), EngineConfig("", **settings))
+
+
+def test_gpu_whose_memory_runs_out_is_told(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the plan cannot know: another process took it meanwhile. It was a traceback."""
+
+    def load(*_: Any) -> Engine:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nTraceback")
+
+    monkeypatch.setattr(process, "Engine", load)
+    config = EngineConfig(f"file://{tiny_llama}")
+    message = (
+        r"^the GPU's memory ran out .*: CUDA out of memory. Tried to allocate 2.00 GiB.; end .*$"
+    )
+    with pytest.raises(StartError, match=message):
+        process.run(tmp_path, config, 0.0)
 
 
 @pytest.mark.parametrize("settings", [{"weights": "fp8"}, {"activations": "int8"}])

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from openinference_engine.backend import telling_lack_of_memory
 from openinference_engine.config import EngineConfig
 from openinference_engine.core.heartbeat import Heartbeat
 from openinference_engine.core.messages import (
@@ -68,10 +69,11 @@ def _load(folder: Path, config: EngineConfig, socket: zmq.Socket[bytes], started
     timeline.end("import")
     path = resolve(config.model_uri)
     checkpoint = open_checkpoint(path)
-    engine = Engine(checkpoint, config, timeline)
+    with telling_lack_of_memory():
+        engine = Engine(checkpoint, config, timeline)
+        engine.warm_up()
     grammars = Grammars(lambda: load_tokenizer(checkpoint, path), checkpoint.config.vocab_size)
     core = Core(engine, grammars, socket, Heartbeat(folder / "heartbeat"))
-    engine.warm_up()
     core.beat()
     timeline.end("warm_up")
     capacity = engine.capacity
