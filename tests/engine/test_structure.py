@@ -42,6 +42,11 @@ def optional(num_properties: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"p{number}": {} for number in range(num_properties)}}
 
 
+def deep_pattern(num_groups: int) -> dict[str, Any]:
+    """What ended the core, and every request in it, with an overflow of the stack."""
+    return {"type": "string", "pattern": "(" * num_groups + "a" + ")" * num_groups}
+
+
 def chained(num_references: int) -> dict[str, Any]:
     """The schema of an object in an object, and so on, each told by a reference to the next."""
     schemas = [
@@ -123,6 +128,16 @@ def test_grammar_wins_where_other_rules_leave_nothing(http: httpx2.Client) -> No
         ({"guided_json": {"enum": ["x" * 300_000]}}, "guided_json", "use at most 262144"),
         ({"guided_json": nested(64)}, "guided_json", "nests deeper than 128 levels; flatten it"),
         ({"guided_json": optional(513)}, "guided_json", "513 properties that may be missing"),
+        (
+            {"guided_json": deep_pattern(30_000)},
+            "guided_json",
+            "a pattern has 60001 characters, more than 4096",
+        ),
+        (
+            {"guided_json": {"patternProperties": {"a?" * 2049: {}}}},
+            *("guided_json", "a pattern has 4098 characters, more than 4096; shorten it"),
+        ),
+        ({"guided_regex": "a?" * 2049}, "guided_regex", "4098 characters, more than 4096"),
         ({"guided_json": {"$ref": "#"}}, "guided_json", "nothing can follow it; mend it"),
         ({"guided_choice": []}, "guided_choice", "length >= 1"),
         ({"structured_outputs": {"xml": 1}}, "structured_outputs", "unknown field `xml`"),
@@ -152,6 +167,10 @@ def test_references_nest_as_deep_as_they_like(http: httpx2.Client) -> None:
     """No bound counts them: each is a rule of its own, so compiling takes time in proportion."""
     text, _ = ask(http, guided_json=chained(1000))
     assert re.match(r'\s*\{\s*("a"|\})', text)
+
+
+def test_pattern_may_nest_as_deep_as_its_length_allows(http: httpx2.Client) -> None:
+    assert ask(http, guided_json=deep_pattern(2047)) == ('"a"', "stop")
 
 
 def test_object_may_have_many_required_properties() -> None:

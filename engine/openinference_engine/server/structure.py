@@ -25,6 +25,9 @@ _LONGEST = 256 * 1024  # characters of one grammar; compiling takes time at leas
 _MOST_LEVELS = 128
 # Of one object: with the square of them too (512 properties 0.3 s, 2,000 of them 11 s).
 _MOST_OPTIONAL = 512
+# Characters of one pattern. In a schema, xgrammar follows its groups down a stack, which overflows
+# and ends the core (2 MB: 8,000 of them, 8 MB: 30,000); 5,000 times `a?` takes 2 s, 60,000 minutes.
+_LONGEST_PATTERN = 4096
 # A model may write blanks between the parts of a JSON text; small ones would never stop.
 _MOST_BLANKS = 32
 # Keywords of JSON schema that a grammar cannot keep; to pass over them would be to lie.
@@ -95,10 +98,12 @@ async def compile_structure(state: ServerState, structure: Structure | None) -> 
 
 
 def check_size(field: str, schema: Any) -> None:
-    """Raises RequestError if others would wait for the grammar of a schema."""
+    """Raises RequestError if others would suffer from compiling the grammar of a schema."""
     if _nests_deeper(schema, _MOST_LEVELS):
         raise RequestError(f"{field}: nests deeper than {_MOST_LEVELS} levels; flatten it", field)
-    if (most := _most_optional(schema)) > _MOST_OPTIONAL:
+    for pattern in _patterns(schema):
+        _check_pattern(field, pattern)
+    if (most := max(map(_num_optional, _objects(schema)), default=0)) > _MOST_OPTIONAL:
         raise RequestError(
             f"{field}: an object has {most} properties that may be missing, more than "
             f"{_MOST_OPTIONAL}; name them in its 'required'",
@@ -155,17 +160,30 @@ def _nests_deeper(value: Any, levels: int) -> bool:
     return levels == 0 or any(_nests_deeper(part, levels - 1) for part in parts)
 
 
-def _most_optional(schema: Any) -> int:
-    """How many properties one object of the schema may lack, at most."""
-    if isinstance(schema, list):
-        return max(map(_most_optional, schema), default=0)
-    if not isinstance(schema, dict):
-        return 0
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """It and those in it."""
+    if isinstance(value, dict):
+        yield value
+        value = [*value.values()]
+    for part in value if isinstance(value, list) else ():
+        yield from _objects(part)
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    for one in _objects(schema):
+        if isinstance(pattern := one.get("pattern"), str):
+            yield pattern
+        if isinstance(named := one.get("patternProperties"), dict):
+            yield from named
+
+
+def _num_optional(schema: dict[str, Any]) -> int:
+    """How many of its properties an object may lack."""
     properties, required = schema.get("properties"), schema.get("required")
     names = set(properties) if isinstance(properties, dict) else set()
     if isinstance(required, list):
         names -= {name for name in required if isinstance(name, str)}
-    return max(len(names), _most_optional([*schema.values()]))
+    return len(names)
 
 
 def _unkept(schema: Any) -> Iterator[str]:
@@ -184,7 +202,17 @@ def _unkept(schema: Any) -> Iterator[str]:
             yield from _unkept(value)
 
 
+def _check_pattern(field: str, pattern: str) -> None:
+    if len(pattern) > _LONGEST_PATTERN:
+        raise RequestError(
+            f"{field}: a pattern has {len(pattern)} characters, more than {_LONGEST_PATTERN}; "
+            "shorten it",
+            field,
+        )
+
+
 def _regex(field: str, pattern: str) -> Structure:
+    _check_pattern(field, pattern)
     if any(sign in pattern for sign in _LOOKAROUND):
         raise RequestError(f"{field}: cannot look ahead or behind; rewrite the pattern", field)
     return Structure(field, {"type": "regex", "pattern": pattern})
