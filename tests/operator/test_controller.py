@@ -205,7 +205,7 @@ async def test_a_failure_of_the_operator_itself_is_said_and_concerns_nobody_else
 ):
     """Somebody edits an annotation into what is no time."""
     running.submit(raw_service())
-    await until(lambda: "StatefulSet" in running.kinds())
+    await until(lambda: running.store.select("StatefulSet", "team-a", "demo"))
     [group] = running.store.select("StatefulSet", "team-a", "demo")
     annotations = {names.ANNOTATION_READY_AT: "yesterday"}
     metadata = {**group["metadata"], "annotations": annotations, "resourceVersion": "999999"}
