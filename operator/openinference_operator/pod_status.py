@@ -22,9 +22,13 @@ def own_status(raw: RawPod) -> Mapping[str, Any]:
 
 def own_container(raw: RawPod, containers: Iterable[Mapping[str, Any]] | None) -> Mapping[str, Any]:
     """The one that bears its component's name; others may be of a mesh. Empty if it is missing."""
-    component = raw["metadata"]["labels"].get(names.LABEL_COMPONENT)
+    return named(raw["metadata"]["labels"].get(names.LABEL_COMPONENT), containers)
+
+
+def named(name: str | None, containers: Iterable[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    """The container, or the state of one, that bears a name. Empty if it is missing."""
     empty: Mapping[str, Any] = {}
-    return next((each for each in containers or () if each["name"] == component), empty)
+    return next((each for each in containers or () if each["name"] == name), empty)
 
 
 def end_of(container: Mapping[str, Any]) -> Mapping[str, Any]:

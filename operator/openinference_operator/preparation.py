@@ -16,7 +16,7 @@ from openinference_operator import names
 from openinference_operator.manifests import model
 from openinference_operator.model_summary import read_summary
 from openinference_operator.operations import Annotate, Create, Delete, Operation, Reference
-from openinference_operator.pod_status import condition, end_of
+from openinference_operator.pod_status import condition, end_of, named
 from openinference_operator.spec import InferenceService
 from openinference_operator.store import Object
 
@@ -187,9 +187,7 @@ def _words(ended: Mapping[str, Any]) -> str:
 
 
 def _container(pod: Object, statuses: str) -> Mapping[str, Any]:
-    found = (pod.get("status") or {}).get(statuses) or []
-    empty: Mapping[str, Any] = {}
-    return next((each for each in found if each["name"] == model.COMPONENT), empty)
+    return named(model.COMPONENT, (pod.get("status") or {}).get(statuses))
 
 
 def _wanted(service: InferenceService, jobs: Iterable[Object]) -> Object | None:
