@@ -7,11 +7,13 @@ from aiohttp import web
 from openinference_router.spans import Spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.ports import free_port
+
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @pytest.fixture
-async def collector(free_port):
+async def collector():
     """The address of an OTLP endpoint, and the spans that it received."""
     received: asyncio.Queue = asyncio.Queue()
 

@@ -16,6 +16,8 @@ from openinference_router.door import Door, make_runner
 from openinference_router.metrics import Metrics
 from openinference_router.tls import Certificate, renewals
 
+from tests.ports import free_port
+
 
 @pytest.fixture
 def make_pair(tmp_path):
@@ -36,7 +38,7 @@ def make_pair(tmp_path):
 
 
 @pytest.fixture
-async def door(api_server, tmp_path, monkeypatch, free_port):
+async def door(api_server, tmp_path, monkeypatch):
     """A port that opens with the certificate of the played API server."""
     monkeypatch.setattr(secret, "READ_SECONDS", 0.05)
     await config.load_kube_config(str(api_server.kubeconfig(tmp_path)))
