@@ -14,7 +14,9 @@ using Unlocked = py::call_guard<py::gil_scoped_release>;
 
 template <class T> T* at(Address address) { return reinterpret_cast<T*>(address); }
 
+// Unlocked here, since a guard would hold while pybind11 enters the new object into what all threads share.
 std::shared_ptr<Packed> pack(const std::string& format, Address stored, int64_t outputs, int64_t inputs) {
+    const py::gil_scoped_release unlocked;
     return std::make_shared<Packed>(find_format(format), at<const uint8_t>(stored), outputs, inputs);
 }
 
@@ -80,7 +82,7 @@ PYBIND11_MODULE(_cpu, module) {
     module.doc() = "CPU kernels over raw addresses; csrc/cpu/ops.h says what each operation does.";
 
     py::class_<Packed, std::shared_ptr<Packed>>(module, "Packed")
-        .def(py::init(&pack), "format"_a, "stored"_a, "outputs"_a, "inputs"_a, Unlocked())
+        .def(py::init(&pack), "format"_a, "stored"_a, "outputs"_a, "inputs"_a)
         .def_property_readonly("format", [](const Packed& weight) { return weight.format().name; })
         .def_property_readonly("outputs", &Packed::outputs)
         .def_property_readonly("inputs", &Packed::inputs)

@@ -1,5 +1,7 @@
 """The threads of the CPU kernels: idle ones sleep, and callers on several threads take turns."""
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,6 +47,22 @@ def test_callers_on_several_threads_take_turns(run_with):
         found = list(callers.map(lambda x: cpu.linear(x, weight), inputs))
 
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+PACKERS = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from openinference_engine.ops import cpu
+stored = [np.zeros((64, 68), np.uint8)]
+with ThreadPoolExecutor(8) as packers:
+    for _ in packers.map(lambda _: cpu.pack("Q8_0", stored, 64), range(32_000)):
+        pass
+"""
+
+
+def test_several_threads_may_pack_at_once():
+    """As ranks that are threads of one process do; in a process of its own, for it was aborted."""
+    subprocess.run([sys.executable, "-c", PACKERS], check=True)
 
 
 def test_operations_end_with_their_threads():
